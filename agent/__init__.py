@@ -1,0 +1,3 @@
+"""hafw, the agent."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,306 @@
+"""The command `hafw`. Arguments in, one function called, errors as one sentence and an exit status.
+
+Exit status: 0 well, 1 failed, 2 wrong arguments or pair file; `hafw status` has those of monitoring
+plug-ins.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from agent import __version__, config, rules_command, setup_command
+from agent.core.plan import Settings, plan_announce, plan_catch_up, plan_follow, plan_promote
+from agent.core.roles import Role, RuleSet
+from agent.errors import ConfigError, HafwError
+from agent.pair import Pair
+from agent.paths import Paths
+
+EPILOG = """\
+examples:
+  hafw check hafw.yaml                           is the pair file good?
+  hafw render keepalived hafw.yaml --node fw-1   what keepalived needs
+  hafw setup --dry-run                           what would be written on this node
+  hafw plan backup primary                       what a take-over would do here
+  hafw status                                    who is this node, and how is it?
+  hafw history -n 20                             what happened
+"""
+
+ROLES = {
+    "backup": Role.BACKUP,
+    "primary": Role.PRIMARY,
+    "master": Role.PRIMARY,
+    "fault": Role.FAULT,
+    "stopped": Role.STOPPED,
+    "stop": Role.STOPPED,
+}
+
+_Run = Callable[[argparse.Namespace, Paths], int]
+_Add = Callable[[str, _Run, str], argparse.ArgumentParser]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            status = int(arguments.run(arguments, Paths()))
+        _write(printed.getvalue())
+        return status
+    except ConfigError as error:
+        print(f"hafw: {error.source} cannot be used:", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  {problem}", file=sys.stderr)
+        return 2
+    except HafwError as error:
+        print(f"hafw: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _write(text: str, out: TextIO | None = None) -> None:
+    """Everything at once, so that a reader who has gone, a full disk and letters that the terminal does not
+    know are met here and nowhere else."""
+    out = out or sys.stdout
+    encoding = out.encoding or "utf-8"
+    try:
+        out.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        out.flush()
+    except OSError as error:
+        # what could not be written would be tried again, and complained about, when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), out.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise HafwError(f"cannot write the answer: {error.strerror}") from error
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hafw",
+        description="Fail over a pair of Linux firewalls without anybody noticing.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hafw {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: _Run, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(run=run)
+        return command
+
+    for name, run, text in (
+        ("agent", run_agent, "follow keepalived and carry out its transitions, for ever"),
+        ("settle", run_settle, "bring this node to the state that its role needs, once"),
+    ):
+        command = add(name, run, text)
+        _add_file_option(command)
+    _add_files(add)
+    command = setup_command.add_command(commands.add_parser)
+    command.set_defaults(run=run_setup)
+    _add_file_option(command)
+    _add_plan(add)
+    rules_command.add_to(
+        commands.add_parser(
+            "rules",
+            help="check, show, change and take back the rules",
+            description="Check, show, change and take back the rules.",
+            epilog=rules_command.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    _add_looks(add)
+    return parser
+
+
+def _add_files(add: _Add) -> None:
+    command = add("check", run_check, "say everything that is wrong with a pair file, or with the kernel")
+    _add_file_argument(command)
+    command.add_argument("--kernel", action="store_true", help="try what FTP and SIP need over a failover")
+    command = add("render", run_render, "print what another daemon needs, made from the pair file")
+    command.add_argument(
+        "what", choices=("keepalived", "conntrackd", "modules", "networkd", "nftables", "sysctl")
+    )
+    _add_file_argument(command)
+    command.add_argument("--node", help="for which of the two nodes (default: this host's name)")
+
+
+def _add_plan(add: _Add) -> None:
+    command = add("plan", run_plan, "print what a change of role would do, without doing it")
+    command.add_argument("before", choices=sorted(ROLES), metavar="FROM", help=", ".join(ROLES))
+    command.add_argument("after", choices=sorted(ROLES), metavar="TO", help="the same")
+    command.add_argument("--json", action="store_true", help="for programs")
+    _add_file_option(command)
+
+
+def _add_looks(add: _Add) -> None:
+    command = add("status", run_status, "say what this node is and how it is")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command = add("history", run_history, "say what happened, from the records")
+    command.add_argument("-n", "--lines", type=_positive, default=40, help="how many records (default: 40)")
+    command.add_argument("--since", help="not before: 2h, 30min, 7d, or a date and time (2026-01-31 13:00)")
+    command.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_file_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path, nargs="?", metavar="FILE", help=f"default: {Paths().pair_file}")
+
+
+def _add_file_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--file", type=Path, help="the pair file (default: /etc/hafw/hafw.yaml)")
+    command.add_argument("--node", help="which of the two nodes this is (default: by host name)")
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100000")
+    return int(text)
+
+
+def _load(arguments: argparse.Namespace, paths: Paths) -> Pair:
+    return config.load(arguments.file or paths.pair_file)
+
+
+def _find_node(pair: Pair, wanted: str | None) -> str:
+    name = wanted or socket.gethostname().split(".")[0]
+    if pair.node(name) is None:
+        known = " and ".join(node.name for node in pair.nodes)
+        raise HafwError(
+            f"{name} is not a node of pair {pair.name} ({known} are)", "name the node with --node"
+        )
+    return name
+
+
+def run_agent(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent import daemon, rules_life
+
+    if arguments.file is None:
+        rules_life.recover(paths)
+    pair = _load(arguments, paths)
+    daemon.run_resident(pair, _find_node(pair, arguments.node), paths)
+    return 0
+
+
+def run_settle(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent import daemon
+
+    pair = _load(arguments, paths)
+    daemon.run_settle(pair, _find_node(pair, arguments.node), paths)
+    return 0
+
+
+def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
+    if arguments.file is not None or not arguments.kernel:
+        file = arguments.file or paths.pair_file
+        pair = config.load(file)
+        nodes = " and ".join(node.name for node in pair.nodes)
+        print(f"{file} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
+    return _check_kernel() if arguments.kernel else 0
+
+
+def _check_kernel() -> int:
+    from agent.kernel_check import examine_kernel
+
+    found = examine_kernel()
+    for finding in found:
+        print(f"{'good' if finding.good else 'BAD '}  {finding.text}")
+    return 0 if all(finding.good for finding in found) else 1
+
+
+def run_render(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.render import conntrackd, keepalived, modules, networkd, nftables_unit, sysctl
+
+    pair = _load(arguments, paths)
+    node = _find_node(pair, arguments.node)
+    renderers = {
+        "keepalived": keepalived.render,
+        "conntrackd": conntrackd.render,
+        "modules": modules.render,
+        "nftables": nftables_unit.render,
+        "networkd": networkd.render,
+        "sysctl": sysctl.render,
+    }
+    print(renderers[arguments.what](pair, node, paths), end="")
+    return 0
+
+
+def run_setup(arguments: argparse.Namespace, paths: Paths) -> int:
+    # not the one that collects: the question comes after the diff
+    out = sys.__stdout__
+    return setup_command.run(arguments, paths, _find_node, lambda text: _write(text, out))
+
+
+def run_plan(arguments: argparse.Namespace, paths: Paths) -> int:
+    """Both parts of the plan: what is done at once, and what when the role has settled."""
+    settings = Settings.of(_load(arguments, paths), shortest_timeout_s=30.0)
+    role = ROLES[arguments.after]
+    if role is Role.PRIMARY:
+        at_once = plan_promote(settings, RuleSet.BACKUP, whole=True, remaining_s=settings.limit_s)
+        later = plan_announce(settings, 0, flushed=True)
+    else:
+        served = ROLES[arguments.before] is Role.PRIMARY
+        at_once = plan_follow(settings, role, whole=True, served=served)
+        later = plan_catch_up() if role is Role.BACKUP else ()
+    if arguments.json:
+        named = {"at_once": at_once, "when_settled": later}
+        print(json.dumps({name: [_action(action) for action in plan] for name, plan in named.items()}))
+        return 0
+    print(f"{arguments.before} -> {arguments.after}, {settings.mode.value} mode")
+    for number, action in enumerate((*at_once, *later), 1):
+        print(f"{number:3}. {action.describe()}")
+    return 0
+
+
+def _action(action: Any) -> dict[str, str]:
+    return {"action": type(action).__name__, "text": action.describe()}
+
+
+def run_status(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent import status
+    from agent.adapters.control import ask_status
+    from agent.errors import UnavailableError
+
+    try:
+        values = ask_status(paths.control_socket)
+    except UnavailableError as error:
+        if arguments.json:
+            print(json.dumps({"schema": 1, "error": str(error)}))
+        else:
+            print(f"hafw: {error}", file=sys.stderr)
+        return 3
+    print(json.dumps(values) if arguments.json else status.to_text(values))
+    return status.exit_status(values)
+
+
+def run_history(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.adapters.journal import read_records
+    from agent.history import parse_since, to_table
+
+    try:
+        since = parse_since(arguments.since, datetime.now().astimezone()) if arguments.since else None
+    except (ValueError, OverflowError) as error:
+        raise HafwError(
+            f"{arguments.since!r} is no time", "write 2h, 30min, 7d or 2026-01-31 13:00"
+        ) from error
+    records = read_records(paths, arguments.lines, since)
+    if arguments.json:
+        for record in records:
+            print(json.dumps(record))
+    else:
+        print(to_table(records), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

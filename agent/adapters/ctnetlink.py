@@ -1,0 +1,192 @@
+"""The kernel's connection tracking by netlink, for the two things that conntrack(8) cannot do.
+
+Hard facts (kernel 6.18, read in older ones back to 5.10)
+* When a helper changes the length of a packet (FTP's PORT through NAT), every later segment of that
+  connection must be moved by the difference. The kernel keeps it with the connection and tells nobody:
+  neither an event nor `conntrackd -R` carries it to the peer, where the next command then arrives as garbage
+  (`500 "TR" not understood`).
+* An update that changes nothing raises an event that carries everything, the difference among it. conntrackd
+  replicates it then, in both modes. `conntrack -U` does not send such an update.
+* Such a change always comes with an expectation, which is announced microseconds before it.
+* An expectation that the first packet of a connection makes is announced before that connection, which is
+  known only when its packet has gone all its way: TFTP, and a SIP call that begins with INVITE.
+* An event that a program has caused has that program's port; one of the kernel's own has 0. So the backup's
+  conntrackd, which puts the same expectations in, is no reason to act.
+* A kernel from before d1ca60efc53d (5.17; 5.15.23, 5.10.100) forgets the helper of a connection that a
+  program puts in with NAT. `conntrack -I` has no word for a helper.
+"""
+
+import errno
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.errors import UnavailableError
+
+_NETLINK_NETFILTER = 12
+_GROUP_EXPECT_NEW = 4
+CT, EXPECT = 1 << 8, 2 << 8
+"""The two subsystems: the high byte of a message's kind."""
+_MSG_NEW, _MSG_GET, _ERROR, _DONE = 0, 1, 2, 3
+_REQUEST, _ACK, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x200, 0x400
+_NESTED, _KIND = 0x8000, 0x3FFF
+_TUPLE_ORIG, _TUPLE_REPLY, _PROTO_INFO, _STATUS, _HELP, _NAT_SRC, _TIMEOUT = 1, 2, 4, 3, 5, 6, 7
+_EXPECT_MASTER, _EXPECT_TUPLE = 1, 2
+_ASSURED_WITH_REPLY = 0x2 | 0x4 | 0x8  # and confirmed, which the kernel insists on
+_ESTABLISHED = 3
+_PATIENCE_S = 1.0
+
+Attributes = dict[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """An expectation that the kernel itself has made: its own tuple, and that of the connection it is of."""
+
+    family: int
+    protocol: int
+    """Of the connection that has announced it."""
+    master: bytes
+    expected: bytes
+
+
+class Conntrack:
+    """One netlink socket. Raises UnavailableError where the kernel gives none, or not to us."""
+
+    def __init__(self, *, expectations: bool = False) -> None:
+        """With `expectations` every new one can be read by announced()."""
+        try:
+            kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)
+            self._socket.bind((0, 1 << (_GROUP_EXPECT_NEW - 1) if expectations else 0))
+        except OSError as error:
+            raise UnavailableError(f"cannot talk to connection tracking: {error.strerror}") from error
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def announced(self) -> set[Announced]:
+        """Takes everything off the socket. An overflow means only that there was much."""
+        found: set[Announced] = set()
+        while True:
+            try:
+                batch = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise UnavailableError(f"cannot watch expectations: {error.strerror}") from error
+                continue
+            found |= set(_announced(batch))
+
+    def tell_again(self, family: int, connection: bytes) -> None:
+        """An update that changes nothing: everything about the connection is told to whoever listens. A
+        connection that is gone meanwhile needs none."""
+        self._send(CT | _MSG_NEW, family, nest(_TUPLE_ORIG, connection), _REQUEST)
+
+    def keeps_helper(self) -> bool:
+        """Puts an FTP connection with NAT into this network namespace and asks for it again: is the helper
+        still there? UnavailableError when the kernel refuses."""
+        flags = _REQUEST | _ACK | _CREATE | _EXCLUSIVE
+        put_in = self.ask(CT | _MSG_NEW, socket.AF_INET, _TEST_CONNECTION, flags)
+        answer = self.ask(CT | _MSG_GET, socket.AF_INET, _TEST_TUPLE, _REQUEST)
+        if put_in is None or answer is None:
+            raise UnavailableError(
+                "connection tracking refuses a test connection", "is its FTP helper there?"
+            )
+        return _HELP in dict(attributes(answer))
+
+    def ask(self, kind: int, family: int, body: bytes, flags: int) -> bytes | None:
+        """The attributes of the answer; None when the kernel refuses. UnavailableError when it is silent."""
+        self._send(kind, family, body, flags)
+        batch = self._receive()
+        (answer,) = struct.unpack_from("=H", batch, 4)
+        if answer == _ERROR and struct.unpack_from("=i", batch, 16)[0]:
+            return None
+        return batch[20 : struct.unpack_from("=I", batch)[0]]
+
+    def dump(self, kind: int, flags: int) -> Iterator[tuple[int, bytes]]:
+        """Everything of a kind, as (family, attributes). UnavailableError when it breaks off."""
+        self._send(kind, socket.AF_UNSPEC, b"", flags)
+        while True:
+            for answer, _, family, body in _messages(self._receive()):
+                if answer in (_DONE, _ERROR):
+                    return
+                yield family, body
+
+    def _send(self, kind: int, family: int, body: bytes, flags: int) -> None:
+        whole = struct.pack("!BBH", family, 0, 0) + body
+        try:
+            self._socket.send(struct.pack("=IHHII", 16 + len(whole), kind, flags, 1, 0) + whole)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOBUFS):  # the next expectation tells the same again
+                raise UnavailableError(f"cannot talk to connection tracking: {error.strerror}") from error
+
+    def _receive(self) -> bytes:
+        if not select.select([self._socket], [], [], _PATIENCE_S)[0]:
+            raise UnavailableError("connection tracking gives no answer")
+        try:
+            return self._socket.recv(1 << 16)
+        except OSError as error:
+            raise UnavailableError(f"cannot read connection tracking: {error.strerror}") from error
+
+
+def _messages(batch: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Kind, port of the program that caused it, family, attributes."""
+    while len(batch) >= 20:
+        size, kind, _, _, port = struct.unpack_from("=IHHII", batch)
+        yield kind, port, batch[16], batch[20:size]
+        batch = batch[max(20, (size + 3) & ~3) :]
+
+
+def _announced(batch: bytes) -> Iterator[Announced]:
+    for kind, port, family, body in _messages(batch):
+        if kind == EXPECT | _MSG_NEW and port == 0:
+            found = dict(attributes(body))
+            master, expected = found[_EXPECT_MASTER], found[_EXPECT_TUPLE]
+            yield Announced(family, _protocol(master), master, expected)
+
+
+def _protocol(connection: bytes) -> int:
+    return dict(attributes(dict(attributes(connection))[2]))[1][0]
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= 4:
+        size, kind = struct.unpack_from("=HH", data)
+        yield kind & _KIND, data[4 : max(4, size)]
+        data = data[max(4, (size + 3) & ~3) :]
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def nest(kind: int, *inside: bytes) -> bytes:
+    return attribute(kind | _NESTED, b"".join(inside))
+
+
+def _tuple(kind: int, source: str, target: str, ports: tuple[int, int]) -> bytes:
+    ends = (attribute(number, socket.inet_aton(end)) for number, end in ((1, source), (2, target)))
+    both = (attribute(number, struct.pack("!H", port)) for number, port in ((2, ports[0]), (3, ports[1])))
+    return nest(kind, nest(1, *ends), nest(2, attribute(1, bytes([socket.IPPROTO_TCP])), *both))
+
+
+# addresses that RFC 5737 keeps for documentation, translated to a third one
+_TEST_TUPLE = _tuple(_TUPLE_ORIG, "192.0.2.10", "198.51.100.3", (40_000, 21))
+_TEST_CONNECTION = b"".join(
+    (
+        _TEST_TUPLE,
+        _tuple(_TUPLE_REPLY, "198.51.100.3", "192.0.2.10", (21, 40_000)),
+        attribute(_STATUS, struct.pack("!I", _ASSURED_WITH_REPLY)),
+        attribute(_TIMEOUT, struct.pack("!I", 60)),
+        nest(_PROTO_INFO, nest(1, attribute(1, bytes([_ESTABLISHED])))),
+        nest(_NAT_SRC, attribute(1, socket.inet_aton("203.0.113.100"))),
+        nest(_HELP, attribute(1, b"ftp\0")),
+    )
+)

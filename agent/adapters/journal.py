@@ -1,0 +1,198 @@
+"""Where records go: journald where there is one, else a file with a JSON object in each line.
+
+Hard facts
+* journald takes an entry as one datagram (systemd.io/JOURNAL_NATIVE_PROTOCOL) and does not make the sender
+  wait for the disk. Its queue is short, though, and libsystemd's sender (systemd.journal.send) waits for
+  room in it: behind a journald that hangs a failover would wait as well. So this sender never waits. What
+  does not go out is kept, up to MOST_WAITING records, and sent later in the same order; beyond that it is
+  lost and counted.
+* Each record has the moment at which it was made (HAFW_MONO_NS), so a late one tells no lie.
+* Any local user may send entries that look like ours; _UID, which the journal adds itself, says who did.
+"""
+
+import errno
+import json
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator, Mapping, MutableMapping
+from datetime import datetime
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+from systemd import journal
+
+from agent.paths import Paths
+from agent.records import MESSAGE_IDS, Record, from_journal, to_fields, to_journal
+
+MOST_LINE = 64 * 1024
+MOST_FILE = 16 << 20
+"""A JSON log this long is put aside once (`.1`), so that it never fills a disk by itself."""
+
+
+MOST_WAITING = 1000
+MOST_VALUE = 32 * 1024
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Sink(Protocol):
+    lost: int
+
+    def write(self, record: Record) -> None: ...
+
+
+class JournalSink:
+    def __init__(self, path: Path) -> None:
+        self.lost = 0
+        self._path = str(path)
+        self._waiting: deque[bytes] = deque()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.setblocking(False)
+        self._log = structlog.wrap_logger(
+            self, processors=[_to_journal], wrapper_class=structlog.make_filtering_bound_logger(0)
+        )
+
+    def write(self, record: Record) -> None:
+        self._log.info(record.event.value, record=record)
+
+    def info(self, message: str, **fields: str) -> None:
+        self._waiting.append(to_datagram({"MESSAGE": message, **fields}))
+        self.flush()
+        if len(self._waiting) > MOST_WAITING:
+            self._waiting.popleft()
+            self.lost += 1
+
+    def flush(self) -> None:
+        """Send what waits, oldest first, as far as that goes without waiting."""
+        while self._waiting:
+            try:
+                self._socket.sendto(self._waiting[0], self._path)
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    return
+                self.lost += 1
+            self._waiting.popleft()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def to_datagram(fields: Mapping[str, str]) -> bytes:
+    """As journald's native protocol has it. Every value is sent with its length: it may hold anything."""
+    parts = []
+    for name, value in fields.items():
+        data = value.encode(errors="replace")[:MOST_VALUE]
+        parts.append(name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n")
+    return b"".join(parts)
+
+
+class FileSink:
+    """`t` is the wall clock (RFC 3339, UTC)."""
+
+    def __init__(self, path: Path) -> None:
+        self.lost = 0
+        self._path = path
+        self._log = structlog.wrap_logger(
+            self,
+            processors=[
+                _to_fields,
+                structlog.processors.TimeStamper(fmt="iso", utc=True, key="t"),
+                structlog.processors.JSONRenderer(),
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(0),
+        )
+
+    def write(self, record: Record) -> None:
+        self._log.info(record.event.value, record=record)
+
+    def flush(self) -> None:
+        """Nothing waits: every line is written at once."""
+
+    def close(self) -> None:
+        """Nothing is open between two lines."""
+
+    def info(self, line: str) -> None:
+        try:
+            self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                os.write(descriptor, line.encode() + b"\n")
+                if os.fstat(descriptor).st_size > MOST_FILE:
+                    os.replace(self._path, self._path.with_suffix(".jsonl.1"))
+            finally:
+                os.close(descriptor)
+        except OSError:
+            self.lost += 1
+
+
+def _to_journal(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> tuple[tuple[str], dict[str, str]]:
+    record: Record = event["record"]
+    return (record.message,), to_journal(record)
+
+
+def _to_fields(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    record: Record = event["record"]
+    return {**to_fields(record), "boot": _boot()}
+
+
+def _boot() -> str:
+    try:
+        return BOOT_ID.read_text(encoding="ascii").strip().replace("-", "")
+    except OSError:
+        return ""
+
+
+def open_sink(paths: Paths) -> JournalSink | FileSink:
+    if paths.journal_socket.exists():
+        return JournalSink(paths.journal_socket)
+    return FileSink(paths.log_file)
+
+
+def read_records(paths: Paths, most: int, since: datetime | None = None) -> list[dict[str, object]]:
+    """The newest `most` records that are not older than `since`, oldest first, of all boots. `t` is the
+    moment, `boot` the boot's identity. Lines that are none of ours are passed over."""
+    found = _read_journal(most) if paths.journal_socket.exists() else _read_file(paths.log_file, most)
+    return [record for record in found if since is None or _is_since(record, since)]
+
+
+def _is_since(record: Mapping[str, object], since: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(str(record["t"])) >= since
+    except (KeyError, ValueError, TypeError):
+        return False
+
+
+def _read_journal(most: int) -> Iterator[dict[str, object]]:
+    reader = journal.Reader()
+    for identity in MESSAGE_IDS.values():
+        reader.add_match(MESSAGE_ID=identity)
+    reader.add_match(_UID=os.getuid())
+    reader.seek_tail()
+    # get_previous() stops at an entry and returns it; iterating goes on with the one behind it
+    first = reader.get_previous(most)
+    for entry in chain([first] if first else [], islice(reader, most - 1)):
+        record = from_journal(entry)
+        record["t"] = entry["__REALTIME_TIMESTAMP"].astimezone().isoformat()
+        record["boot"] = entry["_BOOT_ID"].hex
+        yield record
+
+
+def _read_file(path: Path, most: int) -> Iterator[dict[str, object]]:
+    lines: list[bytes] = []
+    for name in (path.with_suffix(".jsonl.1"), path):
+        try:
+            lines += name.read_bytes().splitlines()
+        except OSError:
+            continue
+    for line in lines[-most:]:
+        try:
+            record = json.loads(line[:MOST_LINE])
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and "event" in record:
+            yield record

@@ -1,0 +1,330 @@
+"""keepalived on the system bus: its instances' states, and a hint for every change of one.
+
+Hard facts (keepalived 2.2.7 and 2.3.3):
+* Only instances send signals, sync groups never do. The first state after a start is normally missed.
+* When dbus-daemon restarts, keepalived loses its name, never comes back, and runs on without a word. Only
+  its own restart heals that, which is a failover; so it is reported and left alone.
+* Any local user can send a forged VrrpStatusChange straight to us, past every match rule. The bus writes the
+  sender's unique name into each message, so a signal counts only if that is the owner of keepalived's name.
+* The object path has the interface with every character that is not a letter or digit turned into `_`:
+  eth0.1 and eth0_1 collide, which is why paths are made from our own interfaces and never parsed.
+* Where the bus's policy lets somebody else own keepalived's name, he may do so while keepalived is away; the
+  bus knows the user behind a name.
+* Both libraries read the bus's greeting in a loop that neither ends nor yields once the bus has hung up, and
+  let through whatever their parsers raise at what is not D-Bus.
+* The property State is a struct (us): a list with dbus-next, a tuple with newer dbus-fast.
+"""
+
+import asyncio
+import os
+import re
+import socket
+import struct
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# dbus-next's half for GLib, which we do not use, would load PyGObject: 4 MiB
+sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # None means: cannot be imported
+
+try:
+    from dbus_next import BusType, Message, MessageType
+    from dbus_next.aio import MessageBus
+    from dbus_next.errors import AuthError, DBusError
+except ImportError:  # the maintained fork with the same interface, where a distribution has only that one
+    from dbus_fast import BusType, Message, MessageType
+    from dbus_fast.aio import MessageBus
+    from dbus_fast.errors import AuthError, DBusError
+
+from agent.core.assess import VrrpState
+from agent.errors import UnavailableError
+from agent.pair import Pair
+
+NAME = "org.keepalived.Vrrp1"
+INSTANCE = "org.keepalived.Vrrp1.Instance"
+ANSWER_LIMIT_S = 1.0
+RECONNECT_S = 2.0
+MOST_GREETING = 1024
+_BUS = "org.freedesktop.DBus"
+_BUS_PATH = "/org/freedesktop/DBus"
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is told to the observer. All are called from the event loop and must return at once."""
+
+    on_hint: Callable[[str], None]
+    on_refused: Callable[[str], None]
+    on_change: Callable[[], None]
+    """The connection, or keepalived's name, came or went."""
+
+
+def object_paths(pair: Pair) -> dict[str, str]:
+    """Object path -> words for people, one for each instance that keepalived runs for the pair."""
+    found = {}
+    for interface, vip in pair.vips():
+        name = re.sub(r"[^A-Za-z0-9]", "_", interface.name)
+        path = f"/org/keepalived/Vrrp1/Instance/{name}/{interface.vrid}/IPv{vip.version}"
+        found[path] = f"{interface.name} (IPv{vip.version})"
+    return found
+
+
+class _Connection(MessageBus):  # type: ignore[misc]  # its base comes from either library, untyped
+    async def _auth_readline(self) -> str:
+        """In the place of the libraries' own, which spins for ever when the bus has hung up."""
+        line = b""
+        while not line.endswith(b"\r\n"):
+            more = await self._loop.sock_recv(self._sock, 1)
+            if not more or len(line) > MOST_GREETING:
+                raise EOFError("the bus hung up in the middle of its greeting")
+            line += more
+        return line[:-2].decode(errors="replace")
+
+    def disconnect(self) -> None:
+        """Forgets what is still to be written: dbus-next would write it into the closed connection, and
+        asyncio complain of an error that nobody fetches."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_writer(self._fd)
+        super().disconnect()
+
+
+class KeepalivedBus:
+    def __init__(self, bus_socket: Path, pair: Pair, watch: Watch) -> None:
+        self._socket = bus_socket
+        self._paths = object_paths(pair)
+        self._watch = watch
+        self._bus: MessageBus | None = None
+        self._owner = ""
+        self._claimant = ""
+        """Has keepalived's name, and is not known yet to be keepalived."""
+        self._states: dict[str, VrrpState] = {}
+        self._reading: set[asyncio.Task[None]] = set()
+
+    @property
+    def connected(self) -> bool:
+        return self._bus is not None
+
+    @property
+    def owned(self) -> bool:
+        """keepalived is on the bus and we hear it."""
+        return bool(self._owner)
+
+    def states(self) -> frozenset[VrrpState]:
+        """The newest known states of the instances; empty while keepalived is not heard."""
+        return frozenset(self._states.values())
+
+    async def run(self) -> None:
+        """Stay connected, for ever. A bus that is not there is tried again every RECONNECT_S."""
+        while True:
+            try:
+                await self._stay_connected()
+            except UnavailableError:
+                pass  # the loss itself is what on_change tells; the reasons differ by library
+            finally:
+                self._lost()
+            await asyncio.sleep(RECONNECT_S)
+
+    async def refresh(self) -> None:
+        """Ask keepalived for every instance's state. Instances that do not answer are forgotten."""
+        if not self._owner:
+            return
+        await asyncio.gather(*(self._read_state(path) for path in self._paths))
+
+    async def _stay_connected(self) -> None:
+        _require_listener(self._socket)
+        try:
+            bus = _Connection(bus_address=f"unix:path={self._socket}", bus_type=BusType.SYSTEM)
+        except OSError as error:
+            raise UnavailableError("the system bus is not there") from error
+        try:
+            async with _limit():
+                await _heard(bus.connect())
+            self._bus = bus
+            bus.add_message_handler(self._received)
+            await self._add_match(f"type='signal',sender='{_BUS}',member='NameOwnerChanged',arg0='{NAME}'")
+            await self._add_match(f"type='signal',sender='{NAME}',member='VrrpStatusChange'")
+            await self._find_owner()
+            self._watch.on_change()
+            await _heard(bus.wait_for_disconnect())
+        finally:
+            bus.disconnect()
+
+    def _lost(self) -> None:
+        was = self._bus is not None
+        self._bus = None
+        self._owner = self._claimant = ""
+        self._states.clear()
+        for task in self._reading:
+            task.cancel()
+        if was:
+            self._watch.on_change()
+
+    async def _add_match(self, rule: str) -> None:
+        await self._call(_BUS, _BUS_PATH, _BUS, "AddMatch", "s", [rule])
+
+    async def _find_owner(self) -> None:
+        try:
+            body = await self._call(_BUS, _BUS_PATH, _BUS, "GetNameOwner", "s", [NAME])
+        except UnavailableError:
+            return
+        if body and isinstance(body[0], str):
+            await self._adopt(body[0])
+
+    async def _adopt(self, owner: str) -> None:
+        """keepalived runs as root; nobody else is taken for it."""
+        self._owner, self._claimant = "", owner
+        self._states.clear()
+        try:
+            body = await self._call(_BUS, _BUS_PATH, _BUS, "GetConnectionUnixUser", "s", [owner])
+        except UnavailableError:
+            return  # gone again
+        if owner != self._claimant:
+            return
+        self._claimant = ""
+        if body != [0] and body != [os.geteuid()]:
+            user = ", ".join(map(str, body))
+            self._watch.on_refused(f"somebody on the bus with keepalived's name who is user {user}")
+            return
+        self._owner = owner
+        for path in self._paths:
+            self._start(self._read_state(path))
+
+    async def _adopt_newcomer(self, owner: str) -> None:
+        await self._adopt(owner)
+        if self._owner == owner:
+            self._watch.on_change()
+
+    def _received(self, message: Message) -> None:
+        """Every message that reaches us. Returns nothing, so the library goes on with it."""
+        if message.message_type is not MessageType.SIGNAL:
+            return
+        if message.member == "NameOwnerChanged" and message.sender == _BUS:
+            self._owner_changed(message.body)
+        elif message.member == "VrrpStatusChange" and message.interface == INSTANCE:
+            self._status_changed(message)
+
+    def _owner_changed(self, body: list[Any]) -> None:
+        if len(body) != 3 or body[0] != NAME or not isinstance(body[2], str):
+            return
+        was_owned = self.owned
+        self._owner = self._claimant = ""
+        self._states.clear()
+        if was_owned:
+            self._watch.on_change()
+        if body[2]:
+            self._claimant = body[2]
+            self._start(self._adopt_newcomer(body[2]))
+
+    def _status_changed(self, message: Message) -> None:
+        if self._claimant and message.sender == self._claimant:
+            return  # all states are read as soon as it is known to be keepalived
+        if not self._owner or message.sender != self._owner:
+            self._watch.on_refused(f"a VrrpStatusChange from {message.sender}, who is not keepalived")
+            return
+        if message.path not in self._paths:
+            return  # an instance of keepalived's that the pair file does not know
+        if message.signature != "u":
+            self._watch.on_refused(
+                f"a VrrpStatusChange with the signature {message.signature!r} instead of 'u'"
+            )
+            return
+        if _state_of(message.body[0]) is None:
+            self._watch.on_refused(f"a VrrpStatusChange with the unknown state {message.body[0]}")
+            return
+        # the signal is a hint: at once for the addresses, and the state itself is asked for
+        self._watch.on_hint(f"D-Bus signal of {self._paths[message.path]}")
+        self._start(self._read_state(message.path))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    async def _read_state(self, path: str) -> None:
+        owner = self._owner
+        try:
+            body = await self._call(
+                owner, path, "org.freedesktop.DBus.Properties", "Get", "ss", [INSTANCE, "State"]
+            )
+            state = _state_of(body[0].value[0])
+        except (UnavailableError, AttributeError, LookupError, TypeError):
+            state = None  # no answer, or one that is not (us): then this instance's state is unknown
+        if owner != self._owner:
+            return
+        before = self._states.get(path)
+        if state is None:
+            self._states.pop(path, None)
+        else:
+            self._states[path] = state
+        if state is not None and state is not before:
+            self._watch.on_hint(f"D-Bus state of {self._paths[path]}")
+
+    async def _call(
+        self, destination: str, path: str, interface: str, member: str, signature: str, body: list[Any]
+    ) -> list[Any]:
+        """Raises UnavailableError for an error, a dead bus and an answer that does not come."""
+        if self._bus is None:
+            raise UnavailableError("the system bus is not there")
+        message = Message(
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=body,
+        )
+        try:
+            async with _limit():
+                reply = await _heard(self._bus.call(message))
+        except UnavailableError as error:
+            raise UnavailableError(f"no answer to {member} on the system bus") from error
+        if reply is None or reply.message_type is not MessageType.METHOD_RETURN:
+            raise UnavailableError(f"the system bus refused {member}")
+        return list(reply.body)
+
+
+def _require_listener(path: Path) -> None:
+    """Raises UnavailableError if nobody takes connections at `path`. The libraries would wait for ever at a
+    queue that is full, and leave a descriptor open for each failure."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            raise UnavailableError(f"the system bus is not there: {error.strerror}") from error
+
+
+@asynccontextmanager
+async def _limit() -> AsyncIterator[None]:
+    """Raises UnavailableError when what is inside takes too long."""
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            yield
+    except TimeoutError as error:
+        raise UnavailableError("the system bus does not answer") from error
+
+
+async def _heard(answer: Awaitable[Any]) -> Any:
+    """What a library brings from the bus. Raises UnavailableError for whatever it raises instead."""
+    try:
+        return await answer
+    except (
+        AuthError,
+        DBusError,
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        struct.error,
+    ) as error:
+        raise UnavailableError(f"the system bus is gone or cannot be understood: {error}") from error
+
+
+def _state_of(number: object) -> VrrpState | None:
+    try:
+        return VrrpState(number)
+    except ValueError:
+        return None

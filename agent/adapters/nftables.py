@@ -1,0 +1,403 @@
+"""Our table in the kernel, through libnftables.
+
+Hard facts
+* nft 1.0.6 (Debian 12) and 1.1.3 (Debian 13). 1.0.6 knows neither `destroy` nor owner flags, and leaves a
+  table's comment out of its JSON.
+* python3-nftables is a thin ctypes wrapper without types. Its `json_validate` imports jsonschema; we do not
+  call it. Its `json_cmd` lets the JSON parser's exceptions through and returns a string when there is no
+  answer; `cmd` with JSON output switched on takes the same input and returns the text.
+* With JSON output on, libnftables reads its input as JSON first, and as nft's own language when it is none.
+  What we send comes from json.dumps and nothing else.
+* A context is bound to the network namespace of the thread that made it, and not safe for two threads.
+* One call is one transaction: it comes into force as a whole or not at all. With dry run on, the kernel
+  checks the transaction and throws it away; a dry run before a load finds nothing that the load itself would
+  not, and takes as long.
+* A chain may be deleted in the transaction that flushes the rules that jump to it; elements of an interval
+  set may be deleted and overlapping ones added in one transaction. A rule may be added with counts.
+* Replacing the table opens no hole, but costs packets: about two a load at 80,000 a second (measured on
+  kernel 6.18). The new table does not count them, a policy of accept does not save them; cause not known. A
+  flip loses none.
+* Closing a context after something was removed waits for an RCU grace period (14 ms and more): keep it open.
+* 1.0.6 prints a table that has an owner as garbage, also in `list tables`: we list our own table only.
+* rc is 0 for some failures; an `Error` in the error text counts as one too.
+* A listing reads the whole table, and `add element` every interval set of every table (0.3 s for 50,000
+  elements, also in 1.1.3): neither on the way of a hand-over. `add set` with elements reads none.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import nftables
+
+from agent.core.roles import RuleSet
+from agent.errors import ToolError
+from agent.pair import Pair
+from agent.rules.change import compile_change, compile_refill, model_of, touched_parts
+from agent.rules.diff import changes, to_sentence
+from agent.rules.gate import ROLE_CHAINS, SERVING
+from agent.rules.listing import Counter, Listing, changed_parts, entries_of, read_listing
+from agent.rules.nft import FAMILY, TABLE, Command, Commands, add_table
+from agent.rules.show import rule_texts
+from agent.rules.table import compile_pair
+
+HELPER = "ct helper"
+OUR_TABLE: Command = {"table": {"family": FAMILY, "name": TABLE}}
+
+
+class Context(Protocol):
+    """What we use of python3-nftables."""
+
+    def set_json_output(self, val: bool) -> object: ...
+    def set_dry_run(self, onoff: bool) -> object: ...
+    def cmd(self, cmdline: str) -> tuple[int, str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRules:
+    rules: RuleSet
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """By what a table that was loaded is known again: the digest of what it was made from, which it carries,
+    and that of how nft lists it."""
+
+    rules: str
+    listed: str
+
+
+@dataclass(frozen=True, slots=True)
+class RulesState:
+    """What is loaded. `rules` is None without a table, or when its role chains are not exactly ours."""
+
+    present: bool
+    rules: RuleSet | None = None
+    digest: str | None = None
+    counters: tuple[Counter, ...] = ()
+    drift: str | None = None
+    """What verify() found wrong, as a sentence; None when all is as we left it. read() does not look."""
+
+
+class Nftables:
+    """Loads, flips and reads the table of `pair`. Holds one libnftables context open for its whole life."""
+
+    def __init__(self, pair: Pair, context: Context | None = None) -> None:
+        """Raises ConfigError when `pair` cannot be compiled. Touches nothing in the kernel."""
+        self._table = compile_pair(pair)
+        self._flips = {rules: _command_text(self._table.flip(rules)) for rules in RuleSet}
+        self._context: Context = nftables.Nftables() if context is None else context
+        self._context.set_json_output(True)
+        model = model_of(self._table.body)
+        self._moving = model.moving
+        self._helpers = [body for (kind, _), body in model.objects.items() if kind == HELPER]
+        self._left: Listing | None = None
+        self._before: Nftables | None = None
+
+    def succeed(self, pair: Pair) -> "Nftables":
+        """The adapter for another policy, whose first load() changes the table of this one where the
+        policies differ: all else keeps its counts and dynamic elements. Raises ConfigError as __init__."""
+        fresh = Nftables(pair, self._context)
+        # an adapter that never loaded has nothing to hand on, but may have got something itself
+        fresh._before = self if self._left is not None else self._before
+        return fresh
+
+    def seal(self) -> Seal | None:
+        """Of the table that this object has loaded, as it left it. None before the first load."""
+        return None if self._left is None else _seal_of(self._table.digest, self._left.lasting)
+
+    def recognise(self, seal: Seal) -> bool:
+        """Whether the kernel still has the table of this pair as another process loaded and sealed it. Then
+        it counts as loaded by this object, so that what succeed()s it lets be what stays the same."""
+        listing = self._listing()
+        if listing is None or _seal_of(self._table.digest, listing.lasting) != seal:
+            return False
+        self._left = listing
+        return True
+
+    def check(self, rules: RuleSet) -> None:
+        """Lets the kernel check the whole table without loading it; ToolError when it would not."""
+        self._context.set_dry_run(True)
+        try:
+            self._run(_command_text(self._table.commands(rules)), "check the rules")
+        finally:
+            self._context.set_dry_run(False)
+
+    def load(self, rules: RuleSet) -> LoadedRules:
+        """Puts the table in force in one transaction and reads it back. All that is there already lives on:
+        of a table that this one succeed()s, or of its own that somebody has edited.
+
+        On ToolError the rules from before are still in force, unless the message is about reading back.
+        """
+        listing = self._load_change(rules) or self._mend(rules) or self._load_whole(rules)
+        self._before = None
+        self._left = None
+        if listing is None or listing.digest != self._table.digest or listing.rules is not rules:
+            message = f"table {FAMILY} {TABLE} is not what was just loaded into it"
+            raise self._error(
+                message, retryable=True, hint="look for another program that changes this table"
+            )
+        self._left = listing
+        return LoadedRules(rules, self._table.digest)
+
+    def _load_whole(self, rules: RuleSet) -> Listing | None:
+        self._run(_command_text(self._table.commands(rules)), "load the rules")
+        return self._listing()
+
+    def _load_change(self, rules: RuleSet) -> Listing | None:
+        """What is there after the predecessor's table was changed in one transaction. None when it was not
+        there as it was left, or when more has changed: another hand came between look and change."""
+        before = self._before
+        there = before._listing() if before is not None else None
+        if before is None or there is None or there.rules is None:
+            return None
+        if before._drift(there, there.rules) is not None:
+            return None
+        change = compile_change(
+            before._table.commands(there.rules), self._table.commands(rules), there.counts
+        )
+        if not change:
+            return None if change is None else there
+        try:
+            self._run(_command_text(change), "change the rules")
+        except ToolError:
+            return None  # all is as it was; the whole table in place of that says what is wrong
+        after = self._listing()
+        if after is None or set(changed_parts(there.lasting, after.lasting)) - touched_parts(change):
+            return None
+        return after
+
+    def _mend(self, rules: RuleSet) -> Listing | None:
+        """What is there after the parts of our own table that somebody else has edited were filled anew.
+        None when there is no such table, or when that has not made it what it was."""
+        there = self._listing() if self._left is not None else None
+        if self._left is None or there is None:
+            return None
+        parts = changed_parts(self._left.lasting, there.lasting)
+        roles = (f"chain {chain}" for chain in ROLE_CHAINS) if there.rules is None else ()
+        refill = compile_refill(self._table.body, {*parts, *roles})
+        try:
+            self._run(_command_text((*refill, *self._table.flip(rules))), "mend the rules")
+        except ToolError:
+            return None  # all is as it was; the whole table in place of that says what is wrong
+        after = self._listing()
+        if after is None or changed_parts(self._left.lasting, after.lasting):
+            return None
+        return after
+
+    def flip(self, rules: RuleSet) -> None:
+        """Changes the role of the loaded table in one small transaction; does not look before or after.
+
+        ToolError when the table is missing or was not compiled from this pair: then load() is what helps. A
+        table that was edited by hand may pass; verify() finds that.
+        """
+        self._run(self._flips[rules], f"switch to the {rules.value}'s rules")
+
+    def read(self) -> RulesState:
+        """What is loaded, whoever loaded it."""
+        return _state(self._listing())
+
+    def verify(self, rules: RuleSet) -> RulesState:
+        """read(), with what differs from what this object loaded last and from `rules` in `drift`."""
+        listing = self._listing()
+        return _state(listing, self._drift(listing, rules))
+
+    def _drift(self, listing: Listing | None, rules: RuleSet) -> str | None:
+        if listing is None:
+            return f"table {FAMILY} {TABLE} is gone"
+        if listing.digest != self._table.digest:
+            return f"table {FAMILY} {TABLE} was not made from this pair file"
+        if self._left is None:
+            return f"table {FAMILY} {TABLE} was not loaded by this process"
+        parts = changed_parts(self._left.lasting, listing.lasting)
+        if listing.rules is None:
+            parts = (*parts, *(f"chain {chain}" for chain in ROLE_CHAINS), f"set {SERVING}")
+        if parts or listing.rules is None:
+            text = f"table {FAMILY} {TABLE} was changed by somebody else: {', '.join(parts)}"
+            found = to_sentence(changes(self._left.lasting, listing.lasting))
+            return f"{text} ({found})" if found else text
+        if listing.rules is not rules:
+            return f"table {FAMILY} {TABLE} has the {listing.rules.value}'s rules, not the {rules.value}'s"
+        return None
+
+    def _listing(self) -> Listing | None:
+        try:
+            text = self._run(_command_text(({"list": OUR_TABLE},)), "list the table")
+        except ToolError as error:
+            if os.strerror(errno.ENOENT) in error.message:
+                return None
+            raise
+        try:
+            return read_listing(text, self._moving)
+        except ValueError as error:
+            message = f"nft gave an answer that cannot be read back: {error}"
+            raise self._error(
+                message, retryable=True, hint="see what `nft -j list table inet hafw` says"
+            ) from error
+
+    def _run(self, text: str, purpose: str) -> str:
+        try:
+            status, output, errors = self._context.cmd(text)
+        except UnicodeDecodeError as error:
+            raise self._error(f"nft cannot {purpose}: its answer is not UTF-8") from error
+        if status == 0 and "Error" not in errors:
+            return output
+        reason = _first_line(errors)
+        raise self._error(
+            f"nft cannot {purpose}: {reason}",
+            exit_status=status,
+            stderr=errors,
+            retryable="busy" in reason or "temporarily" in reason,
+            hint=self._lacking()
+            if HELPER in text and os.strerror(errno.ENOENT) in reason
+            else _hint(reason),
+        )
+
+    def _lacking(self) -> str | None:
+        """The helpers that this kernel does not have, as a hint; nft does not say what it has not found.
+        Leaves dry run off."""
+        self._context.set_dry_run(True)
+        lacking = [
+            str(helper["type"])
+            for helper in self._helpers
+            if self._context.cmd(_command_text((add_table(), {"add": {HELPER: helper}})))[0] != 0
+        ]
+        self._context.set_dry_run(False)
+        if not lacking:
+            return None
+        names = ", ".join(lacking)
+        return (
+            f"this kernel has no helper {names}: load its module (`hafw render modules`), or do without it"
+        )
+
+    def _error(
+        self,
+        message: str,
+        *,
+        exit_status: int | None = None,
+        stderr: str = "",
+        retryable: bool = False,
+        hint: str | None = None,
+    ) -> ToolError:
+        argv = ("nft", "-j", "-f", "-")
+        return ToolError(
+            argv, message, exit_status=exit_status, stderr=stderr, retryable=retryable, hint=hint
+        )
+
+
+def read_table() -> tuple[Listing, dict[int, str]]:
+    """What is loaded, whoever made it, and its rules as nft writes them, by their handles. HafwError when
+    there is no such table or we may not look."""
+    context = nftables.Nftables()
+    context.set_handle_output(True)
+    texts = []
+    for as_json in (True, False):
+        context.set_json_output(as_json)
+        status, output, errors = context.cmd(f"list table {FAMILY} {TABLE}")
+        if status != 0:
+            reason = _first_line(errors)
+            hint = "start hafw-agent" if os.strerror(errno.ENOENT) in reason else "run as root"
+            argv = ("nft", "list", "table", FAMILY, TABLE)
+            raise ToolError(argv, f"nft cannot list the table: {reason}", exit_status=status, hint=hint)
+        texts.append(output)
+    try:
+        return read_listing(texts[0]), rule_texts(texts[1])
+    except ValueError as error:
+        message = f"nft gave an answer that cannot be read back: {error}"
+        raise ToolError(("nft", "-j", "list", "table", FAMILY, TABLE), message, retryable=True) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """Every table of a network namespace. `texts` are nft's own, by family and name; `missing` are the
+    tables that could not be copied from elsewhere."""
+
+    texts: Mapping[tuple[str, str], str]
+    rules: Mapping[tuple[str, str, int], Mapping[str, object]]
+    chains: Mapping[str, str]
+    """Our base chains with their hooks."""
+    missing: tuple[str, ...] = ()
+
+    def load(self) -> tuple[str, ...]:
+        """Into the network namespace of the caller. Returns the tables that nft does not take back.
+        ToolError when ours is one of them."""
+        context = nftables.Nftables()
+        missing = []
+        for (family, name), text in self.texts.items():
+            status, _, errors = context.cmd(text)
+            if status != 0 and (family, name) == (FAMILY, TABLE):
+                argv = ("nft", "-f", "-")
+                raise ToolError(argv, f"nft does not take our table back: {_first_line(errors)}")
+            missing += [f"{family} {name}"] if status != 0 else []
+        return tuple(missing)
+
+    def mark(self, text: str) -> None:
+        """One more table, which decides nothing."""
+        status, _, errors = nftables.Nftables().cmd(text)
+        if status != 0:
+            raise ToolError(("nft", "-f", "-"), f"nft cannot trace: {_first_line(errors)}")
+
+
+def read_ruleset(missing: tuple[str, ...] = ()) -> Ruleset:
+    """Everything in the network namespace of the caller. ToolError without our table, or without root."""
+    context: Context = nftables.Nftables()
+
+    def ask(command: str, *, as_json: bool) -> str:
+        context.set_json_output(as_json)
+        status, output, errors = context.cmd(command)
+        if status != 0:
+            argv = ("nft", *command.split())
+            raise ToolError(argv, f"nft cannot {command}: {_first_line(errors)}", hint="run as root")
+        return output
+
+    read_table()  # ours is there, or says why not
+    entries = entries_of(ask("list ruleset", as_json=True))
+    places = [(str(body["family"]), str(body["name"])) for kind, body in entries if kind == "table"]
+    return Ruleset(
+        {place: ask(f"list table {place[0]} {place[1]}", as_json=False) for place in places},
+        {
+            (str(body["family"]), str(body["table"]), int(str(body["handle"]))): body
+            for kind, body in entries
+            if kind == "rule"
+        },
+        {
+            str(body["name"]): str(body["hook"])
+            for kind, body in entries
+            if kind == "chain" and (body["family"], body["table"]) == (FAMILY, TABLE) and "hook" in body
+        },
+        missing,
+    )
+
+
+@lru_cache(maxsize=1)
+def _seal_of(rules: str, lasting: tuple[tuple[str, str], ...]) -> Seal:
+    return Seal(rules, hashlib.sha256(repr(lasting).encode()).hexdigest())
+
+
+def _command_text(commands: Commands) -> str:
+    return json.dumps({"nftables": commands}, separators=(",", ":"))
+
+
+def _first_line(errors: str) -> str:
+    line = next((line.strip() for line in errors.splitlines() if line.strip()), "it gave no reason")
+    return line.removeprefix("internal:0:0-0: ").removeprefix("Error: ")
+
+
+def _hint(reason: str) -> str | None:
+    if "not permitted" in reason:
+        return "run as root, and look for another program that owns the table"
+    return None
+
+
+def _state(listing: Listing | None, drift: str | None = None) -> RulesState:
+    if listing is None:
+        return RulesState(present=False, drift=drift)
+    return RulesState(
+        present=True, rules=listing.rules, digest=listing.digest, counters=listing.counters, drift=drift
+    )

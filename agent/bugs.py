@@ -1,0 +1,52 @@
+"""A bug ends the process, also one in a callback of the event loop, where asyncio would only log it.
+
+The service manager then starts another one, which begins with a look at what is true. An agent that goes on
+without one of its ears would be worse: it looks alive.
+"""
+
+import asyncio
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+OUR_FILES = f"{Path(__file__).parent}/"
+FOREIGN_FILES = ("/dbus_next/", "/dbus_fast/")
+"""dbus-next leaves futures of calls unread, and raises in its own callbacks, when the bus hangs up; the
+adapter sees the same end of the bus by itself."""
+
+
+@contextmanager
+def ending(working: "asyncio.Task[Any]") -> Iterator[None]:
+    """Inside, an exception that nobody handles cancels `working`, and is raised at the end of the block."""
+    found: list[BaseException] = []
+
+    def meet(running: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        exception = context.get("exception")
+        if found or not isinstance(exception, BaseException) or is_foreign(exception):
+            running.default_exception_handler(context)
+            return
+        found.append(exception)
+        working.cancel()
+
+    running = asyncio.get_running_loop()
+    running.set_exception_handler(meet)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not found:
+            raise
+    finally:
+        running.set_exception_handler(None)
+    if found:
+        raise found[0]
+
+
+def is_foreign(exception: BaseException) -> bool:
+    """Whether it came from inside the bus library, and nothing of ours had a part in it. One without a
+    traceback was never raised: a result that a library has put into a future which nobody reads."""
+    files = [frame.filename for frame in traceback.extract_tb(exception.__traceback__)]
+    ours = any(name.startswith(OUR_FILES) for name in files)
+    theirs = any(part in name for name in files for part in FOREIGN_FILES)
+    return not files or (theirs and not ours)

@@ -1,0 +1,277 @@
+"""The pair file: YAML in, a `Pair` out, or a ConfigError with every problem in it.
+
+Nothing is opened here but the file itself, and nothing behind it checks again: what comes out of `parse` can
+be given to nft, keepalived and conntrackd. What must hold inside one value is checked where it is read, what
+must hold between values in `config_checks`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from agent.config_addresses import read_sets
+from agent.config_checks import INTERFACE_NAME, NODE_NAME, PAIR_NAME, ZONE_NAME, check, lies_in
+from agent.config_files import Texts, read_main, read_named, text_of
+from agent.config_nat import read_nat
+from agent.config_policy import Words, read_policy, read_zones
+from agent.config_services import read_own_services, read_services
+from agent.config_values import Problems, Spot, suggestion
+from agent.config_yaml import FILE_END, Mapping, Node, Sequence, children, shown, tree_of, tree_problems
+from agent.errors import ConfigError, Problem
+from agent.pair import (
+    AfterLimit,
+    Drift,
+    Failover,
+    Gate,
+    Interface,
+    IPInterface,
+    IPNetwork,
+    Management,
+    Pair,
+    Protocol,
+    Sync,
+    SyncMode,
+)
+from agent.pair import Node as PairNode
+from agent.services import SERVICES
+
+VERSION = 1
+_ANY = re.compile(r".*", re.DOTALL)
+_REQUIRED = ("version", "pair", "nodes", "interfaces")
+_INCLUDED = ("zones", "services", "sets", "policy", "nat")
+_OPTIONAL = ("failover", "sync", "gate", "drift", "management", "include", *_INCLUDED)
+_REASON = (re.compile(r"[A-Za-z][ -~]{2,79}", re.ASCII), "a reason; write why, in 3 to 80 plain characters")
+_CARRY_LOGINS = (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ANY)
+_LOCKOUT = "this would lock management out"
+
+
+def load(path: Path) -> Pair:
+    """The pair in the file at `path`. Raises ConfigError, also when a file cannot be read."""
+    text = read(path)
+    return parse(text, str(path), read_named(text, path.parent))
+
+
+def read(path: Path) -> str:
+    """The text of a pair file. Raises ConfigError when it cannot be read."""
+    return read_main(path)
+
+
+def read_files(path: Path) -> tuple[tuple[str, str], ...]:
+    """Every file that load() reads and can read, the pair file first: names relative to its directory, and
+    texts. Raises ConfigError when the pair file itself cannot be read."""
+    text = read(path)
+    named = read_named(text, path.parent).items()
+    return ((path.name, text), *((name, one) for name, one in named if isinstance(one, str)))
+
+
+def parse(text: str, source: str = "pair file", texts: Texts | None = None) -> Pair:
+    """The pair that `text` describes. Raises ConfigError with every problem at once, and nothing else.
+
+    `texts` has the files that it names, by their names.
+    """
+    tree = tree_of(text, source)
+    problems = Problems(dict(_lines(tree, "")))
+    _add_problems_of(tree, "", problems)
+    pair = _read_pair(Spot(tree, "", problems), texts or {})
+    if problems.found or pair is None:
+        raise ConfigError(problems.in_order(), source)
+    return pair
+
+
+def _add_problems_of(tree: Node, path: str, problems: Problems) -> None:
+    for line, problem in tree_problems(tree, path):
+        problems.found.append((line, Problem(problem.path, f"{problem.message} (line {line})")))
+
+
+def _read_included(spot: Spot | None, texts: Texts) -> Iterator[dict[str, Spot]]:
+    """The sections of each included file, by name."""
+    for item in spot.one_or_more() if spot else ():
+        name = item.text()
+        text = text_of(item, name, texts) if name is not None else None
+        if name is None or text is None:
+            continue
+        if name in item.problems.files:
+            item.refuse(f"{name} is included already; take one out")
+            continue
+        item.problems.files.append(name)
+        try:
+            tree = tree_of(text, name)
+        except ConfigError as error:
+            item.problems.found += [(0, Problem(name, problem.message)) for problem in error.problems]
+            continue
+        root = name + FILE_END
+        item.problems.lines.update(_lines(tree, root))
+        _add_problems_of(tree, root, item.problems)
+        yield Spot(tree, root, item.problems).fields((), _INCLUDED)
+
+
+def _lines(node: Node, path: str) -> Iterator[tuple[str, int]]:
+    for below, child in children(node, path):
+        yield below, child.line
+        yield from _lines(child, below)
+
+
+def _read_pair(spot: Spot, texts: Texts) -> Pair | None:
+    """None only when a problem was reported."""
+    fields = spot.fields(_REQUIRED, _OPTIONAL)
+    version = fields["version"].integer(0, 9999) if "version" in fields else None
+    if version is not None and version != VERSION:
+        fields["version"].refuse(
+            f"this hafw reads version {VERSION}, not {version}; write version: {VERSION}"
+        )
+    name = fields["pair"].matching(*PAIR_NAME) if "pair" in fields else None
+    nodes = _read_nodes(fields["nodes"]) if "nodes" in fields else ()
+    interfaces = tuple(_read_interfaces(fields["interfaces"], nodes)) if "interfaces" in fields else ()
+    complete = "interfaces" in fields and _count(fields["interfaces"].node) == len(interfaces) > 0
+    parts = (fields, *_read_included(fields.get("include"), texts))
+    every = {name: tuple(part[name] for part in parts if name in part) for name in _INCLUDED}
+    # with an interface unread, nobody can say that a zone does not exist
+    words = Words(
+        interfaces if complete else (),
+        read_own_services(every["services"]),
+        read_sets(every["sets"], texts),
+    )
+    nat = read_nat(every["nat"], words)
+    pair = Pair(
+        name=name or "",
+        nodes=nodes,
+        interfaces=interfaces,
+        management=_read_management(fields.get("management"), interfaces, spot, words),
+        failover=_read_failover(fields["failover"]) if "failover" in fields else Failover(),
+        sync=_read_sync(fields["sync"]) if "sync" in fields else Sync(),
+        gate=_read_gate(fields["gate"]) if "gate" in fields else Gate(),
+        drift=(fields["drift"].choice(Drift) if "drift" in fields else None) or Drift.MEND,
+        policy=tuple(read_policy(every["policy"], words)),
+        nat=nat.sources,
+        forwards=nat.forwards,
+        sets=tuple(words.sets.values()),
+        zones=tuple(read_zones(every["zones"], words)),
+    )
+    check(pair, spot.problems, complete)
+    return pair if name else None
+
+
+def _count(node: Node) -> int | None:
+    return len(node.entries) if isinstance(node, Mapping) else None
+
+
+def _read_nodes(spot: Spot) -> tuple[PairNode, ...]:
+    nodes = []
+    for name, below in spot.entries():
+        if not NODE_NAME[0].fullmatch(name):
+            below.refuse(f"{shown(name)} is not {NODE_NAME[1]}")
+        fields = below.fields(("priority",))
+        priority = fields["priority"].integer(1, 254) if "priority" in fields else None
+        # a node without a good priority stays in: its name is known to the rest of the file
+        nodes.append(PairNode(name, priority or 0))
+    if len(nodes) != 2 and isinstance(spot.node, Mapping):
+        spot.refuse(f"a pair has exactly two nodes, not {len(nodes)}")
+    return tuple(nodes)
+
+
+def _read_interfaces(spot: Spot, nodes: tuple[PairNode, ...]) -> Iterator[Interface]:
+    if _count(spot.node) == 0:
+        spot.refuse("is empty; write every interface of the pair")
+    for name, below in spot.entries():
+        if not INTERFACE_NAME[0].fullmatch(name):
+            below.refuse(f"{shown(name)} is not {INTERFACE_NAME[1]}")
+        fields = below.fields(("zone", "addresses"), ("vip", "vrid", "no_source_check"))
+        zone = fields["zone"].matching(*ZONE_NAME) if "zone" in fields else None
+        vips = tuple(_read_addresses(fields["vip"])) if "vip" in fields else ()
+        vrid = fields["vrid"].integer(1, 255) if "vrid" in fields else None
+        own = tuple(_read_own(fields["addresses"], nodes)) if "addresses" in fields else ()
+        reason = fields["no_source_check"].matching(*_REASON) if "no_source_check" in fields else None
+        if zone:
+            yield Interface(name, zone, own, vips, vrid, reason)
+
+
+def _read_own(spot: Spot, nodes: tuple[PairNode, ...]) -> Iterator[tuple[str, tuple[IPInterface, ...]]]:
+    names = [node.name for node in nodes]
+    entries = spot.entries()
+    for name, below in entries:
+        if names and name not in names:
+            below.refuse(f"no node has this name{suggestion(name, names)}")
+            continue
+        yield name, tuple(_read_addresses(below))
+    for name in names:
+        if entries and name not in dict(entries):
+            spot.refuse(f"{name} has no address here; write one")
+
+
+def _read_addresses(spot: Spot) -> Iterator[IPInterface]:
+    for item in spot.one_or_more():
+        address = item.interface_address()
+        if address:
+            yield address
+
+
+def _read_failover(spot: Spot) -> Failover:
+    fields = spot.fields((), ("advert_interval", "preempt"))
+    default = Failover()
+    # VRRPv3 counts in hundredths of a second, in twelve bits
+    interval = (
+        fields["advert_interval"].duration_ms(10, 40_000, step=10) if "advert_interval" in fields else None
+    )
+    preempt = fields["preempt"].boolean() if "preempt" in fields else None
+    return Failover(interval or default.advert_interval_ms, default.preempt if preempt is None else preempt)
+
+
+def _read_sync(spot: Spot) -> Sync:
+    fields = spot.fields((), ("mode", "port", "refresh"))
+    mode = fields["mode"].choice(SyncMode) if "mode" in fields else None
+    port = fields["port"].integer(1, 65535) if "port" in fields else None
+    refresh = fields["refresh"].duration_ms(100, 3_600_000) if "refresh" in fields else None
+    default = Sync()
+    return Sync(mode or default.mode, port or default.port, refresh / 1000 if refresh else None)
+
+
+def _read_gate(spot: Spot) -> Gate:
+    fields = spot.fields((), ("limit", "then"))
+    limit = fields["limit"].duration_ms(10, 600_000) if "limit" in fields else None
+    then = fields["then"].choice(AfterLimit) if "then" in fields else None
+    default = Gate()
+    return Gate(limit / 1000 if limit else default.limit_s, then or default.then)
+
+
+def _read_management(
+    spot: Spot | None, interfaces: tuple[Interface, ...], root: Spot, words: Words
+) -> Management:
+    everywhere = _outermost(network for interface in interfaces for network in interface.networks)
+    if spot is None:
+        return Management(everywhere, SERVICES["ssh"])
+    for part in (spot, *(below for _, below in spot.entries())):
+        if part.node in (Mapping((), part.node.line), Sequence((), part.node.line)):
+            part.refuse(f"is empty: {_LOCKOUT}; write who may log in, or leave management out")
+            return Management(everywhere, SERVICES["ssh"])
+    fields = spot.fields(("from",), ("services",))
+    sources = _read_sources(fields["from"], interfaces) if "from" in fields else everywhere
+    services = read_services(fields["services"], words.services) if "services" in fields else SERVICES["ssh"]
+    if services and not any(service.protocol in _CARRY_LOGINS for service in services):
+        fields["services"].refuse(f"{_LOCKOUT}: nobody can log in over {services[0].name}; add ssh")
+    return Management(sources, services)
+
+
+def _read_sources(spot: Spot, interfaces: tuple[Interface, ...]) -> tuple[IPNetwork, ...]:
+    found: list[IPNetwork] = []
+    zones = {interface.zone for interface in interfaces}
+    own_versions = {network.version for interface in interfaces for network in interface.networks}
+    for item in spot.one_or_more():
+        word = item.matching(_ANY, "a word")
+        if word in zones:
+            found += (network for one in interfaces if one.zone == word for network in one.networks)
+        elif word is not None and ZONE_NAME[0].fullmatch(word) and zones:
+            item.refuse(f"no interface is in a zone named {shown(word)}{suggestion(word, sorted(zones))}")
+        elif word is not None:
+            network = item.network()
+            if network and own_versions and network.version not in own_versions:
+                reason = f"the firewalls have no IPv{network.version} address"
+                item.refuse(f"nobody from {network} can reach the firewalls: {reason}; take it out")
+            elif network:
+                found.append(network)
+    return _outermost(found)
+
+
+def _outermost(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """Without networks that lie in others: an nft set takes no overlaps."""
+    every = tuple(dict.fromkeys(networks))
+    return tuple(one for one in every if not any(one != other and lies_in(one, other) for other in every))

@@ -1,0 +1,211 @@
+"""What may be done. Every action can be repeated safely and says in words what it does.
+
+`abandonable`: a newer observation need not wait for it. The request is already with the daemon, so nothing
+is cut off there; only the waiting ends. Rules and commits are never left in the middle.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+from agent.core.roles import RuleSet
+
+
+class Timer(Enum):
+    SETTLE = "settle"
+    """The role has been the same for a while: do now what did not have to be done at once."""
+    REFRESH = "refresh"
+    """The primary sends its states again (direct mode)."""
+    RETRY = "retry"
+    """An action that failed is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRules:
+    """The whole table, in one transaction."""
+
+    rules: RuleSet
+    abandonable: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return f"load the {self.rules.value} rules, all in one transaction, and read them back"
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchRules:
+    """Gate and way into the policy, in one small transaction; the table must be loaded already."""
+
+    rules: RuleSet
+    abandonable: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        gate = "open" if self.rules is RuleSet.PRIMARY else "close"
+        return f"{gate} the gate and switch to the {self.rules.value} rules, in one transaction"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRules:
+    rules: RuleSet
+    abandonable: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return f"read the rules back and compare them with the {self.rules.value} rules"
+
+
+@dataclass(frozen=True, slots=True)
+class CommitStates:
+    """conntrackd -c: external caches (states and expectations) into the kernel; `timeout_s` bounds the
+    waiting."""
+
+    timeout_s: float
+    abandonable: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return (
+            f"conntrackd -c: bring the peer's states and expectations into the kernel, "
+            f"compare committed with expected (at most {self.timeout_s:g} s)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FlushCaches:
+    abandonable: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return "conntrackd -f: empty conntrackd's caches (not the kernel)"
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncKernel:
+    abandonable: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return "conntrackd -R: read the kernel's states into the internal cache"
+
+
+@dataclass(frozen=True, slots=True)
+class SendBulk:
+    """`routine`: the regular re-send, which belongs to no transition."""
+
+    routine: bool = False
+    abandonable: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return "conntrackd -B: send all states to the peer"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestResync:
+    abandonable: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return "conntrackd -n: ask the peer for all its states"
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitStates:
+    """Wait until the peer's states have stopped streaming in; a silent peer is waited for `timeout_s` at
+    most."""
+
+    timeout_s: float
+    abandonable: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return f"wait until the peer's states are in (at most {self.timeout_s:g} s)"
+
+
+@dataclass(frozen=True, slots=True)
+class ShortenTimers:
+    """Cache mode only: in direct mode conntrackd -t would wipe the replicated states."""
+
+    abandonable: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return "conntrackd -t: let the states of the past role run out"
+
+
+@dataclass(frozen=True, slots=True)
+class SetReadiness:
+    """Tell keepalived (track_file) whether this node has the states that a primary needs."""
+
+    ready: bool
+    abandonable: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return f"tell keepalived that the states are {'in' if self.ready else 'not in yet'}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    timer: Timer
+    after_s: float
+    abandonable: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return f"come back in {self.after_s:g} s to {_PURPOSE[self.timer]}"
+
+
+_PURPOSE = {
+    Timer.SETTLE: "do what need not be done at once, if the role is still the same",
+    Timer.REFRESH: "send the states again",
+    Timer.RETRY: "try again",
+}
+
+Action = (
+    LoadRules
+    | SwitchRules
+    | VerifyRules
+    | CommitStates
+    | FlushCaches
+    | ResyncKernel
+    | SendBulk
+    | RequestResync
+    | AwaitStates
+    | ShortenTimers
+    | SetReadiness
+    | SetTimer
+)
+
+Plan = tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit did, from conntrackd's own account. `skipped`: conntrackd did not start it at all."""
+
+    expected: int
+    committed: int
+    failed: int
+    skipped: bool
+    evidence: str
+
+    @property
+    def complete(self) -> bool:
+        return not self.skipped and self.failed == 0 and self.committed >= self.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How many states went out to the peer."""
+
+    states: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """How many states the internal cache had before and after it was read anew, and the kernel after."""
+
+    before: int
+    after: int
+    kernel: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatesIn:
+    """`states` have come in; `peer_heard` is False when nothing came from the peer at all."""
+
+    states: int
+    peer_heard: bool
+
+
+Outcome = Committed | Sent | Reread | StatesIn

@@ -1,0 +1,311 @@
+"""The heart of hafw: from what was seen to what is to be done. Pure; time arrives inside the events.
+
+Theory of operation
+-------------------
+keepalived has put the virtual addresses in place, and announced them, before anybody is told. Packets of
+established connections therefore arrive at a new primary while its states may still be outside the kernel.
+Any answer it gave them would end the connection; so until the states are usable its gate drops them
+silently, and TCP repairs the gap by itself.
+
+    START       nothing is known. The gate is closed, unless an earlier run of the agent left it open.
+    FOLLOWING   not the primary, for whatever reason. The gate is closed, the peer's states come in.
+    PREPARING   primary by keepalived's word. The gate is closed until the states are usable; in direct
+    mode they
+                already are, in cache mode they are committed first.
+    SERVING     primary, the gate is open. The states go out to the peer.
+    HOLDING     primary, but the time limit of the gate is over without usable states and the pair file says
+                that it stays closed then. An alarm; tried again until it works.
+
+Every observation says what is true now (law 1). A move has a plan, which replaces whatever is left of the
+one before at the next action boundary (law 3). Plans may be carried out twice or be cut anywhere (law 2),
+because the gate is closed first and opened last. `plan is None` in a Step means: go on with what you are
+doing.
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from agent.core import plan as plans
+from agent.core.actions import (
+    AwaitStates,
+    CommitStates,
+    Committed,
+    LoadRules,
+    Plan,
+    RequestResync,
+    ResyncKernel,
+    SwitchRules,
+    Timer,
+    VerifyRules,
+)
+from agent.core.coverage import wants_reread
+from agent.core.events import (
+    ActionDone,
+    ActionFailed,
+    Condition,
+    ConntrackdCame,
+    ConntrackdWent,
+    Event,
+    Reloaded,
+    RoleSeen,
+    RulesChanged,
+    Started,
+    StatesCounted,
+    TimerFired,
+)
+from agent.core.plan import Settings
+from agent.core.roles import Role, RuleSet, rules_of
+from agent.core.state import Notice, Phase, State, learn
+from agent.pair import AfterLimit
+
+MOST_COMMITS = 2
+"""How often a commit that brought in less than expected is tried: what the kernel refuses twice it
+refuses."""
+
+
+class Kind(Enum):
+    """What an event means to the machine."""
+
+    STARTED = "started"
+    PROMOTED = "promoted"
+    RESUMED = "resumed"
+    """Primary, and the gate was found open: an earlier run of the agent had finished this."""
+    DEMOTED = "demoted"
+    OPENED = "opened"
+    COMMIT_SHORT = "commit short"
+    COMMIT_POOR = "commit poor"
+    """Tried often enough; what could be had is in the kernel."""
+    LIMIT_OVER = "limit over"
+    RULES_FAILED = "rules failed"
+    RULES_CHANGED = "rules changed"
+    SETTLED = "settled"
+    REFRESH_DUE = "refresh due"
+    RETRY_DUE = "retry due"
+    CATCH_UP_FAILED = "catch up failed"
+    CONNTRACKD_WENT = "conntrackd went"
+    CONNTRACKD_CAME = "conntrackd came"
+    STATES_LOST = "states lost"
+    """conntrackd does not know all states of this kernel."""
+
+
+class Make(Enum):
+    """Which plan a move makes; `_make` has the words."""
+
+    START = "start"
+    PROMOTE = "promote"
+    FOLLOW = "follow"
+    OPEN = "open"
+    HOLD = "hold"
+    LIMIT = "open or hold, as the pair file says"
+    RETRY = "retry"
+    ANNOUNCE = "announce"
+    CATCH_UP = "catch up"
+    NOT_READY = "not ready"
+    REFRESH = "refresh"
+    REREAD = "read states again"
+    NOTHING = "-"
+
+
+P, K, M = Phase, Kind, Make
+
+TRANSITIONS: dict[tuple[Phase, Kind], tuple[Phase, Make]] = {
+    (P.START, K.STARTED): (P.START, M.START),
+    (P.START, K.PROMOTED): (P.PREPARING, M.PROMOTE),
+    (P.START, K.RESUMED): (P.PREPARING, M.PROMOTE),
+    (P.START, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
+    (P.START, K.RULES_FAILED): (P.START, M.RETRY),
+    (P.START, K.RULES_CHANGED): (P.START, M.START),
+    (P.START, K.RETRY_DUE): (P.START, M.START),
+    (P.FOLLOWING, K.PROMOTED): (P.PREPARING, M.PROMOTE),
+    (P.FOLLOWING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
+    (P.FOLLOWING, K.RULES_FAILED): (P.FOLLOWING, M.RETRY),
+    (P.FOLLOWING, K.RULES_CHANGED): (P.FOLLOWING, M.FOLLOW),
+    (P.FOLLOWING, K.SETTLED): (P.FOLLOWING, M.CATCH_UP),
+    (P.FOLLOWING, K.RETRY_DUE): (P.FOLLOWING, M.FOLLOW),
+    (P.FOLLOWING, K.CATCH_UP_FAILED): (P.FOLLOWING, M.NOT_READY),
+    (P.FOLLOWING, K.CONNTRACKD_WENT): (P.FOLLOWING, M.NOT_READY),
+    (P.FOLLOWING, K.CONNTRACKD_CAME): (P.FOLLOWING, M.CATCH_UP),
+    (P.PREPARING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
+    (P.PREPARING, K.OPENED): (P.SERVING, M.NOTHING),
+    (P.PREPARING, K.COMMIT_SHORT): (P.PREPARING, M.RETRY),
+    (P.PREPARING, K.COMMIT_POOR): (P.PREPARING, M.OPEN),
+    (P.PREPARING, K.LIMIT_OVER): (P.PREPARING, M.LIMIT),
+    (P.PREPARING, K.RULES_FAILED): (P.PREPARING, M.RETRY),
+    (P.PREPARING, K.RULES_CHANGED): (P.PREPARING, M.PROMOTE),
+    (P.PREPARING, K.RETRY_DUE): (P.PREPARING, M.PROMOTE),
+    (P.SERVING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
+    (P.SERVING, K.RULES_FAILED): (P.SERVING, M.RETRY),
+    (P.SERVING, K.RULES_CHANGED): (P.SERVING, M.OPEN),
+    (P.SERVING, K.SETTLED): (P.SERVING, M.ANNOUNCE),
+    (P.SERVING, K.REFRESH_DUE): (P.SERVING, M.REFRESH),
+    (P.SERVING, K.RETRY_DUE): (P.SERVING, M.OPEN),
+    (P.SERVING, K.CONNTRACKD_CAME): (P.SERVING, M.ANNOUNCE),
+    (P.SERVING, K.STATES_LOST): (P.SERVING, M.REREAD),
+    (P.HOLDING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
+    (P.HOLDING, K.RULES_CHANGED): (P.HOLDING, M.HOLD),
+    (P.HOLDING, K.RULES_FAILED): (P.HOLDING, M.RETRY),
+    (P.HOLDING, K.RETRY_DUE): (P.PREPARING, M.PROMOTE),
+}
+"""All moves. An event that has no line here changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`plan` replaces what is left of the running one; None lets that go on, () ends it."""
+
+    state: State
+    plan: Plan | None = None
+    notices: tuple[Notice, ...] = ()
+
+
+def step(settings: Settings, state: State, event: Event) -> Step:
+    """One event met by the machine."""
+    learned, notices = learn(state, event)
+    kind = _classify(settings, state, learned, event)
+    if kind is None or (state.phase, kind) not in TRANSITIONS:
+        return Step(learned, None, notices)
+    phase, make = TRANSITIONS[state.phase, kind]
+    if make is Make.LIMIT:
+        learned = replace(learned, unwell=learned.unwell | {Condition.STATES})
+        notices = (*notices, Notice(Condition.STATES, False, _limit_text(settings, state, event)))
+        phase, make = _after_limit(settings)
+    if kind in (Kind.PROMOTED, Kind.RESUMED):
+        resumed = kind is Kind.RESUMED
+        learned = replace(learned, promoted_ns=event.at_ns, commits=0, resumed=resumed, flushed=False)
+    if make is Make.REREAD:
+        learned = replace(learned, coverage=replace(learned.coverage, suspicions=0, asked=True))
+    moved = replace(learned, phase=phase)
+    plan = _make(make, settings, state, moved, event)
+    if plan is not None:
+        moved = replace(moved, reading=ResyncKernel() in plan)
+    return Step(moved, plan, notices)
+
+
+def _after_limit(settings: Settings) -> tuple[Phase, Make]:
+    if settings.then is AfterLimit.OPEN:
+        return Phase.PREPARING, Make.OPEN
+    return Phase.HOLDING, Make.RETRY
+
+
+def _limit_text(settings: Settings, state: State, event: Event) -> str:
+    what = "opens without them" if settings.then is AfterLimit.OPEN else "stays closed"
+    if _limit_is_over(settings, state, event.at_ns):
+        return (
+            f"the states were not usable within {settings.limit_s:g} s; the gate {what}, as gate.then says"
+        )
+    reason = event.reason if isinstance(event, ActionFailed) else "no answer"
+    return f"the states cannot be had ({reason}); the gate {what}, as gate.then says"
+
+
+def _make(make: Make, settings: Settings, before: State, now: State, event: Event) -> Plan | None:
+    if make in _COMFORTS and (not now.whole or now.loaded is not rules_of(now.role)):
+        # what packets need was cut off, so it comes before what only a later failover needs
+        make = Make.OPEN if now.phase is Phase.SERVING else Make.FOLLOW
+    match make:
+        case Make.NOTHING:
+            return None
+        case Make.START:
+            # a gate that an earlier run left open is not touched before the role is known
+            return () if now.loaded is RuleSet.PRIMARY else plans.plan_start()
+        case Make.PROMOTE:
+            return _make_promote(settings, now, event.at_ns)
+        case Make.FOLLOW:
+            served = before.phase in (Phase.SERVING, Phase.PREPARING, Phase.HOLDING)
+            return plans.plan_follow(settings, now.role, whole=now.whole, served=served)
+        case Make.OPEN:
+            return plans.plan_open(settings, whole=now.whole)
+        case Make.HOLD:
+            return plans.plan_hold()
+        case Make.RETRY:
+            return plans.plan_retry(_retry_after_s(event))
+        case Make.ANNOUNCE:
+            return plans.plan_announce(settings, now.states, flushed=now.flushed)
+        case Make.REFRESH:
+            return plans.plan_refresh(settings, now.states)
+        case Make.REREAD:
+            return plans.plan_reread(settings, now.states)
+        case Make.CATCH_UP:
+            return plans.plan_catch_up()
+        case Make.NOT_READY:
+            return plans.plan_not_ready()
+        case Make.LIMIT:
+            raise AssertionError("the limit is decided before the plan is made")
+
+
+_COMFORTS = (Make.ANNOUNCE, Make.REFRESH, Make.REREAD, Make.CATCH_UP, Make.NOT_READY)
+
+
+def _make_promote(settings: Settings, now: State, at_ns: int) -> Plan:
+    if now.resumed:
+        return plans.plan_open(settings, whole=now.whole)
+    remaining_s = settings.limit_s - (at_ns - now.promoted_ns) / 1e9
+    if remaining_s <= 0:
+        # holding: the limit is over, every further try gets as long again
+        remaining_s = settings.limit_s
+    return plans.plan_promote(settings, now.loaded, whole=now.whole, remaining_s=remaining_s)
+
+
+def _retry_after_s(event: Event) -> float:
+    """A commit that conntrackd skipped ends soon; a rule set that nft refused does not mend itself."""
+    if isinstance(event, ActionDone):
+        return plans.SKIPPED_COMMIT_RETRY_S
+    return plans.RETRY_AFTER_S
+
+
+def _classify(settings: Settings, state: State, learned: State, event: Event) -> Kind | None:
+    match event:
+        case Started():
+            return Kind.STARTED
+        case RoleSeen():
+            return _classify_role(state, event.role)
+        case RulesChanged() | Reloaded():
+            return Kind.RULES_CHANGED
+        case ConntrackdWent():
+            return Kind.CONNTRACKD_WENT
+        case ConntrackdCame():
+            return Kind.CONNTRACKD_CAME
+        case StatesCounted():
+            return Kind.STATES_LOST if wants_reread(learned.coverage, event.at_ns) else None
+        case TimerFired(timer=Timer.SETTLE) if state.role not in (Role.PRIMARY, Role.BACKUP):
+            return None
+        case TimerFired(timer=Timer.REFRESH) if state.reading:
+            return None
+        case TimerFired():
+            return _OF_TIMER[event.timer]
+        case ActionDone(action=SwitchRules() | LoadRules() as action) if action.rules is RuleSet.PRIMARY:
+            return Kind.OPENED
+        case ActionDone(action=CommitStates(), outcome=Committed() as outcome):
+            return None if outcome.complete else _classify_short(settings, state, event.at_ns, outcome)
+        case ActionFailed(action=SwitchRules() | LoadRules() | VerifyRules()):
+            return Kind.RULES_FAILED
+        case ActionFailed(action=CommitStates()):
+            over = _limit_is_over(settings, state, event.at_ns)
+            return Kind.COMMIT_SHORT if event.retryable and not over else Kind.LIMIT_OVER
+        case ActionFailed(action=RequestResync() | AwaitStates()):
+            return Kind.CATCH_UP_FAILED
+        case _:
+            return None
+
+
+_OF_TIMER = {Timer.SETTLE: Kind.SETTLED, Timer.REFRESH: Kind.REFRESH_DUE, Timer.RETRY: Kind.RETRY_DUE}
+
+
+def _classify_role(state: State, role: Role) -> Kind | None:
+    if role is Role.PRIMARY:
+        if state.role is Role.PRIMARY:
+            return None
+        resumed = state.phase is Phase.START and state.loaded is RuleSet.PRIMARY
+        return Kind.RESUMED if resumed else Kind.PROMOTED
+    return None if role is state.role or role is Role.UNKNOWN else Kind.DEMOTED
+
+
+def _classify_short(settings: Settings, state: State, at_ns: int, outcome: Committed) -> Kind:
+    if _limit_is_over(settings, state, at_ns):
+        return Kind.LIMIT_OVER
+    if outcome.skipped or state.commits + 1 < MOST_COMMITS:
+        return Kind.COMMIT_SHORT
+    return Kind.COMMIT_POOR
+
+
+def _limit_is_over(settings: Settings, state: State, at_ns: int) -> bool:
+    return (at_ns - state.promoted_ns) / 1e9 >= settings.limit_s

@@ -1,0 +1,159 @@
+"""Plans: what to do for a role, as actions in an order that is safe to cut after any of them.
+
+The gate decides what a packet meets, so rules come first when a role is lost and states come first when it
+is won. What peers or later failovers need, but no packet waits for, comes after the timer SETTLE: a link
+that flaps ten times a second must not make conntrackd read or send its whole table ten times a second.
+"""
+
+from dataclasses import dataclass
+
+from agent.core.actions import (
+    Action,
+    AwaitStates,
+    CommitStates,
+    FlushCaches,
+    LoadRules,
+    Plan,
+    RequestResync,
+    ResyncKernel,
+    SendBulk,
+    SetReadiness,
+    SetTimer,
+    ShortenTimers,
+    SwitchRules,
+    Timer,
+    VerifyRules,
+)
+from agent.core.roles import Role, RuleSet
+from agent.pair import AfterLimit, Drift, Pair, SyncMode
+
+SETTLE_AFTER_S = 1.0
+RETRY_AFTER_S = 1.0
+SKIPPED_COMMIT_RETRY_S = 0.05
+AWAIT_STATES_S = 30.0
+CATCH_UP_AGAIN_S = 30.0
+
+BULK_COST_S = 30e-6
+"""What one re-sent state costs the backup's processor: its conntrackd deletes the entry and makes it
+anew."""
+BULK_SHARE = 0.10
+"""How much of one processor re-sending may take on the backup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the core needs of the pair file and of the kernel. `shortest_timeout_s`: of the replicated
+    entries."""
+
+    mode: SyncMode = SyncMode.DIRECT
+    limit_s: float = 10.0
+    then: AfterLimit = AfterLimit.OPEN
+    refresh_s: float | None = None
+    shortest_timeout_s: float = 30.0
+    mend: bool = True
+    """Whether rules that another hand has changed are put right at once, or only told of."""
+
+    @classmethod
+    def of(cls, pair: Pair, shortest_timeout_s: float) -> "Settings":
+        return cls(
+            pair.sync.mode,
+            pair.gate.limit_s,
+            pair.gate.then,
+            pair.sync.refresh_s,
+            shortest_timeout_s,
+            mend=pair.drift is not Drift.REPORT,
+        )
+
+
+def refresh_after_s(settings: Settings, states: int) -> float:
+    """How long the primary waits between two bulk re-sends of `states` states.
+
+    A replicated entry counts down on the backup although its flow is alive, because refreshes are not
+    events; so a third of the shortest timeout, unless that would eat the backup's processor. A table so
+    large that its re-send takes its share for longer keeps flows with the longer timeouts only.
+    """
+    if settings.refresh_s is not None:
+        return settings.refresh_s
+    return max(settings.shortest_timeout_s / 3, states * BULK_COST_S / BULK_SHARE)
+
+
+def plan_rules(rules: RuleSet, *, whole: bool) -> Plan:
+    """`whole`: our table is known to be in the kernel as we made it, so switching is enough."""
+    switch: Action = SwitchRules(rules) if whole else LoadRules(rules)
+    return (switch, VerifyRules(rules))
+
+
+def plan_start() -> Plan:
+    """Before anything is known: closed, and not ready to be a primary in the place of one that is."""
+    return (LoadRules(RuleSet.BACKUP), SetReadiness(ready=False))
+
+
+def plan_promote(settings: Settings, loaded: RuleSet | None, *, whole: bool, remaining_s: float) -> Plan:
+    """In cache mode a gate that is still open, because its closing was cut off, is closed before the
+    commit."""
+    if settings.mode is SyncMode.DIRECT:
+        return plan_open(settings, whole=whole)
+    closed = whole and loaded is RuleSet.BACKUP
+    close: Plan = () if closed else plan_rules(RuleSet.BACKUP, whole=whole)[:1]
+    return (*close, CommitStates(remaining_s), *plan_open(settings, whole=True))
+
+
+def plan_open(settings: Settings, *, whole: bool) -> Plan:
+    """Open the gate now.
+
+    In cache mode the external cache is emptied at once: a second commit of the same states would put old
+    ones over live ones. The plan serves as well for a primary whose rules must be made anew.
+    """
+    switch, verify = plan_rules(RuleSet.PRIMARY, whole=whole)
+    flush: Plan = (FlushCaches(),) if settings.mode is SyncMode.CACHE else ()
+    return (switch, SetTimer(Timer.SETTLE, SETTLE_AFTER_S), *flush, verify)
+
+
+def plan_announce(settings: Settings, states: int, *, flushed: bool) -> Plan:
+    """A settled primary: conntrackd knows all states and so does the peer."""
+    direct = settings.mode is SyncMode.DIRECT
+    flush: Plan = () if direct or flushed else (FlushCaches(),)
+    return (SetReadiness(ready=True), *flush, *plan_reread(settings, states))
+
+
+def plan_refresh(settings: Settings, states: int) -> Plan:
+    return (SetTimer(Timer.REFRESH, refresh_after_s(settings, states)), SendBulk(routine=True))
+
+
+def plan_reread(settings: Settings, states: int) -> Plan:
+    """A primary whose conntrackd does not know all of the kernel's states.
+
+    The timer comes last: a refresh that falls due while conntrackd reads is left out, since all is sent just
+    after.
+    """
+    direct = settings.mode is SyncMode.DIRECT
+    refresh: Plan = (SetTimer(Timer.REFRESH, refresh_after_s(settings, states)),) if direct else ()
+    return (ResyncKernel(), SendBulk(), *refresh)
+
+
+def plan_follow(settings: Settings, role: Role, *, whole: bool, served: bool) -> Plan:
+    """`served`: this node was primary until now, so its kernel has states that only the past role needed."""
+    shorten: Plan = (ShortenTimers(),) if served and settings.mode is SyncMode.CACHE else ()
+    settle: Plan = (SetTimer(Timer.SETTLE, SETTLE_AFTER_S),) if role is Role.BACKUP else ()
+    switch, verify = plan_rules(RuleSet.BACKUP, whole=whole)
+    return (switch, *settle, verify, *shorten)
+
+
+def plan_hold() -> Plan:
+    """The closed gate anew, and another try for the states."""
+    return (LoadRules(RuleSet.BACKUP), SetTimer(Timer.RETRY, RETRY_AFTER_S))
+
+
+def plan_catch_up() -> Plan:
+    """A settled backup: get the peer's states, and say when they are in."""
+    return (RequestResync(), AwaitStates(AWAIT_STATES_S), SetReadiness(ready=True))
+
+
+def plan_not_ready() -> Plan:
+    """A backup that does not get the peer's states should not be preferred as primary; it asks again
+    later."""
+    return (SetReadiness(ready=False), SetTimer(Timer.RETRY, CATCH_UP_AGAIN_S))
+
+
+def plan_retry(after_s: float = RETRY_AFTER_S) -> Plan:
+    return (SetTimer(Timer.RETRY, after_s),)

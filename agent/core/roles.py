@@ -1,0 +1,27 @@
+"""Who we are on the pair, in our words. keepalived's words (MASTER, BACKUP, FAULT) stay in its adapter."""
+
+from enum import Enum
+
+
+class Role(Enum):
+    UNKNOWN = "unknown"
+    """Nothing has been read yet."""
+    BACKUP = "backup"
+    PRIMARY = "primary"
+    FAULT = "fault"
+    """keepalived is there and cannot take part (an interface is down, a check failed)."""
+    STOPPED = "stopped"
+    """keepalived is not there."""
+
+
+class RuleSet(Enum):
+    """Which of the two rule sets is in force. They differ in the gate and in the way into the policy
+    only."""
+
+    PRIMARY = "primary"
+    BACKUP = "backup"
+
+
+def rules_of(role: Role) -> RuleSet:
+    """Every role but primary keeps the gate closed."""
+    return RuleSet.PRIMARY if role is Role.PRIMARY else RuleSet.BACKUP

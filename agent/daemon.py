@@ -1,0 +1,247 @@
+"""The agent at work: resident (`hafw agent`), or once for a hook that found no agent (`hafw settle`).
+
+This is the one place that wires adapters, core and loop together.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from agent import bugs, config, heartbeat, rules_in_force, rules_life, status
+from agent.adapters import control, process, scheduling
+from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
+from agent.adapters.expectations import complete_expectations
+from agent.adapters.journal import open_sink
+from agent.adapters.service import ServiceManager, find_notice_socket
+from agent.core.events import Condition, ConditionSeen, Reloaded, Started
+from agent.core.plan import Settings
+from agent.core.state import State
+from agent.errors import HafwError
+from agent.generations import Files
+from agent.hands import Hands
+from agent.lock import BusyError, hold_lock, make_run_dir
+from agent.loop import Loop
+from agent.observer import Observer
+from agent.pair import Pair
+from agent.paths import Paths
+from agent.records import Kind, Record
+from agent.render.keepalived import not_ready
+from agent.status_line import status_line
+
+LOCK_WAIT_S = 15.0
+SETTLE_LIMIT_S = 60.0
+RELOAD_LIMIT_S = 20.0
+"""How long an asked-for reload may take: a commit that runs is let finish first."""
+
+Found = TypeVar("Found")
+
+
+class Agent:
+    """Everything for one node, wired. Raises HafwError if something that it cannot do without is missing."""
+
+    def __init__(self, pair: Pair, node: str, paths: Paths) -> None:
+        self.pair = pair
+        self.node = node
+        self.paths = paths
+        self.rules = rules_in_force.adapter_of(paths, pair)
+        self.conntrackd = Conntrackd(paths, pair.sync.mode, process.run, expectations=uses_helpers(pair))
+        self.hands = Hands(
+            self.rules, self.conntrackd, paths.readiness, not_ready(pair), complete_expectations
+        )
+        self.sink = open_sink(paths)
+        self.loop = Loop(Settings.of(pair, shortest_timeout_s()), self.hands, self.sink)
+        self.manager = ServiceManager()
+        self.observer = Observer(pair, paths, self.conntrackd, self.loop)
+        # one thread, so that what was begun first is done first; as urgent as the loop, which waits while
+        # the thread has the interpreter
+        self._aside = ThreadPoolExecutor(1, "aside", scheduling.take_precedence)
+
+    def begin(self) -> None:
+        """The first things: which rules an earlier run left, and who we are."""
+        self.loop.post(Started(time.monotonic_ns(), self.rules.read().rules))
+        self.observer.hint("start")
+
+    async def run(self) -> None:
+        """Resident: until cancelled."""
+        self._listen_for_notices()
+        async with asyncio.TaskGroup() as group:
+            told = asyncio.Event()
+            # before anybody can see that the agent runs: until then the signal would end it
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
+            server = await control.serve(self.paths.control_socket, self._status, self._answer_reload)
+            self.observer.start(group)
+            self.loop.on_change = self._say_status
+            self.begin()
+            working = group.create_task(self.loop.run())
+            group.create_task(self._reload_when(told))
+            how = (
+                ""
+                if scheduling.take_precedence()
+                else " (without real-time priority, which is not allowed here)"
+            )
+            self._record(
+                Kind.STARTED, f"hafw agent for {self.node} of pair {self.pair.name} has started{how}"
+            )
+            group.create_task(self._note("started"))
+            await heartbeat.through(self.loop)
+            self.manager.say_ready()
+            group.create_task(heartbeat.feed(self.loop, self.manager, self._flush))
+            try:
+                await working
+            finally:
+                self.manager.say_stopping()
+                self._flush()
+                server.close()
+                self.observer.close()
+                self._record(Kind.STOPPED, "hafw agent has stopped; rules and states stay as they are")
+                self.manager.close()
+                self.sink.close()
+
+    async def _beside(self, job: Callable[[], Found]) -> Found:
+        """What takes its time, or waits for the disk, holds up nothing here."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, job)
+
+    async def _note(self, why: str, files: Files | None = None) -> None:
+        pair = self.pair
+        text = await self._beside(lambda: rules_in_force.note_in_force(self.paths, pair, why, files))
+        self._record(Kind.RULES, text)
+
+    def _flush(self) -> None:
+        self.sink.flush()
+        rules_in_force.remember(self.paths, self.rules)
+
+    def _say_status(self, state: State) -> None:
+        self.manager.say_status(status_line(state))
+
+    async def settle(self) -> None:
+        """Once: look, do what the role needs, and end when it is done."""
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(self.loop.run())
+            self.begin()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_LIMIT_S):
+                    while not self.loop.is_idle:
+                        await asyncio.sleep(0.02)
+            working.cancel()
+        rules_in_force.remember(self.paths, self.rules)
+
+    def _listen_for_notices(self) -> None:
+        given = find_notice_socket()
+        if given is not None:
+            self.observer.notices.adopt(given)
+        else:
+            self.observer.notices.listen(self.paths.notify_socket)
+
+    async def _status(self) -> status.Values:
+        values = await status.describe(
+            self.pair, self.node, self.loop, self.observer, self.rules, self.conntrackd
+        )
+        return {**values, "records_lost": self.sink.lost}
+
+    async def _reload_when(self, told: asyncio.Event) -> None:
+        while True:
+            await told.wait()
+            told.clear()
+            await self._reload()
+
+    async def _reload(self) -> str | None:
+        """Returns what is wrong. In force, or on the way to it, when this returns; kept as a generation."""
+        self.manager.say_reloading()
+        try:
+            pair, files = await self._beside(self._read_pair_file)
+        except HafwError as error:
+            refused = f"{error}; keeping the pair file from before"
+            self._say_configuration(False, refused)
+            return refused
+        finally:
+            self.manager.say_ready()
+        self._use(pair)
+        await self._note("reloaded", files)
+        return None
+
+    async def _answer_reload(self) -> status.Values:
+        """For `hafw rules`: answered when the new rules are in force, or cannot be."""
+        refused = await self._reload()
+        if refused is None:
+            # until the loop has met the reload, what it says of the rules is about the old ones
+            await heartbeat.through(self.loop)
+            refused = await self._wait_loaded()
+        found = {"schema": status.SCHEMA, "rules": rules_in_force.rules_of(self.pair)}
+        return found if refused is None else {**found, "error": refused}
+
+    async def _wait_loaded(self) -> str | None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELOAD_LIMIT_S):
+                while not self.loop.state.whole:
+                    await asyncio.sleep(0.02)
+                return None
+        return "the agent could not load the rules; `hafw history` has the reason"
+
+    def _read_pair_file(self) -> tuple[Pair, Files]:
+        """Raises HafwError; also when it would change what other daemons were rendered from."""
+        fresh = config.load(self.paths.pair_file)
+        files = config.read_files(self.paths.pair_file)
+        rules_life.require_same_wires(self.pair, fresh, self.paths)
+        rules_in_force.rules_of(fresh)  # compiled here, and not by the loop
+        return fresh, files
+
+    def _use(self, pair: Pair) -> None:
+        self.rules = self.hands.rules = self.rules.succeed(pair)
+        self.pair = pair
+        self.loop.settings = Settings.of(pair, shortest_timeout_s())
+        self._say_configuration(True, "the pair file is good again")
+        self.loop.post(Reloaded(time.monotonic_ns()))
+
+    def _say_configuration(self, well: bool, text: str) -> None:
+        self.loop.post(ConditionSeen(time.monotonic_ns(), Condition.CONFIGURATION, well, text))
+
+    def _record(self, kind: Kind, message: str) -> None:
+        self.loop.record(Record(kind, message, time.monotonic_ns()))
+
+
+def uses_helpers(pair: Pair) -> bool:
+    """Whether connections announce further ones, so that expectations are replicated."""
+    return bool(pair.helpers)
+
+
+def run_resident(pair: Pair, node: str, paths: Paths) -> None:
+    """`hafw agent`: until SIGTERM or SIGINT."""
+    faulthandler.enable()
+    make_run_dir(paths)
+    process.use_pidfd_children()
+    with hold_lock(paths.lock, LOCK_WAIT_S):
+        asyncio.run(_until_told(Agent(pair, node, paths)))
+
+
+async def _until_told(agent: Agent) -> None:
+    working = asyncio.current_task()
+    assert working is not None
+    running = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(number, working.cancel)
+    with bugs.ending(working), contextlib.suppress(asyncio.CancelledError):
+        await agent.run()
+
+
+def run_settle(pair: Pair, node: str, paths: Paths) -> None:
+    """`hafw settle`: what a hook starts that found no agent. Ten at once are one: the others leave a
+    mark."""
+    make_run_dir(paths)
+    process.use_pidfd_children()
+    mark = paths.run_dir / "settle-again"
+    try:
+        mark.touch()
+    except OSError as error:
+        raise HafwError(f"cannot make {mark}: {error.strerror}", "run as root") from error
+    while mark.exists():
+        try:
+            with hold_lock(paths.lock, 0.0):
+                mark.unlink(missing_ok=True)
+                asyncio.run(Agent(pair, node, paths).settle())
+        except BusyError:
+            return  # whoever is at work finds the mark when it is done

@@ -1,0 +1,62 @@
+"""The error tree: every failure that a person can meet is one of these, raised once, at the call that
+failed."""
+
+from dataclasses import dataclass
+
+
+class HafwError(Exception):
+    """What failed, on what; `hint` says what to do about it."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a pair file. `path` is the place, as in `interfaces.eth0.vrid`."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigError(HafwError):
+    """A pair file that cannot be used, with every problem in it, in the order of the file."""
+
+    def __init__(self, problems: tuple[Problem, ...], source: str = "pair file") -> None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{source}: {count}: " + "; ".join(str(problem) for problem in problems))
+        self.problems = problems
+        self.source = source
+
+
+class ToolError(HafwError):
+    """A tool of another project failed. `retryable` says whether the same call may succeed a moment
+    later."""
+
+    def __init__(
+        self,
+        argv: tuple[str, ...],
+        message: str,
+        *,
+        exit_status: int | None = None,
+        stderr: str = "",
+        retryable: bool = False,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint)
+        self.argv = argv
+        self.exit_status = exit_status
+        self.stderr = stderr
+        self.retryable = retryable
+
+
+class UnavailableError(HafwError):
+    """Something that should be there is not (a daemon, a socket, a bus); it may come back by itself."""

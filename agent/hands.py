@@ -1,0 +1,116 @@
+"""Carries out actions: each by the one adapter that knows how. Decides nothing."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from agent.core.actions import (
+    AwaitStates,
+    CommitStates,
+    FlushCaches,
+    LoadRules,
+    Outcome,
+    RequestResync,
+    ResyncKernel,
+    SendBulk,
+    SetReadiness,
+    ShortenTimers,
+    SwitchRules,
+    VerifyRules,
+)
+from agent.core.roles import RuleSet
+from agent.errors import HafwError, ToolError
+
+AtOnce = LoadRules | SwitchRules | VerifyRules | SetReadiness
+"""Done within the call: microseconds to milliseconds."""
+
+Asked = CommitStates | FlushCaches | ResyncKernel | SendBulk | RequestResync | AwaitStates | ShortenTimers
+"""Asked of conntrackd, which takes its time."""
+
+
+class Verified(Protocol):
+    @property
+    def drift(self) -> str | None: ...
+
+
+class RulesAdapter(Protocol):
+    def load(self, rules: RuleSet) -> object: ...
+    def flip(self, rules: RuleSet) -> None: ...
+    def verify(self, rules: RuleSet) -> Verified: ...
+
+
+class StatesAdapter(Protocol):
+    async def commit(self, timeout_s: float) -> Outcome: ...
+    async def flush_caches(self) -> None: ...
+    async def resync_kernel(self) -> Outcome: ...
+    async def send_bulk(self) -> Outcome: ...
+    async def request_resync(self) -> None: ...
+    async def shorten_timers(self) -> None: ...
+    async def await_states(self, timeout_s: float) -> Outcome: ...
+
+
+class Hands:
+    def __init__(
+        self,
+        rules: RulesAdapter,
+        states: StatesAdapter,
+        readiness: Path,
+        not_ready: int,
+        complete_expectations: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`not_ready`: what keepalived adds to the priority while the states are not in (its track_file).
+        `complete_expectations` is called just before a primary's rules come into force."""
+        self.rules = rules
+        self._states = states
+        self._readiness = readiness
+        self._not_ready = not_ready
+        self._complete_expectations = complete_expectations
+
+    def do(self, action: AtOnce) -> None:
+        """Raises HafwError; what was in force stays in force then."""
+        if isinstance(action, LoadRules | SwitchRules) and action.rules is RuleSet.PRIMARY:
+            self._complete_expectations()
+        match action:
+            case LoadRules():
+                self.rules.load(action.rules)
+            case SwitchRules():
+                self.rules.flip(action.rules)
+            case VerifyRules():
+                self._verify(action.rules)
+            case SetReadiness():
+                write_readiness(self._readiness, 0 if action.ready else self._not_ready)
+
+    async def ask(self, action: Asked) -> Outcome | None:
+        """Raises HafwError."""
+        match action:
+            case CommitStates():
+                return await self._states.commit(action.timeout_s)
+            case SendBulk():
+                return await self._states.send_bulk()
+            case AwaitStates():
+                return await self._states.await_states(action.timeout_s)
+            case ResyncKernel():
+                return await self._states.resync_kernel()
+            case FlushCaches():
+                await self._states.flush_caches()
+            case RequestResync():
+                await self._states.request_resync()
+            case ShortenTimers():
+                await self._states.shorten_timers()
+        return None
+
+    def _verify(self, rules: RuleSet) -> None:
+        drift = self.rules.verify(rules).drift
+        if drift is not None:
+            raise ToolError(("nft",), drift, retryable=True)
+
+
+def write_readiness(path: Path, number: int) -> None:
+    """By rename, which keepalived sees: it would take an empty file, half written, for "ready"."""
+    fresh = path.with_suffix(".new")
+    try:
+        fresh.write_text(f"{number}\n", encoding="ascii")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise HafwError(f"cannot tell keepalived of readiness in {path}: {error.strerror}") from error

@@ -1,0 +1,294 @@
+"""Every source of hints, and the look at what is true that each of them causes. Law 1 lives here.
+
+hook datagram   D-Bus signal   netlink   death of keepalived's process   slow poll
+      \\_____________\\____________|______________/______________________/
+                              look(): addresses, process, bus -> assess() -> RoleSeen
+"""
+
+import asyncio
+import random
+import re
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from agent.adapters.conntrackd import Conntrackd, Statistics, kernel_states
+from agent.adapters.ctnetlink import Announced, Conntrack
+from agent.adapters.expectations import announce_again
+from agent.adapters.keepalived import KeepalivedBus, Watch
+from agent.adapters.netlink import Addresses
+from agent.adapters.notices import Notice, NoticeSocket
+from agent.adapters.rules_watch import RulesWatch
+from agent.adapters.vrrp_process import VrrpProcess
+from agent.core.assess import Facts, VrrpState, assess, contradictions
+from agent.core.events import (
+    Condition,
+    ConditionSeen,
+    ConntrackdCame,
+    ConntrackdWent,
+    RoleSeen,
+    StatesCounted,
+)
+from agent.core.roles import Role
+from agent.errors import HafwError, UnavailableError
+from agent.loop import Loop
+from agent.pair import Pair
+from agent.paths import Paths
+from agent.records import Kind, Record
+
+POLL_S = 5.0
+RULES_DEBOUNCE_S = 0.02
+BUS_AFTER_S = 0.1
+"""After a hint all states on the bus are asked for: members of a sync group that the group has already taken
+along send no signal."""
+REFUSED_AGAIN_S = 10.0
+TELL_AGAIN_S = 0.002
+"""An expectation is announced just before the packet that announced it is rewritten; then it has been."""
+UNANSWERED_S = 0.2
+"""An announced connection that has not come by then may take long, so that a failover can come between."""
+MOST_UNANSWERED = 100
+"""More at a time are not told again: a flood of requests must not keep us from our work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The newest look, for `hafw status`."""
+
+    facts: Facts
+    role: Role
+
+
+class Observer:
+    def __init__(self, pair: Pair, paths: Paths, conntrackd: Conntrackd, loop: Loop) -> None:
+        """Raises UnavailableError if the kernel gives no netlink sockets."""
+        self._paths = paths
+        self._loop = loop
+        self._conntrackd = conntrackd
+        self.addresses = Addresses(pair.vips())
+        self.process = VrrpProcess(paths.vrrp_pid)
+        self.bus = KeepalivedBus(paths.system_bus, pair, Watch(self.hint, self.refuse, self._bus_changed))
+        self.notices = NoticeSocket(self._noticed, self.refuse)
+        self._rules = RulesWatch()
+        self._expectations = Conntrack(expectations=True)
+        self._unanswered = 0
+        self._closed = False
+        self._watched: int | None = None
+        self._orphaned: frozenset[str] = frozenset()
+        self._word: tuple[int, VrrpState] | None = None
+        self._suspects: Counter[Condition] = Counter()
+        self._conntrackd_seen: tuple[int, int] | None = None
+        self._trouble: tuple[int, int, int] | None = None
+        self._rules_timer: asyncio.TimerHandle | None = None
+        self._bus_timer: asyncio.TimerHandle | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._refused: dict[str, tuple[float, int]] = {}
+        self.seen: Seen | None = None
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Listen to everything; the first look is the caller's."""
+        running = asyncio.get_running_loop()
+        running.add_reader(self.addresses.fileno(), self._addresses_changed)
+        running.add_reader(self.notices.fileno(), self.notices.receive)
+        running.add_reader(self._rules.fileno(), self._rules_changed)
+        running.add_reader(self._expectations.fileno(), self._expected)
+        self._group = group
+        # the plans that begin now speak to this one; another one has heard nothing of them
+        self._conntrackd_seen = self._conntrackd.socket_identity()
+        group.create_task(self.bus.run())
+        group.create_task(self._poll())
+
+    def close(self) -> None:
+        self._closed = True
+        running = asyncio.get_running_loop()
+        for source in (self.addresses, self.notices, self._rules, self._expectations):
+            running.remove_reader(source.fileno())
+            source.close()
+        for timer in (self._rules_timer, self._bus_timer):
+            if timer is not None:
+                timer.cancel()
+        self._watch_process(None)
+        self.process.close()
+
+    def hint(self, trigger: str, noticed_ns: int | None = None) -> None:
+        """Something may have changed: look, and tell the loop if the role did. Nothing once closed: the bus
+        may tell of its end later than ours."""
+        if self._closed:
+            return
+        self._ask_bus_soon()
+        self._look_and_tell(trigger, noticed_ns)
+
+    def _look_and_tell(self, trigger: str, noticed_ns: int | None = None) -> None:
+        now = time.monotonic_ns()
+        facts = self.look()
+        role = assess(facts)
+        before = self.seen.role if self.seen else None
+        self.seen = Seen(facts, role)
+        if role is not before:
+            self._loop.post(RoleSeen(now, role, trigger, min(noticed_ns or now, now)))
+
+    def look(self) -> Facts:
+        """What is true now, from the kernel; the bus's last word only tells backup from fault."""
+        held = self.addresses.held()
+        alive = self.process.is_alive()
+        self._watch_process(self.process.fileno())
+        self._orphaned = (self._orphaned & held) if alive else held
+        word = self._word[1] if self._word else None
+        return Facts(alive, held, self._orphaned, self.bus.states(), word)
+
+    def refuse(self, reason: str) -> None:
+        """Bad input from outside: said at once, then at most every REFUSED_AGAIN_S with the number of times.
+        Who sends it chooses the numbers in the reason, so they make no new one."""
+        now = time.monotonic()
+        kind = re.sub(r"\d+", "#", reason)
+        last, count = self._refused.get(kind, (-REFUSED_AGAIN_S, 0))
+        if now - last < REFUSED_AGAIN_S:
+            self._refused[kind] = (last, count + 1)
+            return
+        if len(self._refused) > MOST_REASONS:
+            self._refused.clear()
+        self._refused[kind] = (now, 0)
+        more = f" ({count} more since the last time)" if count else ""
+        self._loop.record(Record(Kind.REFUSED, f"refused {reason}{more}", time.monotonic_ns()))
+
+    def _addresses_changed(self) -> None:
+        noticed = time.monotonic_ns()
+        self.addresses.drain()
+        self.hint("netlink", noticed)
+
+    def _expected(self) -> None:
+        """What the peer gets to know of a helper's work only if it is told again. TCP: how far the rest of a
+        connection is moved by a packet that was rewritten. UDP: what the first packet has announced."""
+        later = asyncio.get_running_loop().call_later
+        for one in self._expectations.announced():
+            if one.protocol == socket.IPPROTO_TCP:
+                later(TELL_AGAIN_S, self._tell_again, one)
+            elif self._unanswered < MOST_UNANSWERED:
+                self._unanswered += 1
+                later(UNANSWERED_S, self._announce_again, one)
+
+    def _tell_again(self, one: Announced) -> None:
+        if not self._closed:
+            self._expectations.tell_again(one.family, one.master)
+
+    def _announce_again(self, one: Announced) -> None:
+        self._unanswered -= 1
+        if not self._closed:
+            announce_again(one.family, one.expected)
+
+    def _ask_bus_soon(self) -> None:
+        if self._bus_timer is None and self._group is not None and self.bus.owned:
+            self._bus_timer = asyncio.get_running_loop().call_later(BUS_AFTER_S, self._ask_bus)
+
+    def _ask_bus(self) -> None:
+        self._bus_timer = None
+        if self._group is not None:
+            self._group.create_task(self.bus.refresh())
+
+    def _noticed(self, notice: Notice) -> None:
+        if self._word is None or notice.sent_ns > self._word[0]:
+            self._word = (notice.sent_ns, notice.state)
+        self.hint(f"notify {notice.kind} {notice.name} {notice.state.name}", notice.sent_ns)
+
+    def _process_died(self) -> None:
+        noticed = time.monotonic_ns()
+        self._watch_process(None)
+        self.hint("death of keepalived's VRRP process", noticed)
+
+    def _watch_process(self, descriptor: int | None) -> None:
+        if descriptor == self._watched:
+            return
+        running = asyncio.get_running_loop()
+        if self._watched is not None:
+            running.remove_reader(self._watched)
+        if descriptor is not None:
+            running.add_reader(descriptor, self._process_died)
+        self._watched = descriptor
+
+    def _bus_changed(self) -> None:
+        self.hint("system bus")
+
+    def _rules_changed(self) -> None:
+        self._rules.drain()
+        if self._rules_timer is None:
+            running = asyncio.get_running_loop()
+            self._rules_timer = running.call_later(RULES_DEBOUNCE_S, self._check_rules)
+
+    def _check_rules(self) -> None:
+        self._rules_timer = None
+        self._loop.check_rules()
+
+    async def _poll(self) -> None:
+        """What all other sources missed. Jittered, so that the two nodes do not breathe together."""
+        while True:
+            await asyncio.sleep(POLL_S * random.uniform(0.9, 1.1))
+            await self.bus.refresh()
+            self._look_and_tell("poll")
+            self._look_for_contradictions()
+            await self._check_conntrackd()
+
+    def _look_for_contradictions(self) -> None:
+        """Only what two polls in a row have seen counts: in a transition the sources differ for a moment."""
+        if self.seen is None:
+            return
+        bus_well = self.bus.owned or not self.seen.facts.alive
+        text = "keepalived is on the system bus" if bus_well else _bus_text(self.bus.connected)
+        for condition, well, words in (*contradictions(self.seen.facts), (Condition.BUS, bus_well, text)):
+            self._suspects[condition] = 0 if well else self._suspects[condition] + 1
+            if well or self._suspects[condition] >= 2:
+                self._loop.post(ConditionSeen(time.monotonic_ns(), condition, well, words))
+
+    async def _check_conntrackd(self) -> None:
+        counted = _count_kernel()
+        try:
+            statistics = await self._conntrackd.statistics()
+        except HafwError:
+            self._conntrackd_seen = None
+            self._loop.post(ConntrackdWent(time.monotonic_ns()))
+            return
+        identity = self._conntrackd.socket_identity()
+        if identity != self._conntrackd_seen and identity is not None:
+            first = self._conntrackd_seen is None and Condition.CONNTRACKD not in self._loop.state.unwell
+            self._conntrackd_seen = identity
+            self._trouble = None
+            if not first:
+                self._loop.post(ConntrackdCame(time.monotonic_ns()))
+        self._check_replication(statistics)
+        if counted is not None:
+            self._loop.post(StatesCounted(*counted, statistics.internal))
+
+    def _check_replication(self, statistics: Statistics) -> None:
+        """conntrackd only counts what it could not do; a count that has grown since the last poll is an
+        alarm."""
+        trouble = (statistics.inject_failed, statistics.lost_messages, statistics.malformed_messages)
+        before, self._trouble = self._trouble or trouble, trouble
+        failed, lost, malformed = (now - then for now, then in zip(trouble, before, strict=True))
+        well = max(failed, lost, malformed) <= 0
+        text = "replication goes on without losses"
+        if not well:
+            text = (
+                f"since the last look {failed} states of the peer did not go into the kernel "
+                f"(is nf_conntrack_max twice their number?), {lost} messages were lost, "
+                f"{malformed} were malformed"
+            )
+        self._loop.post(ConditionSeen(time.monotonic_ns(), Condition.REPLICATION, well, text))
+
+
+MOST_REASONS = 100
+
+
+def _count_kernel() -> tuple[int, int] | None:
+    """The moment, and how many states the kernel has; None while it tracks none."""
+    try:
+        return time.monotonic_ns(), kernel_states()
+    except UnavailableError:
+        return None
+
+
+def _bus_text(connected: bool) -> str:
+    if connected:
+        return (
+            "keepalived is not heard on the system bus; hook and addresses are followed, "
+            "only its restart mends this"
+        )
+    return "the system bus is not there; hook and addresses are followed"

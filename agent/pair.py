@@ -1,0 +1,346 @@
+"""The pair: what both firewalls are, as frozen typed values.
+
+`config.parse()` makes a `Pair` from the pair file and refuses whatever does not make sense; nothing behind
+it checks again. Addresses are `ipaddress` objects, choices are enums, times carry their unit in the name.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+IPAddress = IPv4Address | IPv6Address
+IPInterface = IPv4Interface | IPv6Interface
+IPNetwork = IPv4Network | IPv6Network
+
+SYNC_ZONE = "sync"
+SELF_ZONE = "self"
+"""The firewalls themselves, as the end of a rule."""
+
+
+class SyncMode(Enum):
+    """Where conntrackd keeps the peer's states: in this kernel (DisableExternalCache), or in its external
+    cache."""
+
+    DIRECT = "direct"
+    CACHE = "cache"
+
+
+class AfterLimit(Enum):
+    """What the gate does when its time limit is over and the states are still not usable."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Drift(Enum):
+    """What is done about rules of ours that another hand has changed. Either way it is recorded."""
+
+    MEND = "mend"
+    """Put right at once."""
+    REPORT = "report"
+    """Left as they are until the next change of role or reload."""
+
+
+class Protocol(Enum):
+    TCP = "tcp"
+    UDP = "udp"
+    SCTP = "sctp"
+    ICMP = "icmp"
+    """Echo, of ICMP and ICMPv6 alike; errors come in as related."""
+    ICMPV4 = "icmpv4"
+    """The ICMP types in `numbers`."""
+    ICMPV6 = "icmpv6"
+    NUMBER = "protocol"
+    """The IP protocols in `numbers`, whole."""
+    ANY = "any"
+
+
+class Action(Enum):
+    ACCEPT = "accept"
+    REJECT = "reject"
+    """Answered: TCP by a reset, the rest by an ICMP error."""
+    DROP = "drop"
+
+
+class Side(Enum):
+    """Whether those in a zone are told that something is not allowed, or left waiting."""
+
+    INSIDE = "inside"
+    OUTSIDE = "outside"
+
+
+class Translation(Enum):
+    """What the source of a connection becomes."""
+
+    VIP = "vip"
+    """The virtual address of the interface it leaves by."""
+    ADDRESS = "address"
+    PREFIX = "prefix"
+    KEEP = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What may be reached: `ports` is empty for protocols without ports; `helper` is the kernel's name
+    ("ftp"); `numbers` are ICMP types or IP protocols."""
+
+    name: str
+    protocol: Protocol
+    ports: tuple[PortRange, ...] = ()
+    helper: str | None = None
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions that it can be asked for over."""
+        return {Protocol.ICMPV4: (4,), Protocol.ICMPV6: (6,)}.get(self.protocol, (4, 6))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One interface, alike on both nodes. `addresses` has the node's own ones; `vips` float between the
+    nodes."""
+
+    name: str
+    zone: str
+    addresses: tuple[tuple[str, tuple[IPInterface, ...]], ...]
+    vips: tuple[IPInterface, ...] = ()
+    vrid: int | None = None
+    no_source_check: str | None = None
+    """Why packets may come in here whose source lives elsewhere; None checks them."""
+
+    def own(self, node: str) -> tuple[IPInterface, ...]:
+        """The addresses of `node` on this interface."""
+        return dict(self.addresses).get(node, ())
+
+    @property
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """The networks that are directly connected here, without repeats, in the order of the file."""
+        every = (address.network for _, addresses in self.addresses for address in addresses)
+        return tuple(dict.fromkeys((*(vip.network for vip in self.vips), *every)))
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    advert_interval_ms: int = 100
+    preempt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """`refresh_s` is the period of the primary's bulk re-send in direct mode; None lets the agent derive
+    it."""
+
+    mode: SyncMode = SyncMode.DIRECT
+    port: int = 3780
+    refresh_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    limit_s: float = 10.0
+    then: AfterLimit = AfterLimit.OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """How a zone is treated; every zone of the interfaces has one."""
+
+    name: str
+    side: Side = Side.OUTSIDE
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSet:
+    """A named set. A `dynamic` one may be changed in the kernel; its elements may go after `timeout_s`."""
+
+    name: str
+    networks: tuple[IPNetwork, ...]
+    dynamic: bool = False
+    timeout_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Networks and the names of sets, either of which may match; with neither, everybody does."""
+
+    networks: tuple[IPNetwork, ...] = ()
+    sets: tuple[str, ...] = ()
+
+    @property
+    def everybody(self) -> bool:
+        return not self.networks and not self.sets
+
+
+EVERYBODY = Addresses()
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` new connections a `period` (nft's word), `burst` of them at once."""
+
+    count: int
+    period: str
+    burst: int
+    per_source: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.count}/{self.period}{' per source' if self.per_source else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """At most so many connections at the same time."""
+
+    most: int
+    per_source: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.most} connections{' per source' if self.per_source else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What becomes of new connections from one zone to another. The first rule that matches decides; what no
+    rule is about is refused.
+
+    An entry of the file that names several zones is several rules with one name, and shares its limits.
+    """
+
+    from_zone: str
+    to_zone: str
+    services: tuple[Service, ...]
+    action: Action = Action.ACCEPT
+    name: str | None = None
+    source: Addresses = EVERYBODY
+    destination: Addresses = EVERYBODY
+    rate: Rate | None = None
+    connections: Connections | None = None
+    log: bool = False
+
+    @property
+    def label(self) -> str:
+        return self.name or f"{self.from_zone} to {self.to_zone}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRange:
+    first: IPAddress
+    last: IPAddress
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceNat:
+    """What connections from one zone to another look as if they came from. The first entry that matches
+    decides.
+
+    `addresses` is for ADDRESS, at most one range of each IP version; `prefixes` for PREFIX, the inner one
+    and the outer one. No `services` means all.
+    """
+
+    from_zone: str
+    to_zone: str
+    translation: Translation = Translation.VIP
+    addresses: tuple[AddressRange, ...] = ()
+    prefixes: tuple[IPNetwork, IPNetwork] | None = None
+    source: Addresses = EVERYBODY
+    destination: Addresses = EVERYBODY
+    services: tuple[Service, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """Connections from `from_zone` to the pair itself go on to a server in `to_zone`, and are allowed unless
+    a rule says otherwise.
+
+    No `addresses` means the virtual addresses of the zone's interfaces; no `services` means all. `targets`
+    has at most one server of each IP version. With `hairpin` the server's own zone may use it as well.
+    """
+
+    from_zone: str
+    to_zone: str
+    services: tuple[Service, ...]
+    targets: tuple[IPAddress, ...]
+    addresses: tuple[IPAddress, ...] = ()
+    port: int | None = None
+    source: Addresses = EVERYBODY
+    hairpin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Management:
+    """Who may always reach the firewalls themselves, in every role. Never empty."""
+
+    sources: tuple[IPNetwork, ...]
+    services: tuple[Service, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    name: str
+    nodes: tuple[Node, ...]
+    interfaces: tuple[Interface, ...]
+    management: Management
+    failover: Failover = field(default_factory=Failover)
+    sync: Sync = field(default_factory=Sync)
+    gate: Gate = field(default_factory=Gate)
+    drift: Drift = Drift.MEND
+    policy: tuple[Rule, ...] = ()
+    nat: tuple[SourceNat, ...] = ()
+    forwards: tuple[PortForward, ...] = ()
+    sets: tuple[AddressSet, ...] = ()
+    zones: tuple[Zone, ...] = ()
+    """Only zones that are not treated as every zone is."""
+
+    @property
+    def data_interfaces(self) -> tuple[Interface, ...]:
+        """The interfaces whose packets are forwarded: all but the sync link."""
+        return tuple(interface for interface in self.interfaces if interface.zone != SYNC_ZONE)
+
+    @property
+    def sync_interface(self) -> Interface:
+        return next(interface for interface in self.interfaces if interface.zone == SYNC_ZONE)
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """The kernel's helpers that any connection may need."""
+        every = (*(rule.services for rule in self.policy), *(one.services for one in self.forwards))
+        return tuple(sorted({one.helper for services in every for one in services if one.helper}))
+
+    def zone(self, name: str) -> Zone:
+        return next((zone for zone in self.zones if zone.name == name), Zone(name))
+
+    def in_zone(self, zone: str) -> tuple[Interface, ...]:
+        return tuple(interface for interface in self.interfaces if interface.zone == zone)
+
+    def vips(self) -> Iterator[tuple[Interface, IPInterface]]:
+        """Every virtual address with the interface it lives on."""
+        for interface in self.interfaces:
+            for vip in interface.vips:
+                yield interface, vip
+
+    def node(self, name: str) -> Node | None:
+        return next((node for node in self.nodes if node.name == name), None)
+
+    def peer_of(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name != name)

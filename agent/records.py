@@ -1,0 +1,110 @@
+"""Records: what the agent did, one for each step and one for the transition it belongs to. Pure.
+
+The same record becomes journal fields (HAFW_...), a JSON line, or a row of `hafw history`.
+"""
+
+from dataclasses import dataclass, fields
+from enum import Enum
+
+
+class Kind(Enum):
+    """One MESSAGE_ID for each kind, fixed for ever, so that a filter written today works in ten years."""
+
+    STARTED = "started"
+    STOPPED = "stopped"
+    TRANSITION = "transition"
+    STEP = "step"
+    ALARM = "alarm"
+    RECOVERED = "recovered"
+    REFUSED = "refused"
+    RULES = "rules"
+    """Another policy is in force, or an unfinished apply was brought to its end."""
+
+
+MESSAGE_IDS = {
+    Kind.STARTED: "0f5e2b7a9d1c4a60b7c33c1e52a0d101",
+    Kind.STOPPED: "0f5e2b7a9d1c4a60b7c33c1e52a0d102",
+    Kind.TRANSITION: "0f5e2b7a9d1c4a60b7c33c1e52a0d103",
+    Kind.STEP: "0f5e2b7a9d1c4a60b7c33c1e52a0d104",
+    Kind.ALARM: "0f5e2b7a9d1c4a60b7c33c1e52a0d105",
+    Kind.RECOVERED: "0f5e2b7a9d1c4a60b7c33c1e52a0d106",
+    Kind.REFUSED: "0f5e2b7a9d1c4a60b7c33c1e52a0d107",
+    Kind.RULES: "0f5e2b7a9d1c4a60b7c33c1e52a0d108",
+}
+
+PRIORITIES = {Kind.ALARM: 4, Kind.REFUSED: 4, Kind.TRANSITION: 5, Kind.RULES: 5, Kind.STEP: 6}
+"""syslog's numbers; 6 (informational) for whatever is not listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`mono_ns` is CLOCK_MONOTONIC at the end of what is recorded; `result`: done, failed, abandoned,
+    superseded."""
+
+    event: Kind
+    message: str
+    mono_ns: int
+    transition: str | None = None
+    from_role: str | None = None
+    to_role: str | None = None
+    trigger: str | None = None
+    step: str | None = None
+    duration_ms: float | None = None
+    result: str | None = None
+    notified_to_open_ms: float | None = None
+    expected: int | None = None
+    committed: int | None = None
+    condition: str | None = None
+
+
+_NAMES = {"from_role": "from", "to_role": "to"}
+_JOURNAL_NAMES = {"trigger": "source"}
+"""What is called otherwise in the journal's fields."""
+_RECORD_NAMES = {theirs: ours for ours, theirs in _JOURNAL_NAMES.items()}
+
+
+def to_fields(record: Record) -> dict[str, str | int | float]:
+    """The record as a flat mapping, without what does not apply."""
+    found: dict[str, str | int | float] = {}
+    for field in fields(Record):
+        value = getattr(record, field.name)
+        if value is not None:
+            found[_NAMES.get(field.name, field.name)] = value.value if isinstance(value, Enum) else value
+    return found
+
+
+def to_journal(record: Record) -> dict[str, str]:
+    """As fields of the journal; durations in microseconds, as systemd has them."""
+    found = {
+        "MESSAGE_ID": MESSAGE_IDS[record.event],
+        "PRIORITY": str(PRIORITIES.get(record.event, 6)),
+        "SYSLOG_IDENTIFIER": "hafw-agent",
+    }
+    for name, value in to_fields(record).items():
+        if name == "message":
+            continue
+        if name.endswith("_ms"):
+            found[f"HAFW_{name[:-3].upper()}_USEC"] = str(round(float(value) * 1000))
+        else:
+            found[f"HAFW_{_JOURNAL_NAMES.get(name, name).upper()}"] = str(value)
+    return found
+
+
+def from_journal(entry: dict[str, object]) -> dict[str, object]:
+    """The inverse of to_journal, for `hafw history`. Any entry is taken: somebody else may have written
+    it."""
+    found: dict[str, object] = {"message": str(entry.get("MESSAGE", ""))}
+    for name, value in entry.items():
+        if not name.startswith("HAFW_"):
+            continue
+        key = name[5:].lower()
+        key = _RECORD_NAMES.get(key, key)
+        text = str(value)
+        is_number = text.isascii() and text.isdigit() and len(text) < 20
+        if key.endswith("_usec") and is_number:
+            found[key[:-5] + "_ms"] = int(text) / 1000
+        elif key in ("mono_ns", "expected", "committed") and is_number:
+            found[key] = int(text)
+        else:
+            found[key] = text
+    return found

@@ -1,0 +1,193 @@
+"""What nft says is loaded, read defensively. Pure.
+
+`lasting` is the listing without what moves by itself (handles, counts, expiry times, the elements of dynamic
+sets) and without the rules of the two role chains: two readings of a table that nobody changed are equal,
+also across a flip.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from agent.core.roles import RuleSet
+from agent.rules.change import Counts, RuleCounts, element_text
+from agent.rules.gate import ROLE_CHAINS, SERVED, SERVING, role_chains
+from agent.rules.nft import Command
+from agent.rules.table import DIGEST_PREFIX
+
+_MOVING = frozenset({"handle", "packets", "bytes", "expires", "used"})
+
+Entry = tuple[str, Mapping[str, object]]
+"""One object of a listing: its kind, and what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    name: str
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True)  # not slotted: what takes its time is made when it is asked for
+class Listing:
+    """Our table. `digest` and `rules` are None where the table does not say one of ours."""
+
+    digest: str | None
+    rules: RuleSet | None
+    counters: tuple[Counter, ...]
+    entries: tuple[Entry, ...]
+    """All of it, as nft said it."""
+    moving: Collection[str]
+    """The sets whose elements are nobody's change. (1.0.6 does not list the flag `dynamic`.)"""
+
+    @cached_property
+    def lasting(self) -> tuple[tuple[str, str], ...]:
+        """The part of the table an entry belongs to (`chain forward`, `set own4`), and the entry."""
+        lasting = ((kind, body) for kind, body in self.entries if not _is_role_rule(kind, body))
+        return tuple(
+            (_part(kind, body), _text({kind: _unmoved(kind, body, self.moving)})) for kind, body in lasting
+        )
+
+    @cached_property
+    def counts(self) -> RuleCounts:
+        found: dict[str, list[Counts | None]] = {}
+        for kind, body in self.entries:
+            if kind == "rule":
+                found.setdefault(str(body.get("chain")), []).append(counts_of(body))
+        return found
+
+
+def entries_of(text: str) -> list[Entry]:
+    """The objects of a libnftables JSON answer as (kind, body). ValueError when it is none."""
+    try:
+        answer = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    entries = answer.get("nftables") if isinstance(answer, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("no list called `nftables`")
+    return [_entry(entry) for entry in entries]
+
+
+def _entry(entry: object) -> Entry:
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise ValueError(f"an entry is not an object with one key: {str(entry)[:60]}")
+    ((kind, body),) = entry.items()
+    if not isinstance(body, dict):
+        raise ValueError(f"the entry `{str(kind)[:60]}` is not an object")
+    return str(kind), body
+
+
+def read_listing(text: str, moving: Collection[str] = ()) -> Listing:
+    """Reads the answer to `list table inet hafw`. ValueError when it is not one."""
+    entries = tuple((kind, body) for kind, body in entries_of(text) if kind != "metainfo")
+    if not any(kind == "table" for kind, _ in entries):
+        raise ValueError("the table itself is missing")
+    counters = tuple(_counter(body) for kind, body in entries if kind == "counter")
+    return Listing(_digest(entries), _rules(entries), counters, entries, moving)
+
+
+def changed_parts(before: Sequence[tuple[str, str]], after: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """The names of the parts that differ; the order of the entries counts, as it does for rules."""
+    old, new = _by_part(before), _by_part(after)
+    return tuple(part for part in dict.fromkeys((*old, *new)) if old.get(part) != new.get(part))
+
+
+def _by_part(lasting: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for part, entry in lasting:
+        found.setdefault(part, []).append(entry)
+    return found
+
+
+def _is_role_rule(kind: str, body: Mapping[str, object]) -> bool:
+    return kind == "rule" and body.get("chain") in ROLE_CHAINS
+
+
+def _unmoved(kind: str, body: Mapping[str, object], moving: Collection[str]) -> Mapping[str, object]:
+    if kind in ("set", "map") and (body.get("name") in moving or body.get("name") == SERVING):
+        return {key: value for key, value in body.items() if key != "elem"}
+    return body
+
+
+def counts_of(rule: Mapping[str, object]) -> Counts | None:
+    """Packets and bytes of a listed rule; None when it has no counter of its own."""
+    expressions = rule.get("expr")
+    for expression in expressions if isinstance(expressions, list) else []:
+        match expression:
+            case {"counter": {"packets": int(packets), "bytes": int(size)}}:
+                return packets, size
+    return None
+
+
+def _digest(entries: Sequence[Entry]) -> str | None:
+    chains = [str(body.get("name")) for kind, body in entries if kind == "chain"]
+    found = [name.removeprefix(DIGEST_PREFIX) for name in chains if name.startswith(DIGEST_PREFIX)]
+    return found[0] if len(found) == 1 else None
+
+
+def _rules(entries: Sequence[Entry]) -> RuleSet | None:
+    """The role that the set says, if the two chains ask it to the letter."""
+    passing = [body for kind, body in entries if _is_role_rule(kind, body)]
+    if _by_chain(passing) != _by_chain(_rule_body(command) for command in role_chains()):
+        return None
+    serving = [
+        body.get("elem", []) for kind, body in entries if kind == "set" and body.get("name") == SERVING
+    ]
+    if serving == [[]]:
+        return RuleSet.BACKUP
+    found = serving[0] if len(serving) == 1 else None
+    return (
+        RuleSet.PRIMARY if isinstance(found, list | tuple) and sorted(map(str, found)) == [*SERVED] else None
+    )
+
+
+def _by_chain(rules: Iterable[Mapping[str, object]]) -> list[list[str]]:
+    every = list(rules)
+    return [[_text(rule) for rule in every if rule.get("chain") == chain] for chain in ROLE_CHAINS]
+
+
+def _rule_body(command: Command) -> Mapping[str, object]:
+    match command:
+        case {"add": {"rule": {**body}}}:
+            return {str(key): value for key, value in body.items()}
+    raise AssertionError(f"not a rule: {command}")
+
+
+def _counter(body: Mapping[str, object]) -> Counter:
+    packets, size = body.get("packets"), body.get("bytes")
+    if not isinstance(packets, int) or not isinstance(size, int):
+        raise ValueError(f"the counter `{body.get('name')}` has no count")
+    return Counter(str(body.get("name")), packets, size)
+
+
+def _part(kind: str, body: Mapping[str, object]) -> str:
+    return f"chain {body.get('chain')}" if kind == "rule" else f"{kind} {body.get('name')}"
+
+
+def _text(value: object) -> str:
+    return json.dumps(_still(value), sort_keys=True)
+
+
+def _still(value: object) -> object:
+    """`value` without what moves by itself; the elements of a set have no order."""
+    if isinstance(value, Mapping):
+        if set(value) == {"set"} and isinstance(value["set"], list):
+            return {"set": sorted(_text(element) for element in value["set"])}
+        return {key: _elements(inner) if key == "elem" else _still(inner) for key, inner in _kept(value)}
+    if isinstance(value, list | tuple):
+        return [_still(inner) for inner in value]
+    return value
+
+
+def _kept(value: Mapping[str, object]) -> list[tuple[str, object]]:
+    return [(key, inner) for key, inner in value.items() if key not in _MOVING]
+
+
+def _elements(value: object) -> object:
+    return (
+        sorted(element_text(_still(element)) for element in value)
+        if isinstance(value, list)
+        else _still(value)
+    )

@@ -1,0 +1,160 @@
+"""What the firewalls themselves take and send, the same in every role. Management comes first."""
+
+from collections.abc import Iterator
+
+from agent.errors import ConfigError, Problem
+from agent.pair import SELF_ZONE, Interface, Pair
+from agent.rules.gate import AH, IGMP, VRRP, neighbour_rules, vrrp_rules
+from agent.rules.matching import VERSIONS, service_match
+from agent.rules.nft import (
+    ACCEPT,
+    COUNTER,
+    CT_STATE,
+    DROP,
+    IIFNAME,
+    L4PROTO,
+    NOTRACK,
+    OIFNAME,
+    Command,
+    Commands,
+    Expr,
+    add_base_chain,
+    add_chain,
+    add_counter,
+    add_rule,
+    concat,
+    from_networks,
+    interface_name,
+    jump,
+    match,
+    named_counter,
+    payload,
+    verdict_map,
+)
+from agent.rules.policy import FILTER, INVALID, NOT_AN_OPENING, rules_of
+from agent.rules.sources import check_of_new
+from agent.rules.verdicts import has_refuse_chain, refusal
+
+RAW = -300
+_BY_STATE = verdict_map(CT_STATE, (("established", ACCEPT), ("related", ACCEPT), ("invalid", jump(INVALID))))
+BFD_PORTS: Expr = {"set": [3784, 4784]}
+
+
+def local(pair: Pair) -> Commands:
+    """Raises ConfigError when the rules would lock management out."""
+    return (
+        add_counter("input"),
+        add_base_chain("input", "input", FILTER, policy="drop"),
+        add_base_chain("output", "output", FILTER),
+        add_rule("input", match(IIFNAME, "lo"), ACCEPT),
+        check_of_new("input"),
+        *_management(pair),
+        *_sync(pair),
+        *_vrrp_and_bfd(),
+        add_rule("input", match(L4PROTO, IGMP), ACCEPT),
+        *neighbour_rules("input"),
+        add_rule("input", _BY_STATE),
+        *_icmp(),
+        *_own_services(pair),
+        add_rule("input", named_counter("input"), DROP),
+        *_untracked(pair),
+    )
+
+
+def _management(pair: Pair) -> list[Command]:
+    """Before connection tracking has a say, and not by SYN only: the first load under a live ssh connection,
+    which nobody has tracked yet, must not cut that connection."""
+    rules = [
+        add_rule("input", source, *wanted, COUNTER, ACCEPT, comment=f"management: {service.name}")
+        for service in pair.management.services
+        for version in VERSIONS
+        if (source := from_networks(pair.management.sources, version)) is not None
+        and version in service.versions
+        for wanted in (service_match(service, version),)
+    ]
+    if not rules:
+        message = "no rule would let anybody manage the firewalls; name at least one source and one service"
+        raise ConfigError((Problem("management", message),))
+    return rules
+
+
+def _sync(pair: Pair) -> list[Command]:
+    """conntrackd's messages, from the sync network and on the sync interface only."""
+    link = pair.sync_interface
+    return [
+        add_rule(
+            "input", match(IIFNAME, interface_name(link.name)), source, _sync_port(pair), COUNTER, ACCEPT
+        )
+        for version in (4, 6)
+        if (source := from_networks(link.networks, version)) is not None
+    ]
+
+
+def _sync_port(pair: Pair) -> Expr:
+    return match(payload("udp", "dport"), pair.sync.port)
+
+
+def _vrrp_and_bfd() -> list[Command]:
+    """From either node's own address, or by multicast, on data interfaces."""
+    rules: list[Command] = [add_rule("input", match(IIFNAME, "@data"), jump("vrrp"))]
+    chain: list[Command] = [*vrrp_rules("vrrp")]
+    for protocol, own in (("ip", "@own4"), ("ip6", "@own6")):
+        peer = match(concat(IIFNAME, payload(protocol, "saddr")), own)
+        chain.append(add_rule("vrrp", peer, match(L4PROTO, {"set": [AH, VRRP]}), ACCEPT))
+        chain.append(add_rule("vrrp", peer, match(payload("udp", "dport"), BFD_PORTS), ACCEPT))
+    return [add_chain("vrrp"), *rules, *chain]
+
+
+def _icmp() -> list[Command]:
+    """Echo, and the errors that path MTU discovery lives on, also those that conntrack cannot relate."""
+    v4 = ["destination-unreachable", "time-exceeded", "parameter-problem", "echo-request"]
+    v6 = ["destination-unreachable", "packet-too-big", "time-exceeded", "parameter-problem", "echo-request"]
+    return [
+        add_rule("input", match(payload("icmp", "type"), {"set": v4}), ACCEPT),
+        add_rule("input", match(payload("icmpv6", "type"), {"set": v6}), ACCEPT),
+    ]
+
+
+def _own_services(pair: Pair) -> Iterator[Command]:
+    """The rules `to: self`, in a chain per interface, behind everything that a rule must not take away."""
+    chains = {interface.name: _own_chain(pair, interface) for interface in pair.data_interfaces}
+    chains = {name: commands for name, commands in chains.items() if commands}
+    if chains:
+        yield from (add_chain(_own_chain_name(name)) for name in chains)
+        yield add_rule("input", NOT_AN_OPENING, jump(INVALID), comment="TCP opens by SYN only")
+        dispatch = [(name, jump(_own_chain_name(name))) for name in chains]
+        yield add_rule("input", verdict_map(IIFNAME, dispatch))
+        for commands in chains.values():
+            yield from commands
+
+
+def _own_chain_name(interface: str) -> str:
+    return f"self/{interface_name(interface)}"
+
+
+def _own_chain(pair: Pair, interface: Interface) -> list[Command]:
+    chain, zone = _own_chain_name(interface.name), pair.zone(interface.zone)
+    commands = [
+        command
+        for rule in pair.policy
+        if (rule.from_zone, rule.to_zone) == (interface.zone, SELF_ZONE)
+        for command in rules_of(pair, chain, rule)
+    ]
+    if has_refuse_chain(zone):
+        line = f"{zone.name} to self: nothing else"
+        commands.append(add_rule(chain, named_counter("input"), refusal(zone), comment=line))
+    return commands
+
+
+def _untracked(pair: Pair) -> list[Command]:
+    """Replication and VRRP leave no entries in the table that they keep alike."""
+    sync = interface_name(pair.sync_interface.name)
+    return [
+        add_base_chain("raw-in", "prerouting", RAW),
+        add_base_chain("raw-out", "output", RAW),
+        # first what an ordinary packet fails fastest
+        add_rule("raw-in", _sync_port(pair), match(IIFNAME, sync), NOTRACK),
+        add_rule("raw-out", _sync_port(pair), match(OIFNAME, sync), NOTRACK),
+        add_rule("raw-in", match(L4PROTO, VRRP), match(IIFNAME, "@data"), NOTRACK),
+        add_rule("raw-out", match(L4PROTO, VRRP), match(OIFNAME, "@data"), NOTRACK),
+    ]

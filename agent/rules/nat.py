@@ -1,0 +1,165 @@
+"""NAT. Source addresses are those that move with the role; a node's own address is never used.
+
+Packets of the firewall itself are not touched: they have no interface they came in by.
+"""
+
+from collections.abc import Iterator
+from ipaddress import ip_network
+
+from agent.pair import (
+    Addresses,
+    Interface,
+    IPAddress,
+    Pair,
+    PortForward,
+    Protocol,
+    Service,
+    SourceNat,
+    Translation,
+)
+from agent.rules.matching import VERSIONS, matches
+from agent.rules.nft import (
+    ACCEPT,
+    COUNTER,
+    IIFNAME,
+    OIFNAME,
+    Command,
+    Commands,
+    Expr,
+    Json,
+    add_base_chain,
+    add_rule,
+    from_networks,
+    interface_name,
+    match,
+    network_of,
+    translate,
+)
+from agent.rules.policy import ONCE_TRANSLATED, to_target, zones_of
+
+SOURCE_NAT = 100
+DESTINATION_NAT = -100
+_ANY = (Service("any", Protocol.ANY),)
+
+
+def nat(pair: Pair) -> Commands:
+    inward = (*_port_forwards(pair), *_outer_prefixes(pair))
+    return (
+        *((add_base_chain("dstnat", "prerouting", DESTINATION_NAT, kind="nat"),) if inward else ()),
+        *inward,
+        add_base_chain("srcnat", "postrouting", SOURCE_NAT, kind="nat"),
+        *_hairpins(pair),
+        *(command for one in pair.nat for command in _source(pair, one)),
+    )
+
+
+def _source(pair: Pair, one: SourceNat) -> Iterator[Command]:
+    for ingress in pair.in_zone(one.from_zone):
+        for egress in pair.in_zone(one.to_zone):
+            way = _way(ingress, egress)
+            for version, becomes, words in _becomes(one, egress):
+                for found in _matches(pair, one, version):
+                    line = f"{one.from_zone} to {one.to_zone}: {words}"
+                    yield add_rule("srcnat", *way, *found, COUNTER, becomes, comment=line)
+
+
+def _way(ingress: Interface, egress: Interface) -> tuple[Expr, Expr]:
+    return match(IIFNAME, interface_name(ingress.name)), match(OIFNAME, interface_name(egress.name))
+
+
+def _matches(pair: Pair, one: SourceNat, version: int) -> Iterator[tuple[Expr, ...]]:
+    if one.prefixes:
+        inside = from_networks(one.prefixes[:1], version)
+        yield (inside,) if inside else ()
+        return
+    for service in one.services or _ANY:
+        yield from matches(pair, service, one.source, one.destination, (version,))
+
+
+def _becomes(one: SourceNat, egress: Interface) -> Iterator[tuple[int, Expr, str]]:
+    """The IP versions of which something is translated, to what, and that in words."""
+    if one.translation is Translation.KEEP:
+        for version in VERSIONS:
+            yield version, ACCEPT, "not translated"
+    elif one.translation is Translation.VIP:
+        for version, address in _virtual_addresses(egress):
+            yield version, translate("snat", version, address), "from the virtual address"
+    elif one.prefixes:
+        outside = one.prefixes[1]
+        becomes = translate("snat", outside.version, network_of(outside), None, "netmap")
+        yield outside.version, becomes, f"from {outside}"
+    for wanted in one.addresses:
+        first, last, version = str(wanted.first), str(wanted.last), wanted.first.version
+        if first == last:
+            yield version, translate("snat", version, first), f"from {first}"
+        else:
+            pool: Json = {"range": [first, last]}
+            yield version, translate("snat", version, pool, None, "persistent"), f"from {wanted}"
+
+
+def _virtual_addresses(interface: Interface) -> list[tuple[int, Json]]:
+    """The first virtual address of each IP version; a link-local one cannot be a source across a router."""
+    first: dict[int, Json] = {}
+    for vip in interface.vips:
+        if not vip.ip.is_link_local:
+            first.setdefault(vip.version, str(vip.ip))
+    return list(first.items())
+
+
+def _outer_prefixes(pair: Pair) -> Iterator[Command]:
+    """The way back in of a translated prefix, for connections that begin outside."""
+    for one in pair.nat:
+        if one.prefixes is None:
+            continue
+        inside, outside = one.prefixes
+        for ingress in pair.in_zone(one.to_zone):
+            arriving = match(IIFNAME, interface_name(ingress.name))
+            asked = from_networks([outside], outside.version, "daddr")
+            becomes = translate("dnat", inside.version, network_of(inside), None, "netmap")
+            if asked:
+                line = f"{one.to_zone} to {one.from_zone}: to {inside}"
+                yield add_rule("dstnat", arriving, asked, COUNTER, becomes, comment=line)
+
+
+def _port_forwards(pair: Pair) -> Iterator[Command]:
+    for one in pair.forwards:
+        for zone in zones_of(one):
+            for ingress in pair.in_zone(zone):
+                for target in one.targets:
+                    yield from _port_forward(pair, one, ingress, target)
+
+
+def _port_forward(pair: Pair, one: PortForward, ingress: Interface, target: IPAddress) -> Iterator[Command]:
+    version = target.version
+    asked = tuple(ip_network(each) for each in _asked(pair, one) if each.version == version)
+    if not asked:
+        return
+    arriving = match(IIFNAME, interface_name(ingress.name))
+    becomes = translate("dnat", version, str(target), one.port)
+    for service in one.services or _ANY:
+        line = f"{ingress.zone} to {one.to_zone}: {service.name} for {target}"
+        for found in matches(pair, service, one.source, Addresses(asked), (version,)):
+            yield add_rule("dstnat", arriving, *found, COUNTER, becomes, comment=line)
+
+
+def _asked(pair: Pair, one: PortForward) -> tuple[IPAddress, ...]:
+    vips = (vip.ip for interface in pair.in_zone(one.from_zone) for vip in interface.vips)
+    return one.addresses or tuple(vip for vip in vips if not vip.is_link_local)
+
+
+def _hairpins(pair: Pair) -> Iterator[Command]:
+    """Who asks from the server's own network must be answered through the firewall, so the server has to see
+    the firewall's address."""
+    for one in pair.forwards:
+        for ingress in pair.in_zone(one.to_zone) if one.hairpin else ():
+            for egress in pair.in_zone(one.to_zone):
+                own = dict(_virtual_addresses(egress))
+                for target in (each for each in one.targets if each.version in own):
+                    becomes = translate("snat", target.version, own[target.version])
+                    for service in one.services or _ANY:
+                        found = to_target(one, service, target)
+                        line = f"{one.to_zone} to itself: {service.name} for {target}"
+                        way = _way(ingress, egress)
+                        yield add_rule(
+                            "srcnat", *way, ONCE_TRANSLATED, *found, COUNTER, becomes, comment=line
+                        )

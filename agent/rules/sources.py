@@ -1,0 +1,58 @@
+"""No packet comes in by an interface where its source does not live.
+
+Asked of the kernel's routes (fib) by the first packet of each connection, IPv4 and IPv6 alike, in the
+forward and in the input chain: a packet of a known connection needs no second look, and pays nothing. In the
+input chain it comes before management, whose sources are checked with it. On a backup all routes of the
+pair's own networks are the same as on the primary. A virtual address as a source is the firewall's own
+address on the primary, which lives on no interface, and an ordinary neighbour's on the backup.
+"""
+
+from agent.pair import Pair
+from agent.rules.nft import (
+    DROP,
+    IIFNAME,
+    RETURN,
+    Command,
+    Commands,
+    Json,
+    add_chain,
+    add_counter,
+    add_rule,
+    in_state,
+    interface_name,
+    jump,
+    match,
+    named_counter,
+    payload,
+)
+
+CHECK = "source-check"
+_LIVES_ELSEWHERE = match({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, False)
+_LINK_LOCAL: Json = {"prefix": {"addr": "fe80::", "len": 10}}
+
+
+def sources(pair: Pair) -> Commands:
+    unchecked = [interface for interface in pair.data_interfaces if interface.no_source_check]
+    return (
+        add_counter("spoofed"),
+        add_chain(CHECK),
+        *(
+            add_rule(
+                CHECK,
+                match(IIFNAME, interface_name(interface.name)),
+                RETURN,
+                comment=f"{interface.name}: not checked: {interface.no_source_check}",
+            )
+            for interface in unchecked
+        ),
+        # hosts that have no address yet, and addresses that live on every link
+        add_rule(CHECK, match(payload("ip", "saddr"), "0.0.0.0"), RETURN),
+        add_rule(CHECK, match(payload("ip6", "saddr"), "::"), RETURN),
+        add_rule(CHECK, match(payload("ip6", "saddr"), _LINK_LOCAL), RETURN),
+        add_rule(CHECK, _LIVES_ELSEWHERE, named_counter("spoofed"), DROP, comment="it lives elsewhere"),
+    )
+
+
+def check_of_new(chain: str) -> Command:
+    """Sends the first packet of a connection through the check."""
+    return add_rule(chain, in_state("new"), match(IIFNAME, "@data"), jump(CHECK))

@@ -1,0 +1,102 @@
+"""From the pair to our table: `inet hafw`, the same on both nodes, as libnftables JSON commands.
+
+    hook (priority)      chain        what it does
+    prerouting (-450)    gate         open, or closed but for the chain `always`
+    prerouting (-300)    raw-in       no tracking for replication and VRRP; raw-out for what leaves
+    prerouting (-100)    dstnat       port forwarding (only where there is any)
+    forward (0)          forward      ct state, role, source-check, a chain per ordered pair of interfaces
+    input (0)            input        source-check, management, sync, VRRP, neighbours, ICMP, own services
+    output (0)           output       everything may leave
+    postrouting (100)    srcnat       source NAT
+
+Chains are found by maps of interface names: `from/eth1/to/eth0` for what is forwarded, `self/eth1` for what
+is for the firewall itself.
+
+The table says what it was made from: the empty chain `digest-...` carries the digest. (A comment on the
+table would not do: nft 1.0.6 leaves it out of its JSON.) A flip flushes that chain, which does nothing if it
+is there and fails the whole transaction if it is not, so that the roles of another policy's table are never
+flipped.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+from agent.core.roles import RuleSet
+from agent.pair import Pair
+from agent.rules.gate import SERVING, flip, gate, serving
+from agent.rules.local import local
+from agent.rules.matching import named_sets
+from agent.rules.nat import nat
+from agent.rules.nft import Command, Commands, add_chain, add_table, delete_table, flush_chain
+from agent.rules.policy import forward
+from agent.rules.sources import sources
+
+DIGEST_PREFIX = "digest-"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The table of one pair."""
+
+    body: Commands
+    """What both roles share."""
+    digest: str
+
+    def commands(self, rules: RuleSet) -> Commands:
+        """One transaction that puts this table, in the given role, in the place of whatever `inet hafw` was
+        there."""
+        # add, delete, add: the delete must find a table, and nft 1.0.6 does not know `destroy`
+        renewed = (add_table(), delete_table(), add_table())
+        return (*renewed, add_chain(self._name), serving(rules), *self.body)
+
+    def flip(self, rules: RuleSet) -> Commands:
+        """Changes the role of this table; fails on any other."""
+        return (flush_chain(self._name), *flip(rules))
+
+    @property
+    def _name(self) -> str:
+        return DIGEST_PREFIX + self.digest
+
+
+# all that is asked about a pair begins here, and a large policy takes its time
+@lru_cache(maxsize=2)
+def compile_pair(pair: Pair) -> Table:
+    """Raises ConfigError when management would be locked out or an interface name is none."""
+    parts = (*gate(pair), *named_sets(pair), *sources(pair), *forward(pair), *local(pair), *nat(pair))
+    # the kernel wants a chain, set or object to be there before the first rule that names it
+    body = tuple(sorted(parts, key=_is_rule))
+    return Table(body, digest(body))
+
+
+def compile_table(pair: Pair, rules: RuleSet) -> Commands:
+    return compile_pair(pair).commands(rules)
+
+
+def compile_flip(pair: Pair, rules: RuleSet) -> Commands:
+    return compile_pair(pair).flip(rules)
+
+
+def digest(commands: Commands) -> str:
+    """Short hash of what `commands` put into the table, without the role: that is in the set `serving`."""
+    lasting = [command for command in commands if not _is_passing(command)]
+    text = json.dumps(lasting, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_rule(command: Command) -> bool:
+    added = command.get("add")
+    return isinstance(added, dict) and "rule" in added
+
+
+def _is_passing(command: Command) -> bool:
+    """Whether `command` is about the table as such, the role, or the digest itself."""
+    match command:
+        case {"add": {"table": _}} | {"delete": _} | {"flush": _}:
+            return True
+        case {"add": {"set": {"name": str(name)}}}:
+            return name == SERVING
+        case {"add": {"chain": {"name": str(name)}}}:
+            return name.startswith(DIGEST_PREFIX)
+    return False

@@ -1,0 +1,95 @@
+"""The kernel's trace of one packet, in words. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.rules.nft import FAMILY, TABLE
+from agent.rules.words import sentence
+
+NatKinds = ("snat", "dnat", "masquerade", "redirect")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that a packet met. `kind`: rule, policy or return."""
+
+    kind: str
+    family: str
+    table: str
+    chain: str
+    handle: int | None
+    verdict: str
+    target: str | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        return (self.family, self.table) == (FAMILY, TABLE)
+
+
+RulesByPlace = Mapping[tuple[str, str, int], Mapping[str, object]]
+"""Rules as nft lists them, by family, table and handle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """`verdict`: accept or drop; None when the packet came to no forward, input or output hook at all."""
+
+    verdict: str | None
+    reason: str
+    steps: tuple[str, ...]
+
+    def values(self) -> dict[str, Any]:
+        return {"schema": 1, "verdict": self.verdict, "reason": self.reason, "steps": list(self.steps)}
+
+    def text(self) -> str:
+        lines = [f"{number:3}. {step}" for number, step in enumerate(self.steps, 1)]
+        return "".join(f"{line}\n" for line in (*lines, f"{self.verdict or 'no verdict'}: {self.reason}"))
+
+
+def explain(events: Sequence[Event], rules: RulesByPlace, deciding: Sequence[str]) -> Traced:
+    """`deciding`: our base chains of the hooks forward and input."""
+    # a rule without a number is the end of a chain
+    met = [
+        event
+        for event in events
+        if event.table != "hafw-trace" and not (event.verdict == "continue" and not _rule_of(event, rules))
+    ]
+    steps = tuple(_step(event, rules) for event in met)
+    dropped = next((event for event in met if event.verdict == "drop"), None)
+    if dropped is not None:
+        return Traced("drop", _step(dropped, rules), steps)
+    entered = any(event.is_ours and event.chain in deciding for event in met)
+    if not entered:
+        reason = "it came to no chain that decides: this node's routing knows no way for it"
+        return Traced(None, reason, steps)
+    accepting = [event for event in met if event.verdict == "accept" and event.is_ours]
+    decided = [event for event in accepting if not _translates(event, rules) and event.kind == "rule"]
+    reason = _step(decided[-1], rules) if decided else "no rule was against it"
+    translated = [_step(event, rules) for event in met if _translates(event, rules)]
+    return Traced("accept", "; then ".join((reason, *translated)), steps)
+
+
+def _translates(event: Event, rules: RulesByPlace) -> bool:
+    expressions = _rule_of(event, rules).get("expr")
+    listed = expressions if isinstance(expressions, list) else []
+    return any(kind in expression for expression in listed for kind in NatKinds)
+
+
+def _rule_of(event: Event, rules: RulesByPlace) -> Mapping[str, object]:
+    if event.kind != "rule" or event.handle is None:
+        return {}
+    return rules.get((event.family, event.table, event.handle), {})
+
+
+def _step(event: Event, rules: RulesByPlace) -> str:
+    place = f"chain {event.chain}"
+    if not event.is_ours:
+        place = f"table {event.family} {event.table} (not ours), {place}"
+    if event.kind == "policy":
+        return f"{place}: what no rule decides: {event.verdict}"
+    if event.kind == "return":
+        return f"{place}: end"
+    rule = _rule_of(event, rules)
+    outcome = f" -> {event.target}" if event.target else ""
+    return f"{place}: {sentence(rule) if rule else 'a rule: ' + event.verdict}{outcome}"

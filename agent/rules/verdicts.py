@@ -1,0 +1,132 @@
+"""What becomes of a packet that a rule is about, and of one that no rule is about.
+
+A rule with limits or a log has a chain of its own, `rule/NAME`, that all its interfaces share. What is above
+a limit is dropped, not looked at any further. A refused packet is answered only where its zone is inside,
+and only by a primary: the chain `role` comes first. Since TCP opens by SYN only, no reset ever hits a
+connection that lives.
+"""
+
+from collections.abc import Iterator
+
+from agent.pair import Action, Connections, Pair, Rate, Rule, Side, Zone
+from agent.rules.matching import VERSIONS
+from agent.rules.nft import (
+    ACCEPT,
+    COUNTER,
+    DROP,
+    L4PROTO,
+    Command,
+    Expr,
+    add_chain,
+    add_rule,
+    add_set,
+    ip,
+    jump,
+    limit,
+    log,
+    match,
+    more_connections,
+    once_a_source,
+)
+
+# `reject` alone is a word of nft's own
+REJECT = "reject-it"
+_LOG_LIMIT = limit(10, "minute", 5)
+# as many sources are counted at a time; a source beyond that is let through
+_MOST_SOURCES = 65_535
+_PERIODS_S = {"second": 60, "minute": 60, "hour": 3600, "day": 86_400}
+_PLAIN = {Action.ACCEPT: ACCEPT, Action.DROP: DROP, Action.REJECT: jump(REJECT)}
+
+
+def verdict(rule: Rule) -> Expr:
+    return jump(_chain(rule)) if _has_chain(rule) else _PLAIN[rule.action]
+
+
+def refusal(zone: Zone) -> Expr:
+    """What becomes of a packet from `zone` that no rule is about."""
+    return jump(refuse_chain(zone)) if has_refuse_chain(zone) else DROP
+
+
+def has_refuse_chain(zone: Zone) -> bool:
+    return zone.log or zone.side is Side.INSIDE
+
+
+def refuse_chain(zone: Zone) -> str:
+    return f"refuse/{zone.name}"
+
+
+def verdict_chains(pair: Pair) -> Iterator[Command]:
+    """The chains and sets that `verdict` and `refusal` need."""
+    zones = [zone for zone in pair.zones if has_refuse_chain(zone)]
+    rules: dict[str | None, Rule] = {}
+    for rule in pair.policy:
+        if _has_chain(rule):
+            rules.setdefault(rule.name, rule)
+    inside = any(zone.side is Side.INSIDE for zone in zones)
+    if inside or any(rule.action is Action.REJECT for rule in pair.policy):
+        yield from _reject()
+    for zone in zones:
+        yield from _refuse(zone)
+    for rule in rules.values():
+        yield from _limits(rule)
+
+
+def _reject() -> Iterator[Command]:
+    yield add_chain(REJECT)
+    yield add_rule(REJECT, match(L4PROTO, "tcp"), {"reject": {"type": "tcp reset"}})
+    yield add_rule(REJECT, {"reject": {"type": "icmpx", "expr": "admin-prohibited"}})
+
+
+def _refuse(zone: Zone) -> Iterator[Command]:
+    chain = refuse_chain(zone)
+    yield add_chain(chain)
+    if zone.log:
+        yield add_rule(chain, _LOG_LIMIT, log(f"hafw refuse {zone.name}: "), comment=f"{zone.name}: log")
+    what = jump(REJECT) if zone.side is Side.INSIDE else DROP
+    yield add_rule(chain, what, comment=f"{zone.name}: {zone.side.value}")
+
+
+def _has_chain(rule: Rule) -> bool:
+    return bool(rule.rate or rule.connections or rule.log)
+
+
+def _chain(rule: Rule) -> str:
+    return f"rule/{rule.name}"
+
+
+def _limits(rule: Rule) -> Iterator[Command]:
+    chain = _chain(rule)
+    yield add_chain(chain)
+    if rule.rate:
+        yield from _rate(rule, rule.rate)
+    if rule.connections:
+        yield from _connections(rule, rule.connections)
+    if rule.log:
+        prefix = f"hafw {rule.action.value} {rule.label}: "
+        yield add_rule(chain, _LOG_LIMIT, log(prefix), comment=f"{rule.label}: log")
+    yield add_rule(chain, COUNTER, _PLAIN[rule.action], comment=f"{rule.label}: {rule.action.value}")
+
+
+def _rate(rule: Rule, rate: Rate) -> Iterator[Command]:
+    over, comment = limit(rate.count, rate.period, rate.burst, over=True), f"{rule.label}: above {rate}"
+    if not rate.per_source:
+        yield add_rule(_chain(rule), over, COUNTER, DROP, comment=comment)
+        return
+    for version in VERSIONS:
+        name = f"limit/{rule.name}/{version}"
+        kept_s = _PERIODS_S[rate.period]
+        yield add_set(name, f"ipv{version}_addr", flags=["timeout"], timeout_s=kept_s, size=_MOST_SOURCES)
+        counted = once_a_source(ip(version), name, over, "update")
+        yield add_rule(_chain(rule), counted, COUNTER, DROP, comment=comment)
+
+
+def _connections(rule: Rule, connections: Connections) -> Iterator[Command]:
+    over, comment = more_connections(connections.most), f"{rule.label}: above {connections}"
+    if not connections.per_source:
+        yield add_rule(_chain(rule), over, COUNTER, DROP, comment=comment)
+        return
+    for version in VERSIONS:
+        name = f"connections/{rule.name}/{version}"
+        yield add_set(name, f"ipv{version}_addr", size=_MOST_SOURCES)
+        counted = once_a_source(ip(version), name, over, "add")
+        yield add_rule(_chain(rule), counted, COUNTER, DROP, comment=comment)

@@ -1,0 +1,312 @@
+"""`hafw rules ...`: arguments in, what happened out. The doing is in rules_life, the words in rules/."""
+
+import argparse
+import json
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent import config
+from agent.errors import HafwError
+from agent.pair import Pair
+from agent.paths import Paths
+
+if TYPE_CHECKING:
+    from agent.rules_life import Applied  # it leans on everything that the agent leans on
+
+EPILOG = """\
+examples:
+  hafw rules check new.yaml                 is it good, also to the kernel?
+  hafw rules diff new.yaml                  what would change
+  hafw rules apply new.yaml --confirm 60    in force; back in 60 s unless `hafw rules confirm` comes
+  hafw rules rollback                       back to what was in force before
+  hafw rules show eth1                      what happens to a packet that arrives at eth1
+  hafw rules trace --from eth1 --saddr 192.168.2.10 --daddr 192.168.0.10 --dport 443
+"""
+
+LONGEST_CONFIRM_S = 86_400
+
+Command = Callable[[argparse.Namespace, Paths], int]
+
+
+def add_to(command: argparse.ArgumentParser) -> None:
+    """Gives `hafw rules` its own commands."""
+    verbs = command.add_subparsers(required=True, metavar="VERB")
+
+    def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        verb.set_defaults(run=run)
+        return verb
+
+    verb = add("check", run_check, "say whether a pair file is good, also to the kernel; changes nothing")
+    _add_file(verb)
+    verb = add("diff", run_diff, "say what a pair file would change in the rules that are in force")
+    _add_file(verb)
+    _add_json(verb)
+    verb = add("show", run_show, "say what happens to a packet that arrives at an interface, with counters")
+    verb.add_argument("interface", nargs="?", metavar="INTERFACE", help="default: every one")
+    _add_json(verb)
+    _add_trace(
+        add("trace", run_trace, "let the kernel say which rule decides on a packet (nothing is sent)")
+    )
+    verb = add("apply", run_apply, "put a pair file's rules in force on this node")
+    _add_file(verb)
+    verb.add_argument(
+        "--confirm",
+        type=_seconds,
+        metavar="SECONDS",
+        help="go back after so long unless `hafw rules confirm` is given",
+    )
+    verb.add_argument("--cut", action="store_true", help="end the connections that are not allowed any more")
+    _add_json(verb)
+    add("confirm", run_confirm, "keep what `apply --confirm` has put in force")
+    verb = add("rollback", run_rollback, "go back to an earlier generation")
+    verb.add_argument("number", type=int, nargs="?", metavar="NUMBER", help="default: the one before")
+    verb.add_argument("--unconfirmed", help=argparse.SUPPRESS)  # what the timer of an apply calls
+    verb.add_argument("--after", type=float, default=0.0, help=argparse.SUPPRESS)
+    _add_json(verb)
+    verb = add("generations", run_generations, "list the pair files that were in force, or print one")
+    verb.add_argument("number", type=int, nargs="?", metavar="NUMBER", help="print this one")
+    _add_json(verb)
+
+
+def _add_file(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("file", type=Path, nargs="?", metavar="FILE", help="default: the installed pair file")
+
+
+def _add_json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_trace(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--from", dest="ingress", required=True, metavar="INTERFACE", help="where it arrives")
+    verb.add_argument("--saddr", type=_address, required=True, metavar="ADDRESS", help="from whom")
+    verb.add_argument("--daddr", type=_address, required=True, metavar="ADDRESS", help="for whom")
+    verb.add_argument("--proto", choices=("tcp", "udp", "icmp"), default="tcp", help="default: tcp")
+    verb.add_argument("--dport", type=_port, metavar="PORT", help="needed for tcp and udp")
+    verb.add_argument("--sport", type=_port, default=40_000, metavar="PORT", help="default: 40000")
+    _add_json(verb)
+
+
+def _seconds(text: str) -> int:
+    return _number(text, 1, LONGEST_CONFIRM_S)
+
+
+def _port(text: str) -> int:
+    return _number(text, 1, 65_535)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from error
+
+
+def _number(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+    return int(text)
+
+
+def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.adapters.nftables import Nftables
+    from agent.core.roles import RuleSet
+    from agent.rules_in_force import rules_of
+
+    path = arguments.file or paths.pair_file
+    pair = config.load(path)
+    Nftables(pair).check(RuleSet.BACKUP)
+    print(f"{path} is good, and the kernel takes its rules ({rules_of(pair)})")
+    return 0
+
+
+def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.core.roles import RuleSet
+    from agent.rules import compile_table, diff
+    from agent.rules_in_force import find_in_force, rules_of
+
+    pair = config.load(arguments.file or paths.pair_file)
+    in_force = find_in_force(paths)
+    found = diff.changes(
+        diff.parts_of(compile_table(in_force, RuleSet.BACKUP)),
+        diff.parts_of(compile_table(pair, RuleSet.BACKUP)),
+    )
+    if arguments.json:
+        print(
+            json.dumps(
+                {
+                    "schema": 1,
+                    "in_force": rules_of(in_force),
+                    "file": rules_of(pair),
+                    "changes": [
+                        {"place": one.part, "change": "added" if one.added else "removed", "text": one.text}
+                        for one in found
+                    ],
+                }
+            )
+        )
+    else:
+        print(diff.to_text(found, _zones(pair)) or "nothing would change\n", end="")
+    return 0
+
+
+def _zones(pair: Pair) -> dict[str, str]:
+    return {interface.name: interface.zone for interface in pair.interfaces}
+
+
+def run_show(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.adapters.nftables import read_table
+    from agent.rules import show
+
+    listing, texts = read_table()
+    shown = show.show(listing.entries, texts, arguments.interface)
+    if arguments.interface is not None and not shown.known:
+        raise HafwError(
+            f"the rules know no interface {arguments.interface}", f"they know {', '.join(shown.names)}"
+        )
+    print(json.dumps(shown.values()) if arguments.json else shown.text(), end="\n" if arguments.json else "")
+    return 0
+
+
+def run_trace(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.adapters.frame import Probe
+    from agent.adapters.rules_trace import trace
+    from agent.rules.trace import explain
+
+    probe = Probe(arguments.saddr, arguments.daddr, arguments.proto, arguments.sport, arguments.dport or 0)
+    if probe.saddr.version != probe.daddr.version:
+        raise HafwError("--saddr and --daddr are of different IP versions")
+    if probe.protocol != "icmp" and not probe.dport:
+        raise HafwError(f"a {probe.protocol} packet needs a port", "name it with --dport")
+    events, ruleset = trace(arguments.ingress, probe)
+    deciding = [chain for chain, hook in ruleset.chains.items() if hook in ("forward", "input")]
+    traced = explain(events, ruleset.rules, deciding)
+    missing = ", ".join(ruleset.missing)
+    if arguments.json:
+        print(json.dumps({**traced.values(), "not_copied": list(ruleset.missing)}))
+        return 0
+    print(
+        "the loaded rules, and the kernel's verdict on the first packet of a connection, in a copy of this"
+    )
+    print("node's interfaces, addresses and routes; nothing was sent")
+    print(traced.text(), end="")
+    if missing:
+        print(f"these tables could not be copied, and may decide otherwise: {missing}")
+    return 0
+
+
+def run_apply(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent import rules_life
+
+    source = arguments.file or paths.pair_file
+    applied = rules_life.apply(paths, source, arguments.confirm, cut=arguments.cut)
+    if arguments.json:
+        print(json.dumps(_applied_values(applied)))
+    else:
+        print(_applied_text(applied), end="")
+    return 0
+
+
+def _applied_values(applied: "Applied") -> dict[str, object]:
+    return {
+        "schema": 1,
+        "generation": applied.generation.number,
+        "before": applied.before.number if applied.before else None,
+        "rules": applied.generation.rules,
+        "by_agent": applied.by_agent,
+        "forbidden_connections": applied.forbidden,
+        "cut_connections": applied.cut,
+        "confirm_within_s": round(applied.pending.remaining_s(), 1) if applied.pending else None,
+    }
+
+
+def _applied_text(applied: "Applied") -> str:
+    """What is in force now, and what is left to do."""
+    number, before = applied.generation.number, applied.before
+    lines = [f"generation {number} is in force (rules {applied.generation.rules})"]
+    if before == applied.generation:
+        lines = [f"generation {number} was in force already; its rules were loaded again"]
+    if not applied.by_agent:
+        lines.append("no agent runs here; the rules were loaded without it")
+    lines += _flows_text(applied)
+    if applied.pending is not None:
+        lines.append(
+            f"generation {applied.pending.back_to} comes back in {applied.pending.remaining_s():.0f} s "
+            "unless you say: hafw rules confirm"
+        )
+    else:
+        lines.append("this is one node; apply the same file on the other one")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _flows_text(applied: "Applied") -> list[str]:
+    if applied.cut is not None:
+        ended = "1 connection" if applied.cut == 1 else f"{applied.cut} connections"
+        return [f"{ended} cut that these rules do not allow; conntrackd tells the peer"]
+    if applied.forbidden:
+        many = applied.forbidden
+        going_on = "1 connection goes on" if many == 1 else f"{many} connections go on"
+        return [f"{going_on} that these rules do not allow; --cut would end them"]
+    return []
+
+
+def run_confirm(_arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent import rules_life
+
+    pending = rules_life.confirm(paths)
+    print(f"generation {pending.number} stays in force")
+    return 0
+
+
+def run_rollback(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent import rules_life
+
+    if arguments.unconfirmed is not None:
+        rules_life.roll_back_unconfirmed(paths, arguments.unconfirmed, arguments.after)
+        return 0
+    applied = rules_life.roll_back(paths, arguments.number)
+    if arguments.json:
+        print(json.dumps(_applied_values(applied)))
+    else:
+        print(applied.generation.why)
+        print(_applied_text(applied), end="")
+    return 0
+
+
+def run_generations(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.generations import Generations
+
+    generations = Generations(paths.state_dir)
+    if arguments.number is not None:
+        files = generations.require(arguments.number).files
+        if arguments.json:
+            print(json.dumps(dict(files)))
+            return 0
+        for place, (name, text) in enumerate(files):
+            print(f"# include: {name}\n{text}" if place else text, end="")
+        return 0
+    from agent.rules_in_force import find_generation_in_force
+
+    known, pending, in_force = generations.known(), generations.pending(), find_generation_in_force(paths)
+    marks = {in_force.number: "in force"} if in_force else {}
+    if pending is not None:
+        marks[pending.number] = f"waits {pending.remaining_s():.0f} s for its confirmation"
+    if arguments.json:
+        print(
+            json.dumps(
+                [
+                    {name: getattr(one, name) for name in ("number", "at", "who", "why", "rules")}
+                    | {"mark": marks.get(one.number)}
+                    for one in known
+                ]
+            )
+        )
+        return 0
+    for one in known:
+        mark = f"  ({marks[one.number]})" if one.number in marks else ""
+        print(f"{one.number:6}  {one.at}  {one.rules}  {one.who}: {one.why}{mark}")
+    if not known:
+        print("there are none yet: the agent keeps one at its start, `hafw rules apply` every new one")
+    return 0

@@ -1,0 +1,124 @@
+"""Which rules are in force on this node: what the kernel has, of which pair file that was made, and who put
+it in place.
+
+How nft lists what was loaded is remembered in /run, which ends with the machine as the rules do. By that the
+next process (an agent that was killed, upgraded or only restarted, a hook's run) knows the table again and
+changes what differs from its own. All else lives on: counts, and the elements of dynamic sets and limits.
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import asdict
+
+from agent import config
+from agent.adapters.nftables import Nftables, Seal, read_table
+from agent.errors import ConfigError, HafwError, ToolError
+from agent.generations import Files, Generation, Generations, same_files
+from agent.pair import Pair
+from agent.paths import Paths
+from agent.rules import compile_pair
+
+
+def rules_of(pair: Pair) -> str:
+    return compile_pair(pair).digest
+
+
+def load_files(files: Files) -> Pair:
+    """The pair that a generation describes. Raises ConfigError as config.load()."""
+    (_, text), *included = files
+    return config.parse(text, "pair file", dict(included))
+
+
+def adapter_of(paths: Paths, pair: Pair) -> Nftables:
+    """For the rules of `pair`. Its first load() lets be what is the same in the table that a process before
+    this one has left, if nobody has touched that table since."""
+    seal = _recall(paths)
+    before = _find_pair(paths, pair, seal.rules) if seal is not None else None
+    if seal is not None and before is not None:
+        rules = Nftables(before)
+        if rules.recognise(seal):
+            return rules.succeed(pair)
+    return Nftables(pair)
+
+
+def remember(paths: Paths, rules: Nftables) -> None:
+    """What `rules` has loaded, for adapter_of() of another process."""
+    seal = rules.seal()
+    if seal is None or seal == _recall(paths):
+        return
+    fresh = paths.loaded_rules.with_suffix(".new")
+    # without it the next process loads its whole table, which is as safe
+    with contextlib.suppress(OSError):
+        fresh.write_text(json.dumps(asdict(seal)), encoding="ascii")
+        os.replace(fresh, paths.loaded_rules)
+
+
+def _recall(paths: Paths) -> Seal | None:
+    try:
+        found = json.loads(paths.loaded_rules.read_bytes())
+        return Seal(str(found["rules"]), str(found["listed"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _find_pair(paths: Paths, pair: Pair, rules: str) -> Pair | None:
+    """Of which these rules are made, by this program: another version may make others of the same file."""
+    if rules_of(pair) == rules:
+        return pair
+    one = _find_generation(paths, rules)
+    try:
+        found = load_files(one.files) if one is not None else None
+    except ConfigError:
+        return None
+    return found if found is not None and rules_of(found) == rules else None
+
+
+def _find_generation(paths: Paths, rules: str | None) -> Generation | None:
+    known = reversed(Generations(paths.state_dir).known())
+    return next((one for one in known if one.rules == rules), None)
+
+
+def note_in_force(paths: Paths, pair: Pair, why: str, files: Files | None = None) -> str:
+    """The installed pair file has been taken: what is known of it, for a record. `files`: what it was when
+    it was taken; None: read it now."""
+    rules = rules_of(pair)
+    try:
+        taken = config.read_files(paths.pair_file) if files is None else files
+        found = Generations(paths.state_dir).note(taken, "hafw", why, rules)
+    except HafwError as error:
+        return f"{why}: rules {rules}, of which no generation can be kept: {error}"
+    return f"{why}: generation {found.number} (by {found.who}: {found.why}), rules {found.rules}"
+
+
+def find_in_force(paths: Paths) -> Pair:
+    """The pair whose rules the kernel has. HafwError when none is loaded, or nobody knows what from."""
+    loaded = read_table()[0].digest
+    one = _find_generation(paths, loaded)
+    if one is not None:
+        return load_files(one.files)
+    if paths.pair_file.exists():
+        pair = config.load(paths.pair_file)
+        if rules_of(pair) == loaded:
+            return pair
+    raise HafwError(
+        f"the rules in force ({loaded}) were made neither from the installed pair file nor from a "
+        "generation that is kept",
+        "see them with: hafw rules show",
+    )
+
+
+def find_generation_in_force(paths: Paths) -> Generation | None:
+    """By what the kernel has: the newest generation may be one that a kill has kept from its place."""
+    loaded = _loaded_digest()
+    fitting = [one for one in reversed(Generations(paths.state_dir).known()) if one.rules == loaded]
+    installed = config.read_files(paths.pair_file) if paths.pair_file.exists() else None
+    same = [one for one in fitting if installed is not None and same_files(one.files, installed)]
+    return next(iter((*same, *fitting)), None)
+
+
+def _loaded_digest() -> str | None:
+    try:
+        return read_table()[0].digest
+    except ToolError:
+        return None  # without a table nothing is in force

@@ -1,0 +1,291 @@
+"""The life of a policy: from a file to the rules in force, and back by itself when nobody confirms.
+
+    apply    check -> generation on disk -> (timer, pending) -> pair file in place -> live
+    confirm  pending goes, and the timer with it
+    else     timer, or the agent's start after a boot -> the generation before in place -> live
+
+A kill or a power cut after any of these steps leaves the old rules or the new ones, because nft's
+transaction is one, and every file is there as it was or as it is to be. What was begun is brought to its end
+by whoever comes next: a command, the timer, or the agent at its start.
+"""
+
+import contextlib
+import os
+import pwd
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agent import config
+from agent.adapters import control, flows, rollback_timer
+from agent.adapters.journal import open_sink
+from agent.adapters.nftables import Nftables, read_table
+from agent.core.roles import RuleSet
+from agent.errors import HafwError, UnavailableError
+from agent.generations import Generation, Generations, Pending, boot_id, same_files
+from agent.lock import BusyError, hold_lock, make_run_dir
+from agent.pair import Pair
+from agent.paths import Paths
+from agent.records import Kind, Record
+from agent.render import conntrackd, keepalived
+from agent.rules import compile_table
+from agent.rules.change import model_of
+from agent.rules.flows import find_forbidden
+from agent.rules_in_force import (
+    adapter_of,
+    find_generation_in_force,
+    load_files,
+    note_in_force,
+    remember,
+    rules_of,
+)
+
+LOCK_WAIT_S = 5.0
+UNCONFIRMED_WAIT_S = 60.0
+"""How long the roll-back waits for another command; it is not to be lost to one."""
+DIRECT_WAIT_S = 2.0
+TRIES = 5
+MOST_COUNTED = 50_000
+"""Reading more connections than that takes seconds; only --cut is worth them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """`by_agent`: the resident agent has loaded it; else this process did."""
+
+    generation: Generation
+    before: Generation | None
+    by_agent: bool
+    pending: Pending | None = None
+    forbidden: int | None = None
+    """Connections that go on although these rules would not let them in; None: nobody counted them."""
+    cut: int | None = None
+    """How many of them were ended here."""
+
+
+def require_same_wires(old: Pair, new: Pair, paths: Paths) -> None:
+    """Raises HafwError when `new` wants another keepalived.conf or conntrackd.conf than `old`."""
+    for node in old.nodes:
+        for daemon, render in (("keepalived", keepalived.render), ("conntrackd", conntrackd.render)):
+            if new.node(node.name) is None or render(old, node.name, paths) != render(new, node.name, paths):
+                raise HafwError(
+                    f"this pair file needs another {daemon}.conf than the one in force; only rules can "
+                    f"change while {daemon} runs",
+                    "install it by `hafw setup` on both nodes, the backup first",
+                )
+
+
+def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = False) -> Applied:
+    """The pair file at `source` in place of the one that is installed, in force on this node.
+
+    With `confirm_s` the one before comes back after that many seconds unless confirm() is called. Raises
+    HafwError; what was in force stays in force then, unless the message says otherwise.
+    """
+    with _one_at_a_time(paths, LOCK_WAIT_S) as generations:
+        _require_none_pending(generations)
+        pair = config.load(source)
+        files = config.read_files(source)
+        _require_loadable(pair)
+        before = _find_before(paths, generations, source)
+        if before is not None:
+            require_same_wires(load_files(before.files), pair, paths)
+        fresh = generations.note(files, _who(), "apply", rules_of(pair))
+        pending = None
+        if confirm_s is not None and fresh != before:
+            if before is None:
+                raise HafwError("there is nothing that could come back", "apply without --confirm")
+            pending = _set_pending(generations, fresh, before, confirm_s)
+        try:
+            generations.install(fresh.number, paths.pair_file)
+            applied = Applied(fresh, before, make_live(paths), pending)
+        except HafwError:
+            _take_back(paths, generations, fresh, before, in_place=_is_installed(paths, source))
+            raise
+        return _with_flows(applied, pair, cut=cut)
+
+
+def _with_flows(applied: Applied, pair: Pair, *, cut: bool) -> Applied:
+    """On the primary alone: a backup has copies of the primary's connections."""
+    many = not cut and flows.count() > MOST_COUNTED
+    if many or read_table()[0].rules is not RuleSet.PRIMARY:
+        return applied
+    table = model_of(compile_table(pair, RuleSet.PRIMARY))
+    forbidden = find_forbidden(table, flows.read_flows(), flows.read_ways())
+    ended = flows.end_flows(forbidden) if cut else None
+    return replace(applied, forbidden=len(forbidden), cut=ended)
+
+
+def confirm(paths: Paths) -> Pending:
+    """Raises HafwError when nothing waits, or not any more."""
+    with _one_at_a_time(paths, LOCK_WAIT_S) as generations:
+        pending = generations.pending()
+        if pending is None:
+            raise HafwError("no apply waits for its confirmation")
+        generations.clear_pending()
+        rollback_timer.stop()
+        return pending
+
+
+def roll_back(paths: Paths, number: int | None) -> Applied:
+    """To a generation; without `number` to the one before what is in force. A pending apply ends by it."""
+    with _one_at_a_time(paths, LOCK_WAIT_S) as generations:
+        pending = generations.pending()
+        wanted = pending.back_to if pending is not None and number is None else number
+        target = _find_earlier(paths, generations) if wanted is None else generations.require(wanted)
+        _require_loadable(load_files(target.files))
+        applied = _go_to(paths, generations, target, _who(), f"roll-back to generation {target.number}")
+        if pending is not None:
+            generations.clear_pending()
+            rollback_timer.stop()
+        return applied
+
+
+def roll_back_unconfirmed(paths: Paths, identity: str, after_s: float) -> Applied | None:
+    """What the timer calls. None when that apply was confirmed or ended otherwise."""
+    time.sleep(after_s)
+    with _one_at_a_time(paths, UNCONFIRMED_WAIT_S, finish=False) as generations:
+        pending = generations.pending()
+        if pending is None or pending.identity != identity:
+            return None
+        target = generations.require(pending.back_to)
+        why = f"generation {pending.number} was not confirmed: back to generation {target.number}"
+        try:
+            applied = _go_to(paths, generations, target, "hafw", why)
+        except HafwError as error:
+            # nobody reads what this process says; what waits stays waiting for the next command or start
+            _record(paths, f"{why}, which has failed: {error}")
+            raise
+        generations.clear_pending()
+        return applied
+
+
+def recover(paths: Paths) -> None:
+    """At the agent's start, before it reads the pair file. Says in a record what it did, or could not."""
+    try:
+        done = Generations(paths.state_dir).finish(paths.pair_file)
+    except HafwError as error:
+        done = f"cannot look for an unfinished apply: {error}"
+    if done is not None:
+        _record(paths, done)
+
+
+def make_live(paths: Paths) -> bool:
+    """The installed pair file in force: True by the agent, False without one. HafwError when neither can."""
+    for _ in range(TRIES):
+        try:
+            answer = control.ask_reload(paths.control_socket)
+        except UnavailableError:
+            try:
+                with hold_lock(paths.lock, DIRECT_WAIT_S):
+                    _load_directly(paths)
+                    return False
+            except BusyError:
+                continue  # it has just started, or a hook's run will be done in a moment
+        if "error" in answer:
+            raise HafwError(str(answer["error"]))
+        return True
+    raise HafwError("an agent is at work on this node but gives no answer", "systemctl restart hafw-agent")
+
+
+def _load_directly(paths: Paths) -> None:
+    pair = config.load(paths.pair_file)
+    rules = adapter_of(paths, pair)
+    rules.load(rules.read().rules or RuleSet.BACKUP)
+    remember(paths, rules)
+    _record(paths, note_in_force(paths, pair, "loaded without an agent"))
+
+
+@contextlib.contextmanager
+def _one_at_a_time(paths: Paths, wait_s: float, *, finish: bool = True) -> Iterator[Generations]:
+    """What an earlier command left half done is done first."""
+    make_run_dir(paths)
+    generations = Generations(paths.state_dir)
+    with hold_lock(paths.rules_lock, wait_s):
+        done = generations.finish(paths.pair_file) if finish else None
+        if done is not None:
+            _record(paths, done)
+            make_live(paths)
+        yield generations
+
+
+def _require_none_pending(generations: Generations) -> None:
+    pending = generations.pending()
+    if pending is not None:
+        raise HafwError(
+            f"generation {pending.number} waits for its confirmation ({pending.remaining_s():.0f} s left)",
+            "hafw rules confirm, or hafw rules rollback",
+        )
+
+
+def _require_loadable(pair: Pair) -> None:
+    Nftables(pair).check(RuleSet.BACKUP)
+
+
+def _find_before(paths: Paths, generations: Generations, source: Path) -> Generation | None:
+    """What comes back when an apply is not confirmed; the installed file where none was kept yet."""
+    found = find_generation_in_force(paths)
+    if found is not None or _is_installed(paths, source) or not paths.pair_file.exists():
+        return found or generations.newest()
+    pair = config.load(paths.pair_file)
+    return generations.note(config.read_files(paths.pair_file), "hafw", "found in place", rules_of(pair))
+
+
+def _is_installed(paths: Paths, source: Path) -> bool:
+    return source.resolve() == paths.pair_file.resolve()
+
+
+def _set_pending(generations: Generations, fresh: Generation, before: Generation, confirm_s: int) -> Pending:
+    """The timer first: a timer without its apply does nothing, an apply without its timer would stay."""
+    identity = uuid.uuid4().hex[:12]
+    rollback_timer.start(identity, confirm_s)
+    deadline_s = time.clock_gettime(time.CLOCK_BOOTTIME) + confirm_s
+    pending = Pending(identity, fresh.number, before.number, deadline_s, boot_id())
+    generations.set_pending(pending)
+    return pending
+
+
+def _take_back(
+    paths: Paths, generations: Generations, fresh: Generation, before: Generation | None, *, in_place: bool
+) -> None:
+    """An apply that failed has not been. A file that was edited in its place stays as it is."""
+    if fresh == before:
+        return
+    if before is not None and not in_place:
+        generations.install(before.number, paths.pair_file)
+        make_live(paths)
+    if generations.pending() is not None:
+        generations.clear_pending()
+        rollback_timer.stop()
+    generations.drop(fresh.number)
+
+
+def _go_to(paths: Paths, generations: Generations, target: Generation, who: str, why: str) -> Applied:
+    before = find_generation_in_force(paths)
+    fresh = generations.add(target.files, who, why, target.rules)
+    generations.install(fresh.number, paths.pair_file)
+    return Applied(fresh, before, make_live(paths))
+
+
+def _find_earlier(paths: Paths, generations: Generations) -> Generation:
+    known = generations.known()
+    now = find_generation_in_force(paths) or generations.newest()
+    for one in reversed(known):
+        if now is not None and one.number < now.number and not same_files(one.files, now.files):
+            return one
+    raise HafwError("there is no earlier generation to go back to", "see: hafw rules generations")
+
+
+def _who() -> str:
+    name = os.environ.get("SUDO_USER")
+    if name:
+        return name
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _record(paths: Paths, text: str) -> None:
+    open_sink(paths).write(Record(Kind.RULES, text, time.monotonic_ns()))

@@ -1,0 +1,137 @@
+"""What `hafw setup` would change on this machine: the plan, compared with what is there. Writes nothing.
+
+A file of another package (keepalived.conf, conntrackd.conf) that somebody has made by hand is not ours to
+replace: it becomes a `Kept`, unless the administrator names it.
+"""
+
+import difflib
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import HafwError
+from agent.paths import Paths
+from agent.setup import MADE_BY_HAFW, PlannedFile
+
+_DPKG_STATUS = Path("/var/lib/dpkg/status")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`target` is the file itself, where `path` may lead to it over a link. `old` is None for a new file,
+    `new` is None for one that goes."""
+
+    path: Path
+    target: Path
+    old: bytes | None
+    new: bytes | None
+    mode: int
+
+    @property
+    def kind(self) -> str:
+        if self.old is None:
+            return "create"
+        return "remove" if self.new is None else "change"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file that somebody has made by hand, and that stays as it is."""
+
+    path: Path
+
+
+def find_changes(
+    plan: Collection[PlannedFile], paths: Paths, root: Path, replace: Collection[str] = ()
+) -> tuple[tuple[Change, ...], tuple[Kept, ...]]:
+    """In the order of the plan, leftovers last. `replace` has the names of hand-made files that may go.
+
+    Raises HafwError for what cannot be read, is no regular file, or lies outside of `root`.
+    """
+    changes: list[Change] = []
+    kept: list[Kept] = []
+    foreign = (paths.keepalived_config, paths.conntrackd_config)
+    for file in plan:
+        target = find_target(file.path, root)
+        old, new = read_file(target), file.text.encode()
+        if old == new:
+            continue
+        if file.path in foreign and file.path.name not in replace and _is_hand_made(old, file.path, root):
+            kept.append(Kept(file.path))
+        else:
+            changes.append(Change(file.path, target, old, new, file.mode))
+    return (*changes, *_leftovers(plan, paths, root)), tuple(kept)
+
+
+def find_target(path: Path, root: Path) -> Path:
+    """Where `path` really is, below `root`. Links are followed, so that one stays what it is."""
+    top = Path(os.path.realpath(root))
+    target = Path(os.path.realpath(top / path.relative_to("/")))
+    if not target.is_relative_to(top):
+        raise HafwError(f"{path} is a link that leads out of {root}", "make it a file of its own")
+    return target
+
+
+def read_file(path: Path) -> bytes | None:
+    """The content of a regular file, None when there is nothing. Raises HafwError."""
+    try:
+        # a FIFO must not keep us waiting
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HafwError(f"cannot read {path}: {error.strerror}", "run hafw setup as root") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise HafwError(f"{path} is not a regular file", "look at what leads there, and mend it")
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+def is_made_by_hafw(content: bytes) -> bool:
+    return content.startswith(MADE_BY_HAFW.encode())
+
+
+def _is_hand_made(content: bytes | None, path: Path, root: Path) -> bool:
+    """Neither empty, nor ours, nor as its Debian package has brought it."""
+    if not content or is_made_by_hafw(content):
+        return False
+    checksum = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    try:
+        status = (root / _DPKG_STATUS.relative_to("/")).read_text(errors="replace")
+    except OSError:
+        return True  # no Debian below this root, so nothing of a package's either
+    return f"\n {path} {checksum}" not in status
+
+
+def _leftovers(plan: Collection[PlannedFile], paths: Paths, root: Path) -> Iterator[Change]:
+    """Our own files for interfaces that the pair file no longer has."""
+    planned = {file.path for file in plan}
+    directory = find_target(paths.network_dir, root)
+    for there in sorted((*directory.glob("60-hafw-*.network"), *directory.glob("60-hafw-*.netdev"))):
+        path = paths.network_dir / there.name
+        if path in planned or there.is_symlink():
+            continue
+        content = read_file(there)
+        if content is not None and is_made_by_hafw(content):
+            yield Change(path, there, content, None, 0)
+
+
+def diff_of(change: Change) -> str:
+    """A unified diff, as diff and git write it."""
+    old_name = str(change.path) if change.old is not None else "/dev/null"
+    new_name = str(change.path) if change.new is not None else "/dev/null"
+    lines = difflib.unified_diff(_lines_of(change.old), _lines_of(change.new), old_name, new_name)
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+    )
+
+
+def _lines_of(content: bytes | None) -> list[str]:
+    """Without characters that would move a terminal's cursor."""
+    text = (content or b"").decode(errors="backslashreplace")
+    shown = "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+    return shown.splitlines(keepends=True)

@@ -1,0 +1,221 @@
+"""`hafw setup`: show what would change, ask once, write, and say what makes it live."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from agent import config
+from agent.errors import HafwError, ToolError
+from agent.pair import Pair
+from agent.paths import Paths
+from agent.setup import plan_setup
+from agent.setup_changes import Change, Kept, diff_of, find_changes
+from agent.setup_notes import Argv, kept_notes, live_commands, rival_notes
+from agent.setup_write import start_writing, write_change
+
+DESCRIPTION = """\
+Writes what keepalived, conntrackd, systemd-networkd, sysctl and the loading of modules need on this
+node, all from the pair file. Shows every change as a diff and asks before it writes. The file that was
+there stays beside the new one as NAME.before-hafw (that first one is never written again), later ones
+with their time.
+"""
+EPILOG = """\
+exit status: 0 everything is as the pair file wants it; 1 it is not (--dry-run, or the answer was no), or
+something failed; 2 wrong arguments or pair file, and with --dry-run everything that failed
+"""
+_RESTART_LIMIT_S = 120.0
+
+
+def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """The parser of `hafw setup`, made by the `add_parser` of the whole command's subparsers."""
+    command = add_parser(
+        "setup",
+        help="show and write what the other daemons of this node need",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(refuse=command.error)
+    command.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="write below this directory, for an image or a chroot",
+    )
+    command.add_argument("--dry-run", action="store_true", help="only show what would change")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.add_argument(
+        "--replace",
+        action="append",
+        default=[],
+        choices=("keepalived.conf", "conntrackd.conf"),
+        help="replace this file although it was made by hand (may be given twice)",
+    )
+    command.add_argument(
+        "--restart", action="store_true", help="make the changes live at once; do so on the backup first"
+    )
+    command.add_argument("--json", action="store_true", help="with --yes or --dry-run: the outcome as JSON")
+    return command
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What --json prints."""
+
+    node: str
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+    commands: tuple[Argv, ...]
+    written: bool = False
+    backups: dict[Path, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        changes = [
+            {
+                "path": str(change.path),
+                "change": change.kind,
+                "diff": diff_of(change),
+                "backup": self.backups.get(change.path),
+            }
+            for change in self.changes
+        ]
+        values = {"schema": 1, "node": self.node, "written": self.written, "changes": changes}
+        return json.dumps({**values, "notes": self.notes, "commands": [list(one) for one in self.commands]})
+
+
+def run(
+    arguments: argparse.Namespace,
+    paths: Paths,
+    find_node: Callable[[Pair, str | None], str],
+    show: Callable[[str], None],
+) -> int:
+    """`show` writes to the terminal at once: the question comes after the diff."""
+    _check(arguments)
+    try:
+        return _run(arguments, paths, find_node, show)
+    except HafwError as error:
+        if not arguments.dry_run:
+            raise
+        print(f"hafw: {error}", file=sys.stderr)
+        return 2
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """What argparse cannot see by itself; ends the program as it would."""
+    if arguments.json and not (arguments.yes or arguments.dry_run):
+        arguments.refuse("with --json nobody is asked; add --yes or --dry-run")
+    if arguments.restart and arguments.root != Path("/"):
+        arguments.refuse("--restart is for this machine, not for one below --root; leave one of them out")
+    if arguments.restart and not Path("/run/systemd/system").is_dir():
+        arguments.refuse("systemd does not run here, so nothing can be restarted; leave out --restart")
+    if not arguments.root.is_dir():
+        arguments.refuse(f"{arguments.root} is not a directory; make it first")
+
+
+def _run(
+    arguments: argparse.Namespace,
+    paths: Paths,
+    find_node: Callable[[Pair, str | None], str],
+    show: Callable[[str], None],
+) -> int:
+    root: Path = arguments.root
+    source = arguments.file or root / paths.pair_file.relative_to("/")
+    pair = config.load(source)
+    node = find_node(pair, arguments.node)
+    plan = plan_setup(pair, node, paths, config.read_files(source))
+    changes, kept = find_changes(plan, paths, root, arguments.replace)
+    notes = (*kept_notes(kept, pair, paths), *rival_notes(pair, root))
+    outcome = _Outcome(node, changes, notes, live_commands(changes, paths))
+    say = _silent if arguments.json else show
+    say("".join(f"{diff_of(change)}\n" for change in changes))
+    say("".join(f"note: {note}\n\n" for note in notes))
+    say(_summary(changes, kept, node))
+    status = 0
+    if changes:
+        status = _settle(arguments, outcome, say)
+    if arguments.json:
+        print(outcome.to_json())
+    return status
+
+
+def _silent(_text: str) -> None:
+    """--json prints one thing only, at the end."""
+
+
+def _summary(changes: tuple[Change, ...], kept: tuple[Kept, ...], node: str) -> str:
+    if not changes:
+        but = f", but for {' and '.join(str(file.path) for file in kept)}" if kept else ""
+        return f"Nothing to do: every file of {node} is as the pair file wants it{but}.\n"
+    words = {"create": "new", "change": "changed", "remove": "removed"}
+    counts = ((word, sum(change.kind == kind for change in changes)) for kind, word in words.items())
+    return f"{node}: {', '.join(f'{count} {word}' for word, count in counts if count)}.\n"
+
+
+def _settle(arguments: argparse.Namespace, outcome: _Outcome, say: Callable[[str], None]) -> int:
+    if arguments.dry_run:
+        return 1
+    if not arguments.yes and not _is_confirmed(outcome, arguments.restart, say):
+        say("Nothing was written.\n")
+        return 1
+    _write(arguments.root, outcome, say)
+    if arguments.restart:
+        _restart(outcome.commands, say)
+    elif arguments.root == Path("/"):
+        say(_advice(outcome.commands))
+    return 0
+
+
+def _is_confirmed(outcome: _Outcome, restart: bool, say: Callable[[str], None]) -> bool:
+    if not sys.stdin.isatty():
+        raise HafwError(
+            "nobody can answer here, so nothing was written", "add --yes to write without asking"
+        )
+    one = len(outcome.changes) == 1
+    question = "Write this file" if one else f"Write these {len(outcome.changes)} files"
+    say(f"{question}{' and restart the daemons' if restart else ''}? [y/N] ")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _write(root: Path, outcome: _Outcome, say: Callable[[str], None]) -> None:
+    now = datetime.now(UTC)
+    with start_writing(root):
+        for change in outcome.changes:
+            backup = write_change(change, now)
+            done = "removed" if change.new is None else "wrote"
+            if backup:
+                outcome.backups[change.path] = str(backup)
+            say(f"{done} {change.target}{f' (as it was: {backup})' if backup else ''}\n")
+    outcome.written = True
+
+
+def _advice(commands: tuple[Argv, ...]) -> str:
+    lines = "".join(f"    {' '.join(argv)}\n" for argv in commands)
+    return (
+        f"\nThese make it live, as root:\n\n{lines}\n"
+        "Do all of this on the node that is backup first. When `hafw status` there says that the states\n"
+        "are in, do it on the other one, which hands over to its peer.\n"
+    )
+
+
+def _restart(commands: tuple[Argv, ...], say: Callable[[str], None]) -> None:
+    # only here: whoever asks for the status of the agent does not wait for these
+    import asyncio
+
+    from agent.adapters.process import run as run_process
+    from agent.adapters.process import use_pidfd_children
+
+    use_pidfd_children()
+    for argv in commands:
+        finished = asyncio.run(run_process(argv, timeout_s=_RESTART_LIMIT_S))
+        if finished.exit_status != 0:
+            raise ToolError(
+                argv,
+                f"{' '.join(argv)} failed: {finished.stderr.strip()}",
+                hint=f"the files are written; mend it (journalctl -u {argv[-1]}), then go on from there",
+            )
+        say(f"did {' '.join(argv)}\n")

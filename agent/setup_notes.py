@@ -1,0 +1,99 @@
+"""What `hafw setup` says beside its diff: who else configures the same, and what makes a change live."""
+
+import fnmatch
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from agent.pair import Pair
+from agent.paths import Paths
+from agent.render.conntrackd import hook_in as conntrackd_hook_in
+from agent.render.keepalived import hook_in as keepalived_hook_in
+from agent.setup_changes import Change, Kept
+
+Argv = tuple[str, ...]
+
+_NETWORK_DIRS = ("etc/systemd/network", "run/systemd/network", "usr/lib/systemd/network")
+_FIRST_OF_OURS = "60-hafw-"
+_IFACE = re.compile(r"^\s*iface\s+(\S+)", re.MULTILINE)
+
+
+def live_commands(changes: Collection[Change], paths: Paths) -> tuple[Argv, ...]:
+    """What makes the changed files live on this node, in an order in which nothing is asked of a daemon that
+    still has its old file."""
+    if not changes:
+        return ()
+    changed = {change.path for change in changes}
+    network = any(path.parent == paths.network_dir for path in changed)
+    units = (
+        (paths.modules_file in changed, "systemd-modules-load"),
+        (bool(changed & {paths.modules_file, paths.sysctl_file}), "systemd-sysctl"),
+        (network, "systemd-networkd"),
+        (paths.conntrackd_config in changed, "conntrackd"),
+        (True, "hafw-agent"),
+        (paths.keepalived_config in changed, "keepalived"),
+    )
+    wanted = tuple(f"{unit}.service" for is_wanted, unit in units if is_wanted)
+    at_boot = [unit for unit in wanted if not unit.startswith(("systemd-modules", "systemd-sysctl"))]
+    reload = (("systemctl", "daemon-reload"),) if paths.nftables_drop_in in changed else ()
+    return (*reload, ("systemctl", "enable", *at_boot), *(("systemctl", "restart", unit) for unit in wanted))
+
+
+def kept_notes(kept: Collection[Kept], pair: Pair, paths: Paths) -> Iterator[str]:
+    """What a file that was made by hand needs in it."""
+    for file in kept:
+        what, lines = (
+            ("keepalived", keepalived_hook_in(pair, paths))
+            if file.path == paths.keepalived_config
+            else ("conntrackd", conntrackd_hook_in(pair, paths))
+        )
+        indented = "\n".join(f"    {line}" if line else "" for line in lines.splitlines())
+        yield (
+            f"{file.path} was made by hand and stays as it is. Give it these lines:\n\n{indented}\n\n"
+            f"`hafw render {what}` prints a whole file; --replace {file.path.name} puts that in its place."
+        )
+
+
+def rival_notes(pair: Pair, root: Path) -> Iterator[str]:
+    """Other files that configure an interface of the pair."""
+    for interface in pair.interfaces:
+        for file in _rival_networks(interface.name, root):
+            yield (
+                f"{file} matches {interface.name} and comes before ours, so ours is not read;"
+                f" take {interface.name} out of it"
+            )
+    known = {interface.name for interface in pair.interfaces}
+    interfaces = root / "etc/network/interfaces"
+    for path in (interfaces, *sorted(root.glob("etc/network/interfaces.d/*"))):
+        for name in sorted(known & set(_IFACE.findall(_text_of(path)))):
+            yield (
+                f"{Path('/') / path.relative_to(root)} configures {name} too;"
+                f" take {name} out there, systemd-networkd has it now"
+            )
+
+
+def _rival_networks(name: str, root: Path) -> Iterator[Path]:
+    for directory in _NETWORK_DIRS:
+        for path in sorted((root / directory).glob("*.network")):
+            if path.name < _FIRST_OF_OURS and _matches(_text_of(path), name):
+                yield Path("/") / path.relative_to(root)
+
+
+def _matches(text: str, name: str) -> bool:
+    """Does a .network file take this interface by its name? (By its driver or address it may still.)"""
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip()
+        key, _, value = line.partition("=")
+        if section == "[Match]" and key.strip() == "Name":
+            return any(fnmatch.fnmatchcase(name, pattern) for pattern in value.split())
+    return False
+
+
+def _text_of(path: Path) -> str:
+    """A hint is not worth a failure: what cannot be read says nothing."""
+    try:
+        return path.read_text(errors="replace") if path.is_file() else ""
+    except OSError:
+        return ""

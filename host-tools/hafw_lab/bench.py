@@ -1,0 +1,105 @@
+"""`./run bench`: the measurements, each with a table for people and JSON for programs."""
+
+import argparse
+import json
+from pathlib import Path
+
+from agent.pair import SyncMode
+from hafw_lab import bench_failover, bench_flap, bench_handover, bench_hook, bench_rules
+from hafw_lab.advert_option import add_advert_argument
+from hafw_lab.bench_facts import read_facts
+from hafw_lab.demo import (
+    add_sync_argument,
+    check_writable,
+    parse_count,
+    start_clock,
+)
+from hafw_lab.options import AgentKind
+from hafw_lab.report import choose_ink
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="measure", required=True, metavar="WHAT")
+    _add_failover(kinds.add_parser("failover", help="power loss: who survives, how long is the silence"))
+    _add_handover(kinds.add_parser("handover", help="a hundred hand-overs: how long the agent itself takes"))
+    _add_flap(kinds.add_parser("flap", help="a link that flaps: how long until all is quiet again"))
+    _add_hook(kinds.add_parser("hook", help="what the hook and the resident agent cost"))
+    _add_rules(kinds.add_parser("rules", help="rules: to load, to flip, to forward through, beside nft"))
+
+
+def _add_failover(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--agents", type=parse_agents, default="hafw,stock,stock-drop", metavar="A,B,...")
+    parser.add_argument("--sync", type=parse_modes, default="direct,cache", metavar="A,B,...")
+    parser.add_argument("--states", type=parse_counts, default="0,20000,300000", metavar="N,M,...")
+    parser.add_argument("--runs", type=parse_count, default=3, metavar="N", help="of each (default: 3)")
+    add_advert_argument(parser)
+    _finish(parser, bench_failover.measure)
+
+
+def _add_handover(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--count", type=parse_count, default=100, metavar="N", help="default: 100")
+    add_sync_argument(parser)
+    add_advert_argument(parser)
+    _finish(parser, bench_handover.measure)
+
+
+def _add_flap(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--agents", type=parse_agents, default="hafw,stock", metavar="A,B,...")
+    parser.add_argument("--states", type=parse_count, default=300_000, metavar="N", help="default: 300000")
+    parser.add_argument("--seconds", type=parse_count, default=60, metavar="N", help="default: 60")
+    parser.add_argument("--rate", type=parse_count, default=10, metavar="HZ", help="default: 10")
+    add_sync_argument(parser)
+    add_advert_argument(parser)
+    _finish(parser, bench_flap.measure)
+
+
+def _add_hook(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--count", type=parse_count, default=100, metavar="N", help="default: 100")
+    _finish(parser, bench_hook.measure)
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=parse_count, default=5, metavar="N", help="of each (default: 5)")
+    parser.add_argument("--slices", type=parse_count, default=60, metavar="N", help="default: 60")
+    parser.add_argument(
+        "--most", type=parse_count, default=100_000, metavar="N", help="leave larger cases out"
+    )
+    _finish(parser, bench_rules.measure)
+
+
+def _finish(parser: argparse.ArgumentParser, measure: object) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.set_defaults(bench=measure)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 if everything could be measured, else 1. How good the figures are has no part in it."""
+    check_writable(args.json)
+    ink = choose_ink()
+    found, text = args.bench(args, ink, start_clock(ink))
+    print()
+    print(text)
+    if args.json:
+        whole = {"bench": args.measure, "facts": read_facts(), **found}
+        args.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    return 1 if found.get("failed") else 0
+
+
+def parse_agents(text: str) -> tuple[AgentKind, ...]:
+    return tuple(AgentKind(word) for word in _words(text, {kind.value for kind in AgentKind}))
+
+
+def parse_modes(text: str) -> tuple[SyncMode, ...]:
+    return tuple(SyncMode(word) for word in _words(text, {mode.value for mode in SyncMode}))
+
+
+def parse_counts(text: str) -> tuple[int, ...]:
+    return tuple(parse_count(word) for word in text.split(","))
+
+
+def _words(text: str, known: set[str]) -> list[str]:
+    words = text.split(",")
+    for word in words:
+        if word not in known:
+            raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(sorted(known))}")
+    return words

@@ -1,0 +1,210 @@
+"""One measurement of `bench rules`, in a network namespace of its own: this program is started inside one.
+
+Arguments: `load RULES ELEMENTS RUNS` or `forward SLICES SECONDS`. Prints one JSON object.
+
+Hard facts
+* The highest memory use that wait4() tells of a child begins with that of its parent, and VmHWM does not; it
+  goes with the process, so it is read while that runs.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
+from statistics import median
+
+from agent import config
+from agent.adapters.nftables import Nftables
+from agent.core.roles import RuleSet
+from agent.pair import Pair
+from agent.rules.change import compile_change
+from agent.rules.gate import SERVED, SERVING
+from agent.rules.nft import FAMILY, TABLE
+from agent.rules.table import compile_table
+from hafw_lab import pair_file
+from hafw_lab.bench_rules_forward import measure_forward
+from hafw_lab.errors import LabError
+from hafw_lab.options import LabOptions
+from hafw_lab.process import run
+from hafw_lab.topology import DEFAULT
+
+_FLIPS = 100
+_FIRST_ADDRESS = 0x0A00_0001  # 10.0.0.1
+_BIG = "big"
+_WAY = "from: client, to: server"
+_RENEW = f"table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
+_FLIP = (
+    f"flush set {FAMILY} {TABLE} {SERVING}\n"
+    f"add set {FAMILY} {TABLE} {SERVING} {{ type nf_proto; elements = {{ {', '.join(SERVED)} }} }}\n"
+)
+
+
+def described() -> Pair:
+    """The pair of the described system."""
+    return config.parse(_described_text())
+
+
+def _described_text() -> str:
+    return pair_file.compose(DEFAULT, LabOptions())
+
+
+def make_pair(rules: int, elements: int) -> Pair:
+    """The described pair with so many further rules, and one that asks a set of so many addresses, read from
+    what an administrator would write."""
+    further = [
+        f"- {{{_WAY}, allow: [{{tcp: {_port(one)}}}], source: {_address(one)}}}" for one in range(rules)
+    ]
+    sets = ""
+    if elements:
+        further.append(f"- {{{_WAY}, allow: [{{tcp: {_port(rules)}}}], source: {_BIG}}}")
+        sets = f"sets: {{{_BIG}: {{file: {_BIG}.txt}}}}\n"
+    texts = {
+        "further.yaml": "\n".join((f"{sets}policy:", *further, "")),
+        # every second address, or they would be merged into a few ranges
+        f"{_BIG}.txt": "".join(f"{_address(2 * number)}\n" for number in range(elements)),
+    }
+    return config.parse(f"{_described_text()}include: further.yaml\n", texts=texts)
+
+
+def _port(number: int) -> int:
+    return 10_000 + number % 50_000
+
+
+def _address(number: int) -> IPv4Address:
+    return IPv4Address(_FIRST_ADDRESS + number)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Milliseconds: on the clock, and of processors in this process and its children."""
+
+    wall: float
+    cpu: float
+
+
+def measure_load(rules: int, elements: int, runs: int) -> dict[str, object]:
+    """Ours and nft's, in turns, on the same table. Ours is in force when a load is done but for its reading
+    back, which is timed apart."""
+    parsed = _cost(partial(make_pair, rules, elements))
+    pair = make_pair(rules, elements)
+    compiled = _cost(partial(Nftables, pair))
+    ours = Nftables(pair)
+    ours.load(RuleSet.BACKUP)
+    peak_kib = read_peak_kib("self")
+    with tempfile.TemporaryDirectory() as directory:
+        whole, flip = Path(directory, "whole.nft"), Path(directory, "flip.nft")
+        whole.write_text(_RENEW + run(["nft", "list", "table", FAMILY, TABLE], timeout_s=120))
+        flip.write_text(_FLIP)
+        turns: list[tuple[Cost, Cost, Cost]] = []
+        for _ in range(runs):
+            nft = _cost_of_nft(whole)
+            ours = Nftables(pair)  # the one that has loaded before would only look for what to mend
+            turns.append((_cost(partial(ours.load, RuleSet.BACKUP)), _cost(ours.read), nft))
+        loaded, read_back, nft = (_middle(costs) for costs in zip(*turns, strict=True))
+        found: dict[str, object] = {
+            "rules": rules,
+            "elements": elements,
+            "parse_ms": parsed.wall,
+            "compile_ms": compiled.wall,
+            "apply_ms": {"hafw": loaded.wall - read_back.wall, "nft": nft.wall},
+            "apply_cpu_ms": {"hafw": loaded.cpu - read_back.cpu, "nft": nft.cpu},
+            "read_back_ms": read_back.wall,
+            "read_back_cpu_ms": read_back.cpu,
+            "flip_ms": {
+                "hafw": median(_cost(partial(ours.flip, role)).wall for role in _roles()),
+                "nft": median(_cost_of_nft(flip).wall for _ in range(runs)),
+            },
+            "peak_mib": {"hafw": peak_kib / 1024, "nft": _peak_of_nft(whole) / 1024},
+        }
+        if elements:
+            found["element"] = _measure_element(ours, pair, elements, runs)
+    return found
+
+
+def _roles() -> Iterator[RuleSet]:
+    for _ in range(_FLIPS // 2):
+        yield from RuleSet
+
+
+def _measure_element(ours: Nftables, pair: Pair, elements: int, runs: int) -> dict[str, float]:
+    """One address more in the set, by our own way of changing a policy and by nft alone."""
+    (big,) = pair.sets
+    fresh = IPv4Network(_address(2 * elements))
+    grown = replace(pair, sets=(replace(big, networks=(*big.networks, fresh)),))
+    change = compile_change(compile_table(pair, RuleSet.BACKUP), compile_table(grown, RuleSet.BACKUP), {})
+    if change is None:
+        raise LabError("one address more in a set makes the whole table be loaded anew")
+    times = []
+    for number in range(runs):
+        ours = ours.succeed(pair if number % 2 else grown)
+        times.append(_cost(partial(ours.load, RuleSet.BACKUP)).wall)
+    element = [FAMILY, TABLE, f"{_BIG}/4", "{", str(_address(2 * elements + 2)), "}"]
+    nft = [_cost(partial(run, ["nft", verb, "element", *element])).wall for verb in ("add", "delete")]
+    return {
+        "commands": len(change),
+        "bytes": len(json.dumps(change)),
+        "hafw_ms": median(times),
+        "nft_ms": median(nft),
+    }
+
+
+def _cost(what: Callable[[], object]) -> Cost:
+    start, used = time.perf_counter(), _processors_s()
+    what()
+    return Cost((time.perf_counter() - start) * 1000, (_processors_s() - used) * 1000)
+
+
+def _processors_s() -> float:
+    children = getrusage(RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _cost_of_nft(file: Path) -> Cost:
+    return _cost(lambda: run(["nft", "-f", str(file)], timeout_s=120))
+
+
+def _middle(costs: Iterable[Cost]) -> Cost:
+    every = list(costs)
+    return Cost(median(one.wall for one in every), median(one.cpu for one in every))
+
+
+def _peak_of_nft(file: Path) -> int:
+    """KiB, as seen a thousand times a second."""
+    peak = 0
+    with subprocess.Popen(["nft", "-f", str(file)]) as process:
+        while process.poll() is None:
+            with suppress(OSError, LabError):
+                peak = max(peak, read_peak_kib(str(process.pid)))
+            time.sleep(0.001)  # nothing tells of memory use
+    return peak
+
+
+def read_peak_kib(pid: str) -> int:
+    """VmHWM of a process. LabError for one that is on its way out."""
+    for line in Path("/proc", pid, "status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    raise LabError(f"process {pid} has no memory any more")
+
+
+def main(words: list[str]) -> None:
+    match words:
+        case ["load", rules, elements, runs]:
+            found = measure_load(int(rules), int(elements), int(runs))
+        case ["forward", slices, seconds]:
+            found = measure_forward(described(), int(slices), float(seconds))
+        case _:
+            raise LabError(f"{' '.join(words)!r} is no measurement")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,166 @@
+"""Trees of Debian's packages, by mmdebstrap, from where this machine's own apt takes its packages.
+
+Hard facts
+* `apt-get indextargets` says what apt makes of every form in which sources can be written.
+* Both releases are on the same mirrors: the archive is `bookworm` or `trixie`, and so are the names before
+  `-updates` and `-security`.
+* mmdebstrap looks at none of this machine's apt.conf: proxies and the like are handed on.
+* Without root it makes a user namespace of its own, with the numbers of /etc/subuid and newuidmap.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from hafw_lab.cache import hold_cache
+from hafw_lab.errors import LabError
+from hafw_lab.process import run
+from hafw_lab.progress import Progress
+from hafw_lab.shown import run_shown
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_TIMEOUT_S = 3600.0
+_BRANCHES = ("", "-updates", "-security")
+_HANDED_ON = (
+    "Acquire::http::",
+    "Acquire::https::",
+    "Acquire::Check-Valid-Until",
+    "Acquire::Check-Date",
+    "Acquire::ForceIPv4",
+    "Acquire::Languages",
+)
+_TARGETS = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(CODENAME)"
+
+
+class Release(Enum):
+    BOOKWORM = "bookworm"
+    TRIXIE = "trixie"
+
+    @property
+    def version(self) -> int:
+        return {Release.BOOKWORM: 12, Release.TRIXIE: 13}[self]
+
+    def __str__(self) -> str:
+        return f"Debian {self.version} ({self.value})"
+
+    @staticmethod
+    def parse(text: str) -> "Release":
+        """Raises LabError with what can be written instead."""
+        for release in Release:
+            if text in (release.value, str(release.version)):
+                return release
+        raise LabError(
+            f"there is no release {text!r} here", f"choose {', '.join(one.value for one in Release)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One line of sources.list; `suite` is a name of some release."""
+
+    uri: str
+    suite: str
+    component: str
+
+    def __str__(self) -> str:
+        return f"deb {self.uri} {self.suite} {self.component}"
+
+
+def cached_tree(
+    release: Release,
+    packages: Iterable[str],
+    say: Progress,
+    *,
+    options: Sequence[str] = (),
+    fresh: bool = False,
+) -> Path:
+    """A tar of a Debian with these packages, kept in the cache for as long as nobody asks for a `fresh` one.
+    `options` are further ones for mmdebstrap. Raises LabError."""
+    wanted = sorted(set(packages))
+    key = hashlib.sha256("\n".join((release.value, _architecture(), *wanted, "--", *options)).encode())
+    with hold_cache("debian", say) as directory:
+        found = directory / f"{release.value}-{key.hexdigest()[:12]}.tar"
+        if fresh or not found.exists():
+            half = found.with_suffix(".half")
+            try:
+                make_tree(release, wanted, half, say, options=options)
+                half.replace(found)
+            finally:
+                half.unlink(missing_ok=True)
+        os.utime(found)  # so that `image prune` sees what is in use
+        return found
+
+
+def make_tree(
+    release: Release, packages: Iterable[str], target: Path, say: Progress, *, options: Sequence[str] = ()
+) -> None:
+    """Make `target`, a tar, from the network. Raises LabError."""
+    if shutil.which("mmdebstrap", path="/usr/sbin:/usr/bin") is None:
+        raise LabError(
+            "mmdebstrap is not there", "apt-get install --no-install-recommends mmdebstrap uidmap"
+        )
+    sources = find_sources(release)
+    argv = [
+        "mmdebstrap",
+        f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
+        "--variant=minbase",
+        "--format=tar",
+        "--verbose",
+        *(f"--keyring={KEYRING}" for _ in range(KEYRING.exists())),
+        "--aptopt=Acquire::Retries 3",
+        *(f"--aptopt={line}" for line in _find_apt_options()),
+        f"--include={','.join(packages)}",
+        *options,
+        release.value,
+        str(target),
+        *(str(source) for source in sources),
+    ]
+    what = f"{release} from packages"
+    say(what)
+    run_shown(argv, say, what, log=target.with_suffix(".log"), timeout_s=_TIMEOUT_S)
+
+
+def find_sources(release: Release) -> tuple[Source, ...]:
+    """Where this machine takes Debian from, for another release as well. Raises LabError."""
+    listing = run(["apt-get", "indextargets", "--format", _TARGETS, "Created-By: Packages"])
+    found = sources_from(listing, release)
+    if not any(source.suite == release.value for source in found):
+        raise LabError(
+            "this machine's apt has no source of Debian 12 or 13",
+            "name one in /etc/apt/sources.list.d and run apt-get update",
+        )
+    return found
+
+
+def sources_from(listing: str, release: Release) -> tuple[Source, ...]:
+    """The sources of Debian in a listing of indextargets, with `release` in the place of theirs. Pure."""
+    found = []
+    for line in listing.splitlines():
+        uri, suite, component, codename = line.split("|")
+        for name in (codename, suite):  # the codename is not known before the first update
+            branch = _find_branch(name)
+            if branch is not None and component == "main":
+                found.append(Source(uri, release.value + branch, component))
+                break
+    return tuple(dict.fromkeys(found))
+
+
+def _find_branch(suite: str) -> str | None:
+    for release in Release:
+        if suite.startswith(release.value) and suite.removeprefix(release.value) in _BRANCHES:
+            return suite.removeprefix(release.value)
+    return None
+
+
+def _find_apt_options() -> list[str]:
+    dump = run(["apt-config", "dump", "--no-empty", "--format", '%F "%v";%n', "Acquire"])
+    return [line for line in dump.splitlines() if line.startswith(_HANDED_ON)]
+
+
+def _architecture() -> str:
+    return platform.machine()

@@ -1,0 +1,168 @@
+"""`hafw-lab doctor`: can this machine run the lab, what will be missing, and what to do about it."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from hafw_lab import accelerator, image, running, services
+from hafw_lab.doctor_desktop import examine_desktops
+from hafw_lab.doctor_finding import Finding, Level
+from hafw_lab.errors import LabError
+from hafw_lab.process import ENVIRONMENT, run
+
+_PROGRAMS = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "keepalived": "keepalived",
+    "conntrackd": "conntrackd",
+    "conntrack": "conntrack",
+    "dbus-daemon": "dbus-daemon",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "pivot_root": "util-linux",
+}
+_MODULES = {
+    "yaml": "python3-yaml",
+    "pyroute2": "python3-pyroute2",
+    "nftables": "python3-nftables",
+    "dbus_next": "python3-dbus-next",
+    "structlog": "python3-structlog",
+}
+_MACHINE_PROGRAMS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "ssh": "openssh-client",
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+}
+_NEEDED = (
+    "namespaces",
+    "mounts",
+    "bridge and veth",
+    "connection tracking",
+    "nftables",
+    "net.ipv4.ip_forward",
+)
+
+
+def examine() -> list[Finding]:
+    """Everything that can be looked at without starting a lab."""
+    return [
+        *_programs(),
+        *_protocols(),
+        *_modules(),
+        *_stock(),
+        *_kernel(),
+        *_machines(),
+        *examine_desktops(),
+        *_labs(),
+    ]
+
+
+def _programs() -> list[Finding]:
+    path = ENVIRONMENT["PATH"]
+    missing = {name: package for name, package in _PROGRAMS.items() if shutil.which(name, path=path) is None}
+    if not missing:
+        return [Finding(Level.OK, f"programs: {', '.join(_PROGRAMS)}")]
+    install = f"apt-get install --no-install-recommends {' '.join(sorted(set(missing.values())))}"
+    return [Finding(Level.BAD, f"programs not found: {', '.join(missing)}", install)]
+
+
+def _protocols() -> list[Finding]:
+    """conntrackd looks protocols up by name, and does not replicate one that it does not find, without an
+    error."""
+    if Path("/etc/protocols").exists():
+        return [Finding(Level.OK, "names of protocols")]
+    hint = "apt-get install --no-install-recommends netbase"
+    return [Finding(Level.BAD, "/etc/protocols is not there: conntrackd replicates nothing", hint)]
+
+
+def _modules() -> list[Finding]:
+    missing = {name: package for name, package in _MODULES.items() if find_spec(name) is None}
+    if not missing:
+        return [
+            Finding(Level.OK, f"Python {sys.version_info.major}.{sys.version_info.minor} and its modules")
+        ]
+    install = f"apt-get install --no-install-recommends {' '.join(missing.values())}"
+    return [Finding(Level.BAD, f"Python modules not found: {', '.join(missing)}", install)]
+
+
+def _stock() -> list[Finding]:
+    if services.STOCK_SCRIPT.exists():
+        return [Finding(Level.OK, "Debian's primary-backup.sh, for comparisons")]
+    hint = "reinstall conntrackd without dpkg's path-exclude for documentation"
+    return [Finding(Level.NOTE, "Debian's primary-backup.sh is not there: no --agent stock", hint)]
+
+
+def _kernel() -> list[Finding]:
+    environment_path = str(Path(__file__).resolve().parents[1])
+    argv = ["env", f"PYTHONPATH={environment_path}", "PYTHONDONTWRITEBYTECODE=1", sys.executable]
+    try:
+        results: dict[str, str | None] = json.loads(run([*argv, "-P", "-S", "-m", "hafw_lab.probe"]))
+    except LabError as error:
+        return [Finding(Level.BAD, f"trying the kernel out failed: {error}")]
+    who = "as root" if os.geteuid() == 0 else "as an ordinary user"
+    found = []
+    for name, problem in results.items():
+        if problem is None:
+            found.append(Finding(Level.OK, f"{name}, {who}"))
+        elif name in _NEEDED:
+            found.append(Finding(Level.BAD, f"{name}, {who}: {problem}", "run it as root"))
+        else:
+            text = f"{name} cannot be set {who}: the lab goes on with the machine's value"
+            found.append(Finding(Level.NOTE, text, "as root, sysctl -w outside of the lab changes it"))
+    if os.geteuid() != 0:
+        text = "as an ordinary user the daemons run without real-time priority and locked memory"
+        found.append(Finding(Level.NOTE, text, "measure as root"))
+    return found
+
+
+def _machines() -> list[Finding]:
+    """What only virtual machines need; without it the lab of namespaces still runs."""
+    path = ENVIRONMENT["PATH"]
+    programs = _MACHINE_PROGRAMS.items()
+    missing = {name: package for name, package in programs if shutil.which(name, path=path) is None}
+    if missing:
+        install = f"apt-get install --no-install-recommends {' '.join(missing.values())}"
+        return [Finding(Level.NOTE, f"no virtual machines: {', '.join(missing)} not found", install)]
+    found = [Finding(Level.OK, f"programs for virtual machines: {', '.join(_MACHINE_PROGRAMS)}")]
+    if os.geteuid() != 0 and not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        found.append(
+            Finding(Level.NOTE, "no virtual machines: /dev/net/tun is closed", "start them as root")
+        )
+    return [*found, _accelerator()]
+
+
+def _accelerator() -> Finding:
+    """A device file proves nothing: a kernel has to boot on it."""
+    images = image.find_images()
+    problem = accelerator.find_obstacle()
+    if problem is None and images:
+        with tempfile.TemporaryDirectory(prefix="hafw-lab-", dir="/var/tmp") as directory:
+            Path(directory).chmod(0o711)
+            problem = asyncio.run(accelerator.try_kernel(str(images[0].kernel), Path(directory)))
+    if problem is not None:
+        return Finding(Level.NOTE, f"virtual machines run without KVM, ten times slower: {problem}")
+    if not images:
+        return Finding(Level.OK, "KVM can be opened; whether a guest boots on it shows with the first image")
+    return Finding(Level.OK, "KVM: the kernel of an image boots on it")
+
+
+def _labs() -> list[Finding]:
+    found = []
+    for name in running.find_names():
+        try:
+            running.attach(name).close()
+            found.append(Finding(Level.OK, f"lab {name!r} is up"))
+        except LabError:
+            hint = f"hafw-lab down --name {name}"
+            found.append(Finding(Level.NOTE, f"lab {name!r} has crashed and left its socket", hint))
+    return found
+
+
+__all__ = ["Finding", "Level", "examine"]

@@ -1,0 +1,107 @@
+"""`hafw-lab export`: the machines and networks of the lab as libvirt's definitions, with their disks."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from hafw_lab import libvirt, machine_plan, services
+from hafw_lab.errors import LabError
+from hafw_lab.machine_files import compose_initrd
+from hafw_lab.options import LabOptions
+from hafw_lab.plan import Machine, NodePlan
+from hafw_lab.process import run as run_program
+from hafw_lab.qemu import kernel_line
+from hafw_lab.topology import Topology
+from hafw_lab.topology_file import choose_topology
+
+_HOW = """\
+libvirt definitions of a hafw lab. They name the disks where this directory is; change the
+paths in the files when you move it. On the machine that is to run them, as root:
+
+  hafw-lab render host --output / && networkctl reload      the bridges
+  for f in network-*.xml; do virsh net-define $f; done
+  for n in {networks}; do virsh net-start $n; virsh net-autostart $n; done
+  for f in domain-*.xml; do virsh define $f; done
+  virsh start {first}
+
+Another hypervisor takes the disks (qcow2; `qemu-img convert` makes one stand alone), kernel and initrd as
+they are. Give each machine its interfaces in the order and with the hardware addresses of the files.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--release", default="bookworm", choices=("bookworm", "trixie"), help="default: bookworm"
+    )
+    parser.add_argument("--no-kvm", dest="kvm", action="store_false", help="for a host without KVM")
+    parser.add_argument(
+        "--no-screen", dest="screen", action="store_false", help="without SPICE screen and USB"
+    )
+    parser.add_argument(
+        "--topology", type=Path, metavar="FILE", help="another topology than the built-in one"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises LabError when the directory holds something already or cannot be written."""
+    topology = choose_topology(args.topology)
+    home = _make_directory(args.directory)
+    options = LabOptions(machines={node.name: args.release for node in topology.nodes})
+    plan = services.plan_lab("export", topology, options, privileged=True)
+    plan = machine_plan.add_machines(plan, topology, options, _say)
+    _copy_base(plan.nodes[0], home)
+    for segment in topology.segments:
+        (home / f"network-{segment.name}.xml").write_text(libvirt.network_xml(segment), encoding="utf-8")
+    for node in plan.nodes:
+        _export_machine(node, topology, home, args)
+    networks = " ".join(libvirt.network_name(segment) for segment in topology.segments)
+    first = topology.firewalls[0].name
+    (home / "README").write_text(_HOW.format(networks=networks, first=first), encoding="utf-8")
+    for path in sorted(home.iterdir()):
+        print(path)
+    return 0
+
+
+def _make_directory(directory: Path) -> Path:
+    home = directory.absolute()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if any(home.iterdir()):
+            raise LabError(f"{home} is not empty", "export into a directory of its own")
+    except OSError as error:
+        raise LabError(f"cannot make {home}: {error.strerror}", "choose another directory") from error
+    return home
+
+
+def _copy_base(node: NodePlan, home: Path) -> None:
+    machine = _machine_of(node)
+    _say("copying the base disk and the kernel")
+    try:
+        shutil.copyfile(machine.disk, home / "base")
+        shutil.copyfile(machine.kernel, home / "vmlinuz")
+    except OSError as error:
+        raise LabError(f"cannot write into {home}: {error.strerror}", "is there room?") from error
+
+
+def _export_machine(node: NodePlan, topology: Topology, home: Path, args: argparse.Namespace) -> None:
+    machine, spec = _machine_of(node), topology.node(node.name)
+    assert spec is not None
+    disk, initrd = home / f"{node.name}.qcow2", home / f"initrd-{node.name}"
+    run_program(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "base", "-F", machine.disk_format, str(disk)]
+    )
+    initrd.write_bytes(compose_initrd(machine))
+    boot = libvirt.Boot(disk, "qcow2", home / "vmlinuz", initrd, kernel_line(machine))
+    text = libvirt.domain_xml(spec, topology.segments, boot, kvm=args.kvm, desktop=args.screen)
+    (home / f"domain-{node.name}.xml").write_text(text, encoding="utf-8")
+
+
+def _machine_of(node: NodePlan) -> Machine:
+    assert node.machine is not None, "every node of an export is a machine"
+    return node.machine
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

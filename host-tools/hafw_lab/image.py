@@ -1,0 +1,255 @@
+"""The disk that guests boot from: a Debian with our package, one for each release, kept in the cache.
+
+    image = require_image("bookworm", print)
+
+Everything in it comes from packages; what belongs to one node only comes by its seed (image_seed.py).
+Also the verb `hafw-lab image`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hafw_lab import process
+from hafw_lab.cache import cache_dir, hold_cache
+from hafw_lab.debian import Release, cached_tree
+from hafw_lab.errors import LabError
+from hafw_lab.image_build import (
+    DESKTOP_PACKAGES,
+    DESKTOP_TREE_OPTIONS,
+    PACKAGES,
+    TREE_OPTIONS,
+    build_image,
+    compute_key,
+)
+from hafw_lab.installed_package import repack
+from hafw_lab.progress import Progress
+from hafw_lab.shown import run_shown
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+_DEB_TIMEOUT_S = 1800.0
+_DEB = "hafw-agent"
+_DESKTOP = "desktop"
+_KEEP, _KEEP_S = 3, 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """`disk` is a base that nobody writes to. `ssh_key` is the private key that is let in as root. `key`
+    changes with the content. `append` belongs on the kernel's command line. `desktop`: it has an X
+    session."""
+
+    release: str
+    disk: Path
+    format: str
+    kernel: Path
+    initrd: Path
+    ssh_key: Path
+    key: str
+    append: str = ""
+    desktop: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What replaces what in the cache: the release, and whether it has a desktop."""
+        return compose_kind(self.release, desktop=self.desktop)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "release": self.release,
+            "desktop": self.desktop,
+            "key": self.key,
+            "disk": str(self.disk),
+            "kernel": str(self.kernel),
+            "initrd": str(self.initrd),
+            "ssh_key": str(self.ssh_key),
+            "megabytes": _size(self.disk.parent) // 1_000_000,
+            "built": time.strftime("%Y-%m-%d %H:%M", time.localtime(self.disk.stat().st_mtime)),
+        }
+
+
+def compose_kind(release: str, *, desktop: bool) -> str:
+    return f"{release}-{_DESKTOP}" if desktop else release
+
+
+def require_image(
+    release: str, say: Progress, *, package: Path | None = None, fresh: bool = False, desktop: bool = False
+) -> Image:
+    """The image of a release with `package`, by default the one of this checkout; built if it is not in the
+    cache. Raises LabError."""
+    chosen = Release.parse(release)
+    packages = (package or find_package(say),)
+    depends = [name for one in packages for name in read_depends(one)]
+    wanted = (*(DESKTOP_PACKAGES if desktop else PACKAGES), *depends)
+    options = DESKTOP_TREE_OPTIONS if desktop else TREE_OPTIONS
+    tree = cached_tree(chosen, wanted, say, options=options, fresh=fresh)
+    with hold_cache("images", say) as directory:
+        key = compute_key(tree, packages)
+        kind = compose_kind(chosen.value, desktop=desktop)
+        home = directory / f"{kind}-{key}"
+        if not (home / "image.json").exists():
+            build_image(chosen, tree, packages, home, say)
+            _remove_old(kind, say)
+        os.utime(home)
+        return _image(home)
+
+
+def find_images() -> list[Image]:
+    """What is in the cache, the one that was used last first."""
+    homes = [path.parent for path in (cache_dir() / "images").glob("*/image.json")]
+    return [_image(home) for home in sorted(homes, key=lambda home: -home.stat().st_mtime)]
+
+
+def prune_images(say: Progress, *, every: bool = False) -> int:
+    """Remove what was used last of no release, and trees that no image of the last build came from; with
+    `every` all of it. Returns the number of bytes."""
+    freed = 0
+    with hold_cache("images", say) as directory, hold_cache("debian", say) as trees:
+        seen: set[str] = set()
+        for image in find_images():
+            if image.kind in seen or every:
+                freed += _remove(image.disk.parent)
+            seen.add(image.kind)
+        for path in directory.iterdir():
+            if path.is_dir() and not (path / "image.json").exists():
+                freed += _remove(path)
+        used = {json.loads(path.read_text())["tree"] for path in directory.glob("*/image.json")}
+        for path in trees.glob("*.tar"):
+            if path.name not in used:
+                freed += _remove(path)
+    return freed
+
+
+def find_package(say: Progress) -> Path:
+    """Our own package: built from this checkout, or, where this is none, from what is installed. Raises
+    LabError."""
+    if (CHECKOUT / "packaging" / "debian").is_dir():
+        return _build_package(say)
+    say(f"{_DEB} as it is installed here")
+    with hold_cache("deb", say) as directory:
+        target = directory / f"{_DEB}_installed.deb"
+        repack(_DEB, target)
+        return target
+
+
+def _build_package(say: Progress) -> Path:
+    builder = CHECKOUT / "run"
+    out = cache_dir() / "deb"
+    out.mkdir(parents=True, exist_ok=True)
+    say("hafw-agent from this checkout")
+    environment = {**os.environ, "HAFW_CACHE": str(cache_dir())}
+    run_shown(
+        [str(builder), "deb", str(out)],
+        say,
+        "hafw-agent from this checkout",
+        log=out / "run-deb.log",
+        timeout_s=_DEB_TIMEOUT_S,
+        environment=environment,
+    )
+    found = sorted(out.glob(f"{_DEB}_*_all.deb"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise LabError(f"./run deb has left no {_DEB} in {out}")
+    return found[-1]
+
+
+def read_depends(package: Path) -> list[str]:
+    """The packages that it needs, the first of each choice. Raises LabError."""
+    text = process.run(["dpkg-deb", "--field", str(package), "Pre-Depends", "Depends"])
+    fields = ", ".join(line.partition(": ")[2] or line for line in text.splitlines())
+    names = (part.split("|")[0].split("(")[0].strip().partition(":")[0] for part in fields.split(","))
+    return [name for name in names if name]
+
+
+def _remove_old(kind: str, say: Progress) -> None:
+    """A checkout that is worked on makes an image a day or more; labs that are up may still use the last
+    ones."""
+    old = [image for image in find_images() if image.kind == kind][_KEEP:]
+    for image in old:
+        if time.time() - image.disk.parent.stat().st_mtime > _KEEP_S:
+            say(f"removing the image {image.kind}-{image.key}, which was not used lately")
+            _remove(image.disk.parent)
+
+
+def _image(home: Path) -> Image:
+    kind, key = home.name.rsplit("-", 1)
+    release, _, variant = kind.partition("-")
+    return Image(
+        release=release,
+        disk=home / "disk.raw",
+        format="raw",
+        kernel=home / "vmlinuz",
+        initrd=home / "initrd",
+        ssh_key=home / "id_ed25519",
+        key=key,
+        desktop=variant == _DESKTOP,
+    )
+
+
+def _size(path: Path) -> int:
+    files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
+    return sum(one.stat().st_blocks * 512 for one in files)
+
+
+def _remove(path: Path) -> int:
+    size = _size(path)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return size
+
+
+# -- the verb --
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    orders = verb.add_subparsers(dest="order", required=True, metavar="build|list|prune")
+    build = orders.add_parser("build", help="build what is not in the cache yet")
+    build.add_argument("--release", choices=[one.value for one in Release], help="default: every release")
+    build.add_argument("--desktop", action="store_true", help="the image with an X session in it")
+    build.add_argument("--fresh", action="store_true", help="with the archive's packages of today")
+    build.add_argument(
+        "--deb",
+        type=Path,
+        metavar="FILE",
+        help="hafw-agent; default: from the checkout, or as it is installed here",
+    )
+    prune = orders.add_parser("prune", help="remove the images and trees that were not used last")
+    prune.add_argument("--all", action="store_true", help="remove every one")
+    for order in (build, prune, orders.add_parser("list", help="what is in the cache")):
+        order.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    match args.order:
+        case "build":
+            releases = [args.release] if args.release else [one.value for one in Release]
+            _print(
+                [
+                    require_image(one, _say, package=args.deb, fresh=args.fresh, desktop=args.desktop)
+                    for one in releases
+                ],
+                args.json,
+            )
+        case "prune":
+            freed = prune_images(_say, every=args.all)
+            print(json.dumps({"freed_bytes": freed}) if args.json else f"{freed / 1e6:.0f} MB freed")
+        case _:
+            _print(find_images(), args.json)
+    return 0
+
+
+def _print(images: list[Image], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([image.to_json() for image in images], indent=2))
+    elif not images:
+        print("no images; build them with: hafw-lab image build")
+    for image in () if as_json else images:
+        home, about = image.disk.parent, image.to_json()
+        print(f"{image.kind:16} {image.key}  {about['megabytes']:5} MB  {about['built']}  {home}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

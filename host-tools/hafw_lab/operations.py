@@ -1,0 +1,221 @@
+"""What a running lab is asked for, and what it answers. Standard library only."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from hafw_lab import machine_files, wire
+from hafw_lab.errors import LabError
+from hafw_lab.lab_nodes import LabNodes
+from hafw_lab.powered import Powered
+from hafw_lab.powered_machine import PoweredMachine
+from hafw_lab.screen import Screen
+
+_CONSOLE_LINES = 2000
+
+Reply = tuple[wire.Message, tuple[int, ...]]
+"""The answer, and descriptors that go with it; who sends it closes them."""
+
+
+class Operations:
+    def __init__(self, nodes: LabNodes, directory: Path | None, end: Callable[[], None]) -> None:
+        """`directory` is the machines'; `end` ends the lab."""
+        self._nodes = nodes
+        self._plan = nodes.plan
+        self._directory = directory
+        self._end = end
+        self._known: dict[str, Callable[[wire.Message], Awaitable[Reply]]] = {
+            "info": self._info,
+            "pid": self._pid,
+            "status": self._status,
+            "primary": self._primary,
+            "wait_primary": self._wait_primary,
+            "power_off": self._power_off,
+            "power_on": self._power_on,
+            "shutdown": self._shutdown,
+            "reset": self._reset,
+            "pause": self._pause,
+            "save": self._save,
+            "link": self._link,
+            "connection": self._connection,
+            "console": self._console,
+            "service": self._service,
+            "open": self._open,
+            "ticket": self._ticket,
+            "viewers": self._viewers,
+            "screenshot": self._screenshot,
+            "down": self._down,
+        }
+
+    async def carry_out(self, op: str, message: wire.Message) -> Reply:
+        """Raises LabError, OSError."""
+        if op not in self._known:
+            raise LabError("the running lab does not know this request", "hafw-lab down, then up again")
+        return await self._known[op](message)
+
+    # -- the lab --
+
+    async def _info(self, _: wire.Message) -> Reply:
+        plan = self._plan
+        facts: wire.Message = {
+            "name": plan.name,
+            "about": plan.about,
+            "nodes": [node.name for node in plan.nodes],
+            "firewalls": list(plan.firewalls),
+            "vips": list(plan.vips),
+            "pid": os.getpid(),
+            "machines": {node.name: node.machine.release for node in plan.nodes if node.machine},
+            "directory": str(self._directory) if self._directory else None,
+            "home": self._nodes.home,
+        }
+        return facts, ()
+
+    async def _status(self, _: wire.Message) -> Reply:
+        nodes = await asyncio.gather(*map(self._describe, self._nodes))
+        return {"primary": self._nodes.primary(), "nodes": list(nodes)}, ()
+
+    async def _describe(self, node: Powered) -> wire.Message:
+        facts = {
+            "name": node.plan.name,
+            "firewall": node.plan.firewall,
+            "alive": node.alive,
+            "pid": node.pid if node.alive else None,
+            "vips": node.holds(self._plan.vips),
+            "links": {cable.name: cable.name not in node.down_links for cable in node.plan.cables},
+            "logs": node.log_names(),
+        }
+        inside = await node.order("status") if node.alive else {}
+        of_machine = _describe_machine(node, answers=bool(inside))
+        return facts | {"services": {}, "conntrack": None, "refused_sysctls": []} | inside | of_machine
+
+    async def _primary(self, _: wire.Message) -> Reply:
+        return {"primary": self._nodes.primary()}, ()
+
+    async def _wait_primary(self, message: wire.Message) -> Reply:
+        found = await self._nodes.wait_primary(message["name"], message["wait_s"])
+        return {"primary": found, "at_ns": time.monotonic_ns()}, ()
+
+    async def _save(self, message: wire.Message) -> Reply:
+        """All machines at one moment, into a directory; they go on afterwards."""
+        machines = self._nodes.machines
+        self._require_saveable()
+        try:
+            await asyncio.gather(*(node.hang_up() for node in machines))
+            await asyncio.gather(*(node.pause() for node in machines))
+            place = Path(message["directory"])
+            await asyncio.gather(*(node.save(place / f"{node.plan.name}.qcow2") for node in machines))
+        finally:
+            await asyncio.gather(*(node.power_on() for node in machines))
+        accelerators = {node.plan.name: node.accelerator.value for node in machines}
+        return {"plan": self._plan.to_json(), "accelerators": accelerators}, ()
+
+    def _require_saveable(self) -> None:
+        for node in self._nodes:
+            name = node.plan.name
+            if not isinstance(node, PoweredMachine):
+                if node.plan.firewall:
+                    text = f"{name} is made of namespaces, whose states cannot be saved"
+                    raise LabError(text, "start the lab with --vm")
+            elif not node.ready or node.paused:
+                text = f"{name} is off, paused or booting, so the lab cannot be saved"
+                raise LabError(text, f"hafw-lab heal {name}")
+
+    async def _down(self, _: wire.Message) -> Reply:
+        self._end()
+        return {}, ()
+
+    # -- one node --
+
+    def _node(self, message: wire.Message) -> Powered:
+        return self._nodes.find(message["node"])
+
+    async def _pid(self, message: wire.Message) -> Reply:
+        node = self._node(message)
+        return {"pid": node.pid if node.alive else None}, ()
+
+    async def _power_off(self, message: wire.Message) -> Reply:
+        node = self._node(message)
+        moment_ns = time.monotonic_ns()
+        node.cut_power()
+        return {"at_ns": moment_ns}, ()
+
+    async def _power_on(self, message: wire.Message) -> Reply:
+        await self._nodes.power_on(self._node(message))
+        return {}, ()
+
+    async def _shutdown(self, message: wire.Message) -> Reply:
+        moment_ns = time.monotonic_ns()
+        await self._node(message).shut_down()
+        return {"at_ns": moment_ns}, ()
+
+    async def _reset(self, message: wire.Message) -> Reply:
+        moment_ns = time.monotonic_ns()
+        await self._node(message).reset()
+        return {"at_ns": moment_ns}, ()
+
+    async def _pause(self, message: wire.Message) -> Reply:
+        moment_ns = time.monotonic_ns()
+        await self._node(message).pause()
+        return {"at_ns": moment_ns}, ()
+
+    async def _link(self, message: wire.Message) -> Reply:
+        node = self._node(message)
+        moment_ns = time.monotonic_ns()
+        await node.set_link(message["link"], up=message["up"])
+        return {"at_ns": moment_ns}, ()
+
+    async def _service(self, message: wire.Message) -> Reply:
+        """`order` is start, stop or signal, the rest goes to the init."""
+        node = self._node(message)
+        order = message.pop("order")
+        message.pop("node")
+        return await node.order(order, **message), ()
+
+    async def _open(self, message: wire.Message) -> Reply:
+        return {}, (self._node(message).open_file(message["path"], message["flags"]),)
+
+    # -- one machine --
+
+    def _machine(self, message: wire.Message) -> PoweredMachine:
+        node = self._node(message)
+        if not isinstance(node, PoweredMachine):
+            raise LabError(f"{node.plan.name} is made of namespaces", "only machines have this")
+        return node
+
+    async def _connection(self, message: wire.Message) -> Reply:
+        """Whether commands can reach it."""
+        node = self._machine(message)
+        return {"alive": node.alive, "paused": node.paused, "ready": node.ready}, ()
+
+    async def _console(self, message: wire.Message) -> Reply:
+        return {"text": self._machine(message).files.console_tail(_CONSOLE_LINES)}, ()
+
+    def _screen(self, message: wire.Message) -> Screen:
+        node = self._node(message)
+        if not isinstance(node, PoweredMachine) or node.screen is None:
+            hint = f"hafw-lab up --desktop {node.plan.name} gives it one"
+            raise LabError(f"{node.plan.name} has no screen", hint)
+        return node.screen
+
+    async def _ticket(self, message: wire.Message) -> Reply:
+        screen = self._screen(message)
+        ticket = await screen.make_ticket(message["valid_s"])
+        return {"ticket": ticket, "remote": screen.describe_remote()}, ()
+
+    async def _viewers(self, message: wire.Message) -> Reply:
+        return {"viewers": await self._screen(message).find_viewers()}, ()
+
+    async def _screenshot(self, message: wire.Message) -> Reply:
+        return {}, (await self._screen(message).dump(),)
+
+
+def _describe_machine(node: Powered, *, answers: bool) -> wire.Message:
+    """What the status says of a machine beside what it says of any node."""
+    if not isinstance(node, PoweredMachine):
+        return {"machine": None}
+    assert node.plan.machine is not None
+    by_hand = str(node.files.directory / machine_files.BY_HAND)
+    facts = {"release": node.plan.machine.release, "accelerator": node.accelerator.value}
+    return {"machine": {**facts, "paused": node.paused, "ready": answers, "command_line": by_hand}}

@@ -1,0 +1,5 @@
+"""What a person is told while something takes long, a line at a time."""
+
+from collections.abc import Callable
+
+Progress = Callable[[str], None]

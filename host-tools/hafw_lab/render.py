@@ -1,0 +1,56 @@
+"""`hafw-lab render host`: the bridges as lasting files of this machine."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hafw_lab.errors import LabError
+from hafw_lab.host_network import HostFile, plan_host
+from hafw_lab.topology_file import choose_topology
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=("host",), help="the bridges of this machine, for systemd-networkd")
+    parser.add_argument("--host", metavar="NODE", help="the node that this machine itself is, e.g. omarine")
+    parser.add_argument(
+        "--server-route",
+        action="store_true",
+        help="with the way back to the clients, for a pair without NAT",
+    )
+    parser.add_argument(
+        "--topology", type=Path, metavar="FILE", help="another topology than the built-in one"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="write below DIR (/ installs them) instead of printing"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises LabError when a file cannot be written."""
+    topology = choose_topology(args.topology)
+    files = plan_host(topology, args.host, server_route=args.server_route)
+    if args.output is None:
+        for file in files:
+            sys.stdout.write(f"# {file.path}\n{file.text}\n")
+        return 0
+    for file in files:
+        write_below(args.output, file)
+    print("make them live with: networkctl reload", file=sys.stderr)
+    return 0
+
+
+def write_below(root: Path, file: HostFile) -> None:
+    """Raises LabError; a file that is there with other content is not touched."""
+    path = root / file.path.relative_to("/")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.read_text(encoding="utf-8", errors="replace") != file.text:
+            raise LabError(
+                f"{path} is there already and says something else", "move it away, or merge by hand"
+            )
+        path.write_text(file.text, encoding="utf-8")
+    except OSError as error:
+        raise LabError(
+            f"cannot write {path}: {error.strerror}", "as root, or choose another --output"
+        ) from error
+    print(f"{path} is written", file=sys.stderr)

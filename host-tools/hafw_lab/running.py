@@ -1,0 +1,211 @@
+"""Labs that `hafw-lab up` leaves running: one socket each in a private directory, and nothing else.
+
+A socket that nobody answers belongs to a lab that has crashed; the kernel has taken everything else of it
+away.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import select
+import signal
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from hafw_lab import lab_directory, machine_plan, services
+from hafw_lab.client import Client, SupervisorProcess
+from hafw_lab.errors import LabError
+from hafw_lab.lab import Lab
+from hafw_lab.options import LabOptions
+from hafw_lab.plan import LabPlan
+from hafw_lab.progress import Progress
+from hafw_lab.topology import Topology
+
+DEFAULT_NAME = "lab"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_END_TIMEOUT_S = 20.0
+
+
+def find_directory() -> Path:
+    """Where the sockets are; it need not exist."""
+    if os.geteuid() == 0:
+        return Path("/run/hafw-lab")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime, "hafw-lab") if runtime else Path(f"/tmp/hafw-lab-{os.geteuid()}")
+
+
+def find_names() -> list[str]:
+    directory = find_directory()
+    return sorted(path.stem for path in directory.glob("*.sock")) if directory.is_dir() else []
+
+
+def attach(name: str = DEFAULT_NAME) -> Lab:
+    """The lab that `hafw-lab up` left running. Raises LabError."""
+    channel = _connect(_socket_path(name))
+    if channel is None:
+        others = [other for other in find_names() if other != name]
+        also = f" (there is {', '.join(others)}; choose with --name)" if others else ""
+        raise LabError(f"no lab {name!r} is up{also}", "start one with: hafw-lab up")
+    return Lab(Client(channel))
+
+
+def up(name: str, options: LabOptions, topology: Topology, progress: Progress) -> bool:
+    """Start a lab that stays when this process ends. False if it was up already. Raises LabError."""
+    plan = services.plan_lab(name, topology, options, privileged=os.geteuid() == 0)
+    plan = machine_plan.add_machines(plan, topology, options, progress)
+    path = _socket_path(name)
+    with _locked(name):
+        channel = _connect(path)
+        if channel is not None:
+            lab = Lab(Client(channel))
+            same = lab.options == options.to_json() and lab.nodes == tuple(
+                one.name for one in topology.nodes
+            )
+            lab.close()
+            if not same:
+                hint = "hafw-lab down ends it; or give this one a --name of its own"
+                raise LabError(f"a lab {name!r} is up with other options", hint)
+            return False
+        if path.exists():
+            progress(f"an earlier lab {name!r} has crashed; clearing its last trace")
+            path.unlink()
+        _start(plan, path, progress)
+    return True
+
+
+def up_plan(name: str, plan: LabPlan, progress: Progress) -> None:
+    """Start a lab from a plan that is made already. Raises LabError if one of that name is up."""
+    path = _socket_path(name)
+    with _locked(name):
+        channel = _connect(path)
+        if channel is not None:
+            channel.close()
+            raise LabError(f"a lab {name!r} is up", "hafw-lab down ends it; or give this one a --name")
+        path.unlink(missing_ok=True)
+        _start(plan, path, progress)
+
+
+def _start(plan: LabPlan, path: Path, progress: Progress) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        try:
+            # The supervisor itself listens, when all is up: then the kernel can tell its pid to whoever
+            # connects.
+            SupervisorProcess(plan, listener).wait_ready(progress).close()
+        except BaseException:  # also Ctrl-C: the supervisor ends with this process, the name has to go too
+            path.unlink(missing_ok=True)
+            raise
+
+
+def down(name: str, progress: Progress, *, patience_s: float = _END_TIMEOUT_S) -> None:
+    """Whatever state the lab is in, nothing of it is left afterwards."""
+    path = _socket_path(name)
+    if not find_directory().is_dir():
+        progress(f"no lab {name!r} is up")
+        _clear_crashed(progress)
+        return
+    with _locked(name):
+        channel = _connect(path)
+        if channel is not None:
+            _end(channel, progress, patience_s)
+            progress(f"lab {name!r} is down")
+        elif path.exists():
+            progress(f"lab {name!r} had crashed; its last trace is removed")
+        else:
+            progress(f"no lab {name!r} is up")
+        path.unlink(missing_ok=True)
+    _clear_crashed(progress)
+
+
+def _clear_crashed(progress: Progress) -> None:
+    for path in lab_directory.clear_crashed():
+        progress(f"removed {path}, which a lab that was killed had left")
+
+
+def _end(channel: socket.socket, progress: Progress, patience_s: float) -> None:
+    pid, _, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    supervisor = os.pidfd_open(pid)
+    client = Client(channel)
+    try:
+        with contextlib.suppress(LabError):  # it does not matter what it says, only that it goes
+            client.ask("down", timeout_s=patience_s)
+        if not _has_ended(supervisor, patience_s):
+            progress(f"the supervisor {pid} does not answer; killing it")
+            signal.pidfd_send_signal(supervisor, signal.SIGKILL)
+            _has_ended(supervisor, _END_TIMEOUT_S)
+    finally:
+        client.close()
+        os.close(supervisor)
+
+
+def _has_ended(pidfd: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+def _socket_path(name: str) -> Path:
+    if not _NAME.fullmatch(name):
+        raise LabError(
+            f"{name!r} cannot be the name of a lab", "use up to 32 letters a-z, digits and hyphens"
+        )
+    return find_directory() / f"{name}.sock"
+
+
+def _connect(path: Path) -> socket.socket | None:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        channel.connect(str(path))
+    except OSError as error:
+        channel.close()
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
+            return None
+        raise LabError(f"cannot reach the lab at {path}: {error.strerror}") from error
+    return channel
+
+
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """One `up` or `down` of this lab at a time. Another lab may take minutes to come up, and is not waited
+    for. Leaves no file, and no directory when no lab is there."""
+    path = find_directory() / f"{name}.lock"
+    while True:
+        with _locked_directory():
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+            break
+        os.close(descriptor)  # whoever had it has removed it
+    try:
+        yield
+    finally:
+        with _locked_directory():
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another lab is there
+                find_directory().rmdir()
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked_directory() -> Iterator[None]:
+    """For moments only; the lock is on the directory, so it leaves no file."""
+    directory = find_directory()
+    while True:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = directory.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+            raise LabError(f"{directory} is not a private directory of yours", "remove it and try again")
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not directory.exists() or directory.stat().st_ino != os.fstat(descriptor).st_ino:
+                continue  # a `down` has removed it meanwhile
+            yield
+            return
+        finally:
+            os.close(descriptor)

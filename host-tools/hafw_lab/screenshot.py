@@ -1,0 +1,33 @@
+"""`hafw-lab screenshot NODE`: what a machine's screen shows, whether X or a text console is on it."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from hafw_lab import running
+from hafw_lab.errors import LabError
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("node")
+    verb.add_argument("--output", type=Path, metavar="FILE.png", help="default: NODE.png; - is the output")
+    verb.add_argument("--name", default=running.DEFAULT_NAME, help="which lab, if there are several")
+
+
+def run(args: argparse.Namespace) -> int:
+    lab = running.attach(args.name)
+    picture = lab.machine(args.node).desktop.take_picture()
+    lab.close()
+    target = args.output or Path(f"{args.node}.png")
+    if str(target) == "-":
+        if os.isatty(sys.stdout.fileno()):
+            raise LabError("a picture is nothing for a terminal", "redirect the output, or name a file")
+        sys.stdout.buffer.write(picture)
+        return 0
+    try:
+        target.write_bytes(picture)
+    except OSError as error:
+        raise LabError(f"cannot write {target}: {error.strerror}") from error
+    print(target)
+    return 0

@@ -1,0 +1,53 @@
+"""What holds for every test: nothing is left running behind it."""
+
+import asyncio
+import logging
+import os
+from asyncio import runners
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fails on tasks that asyncio.run() had to cancel, on complaints of asyncio's, and on children."""
+    leaked: list[str] = []
+    # asyncio.run() ends the tasks that were left without a word; this is the one place that sees them
+    cancel_rest = runners._cancel_all_tasks  # type: ignore[attr-defined]
+
+    def note_and_cancel(loop: asyncio.AbstractEventLoop) -> None:
+        leaked.extend(repr(task) for task in asyncio.all_tasks(loop))
+        cancel_rest(loop)
+
+    monkeypatch.setattr(runners, "_cancel_all_tasks", note_and_cancel)
+    before = find_children()
+    yield
+    assert not leaked, f"the test left tasks behind: {leaked}"
+    children = {pid: name for pid, name in find_children().items() if pid not in before}
+    assert not children, f"the test left children behind: {children}"
+    said = [
+        entry.getMessage()
+        for entry in caplog.get_records("call")
+        if entry.name == "asyncio"
+        and entry.levelno >= logging.ERROR
+        # dbus-next looks at none of its writes; when the bus is gone it learns so by reading
+        and not entry.getMessage().startswith("Future exception was never retrieved")
+    ]
+    assert not said, f"asyncio complains: {said}"
+
+
+def find_children() -> dict[int, str]:
+    """The children of this process, with their command names."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            name, _, rest = (entry / "stat").read_text().rpartition(")")
+        except OSError:
+            continue
+        if int(rest.split()[1]) == os.getpid():
+            found[int(entry.name)] = name.partition("(")[2]
+    return found

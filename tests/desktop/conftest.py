@@ -1,0 +1,53 @@
+"""One lab for all tests here: client and server are machines with a desktop, the firewalls namespaces."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from hafw_lab import running
+from hafw_lab.lab import Lab
+from hafw_lab.options import LabOptions
+from hafw_lab.topology import DEFAULT
+from tests.desktop.virtual_screen import VirtualScreen, start_virtual_screen
+
+LAB = "desktop-tests"
+DESKTOPS = ("client", "omarine")
+RELEASE = os.environ.get("HAFW_DESKTOP_RELEASE", "bookworm")
+"""Debian 12 boots in less time; HAFW_DESKTOP_RELEASE=trixie is for all of this on Debian 13."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/desktop/" in item.nodeid:
+            item.add_marker(pytest.mark.vm)
+
+
+def say(text: str) -> None:
+    """Shown by pytest with a test that fails: how far the machines came."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@pytest.fixture(scope="session")
+def desktops() -> Iterator[Lab]:
+    options = LabOptions(
+        machines=dict.fromkeys(DESKTOPS, RELEASE),
+        desktops=dict.fromkeys(DESKTOPS, "qxl"),
+        advert_interval_ms=500,
+    )
+    with ExitStack() as stack:
+        stack.callback(running.down, LAB, say)
+        running.up(LAB, options, DEFAULT, say)
+        lab = running.attach(LAB)
+        stack.callback(lab.close)
+        yield lab
+
+
+@pytest.fixture
+def virtual_screen(tmp_path: Path) -> Iterator[VirtualScreen]:
+    """A screen for viewers."""
+    with start_virtual_screen(tmp_path) as screen:
+        yield screen

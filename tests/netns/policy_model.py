@@ -1,0 +1,196 @@
+"""What a policy means, said a second time and in another way: from the pair to the fate of one packet.
+
+Nothing of agent.rules is used here. Networks that are not connected are in `routes`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from agent.pair import (
+    SELF_ZONE,
+    Action,
+    Addresses,
+    Interface,
+    IPAddress,
+    IPNetwork,
+    Pair,
+    PortForward,
+    Protocol,
+    Rule,
+    Service,
+    Side,
+    SourceNat,
+    Translation,
+)
+from tests.netns.wire import ICMP, ICMPV6, NAMES, Packet
+
+FATES = {Action.ACCEPT: "pass", Action.REJECT: "reject", Action.DROP: "drop"}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    pair: Pair
+    node: str
+    routes: Mapping[IPNetwork, str]
+
+    def fate_on_backup(self, packet: Packet) -> str:
+        """Only what is for the node itself gets as far as the input chain."""
+        mine = {own.ip for own in self._interface(packet.interface).own(self.node)}
+        if packet.target not in mine or not self._lives_there(packet):
+            return "drop"
+        return self._local(packet)
+
+    def fate(self, packet: Packet) -> str:
+        """In the words of Wire.send, on a primary."""
+        if not self._lives_there(packet):
+            return "drop"
+        arrived, translated = self._translate_target(packet)
+        if arrived.target in self._firewall():
+            return self._local(arrived)
+        egress = self._egress(arrived.target)
+        fate = self._forward(arrived, egress, translated)
+        if fate != "pass":
+            return fate
+        left = replace(arrived, source=self._translate_source(arrived, egress, translated))
+        return egress.name + _difference(packet, left)
+
+    def _interface(self, name: str) -> Interface:
+        return next(one for one in self.pair.interfaces if one.name == name)
+
+    def _firewall(self) -> set[IPAddress]:
+        every = (
+            *(one.own(self.node) for one in self.pair.interfaces),
+            *(i.vips for i in self.pair.interfaces),
+        )
+        return {address.ip for addresses in every for address in addresses}
+
+    def _egress(self, target: IPAddress) -> Interface:
+        for interface in self.pair.interfaces:
+            if any(target in network for network in interface.networks):
+                return interface
+        return self._interface(next(name for network, name in self.routes.items() if target in network))
+
+    def _lives_there(self, packet: Packet) -> bool:
+        interface = self._interface(packet.interface)
+        return bool(interface.no_source_check) or self._egress(packet.source) == interface
+
+    def _local(self, packet: Packet) -> str:
+        managed = any(packet.source in network for network in self.pair.management.sources)
+        if managed and any(is_of(packet, service) for service in self.pair.management.services):
+            return "self"
+        if packet.protocol in (ICMP, ICMPV6) and packet.number in (8, 128):
+            return "self"
+        zone = self._interface(packet.interface).zone
+        rule = self._first(packet, zone, SELF_ZONE)
+        fate = FATES[rule.action] if rule else self._refused(zone)
+        return "self" if fate == "pass" else fate
+
+    def _forward(self, packet: Packet, egress: Interface, translated: bool) -> str:
+        zone = self._interface(packet.interface).zone
+        rule = self._first(packet, zone, egress.zone)
+        if rule:
+            return FATES[rule.action]
+        for one in self.pair.forwards if translated else ():
+            if zone in _askers(one) and one.to_zone == egress.zone and _reaches(packet, one):
+                return "pass"
+        return self._refused(zone)
+
+    def _refused(self, zone: str) -> str:
+        return "reject" if self.pair.zone(zone).side is Side.INSIDE else "drop"
+
+    def _first(self, packet: Packet, from_zone: str, to_zone: str) -> Rule | None:
+        for rule in self.pair.policy:
+            if (rule.from_zone, rule.to_zone) == (from_zone, to_zone) and (
+                self._is_in(packet.source, rule.source)
+                and self._is_in(packet.target, rule.destination)
+                and any(is_of(packet, service) for service in rule.services)
+            ):
+                return rule
+        return None
+
+    def _is_in(self, address: IPAddress, addresses: Addresses) -> bool:
+        named = {one.name: one.networks for one in self.pair.sets}
+        every = (*addresses.networks, *(network for name in addresses.sets for network in named[name]))
+        return addresses.everybody or any(address in network for network in every)
+
+    def _translate_target(self, packet: Packet) -> tuple[Packet, bool]:
+        zone = self._interface(packet.interface).zone
+        for one in self.pair.forwards:
+            asked = one.addresses or tuple(
+                vip.ip for interface in self.pair.in_zone(one.from_zone) for vip in interface.vips
+            )
+            target = next((each for each in one.targets if each.version == packet.target.version), None)
+            wanted = not one.services or any(is_of(packet, service) for service in one.services)
+            fits = zone in _askers(one) and packet.target in asked and self._is_in(packet.source, one.source)
+            if target and wanted and fits:
+                what = f"{packet.what.partition('/')[0]}/{one.port}" if one.port else packet.what
+                return replace(packet, target=target, what=what), True
+        for nat in self.pair.nat:
+            if nat.prefixes and zone == nat.to_zone and packet.target in nat.prefixes[1]:
+                return replace(packet, target=_moved(packet.target, *nat.prefixes[::-1])), True
+        return packet, False
+
+    def _translate_source(self, packet: Packet, egress: Interface, translated: bool) -> IPAddress:
+        zone, version = self._interface(packet.interface).zone, packet.source.version
+        vip = next((one.ip for one in egress.vips if one.version == version), None)
+        for one in self.pair.forwards if translated else ():
+            if one.hairpin and zone == egress.zone == one.to_zone and _reaches(packet, one) and vip:
+                return vip
+        for nat in self.pair.nat:
+            if (nat.from_zone, nat.to_zone) == (zone, egress.zone) and self._is_about(packet, nat):
+                own = [each.first for each in nat.addresses if each.first.version == version]
+                if nat.translation is Translation.KEEP:
+                    return packet.source
+                if nat.prefixes and packet.source in nat.prefixes[0]:
+                    return _moved(packet.source, *nat.prefixes)
+                if nat.translation is Translation.VIP and vip:
+                    return vip
+                if own:
+                    return own[0]
+        return packet.source
+
+    def _is_about(self, packet: Packet, nat: SourceNat) -> bool:
+        wanted = not nat.services or any(is_of(packet, service) for service in nat.services)
+        ends = self._is_in(packet.source, nat.source) and self._is_in(packet.target, nat.destination)
+        return wanted and ends
+
+
+def is_of(packet: Packet, service: Service) -> bool:
+    match service.protocol:
+        case Protocol.ANY:
+            return True
+        case Protocol.NUMBER:
+            return packet.protocol in service.numbers
+        case Protocol.ICMP:
+            return (packet.protocol, packet.number) in ((ICMP, 8), (ICMPV6, 128))
+        case Protocol.ICMPV4:
+            return packet.protocol == ICMP and packet.number in service.numbers
+        case Protocol.ICMPV6:
+            return packet.protocol == ICMPV6 and packet.number in service.numbers
+    ports = any(one.first <= packet.number <= one.last for one in service.ports)
+    return packet.protocol == NAMES[service.protocol.value] and ports
+
+
+def _askers(one: PortForward) -> tuple[str, ...]:
+    return (one.from_zone, one.to_zone) if one.hairpin else (one.from_zone,)
+
+
+def _reaches(packet: Packet, one: PortForward) -> bool:
+    """Whether a translated packet may be one of this port forward."""
+    if packet.target not in one.targets:
+        return False
+    if one.port:
+        protocols = [NAMES[service.protocol.value] for service in one.services]
+        return packet.protocol in protocols and packet.number == one.port
+    return not one.services or any(is_of(packet, service) for service in one.services)
+
+
+def _moved(address: IPAddress, old: IPNetwork, new: IPNetwork) -> IPAddress:
+    return type(address)(int(new.network_address) + int(address) - int(old.network_address))
+
+
+def _difference(before: Packet, after: Packet) -> str:
+    text = "" if before.source == after.source else f" from {after.source}"
+    if before.target != after.target:
+        text += f" to {after.target}"
+    return text + (f":{after.number}" if before.number != after.number else "")

@@ -1,0 +1,274 @@
+"""`hafw rules`: check, diff, apply, confirm, roll-back, with the real nft and real processes, and kill -9 of
+each of them at every step."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent import config
+from agent.rules_in_force import rules_of
+from tests.netns.machine import ROOT, Machine, start_agent, start_machine, tell_agent
+from tests.netns.pair_checks import until
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif("os.geteuid() != 0", reason="has /etc, /run and /var of its own, which root may"),
+]
+
+PAIR_FILE = "/etc/hafw/hafw.yaml"
+A = (ROOT / "examples" / "pair.yaml").read_text()
+B = A.replace("allow: [", "allow: [smtp, ")
+RULES_A, RULES_B = (rules_of(config.parse(text)) for text in (A, B))
+ROLLED_BACK_S = 60
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """With generation 1 in force and B beside it, in /run/b.yaml."""
+    with start_machine() as started:
+        started.write(PAIR_FILE, A)
+        started.write("/run/b.yaml", B)
+        started.rules("apply")
+        yield started
+
+
+def is_pending(machine: Machine) -> bool:
+    return (machine.root / "var/lib/hafw/pending").exists()
+
+
+def waiting(machine: Machine) -> str:
+    """The apply that nobody has confirmed yet."""
+    return str(json.loads(machine.read("/var/lib/hafw/pending"))["identity"])
+
+
+def let_time_run_out(machine: Machine, identity: str) -> None:
+    """What the timer calls; how it comes to that is shown by a test that waits for it."""
+    machine.rules("rollback", "--unconfirmed", identity)
+
+
+def assert_in_force(machine: Machine, text: str) -> None:
+    assert machine.read(PAIR_FILE) == text
+    assert machine.digest() == rules_of(config.parse(text))
+
+
+def test_a_check_changes_nothing(machine: Machine) -> None:
+    assert f"the kernel takes its rules ({RULES_B})" in machine.rules("check", "/run/b.yaml")
+    assert_in_force(machine, A)
+    machine.write("/run/bad.yaml", B.replace("smtp", "no-such"))
+    assert "no-such" in machine.rules("check", "/run/bad.yaml", status=2)
+
+
+def test_an_apply_is_in_force_and_told(machine: Machine) -> None:
+    assert machine.rules("diff", "/run/b.yaml") == (
+        "from client (eth1) to server (eth0):\n  + tcp port 25: accept (client to server: smtp)\n"
+    )
+    assert machine.rules("diff") == "nothing would change\n"
+    applied = machine.rules_json("apply", "/run/b.yaml")
+    assert (applied["generation"], applied["before"], applied["rules"]) == (2, 1, RULES_B)
+    assert_in_force(machine, B)
+    changes = machine.rules_json("diff", "/run/b.yaml")
+    assert (changes["in_force"], changes["changes"]) == (RULES_B, [])
+    known = machine.rules_json("generations")
+    assert [(one["number"], one["rules"], one["mark"]) for one in known] == [
+        (1, RULES_A, None),
+        (2, RULES_B, "in force"),
+    ]
+    assert machine.rules("generations", "2") == B
+    assert "was in force already" in machine.rules("apply", "/run/b.yaml")
+    assert "generation 2" in machine.records()[-1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("priority: 150", "priority: 151", "needs another keepalived.conf"),
+        ("vrid: 61", "vrid: 77", "needs another keepalived.conf"),
+        ("smtp", "no-such", "no-such"),
+    ],
+)
+def test_a_file_that_cannot_be_used_leaves_everything(
+    machine: Machine, old: str, new: str, says: str
+) -> None:
+    assert old in B
+    machine.write("/run/b.yaml", B.replace(old, new))
+    assert says in machine.rules(
+        "apply", "/run/b.yaml", "--confirm", "5", status=2 if new == "no-such" else 1
+    )
+    assert_in_force(machine, A)
+    assert not is_pending(machine)
+    assert len(machine.rules_json("generations")) == 1
+
+
+def test_the_way_back(machine: Machine) -> None:
+    machine.rules("apply", "/run/b.yaml")
+    machine.rules("rollback")
+    assert_in_force(machine, A)
+    machine.rules("rollback", "2")
+    assert_in_force(machine, B)
+    assert "there is no generation 9" in machine.rules("rollback", "9", status=1)
+    why = [one["why"] for one in machine.rules_json("generations")]
+    assert why == ["apply", "apply", "roll-back to generation 1", "roll-back to generation 2"]
+
+
+def test_what_is_confirmed_stays(machine: Machine) -> None:
+    machine.rules("apply", "/run/b.yaml", "--confirm", "3600")
+    identity = waiting(machine)
+    assert "waits for its confirmation" in machine.rules("apply", PAIR_FILE, status=1)
+    machine.rules("confirm")
+    assert "no apply waits" in machine.rules("confirm", status=1)
+    let_time_run_out(machine, identity)
+    assert_in_force(machine, B)
+    assert len(machine.rules_json("generations")) == 2
+
+
+def test_what_nobody_confirms_goes_back_by_itself(machine: Machine) -> None:
+    machine.rules("apply", "/run/b.yaml", "--confirm", "1")
+    until(lambda: not is_pending(machine), ROLLED_BACK_S, "nothing rolls back")
+    assert_in_force(machine, A)
+    assert "not confirmed" in machine.rules_json("generations")[-1]["why"]
+
+
+def test_a_roll_back_by_hand_ends_the_waiting(machine: Machine) -> None:
+    machine.rules("apply", "/run/b.yaml", "--confirm", "3600")
+    machine.rules("rollback")
+    assert not is_pending(machine)
+    assert_in_force(machine, A)
+
+
+KILLED = """
+import os, signal, sys
+left = {left}
+def cut(real, counts=lambda *_: True):
+    def call(*arguments, **options):
+        global left
+        if counts(*arguments):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        done = real(*arguments, **options)
+        if counts(*arguments):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return done
+    return call
+import nftables
+from agent.adapters import process
+os.replace = cut(os.replace, lambda *_: {replaced})
+nftables.Nftables.cmd = cut(nftables.Nftables.cmd, lambda self, text: {counted})
+process.start_detached = cut(process.start_detached)
+from agent.__main__ import main
+sys.exit(main({arguments!r}))
+"""
+
+
+def killed(machine: Machine, left: int, *arguments: str) -> int:
+    """The exit status of a hafw that is killed before or after the step where `left` comes to 0."""
+    program = KILLED.format(
+        left=left, arguments=list(arguments), counted='"add" in text', replaced="lambda *_: True"
+    )
+    return machine.run(sys.executable, "-P", "-c", program).returncode
+
+
+def test_kill_9_at_every_step_of_an_apply(machine: Machine) -> None:
+    """Old or new after each of them, and in the end the old ones: nobody confirms."""
+    for left in range(1, 40):
+        status = killed(machine, left, "rules", "apply", "/run/b.yaml", "--confirm", "1")
+        assert status in (0, 128 + signal.SIGKILL, -signal.SIGKILL), status
+        assert machine.read(PAIR_FILE) in (A, B)
+        assert machine.digest() in (RULES_A, RULES_B)
+        until(lambda: not is_pending(machine), ROLLED_BACK_S, f"nothing rolls back after step {left}")
+        assert_in_force(machine, A)
+        if status == 0:
+            assert left > 10, "there are more steps than this"
+            return
+    pytest.fail("the apply has not come to its end")
+
+
+def test_a_boot_rolls_back_at_once(machine: Machine) -> None:
+    machine.rules("apply", "/run/b.yaml", "--confirm", "3600")
+    pending = machine.read("/var/lib/hafw/pending")
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    machine.write("/var/lib/hafw/pending", pending.replace(boot, "of-the-boot-before"))
+    with start_agent(machine):
+        until(lambda: machine.digest() == RULES_A, 30, "the agent does not roll back")
+        assert_in_force(machine, A)
+        assert not is_pending(machine)
+        assert any("was not confirmed" in one["message"] for one in machine.records())
+
+
+def test_the_agent_takes_it_and_says_so(machine: Machine) -> None:
+    with start_agent(machine):
+        applied = machine.rules_json("apply", "/run/b.yaml", "--confirm", "3600")
+        assert applied["by_agent"]
+        assert_in_force(machine, B)
+        let_time_run_out(machine, waiting(machine))
+        assert not is_pending(machine)
+        assert_in_force(machine, A)
+        messages = [one["message"] for one in machine.records() if one["event"] == "rules"]
+    assert [message.split(" ")[0] for message in messages][-3:] == ["started:", "reloaded:", "reloaded:"]
+    assert "not confirmed" in messages[-1]
+
+
+def test_a_bad_file_keeps_the_rules_over_a_sighup(machine: Machine) -> None:
+    with start_agent(machine):
+        before = len(machine.records())
+        machine.write(PAIR_FILE, B.replace("smtp", "no-such"))
+        tell_agent(machine, signal.SIGHUP)
+        until(
+            lambda: any("keeping the pair file" in one["message"] for one in machine.records()[before:]),
+            20,
+            "the agent says nothing of the bad file",
+        )
+        assert machine.digest() == RULES_A
+        machine.write(PAIR_FILE, B)
+        tell_agent(machine, signal.SIGHUP)
+        until(lambda: machine.digest() == RULES_B, 20, "the good file is not taken")
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_kill_9_of_the_agent_in_the_middle_of_its_load(machine: Machine, left: int) -> None:
+    """Before its transaction, and after it. The command finds it gone and does the same without it."""
+    # a load at the start is whole: the one that flushes the chain of a way is that of the apply
+    counted = """'"flush":{"chain"' in text and '"from/eth1/to/eth0"' in text"""
+    program = KILLED.format(left=left, arguments=["agent"], counted=counted, replaced=False)
+    with start_agent(machine, ("-c", program)) as running:
+        applied = machine.rules_json("apply", "/run/b.yaml", "--confirm", "3600")
+        assert not applied["by_agent"]
+        assert running.wait(10) != 0
+        assert_in_force(machine, B)
+        let_time_run_out(machine, waiting(machine))
+        assert not is_pending(machine)
+        assert_in_force(machine, A)
+
+
+def test_what_a_new_policy_forbids_goes_on_or_is_cut(machine: Machine) -> None:
+    primary = f"""
+from agent import config
+from agent.adapters.nftables import Nftables
+from agent.core.roles import RuleSet
+Nftables(config.parse({A!r})).flip(RuleSet.PRIMARY)
+"""
+    for number, network in enumerate(("192.168.0", "192.168.2")):
+        machine.must("ip", "link", "add", f"eth{number}", "type", "veth", "peer", "name", f"far{number}")
+        machine.must("ip", "address", "add", f"{network}.1/24", "dev", f"eth{number}")
+        machine.must("ip", "link", "set", f"eth{number}", "up")
+    machine.must(sys.executable, "-P", "-c", primary)
+    for port in ("22", "80"):
+        ends = ("-s", "192.168.2.10", "-d", "192.168.0.10", "--sport", "4000", "--dport", port)
+        machine.must("conntrack", "-I", "-p", "tcp", *ends, "--state", "ESTABLISHED", "-t", "300")
+    machine.write("/run/less.yaml", A.replace("http, https", "https"))
+    applied = machine.rules_json("apply", "/run/less.yaml")
+    assert (applied["forbidden_connections"], applied["cut_connections"]) == (1, None)
+    assert "dport=80" in machine.must("conntrack", "-L")
+    machine.rules("rollback")
+    assert "1 connection cut that these rules do not allow" in machine.rules(
+        "apply", "/run/less.yaml", "--cut"
+    )
+    left = machine.must("conntrack", "-L")
+    assert "dport=22" in left
+    assert "dport=80" not in left

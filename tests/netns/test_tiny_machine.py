@@ -1,0 +1,156 @@
+"""The running of a machine without anything to boot: qemu, its descriptors, its user, its end."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hafw_lab import lab_directory, running
+from tests.netns.keepalived_bus import ROOT
+from tests.netns.tiny_machine import WORD
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif(
+        os.geteuid() != 0 and not os.access("/dev/net/tun", os.W_OK),
+        reason="/dev/net/tun is closed to ordinary users here",
+    ),
+]
+NOBODY = 65534
+PATIENCE_S = 60
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'host-tools'}",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+class Tiny:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def hear(self) -> dict[str, Any]:
+        """The next thing that it says."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "it ended early"
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def go_on(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Tiny]:
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    program = ["/usr/bin/python3", "-P", "-m", "tests.netns.tiny_machine", str(tmp_path)]
+    argv = ["unshare", *user, "--net", *program]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env=ENVIRONMENT
+    ) as process:
+        try:
+            yield Tiny(process)
+        finally:
+            process.kill()
+
+
+def wait_end(pid: int) -> None:
+    """Until a process that is nobody's child here is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    ended = poll.poll(PATIENCE_S * 1000)
+    os.close(descriptor)
+    assert ended, "qemu outlives its supervisor"
+
+
+def test_a_machine_lives_and_dies(tiny: Tiny) -> None:
+    started = tiny.hear()
+    user = os.stat(f"/proc/{started['ran']}").st_uid
+    assert user == (NOBODY if os.geteuid() == 0 else os.geteuid())
+    shown = tiny.hear()
+    assert "tiny.eth0" in shown["ports"]
+    assert "master br0 state forwarding" in shown["ports"]
+    assert bytes.fromhex(shown["initrd"]) == b"abc\0seed", "each archive begins at a multiple of four bytes"
+    assert tiny.hear() == {"down": ["eth0"], "paused": True, "alive": True}
+    tiny.go_on()
+    assert tiny.hear() == {"kept": True}
+    assert "state disabled" in tiny.hear()["blocked"], "it falls silent before it ends"
+    end = tiny.hear()
+    assert "tiny does not come up: its qemu ended" in end["error"]
+    assert WORD in end["error"], "the last lines of the console say where it was"
+    assert end["phases"][:3] == ["disk", "qemu", "kernel"]
+    assert not end["alive"]
+    assert tiny.hear() == {"overlay": True}, "a cut of the power takes nothing from the disk"
+    warm = tiny.hear()
+    assert warm["phases"][:3] == ["disk", "qemu", "snapshot loaded"]
+    assert (warm["alive"], warm["console"]) == (True, ""), (
+        "it goes on where it was, and does not begin again"
+    )
+    assert "its qemu ended" in tiny.hear()["end"]
+    assert tiny.process.wait(PATIENCE_S) == 0
+    assert not Path(started["directory"]).exists()
+
+
+def test_nothing_outlives_a_killed_supervisor(tiny: Tiny) -> None:
+    started = tiny.hear()
+    for _ in range(2):
+        tiny.hear()
+    assert Path(started["directory"]).is_dir()
+    tiny.process.kill()
+    wait_end(started["ran"])
+    lab_directory.clear_crashed()
+    assert not Path(started["directory"]).exists()
+
+
+def test_ctrl_c_in_the_middle_of_a_boot_leaves_nothing(tmp_path: Path) -> None:
+    """Also of the machines that wait for a processor, and would be next when those before them end."""
+    name, processors = f"tiny-{os.getpid()}", os.cpu_count() or 1
+    lab = [name, str(tmp_path), str(processors + 1)]
+    program = ["/usr/bin/python3", "-P", "-m", "tests.netns.tiny_lab", *lab]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        started = islice((line for line in process.stdout if "kernel" in line), processors)
+        assert len(list(started)) == processors
+        (supervisor,) = find_children_of(process.pid)
+        machines = find_children_of(supervisor)
+        places = {Path(f"/proc/{pid}/cwd").resolve().parents[1] for pid in machines}
+        assert len(places) == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) != 0
+    for pid in (supervisor, *machines):
+        wait_end(pid)
+    assert not places.pop().exists()
+    assert not (running.find_directory() / f"{name}.sock").exists()
+
+
+def test_root_of_a_user_namespace_does_not_share_roots_directory() -> None:
+    drop = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    drop = drop if os.geteuid() == 0 else []
+    if subprocess.run([*drop, "test", "-r", ROOT / "README.md"]).returncode != 0:
+        pytest.skip("an ordinary user cannot read this checkout")
+    if subprocess.run([*drop, "unshare", "-Ur", "true"]).returncode != 0:
+        pytest.skip("this kernel does not let an ordinary user make namespaces")
+    ask = "from hafw_lab.lab_directory import find_room; print(find_room())"
+    argv = [*drop, "unshare", "-Ur", "/usr/bin/python3", "-P", "-c", ask]
+    shown = subprocess.run(argv, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True, cwd="/")
+    user = NOBODY if os.geteuid() == 0 else os.geteuid()
+    assert shown.stdout.strip() == f"/var/tmp/hafw-lab-{user}"
+
+
+def find_children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

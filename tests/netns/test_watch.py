@@ -1,0 +1,110 @@
+"""`hafw-lab watch` and `graph` on a running lab, in a real terminal of 80 columns and 24 lines."""
+
+import contextlib
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hafw_lab import running
+from hafw_lab.options import LabOptions
+from hafw_lab.topology import DEFAULT
+
+pytestmark = pytest.mark.netns
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = ["/usr/bin/python3", "-P", "-m", "hafw_lab"]
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'host-tools'}",
+    "NO_COLOR": "1",
+    "LC_ALL": "C.UTF-8",
+}
+
+
+@pytest.fixture(scope="module")
+def name() -> Iterator[str]:
+    made = f"w-{uuid.uuid4().hex[:8]}"
+    running.up(made, LabOptions(), DEFAULT, lambda _: None)
+    try:
+        yield made
+    finally:
+        running.down(made, lambda _: None)
+
+
+class Terminal:
+    def __init__(self, argv: list[str]) -> None:
+        self._server = f"hafw-{uuid.uuid4().hex[:8]}"
+        self._tmux("new-session", "-d", "-x", "80", "-y", "24", *argv)
+
+    def press(self, key: str) -> None:
+        self._tmux("send-keys", key)
+
+    def read(self) -> str:
+        return self._tmux("capture-pane", "-p", check=False)
+
+    def close(self) -> None:
+        self._tmux("kill-server", check=False)
+
+    def _tmux(self, *argv: str, check: bool = True) -> str:
+        command = ["tmux", "-f", "/dev/null", "-L", self._server, *argv]
+        done = subprocess.run(
+            command, env=ENVIRONMENT, text=True, capture_output=True, check=check, timeout=30
+        )
+        return done.stdout
+
+
+@contextlib.contextmanager
+def terminal(*argv: str) -> Iterator[Terminal]:
+    one = Terminal([*COMMAND, *argv])
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def until(what: Callable[[], bool], told: Callable[[], str], limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while not what():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.1)  # a terminal tells nobody that it has changed
+
+
+def test_keys_cut_the_power_and_mend_it(name: str) -> None:
+    with terminal("watch", "--name", name) as screen:
+        until(lambda: "primary: fw-1" in screen.read(), screen.read)
+        screen.press("p")
+        until(lambda: "primary: fw-2" in screen.read() and "OFF" in screen.read(), screen.read)
+        screen.press("h")
+        until(lambda: "everything is mended" in screen.read() and "OFF" not in screen.read(), screen.read)
+        screen.press("q")
+        until(lambda: "primary" not in screen.read(), screen.read)
+
+
+def test_without_a_terminal_it_prints_one_picture(name: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, "watch", "--name", name], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "gate" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert len(done.stdout.splitlines()) <= 24
+
+
+def test_the_graph_has_the_live_roles(name: str) -> None:
+    argv = [*COMMAND, "graph", "--name", name]
+    done = subprocess.run(argv, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[primary]") == 3
+    assert done.stdout.count("[backup]") == 3
+
+
+def test_a_lab_that_is_not_up_is_said() -> None:
+    done = subprocess.run(
+        [*COMMAND, "watch", "--name", "nobody"], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "no lab 'nobody' is up" in done.stderr

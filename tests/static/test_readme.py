@@ -1,0 +1,32 @@
+"""The README shows what the code says."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from agent.core.diagram import to_markdown, to_mermaid
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- diagram -->\n", "<!-- /diagram -->"
+
+
+def test_the_diagram_is_drawn_from_the_table() -> None:
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    shown, after = rest.split(END)
+    drawn = f"```mermaid\n{to_mermaid()}\n```\n\n{to_markdown()}\n"
+    if os.environ.get("HAFW_WRITE_GOLDEN"):
+        README.write_text(before + BEGIN + drawn + END + after, encoding="utf-8")
+        return
+    assert shown == drawn, "run: HAFW_WRITE_GOLDEN=1 ./run test tests/static/test_readme.py"
+
+
+def test_every_command_that_the_readme_names_exists() -> None:
+    text = README.read_text(encoding="utf-8")
+    named = set(re.findall(r"\./run ([a-z]+)", text))
+    done = subprocess.run(
+        [README.parent / "run", "help"], capture_output=True, text=True, timeout=20, check=True
+    )
+    known = set(re.findall(r"^  ([a-z]+) ", done.stdout, re.MULTILINE))
+    assert {"demo", "test", "bench", "lab"} <= named <= known

@@ -1,0 +1,172 @@
+"""The question of `hafw status`, over a real socket."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.adapters import control
+from agent.errors import HafwError, UnavailableError
+
+
+async def answer() -> dict[str, Any]:
+    return {"schema": 1, "role": "backup"}
+
+
+async def ask(path: Path, question: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(question)
+    if question.endswith(b"\n"):
+        await writer.drain()
+    found = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    return found
+
+
+def test_a_question_is_answered(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = tmp_path / "control.sock"
+        server = await control.serve(path, answer)
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert await asyncio.to_thread(control.ask_status, path) == await answer()
+        server.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("question", [b"\n", b"stop\n", b"status now\n", b"STATUS\n", b"\xff\n"])
+def test_nothing_else_is_a_question(tmp_path: Path, question: bytes) -> None:
+    async def scenario() -> None:
+        server = await control.serve(tmp_path / "s", answer)
+        found = json.loads(await ask(tmp_path / "s", question))
+        assert found == {"error": "this is no question; ask: status"}
+        server.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("question", [b"x" * 100_000, b"status", b""])
+def test_a_question_that_never_ends_is_not_listened_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: bytes
+) -> None:
+    monkeypatch.setattr(control, "QUESTION_LIMIT_S", 0.1)
+
+    async def scenario() -> None:
+        server = await control.serve(tmp_path / "s", answer)
+        assert await ask(tmp_path / "s", question) == b""
+        assert json.loads(await ask(tmp_path / "s", b"status\n")) == await answer()
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_does_not_wait_for_the_answer_does_no_harm(tmp_path: Path) -> None:
+    async def long_answer() -> dict[str, Any]:
+        return {"schema": 1, "text": "x" * 1_000_000}
+
+    async def scenario() -> None:
+        server = await control.serve(tmp_path / "s", long_answer)
+        for _ in range(20):
+            _, writer = await asyncio.open_unix_connection(tmp_path / "s")
+            writer.write(b"status\n")
+            writer.transport.abort()
+        assert len((await asyncio.to_thread(control.ask_status, tmp_path / "s"))["text"]) == 1_000_000
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    path.write_text("precious")
+    with pytest.raises(HafwError, match="is not a socket; remove it"):
+        asyncio.run(control.serve(path, answer))
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["missing/control.sock", "x" * 120])
+def test_a_place_where_no_socket_can_be(tmp_path: Path, name: str) -> None:
+    with pytest.raises(HafwError, match="cannot listen for `hafw status` at"):
+        asyncio.run(control.serve(tmp_path / name, answer))
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.touch(), lambda path: path.mkdir()])
+def test_nobody_to_ask(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "s")
+    with pytest.raises(
+        UnavailableError, match=r"no agent answers at .*; start it: systemctl start hafw-agent"
+    ):
+        control.ask_status(tmp_path / "s")
+
+
+@contextmanager
+def an_agent_that_says(path: Path, answer: bytes | None) -> Iterator[None]:
+    """Answers one question; None: never."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    done = threading.Event()
+
+    def serve() -> None:
+        line, _ = listener.accept()
+        with line:
+            line.recv(100)
+            if answer is None:
+                done.wait(10)
+            else:
+                line.sendall(answer)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"\n", b"garbage\n", b"[]\n", b"null\n", b"\xff\n", b"{}\n", b'{"error": "no"}\n', b"[" * 100_000],
+)
+def test_an_answer_that_is_none(tmp_path: Path, answer: bytes) -> None:
+    with (
+        an_agent_that_says(tmp_path / "s", answer),
+        pytest.raises(HafwError, match="the agent's answer cannot be understood"),
+    ):
+        control.ask_status(tmp_path / "s")
+
+
+def test_an_agent_that_ends_before_it_answers(tmp_path: Path) -> None:
+    with (
+        an_agent_that_says(tmp_path / "s", b""),
+        pytest.raises(UnavailableError, match="has ended before it answered"),
+    ):
+        control.ask_reload(tmp_path / "s")
+
+
+def test_a_reload_is_asked_for_by_name(tmp_path: Path) -> None:
+    async def reload() -> dict[str, Any]:
+        return {"schema": 1, "rules": "0123"}
+
+    async def scenario() -> None:
+        server = await control.serve(tmp_path / "s", answer, reload)
+        assert await asyncio.to_thread(control.ask_reload, tmp_path / "s") == await reload()
+        assert await asyncio.to_thread(control.ask_status, tmp_path / "s") == await answer()
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ANSWER_LIMIT_S", 0.2)
+    with (
+        an_agent_that_says(tmp_path / "s", None),
+        pytest.raises(UnavailableError, match="no answer in time"),
+    ):
+        control.ask_status(tmp_path / "s")

@@ -1,0 +1,132 @@
+"""The one place that starts programs: what it gives them, and that it always ends them."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.adapters import process
+from agent.errors import ToolError
+
+SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd(), os.getsid(0)]))"
+
+
+@pytest.fixture(autouse=True, params=["pidfd", "default"])
+def child_watcher(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As the agent has it, and as tests and other programs find it."""
+    if request.param == "pidfd":
+        process.use_pidfd_children()
+    yield
+    if sys.version_info < (3, 12):
+        asyncio.set_child_watcher(asyncio.ThreadedChildWatcher())
+
+
+def run(*argv: str, timeout_s: float = 10.0) -> process.Finished:
+    return asyncio.run(process.run(argv, timeout_s=timeout_s))
+
+
+def is_gone(pid: int) -> bool:
+    """True also for a zombie that its new parent has not reaped yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 5
+    while not is_gone(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        os.sched_yield()
+
+
+def test_a_program_gets_its_arguments_as_they_are_and_a_fixed_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
+    monkeypatch.setenv("PYTHONSTARTUP", "/nowhere")
+    words = ("a b", "$HOME", "*", "'", '"', "\n", ";id", "-x", "é")
+    argv = ("/usr/bin/python3", "-IS", "-c", SHOW, *words)
+    arguments, environment, directory, session = json.loads(run(*argv).stdout)
+    assert tuple(arguments) == words
+    # LC_CTYPE is Python's own addition where the locale is C
+    assert {name: text for name, text in environment.items() if name != "LC_CTYPE"} == process.ENVIRONMENT
+    assert directory == "/"
+    assert session != os.getsid(0)
+
+
+def test_exit_status_and_both_streams_come_back() -> None:
+    assert run("/bin/sh", "-c", "echo out; echo err >&2; exit 3") == process.Finished(3, "out\n", "err\n")
+
+
+def test_bytes_that_are_no_text_are_replaced() -> None:
+    assert run("/usr/bin/printf", r"\377\n").stdout == "\ufffd\n"
+
+
+def test_nothing_to_read_from() -> None:
+    assert run("/bin/cat").stdout == ""
+
+
+@pytest.mark.parametrize("name", ["/nonexistent/tool", "/etc/passwd", "/"])
+def test_a_program_that_cannot_be_started(name: str) -> None:
+    with pytest.raises(ToolError, match=f"cannot start {name}: ") as raised:
+        run(name)
+    assert not raised.value.retryable
+
+
+def test_a_program_that_never_ends_is_killed_with_its_children(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    begun = time.monotonic()
+    with pytest.raises(ToolError, match=r"gave no answer within 0.3 s") as raised:
+        run("/bin/sh", "-c", f"trap '' TERM; sleep 60 & echo $$ $! > {pids}; wait", timeout_s=0.3)
+    assert raised.value.retryable
+    assert time.monotonic() - begun < 5
+    for pid in pids.read_text().split():
+        wait_until_gone(int(pid))
+
+
+def test_a_child_of_a_program_that_keeps_the_output_open(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    with pytest.raises(ToolError, match="gave no answer"):
+        run("/bin/sh", "-c", f"sleep 60 & echo $! > {pid}", timeout_s=0.3)
+    wait_until_gone(int(pid.read_text()))
+
+
+@pytest.mark.parametrize("redirection", ["", ">&2"])
+def test_output_without_end_is_cut_off(redirection: str) -> None:
+    with pytest.raises(ToolError, match="printed more than 1 MiB") as raised:
+        run("/bin/sh", "-c", f"yes {redirection}")
+    assert not raised.value.retryable
+
+
+def test_both_streams_without_end() -> None:
+    with pytest.raises(ToolError, match="printed more than 1 MiB"):
+        run("/bin/sh", "-c", "yes & yes >&2")
+
+
+def test_cancelling_kills(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    os.mkfifo(pid)
+
+    async def scenario() -> int:
+        task = asyncio.create_task(
+            process.run(("/bin/sh", "-c", f"echo $$ > {pid}; exec sleep 60"), timeout_s=60)
+        )
+        child = int(await asyncio.to_thread(pid.read_text))
+        os.kill(child, 0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return child
+
+    wait_until_gone(asyncio.run(scenario()))
+
+
+def test_a_program_that_was_killed_by_somebody_else_ends_with_its_signal() -> None:
+    assert run("/bin/sh", "-c", "kill -9 $$").exit_status == -signal.SIGKILL

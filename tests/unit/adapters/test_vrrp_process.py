@@ -1,0 +1,144 @@
+"""keepalived's VRRP process, played by real processes with its name."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.vrrp_process import VrrpProcess
+
+Start = Callable[[str], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a process that is called as asked, and ends it with the test."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start_one(name: str) -> "subprocess.Popen[bytes]":
+        program = tmp_path / name
+        if not program.exists():
+            shutil.copy("/bin/sleep", program)
+        running.append(subprocess.Popen([program, "60"]))
+        # the kernel gives it its name a moment after Popen knows that it runs
+        while Path(f"/proc/{running[-1].pid}/comm").read_text().strip() != name[:15]:
+            os.sched_yield()
+        return running[-1]
+
+    yield start_one
+    for each in running:
+        each.kill()
+        each.wait()
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[VrrpProcess]:
+    process = VrrpProcess(tmp_path / "vrrp.pid")
+    yield process
+    process.close()
+
+
+def write_pid(tmp_path: Path, text: str | bytes) -> None:
+    (tmp_path / "vrrp.pid").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def test_no_file(watched: VrrpProcess) -> None:
+    assert not watched.is_alive()
+    assert watched.fileno() is None
+
+
+GARBAGE = [
+    b"", b"\n", b"x", b"-1\n", b"0\n", b"1.5", b"\xff\xfe", b"12 34", b"0x10", b"9" * 30, b"9" * 5000,
+    b"\0" * 64, b"4194305\n", b"2147483648\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=lambda garbage: repr(garbage[:12]))
+def test_a_file_with_garbage(watched: VrrpProcess, tmp_path: Path, garbage: bytes) -> None:
+    write_pid(tmp_path, garbage)
+    assert not watched.is_alive()
+
+
+def test_a_directory_in_its_place(watched: VrrpProcess, tmp_path: Path) -> None:
+    (tmp_path / "vrrp.pid").mkdir()
+    assert not watched.is_alive()
+
+
+def test_a_stale_file(watched: VrrpProcess, tmp_path: Path, start: Start) -> None:
+    process = start("keepalived")
+    process.kill()
+    process.wait()
+    write_pid(tmp_path, f"{process.pid}\n")
+    assert not watched.is_alive()
+
+
+def test_a_zombie_does_not_live(watched: VrrpProcess, tmp_path: Path, start: Start) -> None:
+    process = start("keepalived")
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    write_pid(tmp_path, f"{process.pid}\n")
+    assert not watched.is_alive()
+
+
+def test_the_pid_of_another_program(watched: VrrpProcess, tmp_path: Path, start: Start) -> None:
+    write_pid(tmp_path, f"{start('somebody').pid}\n")
+    assert not watched.is_alive()
+
+
+def test_alive_and_then_dead_at_once(watched: VrrpProcess, tmp_path: Path, start: Start) -> None:
+    async def scenario() -> None:
+        process = start("keepalived")
+        write_pid(tmp_path, f"{process.pid}\n")
+        assert watched.is_alive()
+        descriptor = watched.fileno()
+        assert descriptor is not None
+        died = asyncio.Event()
+        asyncio.get_running_loop().add_reader(descriptor, died.set)
+        try:
+            assert not died.is_set()
+            process.kill()
+            async with asyncio.timeout(5):
+                await died.wait()
+        finally:
+            asyncio.get_running_loop().remove_reader(descriptor)
+        assert not watched.is_alive()
+        assert watched.fileno() is None
+
+    asyncio.run(scenario())
+
+
+def test_a_restarted_process_is_found(watched: VrrpProcess, tmp_path: Path, start: Start) -> None:
+    first = start("keepalived")
+    write_pid(tmp_path, f"{first.pid}\n")
+    assert watched.is_alive()
+    before = watched.fileno()
+    second = start("keepalived_vrrp")
+    write_pid(tmp_path, f"{second.pid}\n")
+    first.kill()
+    first.wait()
+    assert watched.is_alive()
+    # whoever watches descriptors must see that this is another process
+    assert watched.fileno() != before
+    second.kill()
+    second.wait()
+    assert not watched.is_alive()
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path, start: Start) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    process = VrrpProcess(tmp_path / "vrrp.pid")
+    for name in ("keepalived", "somebody", "keepalived"):
+        child = start(name)
+        write_pid(tmp_path, f"{child.pid}\n")
+        process.is_alive()
+        child.kill()
+        with suppress(ChildProcessError):
+            child.wait()
+        process.is_alive()
+    assert len(os.listdir("/proc/self/fd")) == before
+    process.close()

@@ -1,0 +1,336 @@
+"""The machine: its table, its plans, and that every plan may be cut anywhere."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from world import SECOND, World
+
+from agent.core import machine
+from agent.core.actions import CommitStates, Timer
+from agent.core.events import (
+    ActionFailed,
+    Condition,
+    ConditionSeen,
+    ConntrackdCame,
+    ConntrackdWent,
+    Event,
+    Reloaded,
+    RoleSeen,
+    RulesChanged,
+    StatesCounted,
+    TimerFired,
+)
+from agent.core.machine import TRANSITIONS, Kind, Make, step
+from agent.core.plan import BULK_COST_S, BULK_SHARE, Settings, refresh_after_s
+from agent.core.roles import Role, RuleSet
+from agent.core.state import Phase, State
+from agent.pair import AfterLimit, SyncMode
+
+DIRECT = Settings(mode=SyncMode.DIRECT)
+CACHE = Settings(mode=SyncMode.CACHE)
+CACHE_CLOSED = Settings(mode=SyncMode.CACHE, then=AfterLimit.CLOSED)
+ALL = {"direct": DIRECT, "cache": CACHE, "cache-closed": CACHE_CLOSED}
+
+ACTIONS = (
+    "LoadRules",
+    "SwitchRules",
+    "VerifyRules",
+    "CommitStates",
+    "FlushCaches",
+    "ResyncKernel",
+    "SendBulk",
+    "RequestResync",
+    "AwaitStates",
+    "ShortenTimers",
+    "SetReadiness",
+)
+
+EVENTS: dict[str, object] = {
+    "primary": Role.PRIMARY,
+    "backup": Role.BACKUP,
+    "fault": Role.FAULT,
+    "stopped": Role.STOPPED,
+    "drift": RulesChanged,
+    "reload": Reloaded,
+    "conntrackd-went": ConntrackdWent,
+    "conntrackd-came": ConntrackdCame,
+    "states-lost": StatesCounted,
+    "settle": Timer.SETTLE,
+    "refresh": Timer.REFRESH,
+    "retry": Timer.RETRY,
+}
+
+
+def make_world(name: str, loaded: RuleSet | None = None) -> World:
+    world = World(ALL[name], loaded=loaded)
+    world.start()
+    return world
+
+
+def happen(world: World, name: str) -> None:
+    what = EVENTS[name]
+    if isinstance(what, Role):
+        world.see(what)
+    elif isinstance(what, Timer):
+        world.timers.discard(what)
+        world.meet(TimerFired(world.tick(), what))
+    else:
+        world.meet(_simple(name, world.tick()))
+
+
+def _simple(name: str, now: int) -> Event:
+    if name == "drift":
+        return RulesChanged(now, "table inet hafw is gone")
+    if name == "reload":
+        return Reloaded(now)
+    if name == "states-lost":
+        return StatesCounted(now, kernel=60_000, cached=10)
+    return ConntrackdWent(now) if name == "conntrackd-went" else ConntrackdCame(now)
+
+
+def assert_safe(world: World) -> None:
+    """Nothing is broken any more and all is quiet: gate, rules and phase are those of the role."""
+    world.run_dry()
+    if world.state.role is Role.UNKNOWN:
+        return
+    primary = world.state.role is Role.PRIMARY
+    assert world.loaded is (RuleSet.PRIMARY if primary else RuleSet.BACKUP), world.log
+    assert world.state.phase is (Phase.SERVING if primary else Phase.FOLLOWING), world.log
+    assert world.state.loaded is world.loaded
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("loaded", [None, RuleSet.BACKUP, RuleSet.PRIMARY])
+def test_every_plan_may_be_cut_after_every_action_and_met_with_every_event(
+    name: str, loaded: RuleSet | None
+) -> None:
+    for first, second in itertools.product(EVENTS, repeat=2):
+        for cut, second_cut in itertools.product(range(9), range(9)):
+            world = make_world(name, loaded)
+            world.see(Role.BACKUP if first == "primary" else Role.PRIMARY)
+            world.work(cut)
+            happen(world, first)
+            if world.work(second_cut) < second_cut:
+                continue  # the plan is shorter than that; the cut at its end was made before
+            happen(world, second)
+            assert_safe(world)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("broken", ACTIONS)
+@pytest.mark.parametrize("role", [Role.PRIMARY, Role.BACKUP])
+def test_every_action_may_fail(name: str, broken: str, role: Role) -> None:
+    world = make_world(name)
+    world.see(Role.BACKUP)
+    world.run_dry()
+    world.broken = frozenset({broken})
+    world.see(role)
+    world.work(20)
+    happen(world, "drift")
+    world.work(20)
+    for timer in sorted(world.timers, key=lambda timer: timer.value):
+        happen(world, timer.value)
+        world.work(20)
+    world.broken = frozenset()
+    happen(world, "retry")
+    assert_safe(world)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(sorted(ALL)),
+    loaded=st.sampled_from([None, RuleSet.BACKUP, RuleSet.PRIMARY]),
+    story=st.lists(
+        st.tuples(
+            st.sampled_from(sorted(EVENTS)),
+            st.integers(0, 9),
+            st.frozensets(st.sampled_from(ACTIONS), max_size=2),
+            st.booleans(),
+        ),
+        max_size=12,
+    ),
+)
+def test_any_story_ends_in_safety(
+    name: str, loaded: RuleSet | None, story: list[tuple[str, int, frozenset[str], bool]]
+) -> None:
+    world = make_world(name, loaded)
+    for event, cut, broken, short in story:
+        world.broken, world.short = broken, short
+        happen(world, event)
+        world.work(cut)
+    world.broken, world.short = frozenset(), False
+    # an agent that has lost rules or states tries again by itself; a poll would see the role
+    happen(world, "retry")
+    assert_safe(world)
+
+
+def test_direct_take_over_opens_first_and_announces_later() -> None:
+    world = make_world("direct")
+    world.see(Role.BACKUP)
+    world.run_dry()
+    world.log.clear()
+    world.see(Role.PRIMARY)
+    world.work()
+    assert world.log == ["SwitchRules primary", "SetTimer", "VerifyRules"]
+    assert world.state.phase is Phase.SERVING
+    world.run_dry()
+    assert world.log[3:] == ["SetReadiness", "ResyncKernel", "SendBulk", "SetTimer"]
+
+
+def test_cache_take_over_commits_before_it_opens() -> None:
+    world = make_world("cache")
+    world.see(Role.BACKUP)
+    world.run_dry()
+    world.log.clear()
+    world.see(Role.PRIMARY)
+    world.work()
+    assert world.log == ["CommitStates", "SwitchRules primary", "SetTimer", "FlushCaches", "VerifyRules"]
+
+
+def test_agent_that_comes_back_on_a_serving_primary_does_not_commit() -> None:
+    world = make_world("cache", RuleSet.PRIMARY)
+    world.see(Role.PRIMARY)
+    world.run_dry()
+    assert "CommitStates" not in world.log
+    assert "LoadRules backup" not in world.log
+
+
+def test_skipped_commit_is_found_and_asked_for_again() -> None:
+    world = make_world("cache")
+    world.see(Role.BACKUP)
+    world.run_dry()
+    world.skipped = True
+    world.see(Role.PRIMARY)
+    world.work()
+    assert world.state.phase is Phase.PREPARING
+    assert [notice.condition for notice in world.notices] == [Condition.STATES]
+    world.skipped = False
+    assert_safe(world)
+
+
+def test_partial_commit_is_tried_twice_and_then_opens_with_an_alarm() -> None:
+    world = make_world("cache")
+    world.see(Role.BACKUP)
+    world.run_dry()
+    world.short = True
+    world.log.clear()
+    world.see(Role.PRIMARY)
+    world.run_dry()
+    assert world.log.count("CommitStates") == 2
+    assert world.state.phase is Phase.SERVING
+    assert "only 4 of 10 states" in world.notices[-1].text
+    assert Condition.STATES in world.state.unwell
+
+
+@pytest.mark.parametrize(("name", "phase"), [("cache", Phase.SERVING), ("cache-closed", Phase.HOLDING)])
+def test_limit_of_the_gate_decides(name: str, phase: Phase) -> None:
+    world = make_world(name)
+    world.see(Role.BACKUP)
+    world.run_dry()
+    world.see(Role.PRIMARY)
+    world.plan.clear()
+    world.tick(10.0)
+    world.usable = True
+    world.meet(ActionFailed(world.now, CommitStates(10.0), "no answer", retryable=True))
+    world.work()
+    assert world.state.phase is phase
+    assert any("within 10 s" in notice.text for notice in world.notices)
+
+
+def test_dead_conntrackd_does_not_hold_up_a_take_over() -> None:
+    world = make_world("cache")
+    world.see(Role.BACKUP)
+    world.run_dry()
+    world.broken = frozenset({"CommitStates", "FlushCaches", "ResyncKernel", "SendBulk"})
+    world.see(Role.PRIMARY)
+    world.work()
+    assert world.state.phase is Phase.SERVING
+    assert {notice.condition for notice in world.notices} == {Condition.CONNTRACKD, Condition.STATES}
+
+
+def test_same_role_again_changes_nothing() -> None:
+    world = make_world("direct")
+    world.see(Role.PRIMARY)
+    world.run_dry()
+    before, log = world.state, len(world.log)
+    world.see(Role.PRIMARY)
+    assert (world.state, len(world.log), list(world.plan)) == (before, log, [])
+
+
+def test_condition_is_said_once_and_once_again_when_it_is_well() -> None:
+    state = State()
+    said = []
+    for well in (True, False, False, True, True):
+        taken = step(DIRECT, state, ConditionSeen(0, Condition.BUS, well, "words"))
+        state = taken.state
+        said += [notice.well for notice in taken.notices]
+    assert said == [False, True]
+
+
+def test_backup_is_ready_only_when_its_states_are_in() -> None:
+    world = make_world("direct")
+    assert world.work()
+    assert world.ready is False
+    world.broken = frozenset({"RequestResync"})
+    world.see(Role.BACKUP)
+    world.work()
+    happen(world, "settle")
+    world.work()
+    assert world.ready is False
+    world.broken = frozenset()
+    world.run_dry()
+    assert world.ready is True
+
+
+def test_refresh_stays_inside_the_shortest_timeout_and_its_share_of_the_processor() -> None:
+    assert refresh_after_s(DIRECT, 0) == 10.0
+    assert refresh_after_s(Settings(refresh_s=4.0), 10**6) == 4.0
+    many = 1_000_000
+    assert many * BULK_COST_S / refresh_after_s(DIRECT, many) == pytest.approx(BULK_SHARE)
+
+
+class Table(dict[tuple[Phase, Kind], tuple[Phase, Make]]):
+    """The table, with a note of every line that was taken."""
+
+    def __init__(self) -> None:
+        super().__init__(TRANSITIONS)
+        self.taken: set[tuple[Phase, Kind]] = set()
+
+    def __getitem__(self, line: tuple[Phase, Kind]) -> tuple[Phase, Make]:
+        self.taken.add(line)
+        return super().__getitem__(line)
+
+
+def test_no_line_of_the_table_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table()
+    monkeypatch.setattr(machine, "TRANSITIONS", table)
+    for name, loaded, role in itertools.product(ALL, (None, RuleSet.PRIMARY), (Role.BACKUP, Role.PRIMARY)):
+        for broken, early, event in itertools.product((None, *ACTIONS), (False, True), EVENTS):
+            world = make_world(name, loaded)
+            world.short = broken is None
+            world.broken = frozenset({broken if early else "CommitStates"} if broken else ())
+            happen(world, event)
+            world.work(1)
+            world.see(role)
+            world.work(20)
+            world.broken = frozenset({broken} if broken else ())
+            happen(world, event)
+            world.work(20)
+            world.see(Role.FAULT if role is Role.PRIMARY else Role.PRIMARY)
+            happen(world, event)
+            world.work(20)
+    world = make_world("direct")
+    world.see(Role.PRIMARY)
+    world.run_dry()
+    happen(world, "states-lost")
+    happen(world, "states-lost")
+    assert set(TRANSITIONS) - table.taken == set()
+
+
+def test_promotion_clock_starts_at_the_promotion() -> None:
+    state = State(phase=Phase.FOLLOWING, role=Role.BACKUP, loaded=RuleSet.BACKUP, whole=True)
+    taken = step(CACHE, state, RoleSeen(5 * SECOND, Role.PRIMARY, "netlink", 5 * SECOND))
+    assert taken.plan is not None
+    assert taken.plan[0] == CommitStates(10.0)

@@ -1,0 +1,150 @@
+"""A host for the core to act on: what plans do to gate, rules, kernel and caches."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from agent.core.actions import (
+    Action,
+    AwaitStates,
+    CommitStates,
+    Committed,
+    FlushCaches,
+    LoadRules,
+    Outcome,
+    Reread,
+    ResyncKernel,
+    SendBulk,
+    Sent,
+    SetReadiness,
+    SetTimer,
+    ShortenTimers,
+    StatesIn,
+    SwitchRules,
+    Timer,
+    VerifyRules,
+)
+from agent.core.events import ActionDone, ActionFailed, Event, RoleSeen, Started, TimerFired
+from agent.core.machine import step
+from agent.core.plan import Settings
+from agent.core.roles import Role, RuleSet
+from agent.core.state import Notice, State
+from agent.pair import SyncMode
+
+SECOND = 1_000_000_000
+
+
+@dataclass
+class World:
+    """`broken` names the actions (by class name) that fail now; `short` commits bring in too little."""
+
+    settings: Settings
+    loaded: RuleSet | None = None
+    broken: frozenset[str] = frozenset()
+    short: bool = False
+    skipped: bool = False
+    state: State = field(default_factory=State)
+    plan: deque[Action] = field(default_factory=deque)
+    timers: set[Timer] = field(default_factory=set)
+    notices: list[Notice] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    ready: bool | None = None
+    usable: bool = False
+    """The states of the peer are in the kernel, or were given up with an alarm since the promotion."""
+    now: int = 0
+
+    def start(self) -> None:
+        self.usable = self.settings.mode is SyncMode.DIRECT or self.loaded is RuleSet.PRIMARY
+        self.meet(Started(self.tick(), self.loaded))
+
+    def tick(self, seconds: float = 0.001) -> int:
+        self.now += int(seconds * SECOND)
+        return self.now
+
+    def see(self, role: Role) -> None:
+        now = self.tick()
+        if role is not Role.PRIMARY and self.settings.mode is SyncMode.CACHE:
+            self.usable = False
+        self.meet(RoleSeen(now, role, "test", now))
+
+    def meet(self, event: Event) -> None:
+        taken = step(self.settings, self.state, event)
+        self.state = taken.state
+        self.notices += taken.notices
+        self.usable = self.usable or any(
+            not notice.well for notice in taken.notices if "gate" in notice.text
+        )
+        if taken.plan is not None:
+            self.plan = deque(taken.plan)
+
+    def work(self, most: int = 100) -> int:
+        """Carry out up to `most` actions; returns how many there were."""
+        done = 0
+        while self.plan and done < most:
+            self._carry_out(self.plan.popleft())
+            done += 1
+        return done
+
+    def run_dry(self) -> None:
+        """Everything, with all timers, until nothing but the regular refresh is left."""
+        for _ in range(60):
+            self.work()
+            due = self.timers - {Timer.REFRESH}
+            if not due and not self.plan:
+                return
+            for timer in sorted(due, key=lambda timer: timer.value):
+                self.timers.discard(timer)
+                self.tick(1.0)
+                self.meet(TimerFired(self.now, timer))
+                self.work()
+        raise AssertionError(f"never comes to rest: {self.state}, {self.timers}, {self.log[-12:]}")
+
+    def _carry_out(self, action: Action) -> None:
+        name = type(action).__name__
+        self.log.append(name if name not in ("LoadRules", "SwitchRules") else f"{name} {_rules(action)}")
+        now = self.tick()
+        if name in self.broken:
+            self.meet(ActionFailed(now, action, f"{name} is broken", retryable=False))
+            return
+        self.meet(ActionDone(now, action, self._do(action)))
+
+    def _do(self, action: Action) -> Outcome | None:
+        match action:
+            case LoadRules() | SwitchRules():
+                if isinstance(action, SwitchRules):
+                    assert self.loaded is not None, "switched rules that were never loaded"
+                if action.rules is RuleSet.PRIMARY:
+                    assert self.usable, f"the gate opened before the states were usable: {self.log}"
+                self.loaded = action.rules
+            case VerifyRules():
+                assert action.rules is self.loaded
+            case CommitStates():
+                assert self.loaded is RuleSet.BACKUP, "committed old states over live ones"
+                return self._commit()
+            case ShortenTimers():
+                assert self.settings.mode is SyncMode.CACHE, "conntrackd -t in direct mode wipes the states"
+            case SetReadiness():
+                self.ready = action.ready
+            case SetTimer():
+                self.timers.add(action.timer)
+            case AwaitStates():
+                return StatesIn(10, peer_heard=True)
+            case SendBulk():
+                return Sent(10)
+            case ResyncKernel():
+                return Reread(10, 10, 10)
+            case FlushCaches():
+                assert self.loaded is RuleSet.PRIMARY, "emptied the cache that a take-over needs"
+            case _:
+                pass
+        return None
+
+    def _commit(self) -> Committed:
+        if self.skipped:
+            return Committed(10, 0, 0, skipped=True, evidence="log")
+        self.usable = True
+        return Committed(10, 4 if self.short else 10, 6 if self.short else 0, skipped=False, evidence="log")
+
+
+def _rules(action: Action) -> str:
+    assert isinstance(action, LoadRules | SwitchRules)
+    return action.rules.value

@@ -1,0 +1,303 @@
+"""The command `hafw`, as a process: what it prints, its exit status, and never a traceback."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.status import exit_status, to_text
+
+ROOT = Path(__file__).parents[2]
+PAIR = ROOT / "examples" / "pair.yaml"
+LIMIT_S = 30
+# an empty /run and /var/log, so that no agent of this machine answers
+EMPTY = "mount -t tmpfs none /run && mount -t tmpfs none /var/log && exec"
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs a mount namespace of root's")
+
+
+def hafw(
+    *arguments: str | bytes | Path,
+    stdout: int | None = None,
+    prefix: str = "",
+    env: dict[str, str] | None = None,
+) -> "subprocess.CompletedProcess[bytes]":
+    argv: list[str | bytes | Path] = ["/usr/bin/python3", "-P", "-m", "agent", *arguments]
+    if prefix:
+        argv = ["unshare", "-mn", "--propagation", "private", "/bin/sh", "-c", f'{prefix} "$@"', "sh", *argv]
+    done = subprocess.run(
+        argv,
+        env={
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "LC_ALL": "C.UTF-8",
+            **(env or {}),
+        },
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    assert b"Exception ignored" not in done.stderr, done.stderr.decode()
+    return done
+
+
+def test_check_of_a_good_file() -> None:
+    done = hafw("check", PAIR)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == f"{PAIR} is good: pair G1, nodes fw-1 and fw-2, direct mode\n"
+
+
+def test_check_says_everything_that_is_wrong(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(PAIR.read_text().replace("vrid: 62", "vrid: 620").replace("mode: direct", "mode: magic"))
+    done = hafw("check", bad)
+    assert (done.returncode, done.stdout) == (2, b"")
+    lines = done.stderr.decode().splitlines()
+    assert lines[0] == f"hafw: {bad} cannot be used:"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["interfaces.eth0.vrid", "sync.mode"]
+
+
+FILES: dict[str, bytes] = {
+    "empty": b"",
+    "no YAML": b"{[",
+    "no text": b"\xff\xfe\x00",
+    "NUL": b"version: 1\x00",
+    "a list": b"- 1\n",
+    "deep": b"[" * 20_000,
+    "a bomb": b"a: &a [x, x]\n"
+    + b"".join(b"%c: &%c [*%c, *%c]\n" % (n + 1, n + 1, n, n) for n in range(97, 120)),
+    "long": b"# " + b"x" * 5_000_000,
+    "an object": b"!!python/object/apply:os.system ['touch /tmp/never']\n",
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+@pytest.mark.parametrize(
+    "command", [("check",), ("render", "keepalived"), ("plan", "backup", "primary", "--file")]
+)
+def test_files_that_are_no_pair_files(tmp_path: Path, command: tuple[str, ...], what: str) -> None:
+    path = tmp_path / "pair.yaml"
+    path.write_bytes(FILES[what])
+    done = hafw(*command, path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(f"hafw: {path} cannot be used:\n".encode())
+
+
+@pytest.mark.parametrize(
+    "path", ["/nonexistent/hafw.yaml", "/", "/dev/null", "/dev/zero", "", "-", "x" * 300]
+)
+def test_places_where_no_pair_file_is(path: str) -> None:
+    done = hafw("check", f"./{path}" if path == "-" else path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"cannot be used" in done.stderr
+
+
+def test_a_file_whose_name_is_no_text(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff\n.yaml"
+    shutil.copy(os.fsencode(PAIR), path)
+    assert hafw("check", path).returncode == 0
+    assert (
+        hafw("check", path, env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}).returncode
+        == 0
+    )
+    assert hafw("check", path + b"\xfe").returncode == 2
+
+
+WRONG = [
+    (),
+    ("nonsense",),
+    ("check", "a", "b"),
+    ("render", "iptables", str(PAIR)),
+    ("render",),
+    ("plan", "backup"),
+    ("plan", "king", "queen"),
+    ("plan", "unknown", "primary"),
+    ("history", "-n", "0"),
+    ("history", "-n", "-1"),
+    ("history", "-n", "x"),
+    ("history", "-n", "9" * 5000),
+    ("status", "now"),
+    ("--nonsense",),
+    ("agent", "more"),
+    (b"\xff\xfe",),
+    ("check", str(PAIR), "--node", "fw-1"),
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=lambda arguments: repr(arguments)[:40])
+def test_wrong_arguments(arguments: tuple[str | bytes, ...]) -> None:
+    done = hafw(*arguments)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"usage: hafw")
+
+
+def test_help_shows_examples() -> None:
+    done = hafw("--help")
+    assert done.returncode == 0
+    assert b"hafw check hafw.yaml" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("what", "word"),
+    [("keepalived", b"vrrp_instance"), ("conntrackd", b"Mode FTFW"), ("sysctl", b"net/ipv4/ip_forward")],
+)
+def test_render(what: str, word: bytes) -> None:
+    one, two = (hafw("render", what, PAIR, "--node", node) for node in ("fw-1", "fw-2"))
+    for done in (one, two):
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert word in done.stdout
+    assert one.stdout != two.stdout
+
+
+@pytest.mark.parametrize("node", ["fw-3", "", "../fw-1", "fw-1\n", "FW-1"])
+def test_a_node_that_is_none(node: str) -> None:
+    done = hafw("render", "keepalived", PAIR, "--node", node)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"is not a node of pair G1 (fw-1 and fw-2 are); name the node with --node" in done.stderr
+
+
+@pytest.mark.parametrize("after", ["primary", "master", "backup", "fault", "stop", "stopped"])
+@pytest.mark.parametrize("before", ["backup", "primary", "fault", "stopped"])
+def test_plan(before: str, after: str) -> None:
+    text = hafw("plan", before, after, "--file", PAIR)
+    assert text.returncode == 0
+    assert text.stdout.startswith(f"{before} -> {after}, direct mode\n".encode())
+    plan = json.loads(hafw("plan", before, after, "--file", PAIR, "--json").stdout)
+    assert set(plan) == {"at_once", "when_settled"}
+    described = [action["text"] for part in plan.values() for action in part]
+    assert [line.partition(". ")[2] for line in text.stdout.decode().splitlines()[1:]] == described
+    first = plan["at_once"][0]["text"]
+    assert ("open the gate" in first) is (after in ("primary", "master"))
+
+
+@needs_root
+def test_status_without_an_agent_is_unknown_to_a_monitor() -> None:
+    done = hafw("status", prefix=EMPTY)
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert done.stderr.startswith(b"hafw: no agent answers at /run/hafw/control.sock")
+    done = hafw("status", "--json", prefix=EMPTY)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["error"].startswith("no agent answers")
+    assert done.stderr == b""
+
+
+@needs_root
+def test_history_of_nothing_and_of_garbage() -> None:
+    done = hafw("history", prefix=EMPTY)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1
+    assert hafw("history", "--json", prefix=EMPTY).stdout == b""
+    record = {"t": "now", "event": "alarm", "message": "\x1b[2Jä", "transition": "abc", "duration_ms": 1.25}
+    line = json.dumps(record)
+    garbage = f"mkdir /var/log/hafw && printf '%s\\n' garbage '{line}' > /var/log/hafw/agent.jsonl && exec"
+    prefix = EMPTY.replace("exec", garbage)
+    done = hafw("history", "-n", "5", prefix=prefix)
+    assert done.returncode == 0
+    assert "! ?[2Jä" in done.stdout.decode()
+    assert json.loads(hafw("history", "--json", prefix=prefix).stdout) == record
+    # a terminal that cannot show everything
+    assert hafw("history", prefix=prefix, env={"PYTHONIOENCODING": "ascii"}).returncode == 0
+
+
+@needs_root
+@pytest.mark.parametrize("command", ["agent", "settle"])
+def test_a_pair_file_or_a_place_that_is_missing(command: str) -> None:
+    done = hafw(command, prefix="mount -t tmpfs none /etc && " + EMPTY)
+    assert done.returncode == 2
+    assert b"/etc/hafw/hafw.yaml cannot be used" in done.stderr
+    unwritable = EMPTY.replace("none /run", "-o ro none /run")
+    done = hafw(command, "--file", PAIR, "--node", "fw-1", prefix=unwritable)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"hafw: cannot make /run/hafw: ")
+
+
+@needs_root
+@pytest.mark.parametrize("command", ["agent", "settle"])
+def test_an_ordinary_user_is_told_so(command: str) -> None:
+    drop = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+    if subprocess.run([*drop.split(), "test", "-r", PAIR]).returncode != 0:
+        pytest.skip("an ordinary user cannot read this checkout")
+    prefix = EMPTY.replace("exec", f"mkdir /run/hafw && exec {drop}")
+    done = hafw(command, "--file", PAIR, "--node", "fw-1", prefix=prefix)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.count(b"\n") == 1
+    assert b"run as root" in done.stderr
+
+
+@needs_root
+def test_two_agents_on_one_node() -> None:
+    held = (
+        "mkdir /run/hafw && exec 9>>/run/hafw/agent.lock && echo 4711 >&9 && flock 9 && HAFW_WAIT=0 && exec"
+    )
+    program = "import sys; from agent import __main__, daemon; daemon.LOCK_WAIT_S = 0.1"
+    program += "; sys.exit(__main__.main(sys.argv[1:]))"
+    argv = [
+        "unshare",
+        "-mn",
+        "/bin/sh",
+        "-c",
+        EMPTY.replace("exec", held) + ' "$@"',
+        "sh",
+        "/usr/bin/python3",
+        "-P",
+    ]
+    argv += ["-c", program, "agent", "--file", str(PAIR), "--node", "fw-1"]
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr == "hafw: another hafw (process 4711) is at work on this node; there can be only one\n"
+    )
+
+
+def test_a_reader_that_has_gone() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = hafw("render", "keepalived", PAIR, "--node", "fw-1", stdout=write)
+    os.close(write)
+    assert done.returncode == 1
+    assert done.stderr == b""
+
+
+def test_a_full_disk_behind_the_output() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = hafw("render", "keepalived", PAIR, "--node", "fw-1", stdout=full.fileno())
+    assert done.returncode == 1
+    assert done.stderr == b"hafw: cannot write the answer: No space left on device\n"
+
+
+VALUES = {
+    "schema": 1, "pair": "G1", "node": "fw-1", "peer": "fw-2", "role": "backup", "role_seconds": 5.0,
+    "phase": "following", "gate": "closed", "unwell": [],
+    "keepalived": {"alive": True, "addresses": [], "orphaned": [], "bus": "heard", "bus_states": ["BACKUP"]},
+    "rules": {
+        "wanted": "backup", "loaded": "backup", "hash": "abc", "intact": True, "drift": None, "counters": {},
+    },
+    "states": {"mode": "direct", "kernel": 3, "error": "conntrackd is gone"},
+    "last_transition": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 0),
+        ({"role": "primary", "gate": "open"}, 0),
+        ({"role": "primary"}, 2),
+        ({"role": "fault"}, 1),
+        ({"role": "stopped"}, 1),
+        ({"unwell": ["bus"]}, 1),
+        ({"rules": {"wanted": "backup", "error": "nft is gone"}}, 2),
+        ({"rules": {**VALUES["rules"], "intact": False, "drift": "a rule is missing"}}, 2),  # type: ignore[dict-item]
+    ],
+)
+def test_exit_status_of_status(changes: dict[str, object], expected: int) -> None:
+    values = {**VALUES, **changes}
+    assert exit_status(values) == expected
+    assert "fw-1 of pair G1" in to_text(values)

@@ -1,0 +1,305 @@
+"""The loop between the real core, the real hands and a fake host."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.core.actions import Committed, Timer
+from agent.core.events import RoleSeen, Started, TimerFired
+from agent.core.plan import Settings
+from agent.core.roles import Role, RuleSet
+from agent.hands import Hands
+from agent.loop import Loop
+from agent.pair import SyncMode
+from agent.records import Kind
+from tests.fakes import FakeHost, MemorySink
+
+LIMIT_S = 5.0
+
+
+class Bench:
+    """One loop on a fake host. `role()` says what was seen, `until()` waits for a fact."""
+
+    def __init__(self, tmp_path: Path, mode: SyncMode = SyncMode.DIRECT) -> None:
+        self.host = FakeHost()
+        self.sink = MemorySink()
+        self.ready = tmp_path / "ready"
+        self.loop = Loop(Settings(mode=mode), Hands(self.host, self.host, self.ready, -11), self.sink)
+
+    def role(self, role: Role, trigger: str = "test") -> None:
+        now = time.monotonic_ns()
+        self.loop.post(RoleSeen(now, role, trigger, now))
+
+    def fire(self, timer: Timer) -> None:
+        self.loop.post(TimerFired(time.monotonic_ns(), timer))
+
+    async def until(self, fact: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while not fact():
+                await asyncio.sleep(0)
+
+    async def at_rest(self) -> None:
+        """All that was posted has been met, and all that can be done without a timer is done."""
+        loop = self.loop
+        await self.until(lambda: loop._queue.empty() and not loop._plan and loop._running is None)
+
+    @asynccontextmanager
+    async def running(
+        self, *, loaded: RuleSet | None = None, as_role: Role | None = None
+    ) -> AsyncIterator[None]:
+        """With `as_role`, at rest in it."""
+        self.host.loaded = loaded
+        self.loop.post(Started(time.monotonic_ns(), loaded))
+        task = asyncio.create_task(self.loop.run())
+        try:
+            if as_role is not None:
+                self.role(as_role)
+                await self.at_rest()
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_take_over_in_direct_mode_waits_for_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.host.done.clear()
+            bench.role(Role.PRIMARY)
+            await bench.at_rest()
+        assert bench.host.done == ["flip primary", "verify primary"]
+        assert bench.host.loaded is RuleSet.PRIMARY
+
+    asyncio.run(scenario())
+
+
+def test_the_newest_observation_wins_at_the_next_action_boundary(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, SyncMode.CACHE)
+        bench.host.held = {"commit"}
+        async with bench.running(as_role=Role.BACKUP):
+            bench.role(Role.PRIMARY)
+            await bench.until(lambda: bench.host.at_work == ["commit"])
+            for role in (Role.BACKUP, Role.PRIMARY, Role.FAULT, Role.BACKUP):
+                bench.role(role)
+            await bench.until(bench.loop._queue.empty)
+            assert bench.host.at_work == ["commit"], "a commit is let finish"
+            bench.host.release("commit")
+            await bench.at_rest()
+        assert bench.host.gate_opened == 0, "the plan of the role that was lost went on"
+        assert str(bench.host) == "rules backup, at work: nothing"
+        assert bench.host.done.count("commit") == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_may_be_abandoned_is_not_waited_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        bench.host.held = {"await"}
+        async with bench.running(as_role=Role.BACKUP):
+            bench.fire(Timer.SETTLE)
+            await bench.until(lambda: bench.host.at_work == ["await"])
+            backup = bench.loop.transition
+            bench.role(Role.PRIMARY)
+            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
+            await bench.at_rest()
+        abandoned = [record for record in bench.sink.of(Kind.STEP) if record.result == "abandoned"]
+        assert [record.step for record in abandoned] == ["AwaitStates"]
+        assert backup is not None
+        assert abandoned[0].transition == backup.identity, "it was a step of the transition before"
+        assert "await" not in bench.host.done
+
+    asyncio.run(scenario())
+
+
+def test_a_commit_belongs_to_the_transition_that_asked_for_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, SyncMode.CACHE)
+        bench.host.held = {"commit"}
+        async with bench.running():
+            bench.role(Role.PRIMARY)
+            await bench.until(lambda: bench.host.at_work == ["commit"])
+            primary = bench.loop.transition
+            bench.role(Role.BACKUP)
+            await bench.until(lambda: bench.loop.transition is not primary)
+            bench.host.release("commit")
+            await bench.at_rest()
+            assert primary is not None
+            commit = next(record for record in bench.sink.of(Kind.STEP) if record.step == "CommitStates")
+            assert commit.transition == primary.identity
+            last = bench.sink.of(Kind.TRANSITION)[-1]
+            assert (last.to_role, last.expected, last.committed) == ("backup", None, None)
+
+    asyncio.run(scenario())
+
+
+def test_records_tell_the_way(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, SyncMode.CACHE)
+        bench.host.committed = Committed(500, 500, 0, skipped=False, evidence="log")
+        async with bench.running(as_role=Role.BACKUP):
+            bench.sink.records.clear()
+            bench.role(Role.PRIMARY, "notify GROUP G1 MASTER")
+            await bench.at_rest()
+        (transition,) = bench.sink.of(Kind.TRANSITION)
+        assert (transition.from_role, transition.to_role) == ("backup", "primary")
+        assert (transition.trigger, transition.result) == ("notify GROUP G1 MASTER", "done")
+        assert (transition.expected, transition.committed) == (500, 500)
+        assert transition.notified_to_open_ms is not None
+        steps = bench.sink.of(Kind.STEP)
+        assert [step.step for step in steps] == ["CommitStates", "SwitchRules", "FlushCaches", "VerifyRules"]
+        assert {step.transition for step in steps} == {transition.transition}
+        assert all(step.duration_ms is not None and step.result == "done" for step in steps)
+
+    asyncio.run(scenario())
+
+
+def test_a_transition_that_was_overtaken_says_so(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, SyncMode.CACHE)
+        bench.host.held = {"commit"}
+        async with bench.running():
+            bench.role(Role.PRIMARY)
+            await bench.until(lambda: bench.host.at_work == ["commit"])
+            bench.role(Role.STOPPED)
+            bench.host.release("commit")
+            await bench.until(lambda: len(bench.sink.of(Kind.TRANSITION)) == 2)
+            await bench.at_rest()
+        first, second = bench.sink.of(Kind.TRANSITION)
+        assert (first.to_role, first.result) == ("primary", "superseded")
+        assert (second.to_role, second.result) == ("stopped", "done")
+        assert first.transition != second.transition
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_step_of_conntrackd_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, SyncMode.CACHE)
+        bench.host.failing = {"flush"}
+        async with bench.running():
+            bench.role(Role.PRIMARY)
+            await bench.at_rest()
+        assert "verify primary" in bench.host.done
+        (failed,) = [record for record in bench.sink.of(Kind.STEP) if record.result == "failed"]
+        assert failed.step == "FlushCaches"
+        assert "gave no answer" in failed.message
+        (alarm,) = bench.sink.of(Kind.ALARM)
+        assert alarm.condition == "conntrackd"
+
+    asyncio.run(scenario())
+
+
+def test_rules_that_are_refused_keep_the_old_ones_and_are_tried_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.host.failing = {"flip primary"}
+            bench.role(Role.PRIMARY)
+            await bench.at_rest()
+            assert bench.host.loaded is RuleSet.BACKUP
+            assert "keeping the loaded rules" in bench.sink.of(Kind.ALARM)[0].message
+            bench.host.failing.clear()
+            bench.fire(Timer.RETRY)
+            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
+            await bench.at_rest()
+        assert [record.condition for record in bench.sink.of(Kind.RECOVERED)] == ["rules"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bug", ["load backup", "commit"])
+def test_a_bug_in_an_adapter_ends_the_loop(tmp_path: Path, bug: str) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, SyncMode.CACHE)
+        bench.host.buggy = {bug}
+        bench.loop.post(Started(time.monotonic_ns(), None))
+        bench.role(Role.PRIMARY)
+        async with asyncio.timeout(LIMIT_S):
+            await bench.loop.run()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        asyncio.run(scenario())
+    assert (
+        raised.group_contains(ValueError, match=f"a bug in {bug}")
+        if hasattr(raised, "group_contains")
+        else (f"a bug in {bug}" in str(raised.value.exceptions))
+    )
+
+
+def test_cancelling_the_loop_leaves_the_rules_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, SyncMode.CACHE)
+        bench.host.held = {"commit"}
+        async with bench.running(loaded=RuleSet.PRIMARY):
+            bench.role(Role.STOPPED)
+            bench.role(Role.PRIMARY)
+            await bench.until(lambda: bench.host.at_work == ["commit"])
+        assert str(bench.host) == "rules backup, at work: nothing"
+
+    asyncio.run(scenario())
+
+
+OCCURRENCES = st.lists(
+    st.sampled_from(
+        [
+            Role.BACKUP,
+            Role.PRIMARY,
+            Role.FAULT,
+            Role.STOPPED,
+            Timer.SETTLE,
+            Timer.RETRY,
+            Timer.REFRESH,
+            "turn",
+        ]
+    ),
+    max_size=40,
+)
+NAMES = ("commit", "flush", "resync", "bulk", "request", "shorten", "await")
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    mode=st.sampled_from(SyncMode),
+    failing=st.sets(st.sampled_from(NAMES)),
+    occurrences=OCCURRENCES,
+)
+def test_whatever_comes_there_is_one_action_at_a_time_and_the_gate_fits_the_last_role(
+    tmp_path: Path, mode: SyncMode, failing: set[str], occurrences: list[Role | Timer | str]
+) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, mode)
+        bench.host.failing = failing
+        bench.host.held = {"commit"}
+        last = Role.BACKUP
+        async with bench.running():
+            for what in (last, *occurrences):
+                if isinstance(what, Role):
+                    last = what
+                    bench.role(what)
+                elif isinstance(what, Timer):
+                    bench.fire(what)
+                else:
+                    await asyncio.sleep(0)
+            bench.host.release("commit")
+            await bench.at_rest()
+            while last is Role.PRIMARY and bench.host.loaded is not RuleSet.PRIMARY:
+                # what failed has set a timer; time passes here without waiting
+                assert Timer.RETRY in bench.loop._timers
+                bench.host.failing = set()
+                bench.fire(Timer.RETRY)
+                await bench.at_rest()
+        assert bench.host.most_at_work <= 1
+        assert bench.host.loaded is (RuleSet.PRIMARY if last is Role.PRIMARY else RuleSet.BACKUP)
+        identities = {record.transition for record in bench.sink.of(Kind.TRANSITION)}
+        assert None not in identities
+
+    asyncio.run(scenario())

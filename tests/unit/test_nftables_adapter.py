@@ -1,0 +1,133 @@
+"""The adapter against a libnftables that misbehaves. What the real one does is in tests/netns."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.nftables import Nftables
+from agent.config import load
+from agent.core.roles import RuleSet
+from agent.errors import ToolError
+from agent.rules import Commands, compile_table
+
+PAIR = load(Path(__file__).parents[1] / "golden" / "rules" / "described" / "hafw.yaml")
+GARBAGE = ["", "garbage", "[]", "{}", "null", '{"nftables": {}}', '{"nftables": [1]}', '{"nftables": [{}]}']
+
+
+@dataclass
+class FakeContext:
+    """Answers each command with what `answer` says of it, and remembers what it was told."""
+
+    answer: Callable[[str], tuple[int, str, str]]
+    told: list[tuple[bool, str]] = field(default_factory=list)
+    dry: bool = False
+
+    def set_json_output(self, val: bool) -> None:
+        assert val
+
+    def set_dry_run(self, onoff: bool) -> None:
+        self.dry = onoff
+
+    def cmd(self, cmdline: str) -> tuple[int, str, str]:
+        self.told.append((self.dry, cmdline))
+        return self.answer(cmdline)
+
+
+def listing_of(commands: Commands) -> str:
+    """What nft would list, were it as simple as echoing what it was given."""
+    added = [command["add"] for command in commands if "add" in command]
+    entries = [dict(entry) for entry in added if isinstance(entry, dict)]
+    for entry in entries:
+        if "counter" in entry:
+            entry["counter"] = {**entry["counter"], "packets": 1, "bytes": 2}
+    return json.dumps({"nftables": [{"metainfo": {}}, *entries]})
+
+
+def faithful(rules: RuleSet) -> Callable[[str], tuple[int, str, str]]:
+    def answer(command: str) -> tuple[int, str, str]:
+        return 0, listing_of(compile_table(PAIR, rules)) if '"list"' in command else "", ""
+
+    return answer
+
+
+def test_a_load_is_one_transaction_and_read_back() -> None:
+    context = FakeContext(faithful(RuleSet.BACKUP))
+    adapter = Nftables(PAIR, context)
+    assert adapter.load(RuleSet.BACKUP).rules is RuleSet.BACKUP
+    (dry, loaded), *reading = context.told
+    assert not dry
+    assert '"list"' not in loaded
+    assert len(reading) == 1
+    assert '"list"' in reading[0][1]
+    assert adapter.verify(RuleSet.BACKUP).drift is None
+
+
+def test_a_load_of_which_nothing_is_there_afterwards_is_an_error() -> None:
+    with pytest.raises(ToolError, match="not what was just loaded"):
+        Nftables(PAIR, FakeContext(faithful(RuleSet.PRIMARY))).load(RuleSet.BACKUP)
+
+
+def test_a_flip_is_one_command_and_no_look() -> None:
+    context = FakeContext(lambda _: (0, "", ""))
+    Nftables(PAIR, context).flip(RuleSet.PRIMARY)
+    assert len(context.told) == 1
+    assert '"list"' not in context.told[0][1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *GARBAGE,
+        "[" * 100_000,
+        '{"nftables": []}',
+        '{"nftables": [{"table": 3}]}',
+        '{"nftables": [{"table": {}}, {"counter": {"packets": "many"}}]}',
+        # what 1.0.6 says of a table with an owner
+        '{"nftables": [{"table": {"family": "inet", "name": "hafw", "handle": 1, "flags": \n',
+    ],
+)
+def test_a_garbled_listing_is_an_error(text: str) -> None:
+    adapter = Nftables(PAIR, FakeContext(lambda _: (0, text, "")))
+    for look in (adapter.read, lambda: adapter.verify(RuleSet.BACKUP), lambda: adapter.load(RuleSet.BACKUP)):
+        with pytest.raises(ToolError, match="cannot be read back"):
+            look()
+
+
+def test_any_error_but_a_missing_table_is_an_error() -> None:
+    def reading(reason: str) -> Nftables:
+        return Nftables(PAIR, FakeContext(lambda _: (-1, "", f"internal:0:0-0: Error: {reason}\n")))
+
+    assert not reading("No such file or directory").read().present
+    with pytest.raises(ToolError, match="cannot list the table: Permission denied"):
+        reading("Permission denied").read()
+
+
+def test_bytes_that_are_no_text_are_an_error() -> None:
+    adapter = Nftables(PAIR, FakeContext(lambda _: (0, b"\xff".decode(), "")))
+    with pytest.raises(ToolError, match="UTF-8"):
+        adapter.read()
+
+
+@pytest.mark.parametrize("status", [0, -1, 1])
+def test_an_error_is_told_in_its_first_line_whatever_the_status(status: int) -> None:
+    errors = "\ninternal:0:0-0: Error: Could not process rule: Device or resource busy\n\nmore\n"
+    adapter = Nftables(PAIR, FakeContext(lambda _: (status, "", errors)))
+    with pytest.raises(ToolError) as caught:
+        adapter.flip(RuleSet.PRIMARY)
+    expected = "nft cannot switch to the primary's rules: Could not process rule: Device or resource busy"
+    assert caught.value.message == expected
+    assert caught.value.retryable
+    assert caught.value.exit_status == status
+    assert caught.value.stderr == errors
+
+
+def test_a_failure_without_a_word_is_an_error_too() -> None:
+    context = FakeContext(lambda _: (-1, "", ""))
+    for told in (Nftables(PAIR, context).load, Nftables(PAIR, context).check):
+        with pytest.raises(ToolError, match="no reason"):
+            told(RuleSet.PRIMARY)
+    assert [dry for dry, _ in context.told] == [False, True]
+    assert not context.dry, "the context does not stay in dry run"

@@ -1,0 +1,150 @@
+"""What comes from outside, on its way to the loop."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from agent import config
+from agent.adapters.conntrackd import Conntrackd
+from agent.adapters.process import run
+from agent.core.events import ConntrackdCame
+from agent.core.plan import Settings
+from agent.hands import Hands
+from agent.loop import Loop
+from agent.observer import Observer
+from agent.paths import Paths
+from agent.records import Kind
+from tests.fakes import FakeHost, MemorySink
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="the kernel tells only root of changed rules")
+
+PAIR = config.load(Path(__file__).parents[2] / "examples" / "pair.yaml")
+
+
+class Bench:
+    def __init__(self, tmp_path: Path, conntrackd_tool: Path = Path("/bin/false")) -> None:
+        self.paths = Paths(
+            run_dir=tmp_path,
+            vrrp_pid=tmp_path / "vrrp.pid",
+            system_bus=tmp_path / "no-bus",
+            conntrackd=conntrackd_tool,
+            conntrackd_socket=tmp_path / "conntrackd.ctl",
+        )
+        self.sink = MemorySink()
+        host = FakeHost()
+        self.loop = Loop(Settings(), Hands(host, host, self.paths.readiness, -100), self.sink)
+        conntrackd = Conntrackd(self.paths, PAIR.sync.mode, run, expectations=False)
+        self.observer = Observer(PAIR, self.paths, conntrackd, self.loop)
+        self.observer.notices.listen(tmp_path / "notify.sock")
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    shutil.copy("/bin/sleep", tmp_path / "keepalived")
+    return tmp_path / "keepalived"
+
+
+def start(program: Path) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen([program, "60"])
+    # the kernel gives it its name a moment after Popen knows that it runs
+    while Path(f"/proc/{process.pid}/comm").read_text().strip() != program.name:
+        os.sched_yield()
+    return process
+
+
+def test_refusals_are_recorded_once_in_a_while_whatever_number_is_in_them(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        for number in range(10_000):
+            bench.observer.refuse(f"a VrrpStatusChange from :1.{number}, who is not keepalived")
+            bench.observer.refuse("a truncated datagram")
+        assert len(bench.sink.of(Kind.REFUSED)) == 2, "a flood fills the journal"
+        assert len(bench.observer._refused) <= 100
+        bench.observer.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_first_refusal_is_recorded_also_just_after_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        monkeypatch.setattr("agent.observer.time.monotonic", lambda: 1.0)
+        bench.observer.refuse("a truncated datagram")
+        monkeypatch.undo()
+        assert len(bench.sink.of(Kind.REFUSED)) == 1
+        bench.observer.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_death_of_a_second_keepalived_is_noticed_at_once(tmp_path: Path, program: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        observer = bench.observer
+        first = start(program)
+        bench.paths.vrrp_pid.write_text(f"{first.pid}\n")
+        observer.hint("test")
+        second = start(program)
+        bench.paths.vrrp_pid.write_text(f"{second.pid}\n")
+        first.kill()
+        first.wait()
+        # another source is quicker than the descriptor of the first one
+        observer.hint("netlink")
+        assert observer.seen is not None
+        assert observer.seen.facts.alive
+        second.kill()
+        second.wait()
+        deadline = time.monotonic() + 2
+        while observer.seen.facts.alive:
+            assert time.monotonic() < deadline, "the death went unnoticed"
+            await asyncio.sleep(0)
+        observer.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_after_the_end_is_let_go(tmp_path: Path) -> None:
+    """The bus may say that it has gone when everything else is closed already."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        bench.observer.close()
+        bench.observer.hint("bus")
+        assert bench.observer.seen is None
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_conntrackd_that_restarts_before_the_first_poll_is_another_one(
+    tmp_path: Path, restarts: bool
+) -> None:
+    tool = tmp_path / "conntrackd"
+    statistics = Path(__file__).parent / "adapters" / "recorded" / "direct-statistics.txt"
+    tool.write_text(f"#!/bin/sh\nexec cat {statistics}\n")
+    tool.chmod(0o755)
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, tool)
+        bench.paths.conntrackd_socket.touch()
+        async with asyncio.TaskGroup() as group:
+            bench.observer.start(group)
+            if restarts:
+                (tmp_path / "another").touch()
+                (tmp_path / "another").replace(bench.paths.conntrackd_socket)
+            await bench.observer._check_conntrackd()
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+        bench.observer.close()
+        queue = bench.loop._queue
+        events = [queue.get_nowait() for _ in range(queue.qsize())]
+        assert any(isinstance(event, ConntrackdCame) for event in events) is restarts
+
+    asyncio.run(scenario())

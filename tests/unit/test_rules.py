@@ -1,0 +1,157 @@
+"""The compiled rules against golden cases, and what must hold for every pair.
+
+HAFW_WRITE_GOLDEN=1 writes the golden files anew; read the diff before you keep it.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from agent.config import load
+from agent.core.roles import RuleSet
+from agent.errors import ConfigError
+from agent.pair import Interface, Management, Pair, PortRange, Protocol, Service
+from agent.rules import Commands, compile_flip, compile_table, digest
+from agent.rules.nft import comment_text, elements, from_networks, intervals, of_version, ports
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "rules"
+CASES = sorted(case.name for case in GOLDEN.iterdir())
+
+
+def pair_of(case: str) -> Pair:
+    return load(GOLDEN / case / "hafw.yaml")
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return pair_of("described")
+
+
+def text_of(commands: Commands) -> str:
+    """One command a line, so that a diff shows what changed."""
+    return "".join(f"{json.dumps(command)}\n" for command in commands)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("rules", list(RuleSet))
+@pytest.mark.parametrize(("name", "compiled"), [("table", compile_table), ("flip", compile_flip)])
+def test_golden(case: str, rules: RuleSet, name: str, compiled: Callable[[Pair, RuleSet], Commands]) -> None:
+    golden = GOLDEN / case / f"{name}-{rules.value}.jsonl"
+    text = text_of(compiled(pair_of(case), rules))
+    if os.environ.get("HAFW_WRITE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_a_pair_without_management_is_not_compiled(pair: Pair) -> None:
+    for management in (
+        replace(pair.management, sources=()),
+        replace(pair.management, services=()),
+        Management((), ()),
+    ):
+        with pytest.raises(ConfigError, match="manage"):
+            compile_table(replace(pair, management=management), RuleSet.PRIMARY)
+        with pytest.raises(ConfigError, match="manage"):
+            compile_flip(replace(pair, management=management), RuleSet.BACKUP)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "@own4", "eth*", 'eth"0', "eth0\n", "eth0;", "a/b", "e" * 16, "e 0", "ä"]
+)
+@pytest.mark.parametrize("place", range(3))
+def test_a_name_that_says_more_than_a_name_is_not_compiled(pair: Pair, name: str, place: int) -> None:
+    interfaces = list(pair.interfaces)
+    interfaces[place] = replace(interfaces[place], name=name)
+    with pytest.raises(ConfigError, match="not an interface name"):
+        compile_table(replace(pair, interfaces=tuple(interfaces)), RuleSet.PRIMARY)
+
+
+def test_interfaces_whose_names_read_alike_have_chains_of_their_own(pair: Pair) -> None:
+    server, client, sync = pair.interfaces
+    names = (("a", "b-to-c", "a-to-b", "c"), ("a", "to", "from", "to-a"))
+    for one, two, three, four in names:
+        interfaces: list[Interface] = [
+            replace(client, name=one),
+            replace(client, name=three),
+            replace(server, name=two),
+            replace(server, name=four),
+            sync,
+        ]
+        text = text_of(compile_table(replace(pair, interfaces=tuple(interfaces)), RuleSet.PRIMARY))
+        assert text.count('{"add": {"chain": {"family": "inet", "table": "hafw", "name": "from/') == 4
+
+
+def test_the_digest_tells_policies_apart_and_roles_not(pair: Pair) -> None:
+    digests = {digest(compile_table(pair, rules)) for rules in RuleSet}
+    assert len(digests) == 1
+    assert digest(compile_table(replace(pair, policy=()), RuleSet.PRIMARY)) not in digests
+    assert f"digest-{digests.pop()}" in text_of(compile_flip(pair, RuleSet.PRIMARY))
+
+
+def test_a_flip_is_as_small_for_a_large_policy(pair: Pair) -> None:
+    service = Service("many", Protocol.TCP, (PortRange(1, 2),))
+    large = replace(pair, policy=(replace(pair.policy[0], services=(service,) * 1000),))
+    for rules in RuleSet:
+        assert len(compile_table(large, rules)) > 1000
+        assert len(text_of(compile_flip(large, rules))) == len(text_of(compile_flip(pair, rules)))
+
+
+@pytest.mark.parametrize("rules", list(RuleSet))
+def test_every_command_is_about_our_table(pair: Pair, rules: RuleSet) -> None:
+    for command in (*compile_table(pair, rules), *compile_flip(pair, rules)):
+        ((verb, target),) = command.items()
+        assert verb in {"add", "delete", "flush"}
+        assert isinstance(target, dict)
+        ((kind, body),) = target.items()
+        assert body["family"] == "inet"
+        assert body["name" if kind == "table" else "table"] == "hafw"
+        assert "reject" not in json.dumps(command)
+
+
+def test_ports_are_merged() -> None:
+    ranges = [
+        PortRange(443, 443),
+        PortRange(80, 90),
+        PortRange(85, 100),
+        PortRange(101, 101),
+        PortRange(1, 1),
+    ]
+    assert ports(ranges) == {"set": [1, {"range": [80, 101]}, 443]}
+    assert ports([PortRange(22, 22)]) == 22
+
+
+def test_networks_are_merged_and_everybody_is_no_match_of_addresses() -> None:
+    saddr = {"payload": {"protocol": "ip", "field": "saddr"}}
+    inside = [ip_network("10.0.0.0/8"), ip_network("10.1.0.0/16"), ip_network("fd00::/8")]
+    assert from_networks(inside, 4) == {
+        "match": {"op": "==", "left": saddr, "right": {"prefix": {"addr": "10.0.0.0", "len": 8}}}
+    }
+    everybody = from_networks([ip_network("0.0.0.0/0")], 4)
+    assert everybody == {"match": {"op": "==", "left": {"meta": {"key": "nfproto"}}, "right": "ipv4"}}
+    assert from_networks(inside[:2], 6) is None
+
+
+def test_what_is_next_to_each_other_is_one_element() -> None:
+    networks = [ip_network(one) for one in ("10.0.0.3", "10.0.0.1", "10.0.0.2", "10.0.0.8/30", "fd00::/64")]
+    assert elements(intervals(networks, 4), 4) == [
+        {"range": ["10.0.0.1", "10.0.0.3"]},
+        {"prefix": {"addr": "10.0.0.8", "len": 30}},
+    ]
+    halves = [ip_network("fd00::/65"), ip_network("fd00::8000:0:0:0/65"), ip_network("fd00::7")]
+    assert elements(intervals(halves, 6), 6) == [{"prefix": {"addr": "fd00::", "len": 64}}]
+    assert elements(intervals(networks[:1], 4), 4) == ["10.0.0.3"]
+    assert from_networks([ip_network("0.0.0.0/1"), ip_network("128.0.0.0/1")], 4) == of_version(4)
+
+
+def test_a_pair_is_compiled_once_for_all_its_tables(pair: Pair) -> None:
+    assert compile_table(pair, RuleSet.PRIMARY)[5] is compile_table(pair, RuleSet.BACKUP)[5]
+
+
+def test_a_comment_cannot_leave_its_place() -> None:
+    assert comment_text('a"; flush ruleset\n\\') == "a?; flush ruleset??"
+    assert len(comment_text("x" * 500)) == 120

@@ -1,0 +1,178 @@
+"""What a table says of a packet as far as it is known, and the words for it."""
+
+import json
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import config
+from agent.core.roles import RuleSet
+from agent.rules import compile_table
+from agent.rules.change import model_of
+from agent.rules.flows import Flow, Ways, find_forbidden
+from agent.rules.nft import (
+    ACCEPT,
+    DROP,
+    IIFNAME,
+    OIFNAME,
+    add_base_chain,
+    add_chain,
+    add_rule,
+    add_set,
+    concat,
+    jump,
+    match,
+    payload,
+    verdict_map,
+)
+from agent.rules.packet import Packet, verdict_of
+from agent.rules.show import show
+from agent.rules.trace import Event, explain
+from agent.rules.words import sentence
+
+PAIR = config.load(Path(__file__).parents[1] / "golden" / "rules" / "described" / "hafw.yaml")
+TABLE = model_of(compile_table(PAIR, RuleSet.PRIMARY))
+CLIENT, SERVER = ip_address("192.168.2.10"), ip_address("192.168.0.10")
+TCP, UDP, ICMP = 6, 17, 1
+
+
+def through(protocol: int, port: int, iifname: str = "eth1", oifname: str = "eth0") -> Packet:
+    return Packet(iifname, oifname, CLIENT, SERVER, protocol, 40_000, port, "new", translated=False)
+
+
+@pytest.mark.parametrize(
+    ("packet", "verdict"),
+    [
+        (through(TCP, 443), "accept"),
+        (through(TCP, 8050), "accept"),
+        (through(TCP, 8101), "drop"),
+        (through(UDP, 443), "drop"),
+        (through(UDP, 5353), "accept"),
+        (through(ICMP, 8), "accept"),
+        (through(ICMP, 13), "drop"),
+        (through(TCP, 443, "eth0", "eth1"), "drop"),
+        (through(TCP, 443, "eth2"), "drop"),
+    ],
+)
+def test_the_verdict_on_what_is_known(packet: Packet, verdict: str) -> None:
+    assert verdict_of(TABLE, "forward", packet).verdict == verdict
+
+
+def test_what_depends_on_the_unknown_is_unknown() -> None:
+    assert verdict_of(TABLE, "forward", Packet(iifname="eth1", oifname="eth0")).verdict is None
+    # but not when it makes no difference
+    from_sync = Packet(iifname="eth2", saddr=CLIENT, ct_state="new")
+    assert verdict_of(TABLE, "forward", from_sync).verdict == "drop"
+
+
+def one_chain(*rules: Any) -> Any:
+    base = add_base_chain("c", "forward", 0)
+    sets = (
+        add_set("s", "ipv4_addr", ["192.168.2.10"]),
+        {"add": {"set": {"name": "limit/x", "flags": ["timeout"]}}},
+    )
+    return model_of((base, add_chain("other"), *sets, *rules))
+
+
+SOURCE = payload("ip", "saddr")
+
+
+@pytest.mark.parametrize(
+    ("expressions", "verdict"),
+    [
+        ((match(SOURCE, "@s"), DROP), "drop"),
+        ((match(SOURCE, "@s", "!="), DROP), "accept"),
+        ((match(SOURCE, "@limit/x"), DROP), None),
+        ((match(payload("ip6", "saddr"), "fd00::1", "!="), DROP), "accept"),
+        ((match(SOURCE, {"prefix": {"addr": "192.168.0.0", "len": 16}}), DROP), "drop"),
+        ((match(SOURCE, {"range": ["192.168.2.0", "192.168.2.9"]}), DROP), "accept"),
+        ((match(payload("th", "dport"), {"set": [1, {"range": [400, 500]}]}), DROP), "drop"),
+        ((match({"meta": {"key": "l4proto"}}, {"set": ["udp", "tcp"]}), DROP), "drop"),
+        (({"limit": {"rate": 1, "per": "second"}}, DROP), "drop"),
+        (({"limit": {"rate": 1, "per": "second", "inv": True}}, DROP), "accept"),
+        (({"ct count": {"val": 1, "inv": True}}, DROP), "accept"),
+        (({"no such thing": 1}, DROP), None),
+        (({"jump": {"target": "c"}},), None),
+        (({"jump": {"target": "other"}}, DROP), "accept"),
+        (({"reject": None},), "reject"),
+        ((verdict_map(concat(IIFNAME, OIFNAME), [(concat("eth1", "eth*"), DROP)]),), "drop"),
+        ((verdict_map(concat(IIFNAME, OIFNAME), [(concat("eth1", "eth9"), DROP)]),), "accept"),
+        ((verdict_map(IIFNAME, [("eth1", jump("other"))]), ACCEPT), "accept"),
+    ],
+)
+def test_a_rule_of_each_kind(expressions: tuple[Any, ...], verdict: str | None) -> None:
+    table = one_chain(add_rule("c", *expressions))
+    assert verdict_of(table, "c", through(TCP, 443)).verdict == verdict
+
+
+def flow(source: str, target: str, port: int, **more: Any) -> Flow:
+    known: dict[str, Any] = {"daddr": target, "target_port": port, "expected": False, **more}
+    ends = [ip_address(address) for address in (source, known.pop("daddr"), target)]
+    return Flow(
+        2, b"", ends[0], ends[1], TCP, 40_000, port, ends[2], known["target_port"], known["expected"]
+    )
+
+
+def test_only_forwarded_connections_are_judged_by_where_they_really_go() -> None:
+    routes = tuple((interface.networks[0], interface.name) for interface in PAIR.interfaces)
+    ways = Ways(routes, frozenset({ip_address("192.168.2.1")}))
+    kept = [
+        flow("192.168.2.10", "192.168.0.10", 443),
+        flow("192.168.2.10", "192.168.2.1", 9999),
+        flow("192.168.2.10", "192.168.0.10", 9999, expected=True),
+        flow("192.168.2.10", "198.51.100.1", 9999),
+        flow("192.168.2.10", "192.168.0.10", 9999, target_port=443),
+    ]
+    forbidden = [
+        flow("192.168.2.10", "192.168.0.10", 9999),
+        flow("192.168.2.10", "192.168.0.10", 443, daddr="192.168.2.100", target_port=9999),
+        flow("192.168.0.10", "192.168.2.10", 443),
+    ]
+    assert find_forbidden(TABLE, [*kept, *forbidden], ways) == forbidden
+
+
+@pytest.mark.parametrize(
+    ("expressions", "text"),
+    [
+        ([], "everything: only counted"),
+        ([{"drop": None}], "everything: drop"),
+        (
+            [{"match": {"op": "!=", "left": SOURCE, "right": "@s"}}, {"accept": None}],
+            "from not in s: accept",
+        ),
+        ([{"limit": {"rate": 5, "per": "minute", "inv": True}}, {"drop": None}], "over 5 a minute: drop"),
+        ([{"dnat": {"addr": "10.0.0.1", "port": 80}}], "everything: goes to 10.0.0.1 port 80"),
+        ([{"masquerade": None}], "everything: leaves with the address of the interface"),
+        ([{"reject": {"type": "tcp reset"}}], "everything: reject with a reset"),
+        ([{"log": {"prefix": "web: "}}, {"drop": None}], "everything: log as 'web:', drop"),
+        ([{"unheard": 1}], 'everything: {"unheard": 1}'),
+    ],
+)
+def test_words(expressions: list[Any], text: str) -> None:
+    assert sentence({"expr": expressions}) == text
+    assert sentence({"expr": expressions, "comment": "why"}) == f"{text} (why)"
+
+
+def test_no_rule_of_ours_is_without_words() -> None:
+    for rules in TABLE.rules.values():
+        for rule in rules:
+            assert "{" not in sentence(rule)
+
+
+def test_show_leaves_out_what_cannot_meet_the_interface() -> None:
+    commands: list[Any] = json.loads(json.dumps(compile_table(PAIR, RuleSet.PRIMARY)))
+    entries = [entry for command in commands for entry in command.get("add", {}).items()]
+    of = {name: [line.text for line in show(entries, {}, name).lines] for name in ("eth0", "eth1", "eth2")}
+    assert "tcp port 443: accept (client to server: https)" in of["eth1"]
+    assert "tcp port 443: accept (client to server: https)" not in of["eth0"]
+    assert any("the sync link is not a way" in text for text in of["eth2"])
+    assert not any("leaves by eth2" in text for text in of["eth2"]), "all is dropped before"
+    assert show(entries, {}, "eth9").names == ("eth0", "eth1", "eth2", "lo")
+
+
+def test_a_trace_without_a_verdict_says_so() -> None:
+    event = Event("policy", "inet", "hafw", "gate", None, "accept")
+    assert explain([event], {}, ["forward", "input"]).verdict is None
+    assert explain([], {}, ["forward", "input"]).verdict is None

@@ -1,0 +1,37 @@
+"""The line of `systemctl status`."""
+
+import pytest
+
+from agent.core.events import Condition
+from agent.core.roles import Role
+from agent.core.state import Phase, State
+from agent.status_line import status_line
+
+
+@pytest.mark.parametrize(
+    ("state", "line"),
+    [
+        (State(), "starting, nothing is known yet"),
+        (State(phase=Phase.SERVING, role=Role.PRIMARY, ready=True), "primary, gate open, all well"),
+        (
+            State(phase=Phase.FOLLOWING, role=Role.BACKUP, ready=True),
+            "backup, gate closed, the peer's states are in, all well",
+        ),
+        (
+            State(
+                phase=Phase.FOLLOWING,
+                role=Role.BACKUP,
+                ready=False,
+                unwell=frozenset({Condition.CONNTRACKD, Condition.BUS}),
+            ),
+            "backup, gate closed, the peer's states are not in yet, not well: bus, conntrackd",
+        ),
+        (
+            State(phase=Phase.PREPARING, role=Role.PRIMARY),
+            "primary, gate closed, waiting for the states to be usable, all well",
+        ),
+        (State(phase=Phase.FOLLOWING, role=Role.STOPPED), "stopped, gate closed, all well"),
+    ],
+)
+def test_one_line(state: State, line: str) -> None:
+    assert status_line(state) == line
