@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 IPAddress = IPv4Address | IPv6Address
 _SYN = 0x02
 _TTL = 64
-_SENDER = b"\x02\0\0\0\0\x01"  # an address of nobody's: locally administered
+SENDER = b"\x02\0\0\0\0\x01"  # an address of nobody's: locally administered
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def build(probe: Probe, target: bytes) -> bytes:
         header = struct.pack("!IHBB", 6 << 28, len(payload), number, _TTL)
         whole = header + probe.saddr.packed + probe.daddr.packed
         kind = 0x86DD
-    return target + _SENDER + struct.pack("!H", kind) + whole + payload
+    return target + SENDER + struct.pack("!H", kind) + whole + payload
 
 
 def _transport(probe: Probe) -> tuple[int, bytes]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.adapters import process
-from agent.adapters.frame import Probe, build
+from agent.adapters.frame import SENDER, Probe, build
 from agent.adapters.nftables import Ruleset, read_ruleset
 from agent.errors import HafwError, ToolError, UnavailableError
 from agent.rules.trace import Event
@@ -35,7 +35,7 @@ _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTRACE = 9
 _MSG_TRACE = 10 << 8 | 17
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
-_TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID = 1, 2, 3, 4, 5, 6
+_TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT = 1, 2, 3, 4, 5
 _POLICY = 16
 _TYPES = {1: "policy", 2: "return", 3: "rule"}
 _VERDICTS = {
@@ -58,10 +58,6 @@ _SYSCTLS = {
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
 }
-_MARKING = (
-    "table inet hafw-trace {{ chain begin {{ type filter hook prerouting priority -500; "
-    'iifname "{}" meta nftrace set 1\n }}\n}}\n'
-)
 
 
 def trace(ingress: str, probe: Probe) -> tuple[list[Event], Ruleset]:
@@ -78,8 +74,8 @@ def trace(ingress: str, probe: Probe) -> tuple[list[Event], Ruleset]:
     _enter_namespace()
     hardware = _copy_links(links, ingress, routes)
     missing = loaded.load()
-    loaded.mark(_MARKING.format(ingress))
-    events = _watch(_peer_of(links, ingress), build(probe, hardware))
+    loaded.mark(marking(ingress))
+    events = watch(_peer_of(links, ingress), build(probe, hardware))
     return events, read_ruleset(missing)
 
 
@@ -167,7 +163,15 @@ def _peer_of(links: list[dict[str, Any]], ingress: str) -> str:
     return f"hafw-peer{number}"
 
 
-def _watch(peer: str, frame: bytes) -> list[Event]:
+def marking(ingress: str) -> str:
+    """A table that has our frame traced, told by its sender: the copy's own interfaces report their
+    multicast groups, and such a report may come first."""
+    rule = f'iifname "{ingress}" ether saddr {SENDER.hex(":")} meta nftrace set 1'
+    chain = f"chain begin {{ type filter hook prerouting priority -500; {rule}\n }}"
+    return f"table inet hafw-trace {{ {chain}\n}}\n"
+
+
+def watch(peer: str, frame: bytes) -> list[Event]:
     """Sends `frame` into the other end and reads what the kernel tells, until it is quiet."""
     with (
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as told,
@@ -177,19 +181,17 @@ def _watch(peer: str, frame: bytes) -> list[Event]:
         told.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _NFNLGRP_NFTRACE)
         wire.bind((peer, 0))
         wire.send(frame)
-        found: list[tuple[bytes, Event]] = []
+        found: list[Event] = []
         while select.select([told], [], [], _QUIET_S if found else _FIRST_S)[0]:
             found += _events(told.recv(1 << 16))
-    # neighbour discovery of the copy's own may be traced as well; ours came first
-    return [event for identity, event in found if identity == found[0][0]]
+    return found
 
 
-def _events(batch: bytes) -> Iterator[tuple[bytes, Event]]:
+def _events(batch: bytes) -> Iterator[Event]:
     while len(batch) >= 20:
         size, kind = struct.unpack_from("=IH", batch)
         if kind == _MSG_TRACE:
-            attributes = dict(_attributes(batch[20:size]))
-            yield attributes.get(_ID, b""), _event(batch[16], attributes)
+            yield _event(batch[16], dict(_attributes(batch[20:size])))
         batch = batch[max(20, (size + 3) & ~3) :]
 
 
