@@ -3,11 +3,15 @@
 import asyncio
 import logging
 import os
+import signal
 from asyncio import runners
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# a shell starts its background jobs with Ctrl-C ignored, and what the tests start would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

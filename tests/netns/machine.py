@@ -91,7 +91,9 @@ class Machine:
 
     def records(self) -> list[dict[str, Any]]:
         path = self.root / "var" / "log" / "hafw" / "agent.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        # a line that is being written may be seen in part
+        whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+        return [json.loads(line) for line in whole.splitlines()]
 
 
 @contextmanager
