@@ -42,17 +42,15 @@ ROLES = {
     "stop": Role.STOPPED,
 }
 
-_Run = Callable[[argparse.Namespace, Paths], int]
-_Add = Callable[[str, _Run, str], argparse.ArgumentParser]
+_Verb = Callable[[argparse.Namespace, Paths], int]
+_Add = Callable[[str, _Verb, str], argparse.ArgumentParser]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            status = int(arguments.run(arguments, Paths()))
+            status = _run(argv)
         _write(printed.getvalue())
         return status
     except ConfigError as error:
@@ -67,6 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = make_parser().parse_args(argv)
+    except SystemExit as done:  # help was asked for, or the arguments are wrong: argparse has said so
+        return int(done.code or 0)
+    return int(arguments.run(arguments, Paths()))
 
 
 def _write(text: str, out: TextIO | None = None) -> None:
@@ -95,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hafw {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, run: _Run, text: str) -> argparse.ArgumentParser:
+    def add(name: str, run: _Verb, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.set_defaults(run=run)
         return command

@@ -340,10 +340,13 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(number, _end_in_order)
     late_verb = argv[0] if argv and argv[0] in _LATE_VERBS else None
     late = importlib.import_module(f"hafw_lab.{late_verb}") if late_verb else None
-    args = make_parser(late, late_verb).parse_args(argv)
     try:
-        run: Callable[[argparse.Namespace], int] = args.run
-        return run(args)
+        try:
+            args = make_parser(late, late_verb).parse_args(argv)
+            run: Callable[[argparse.Namespace], int] = args.run
+            return run(args)
+        finally:
+            sys.stdout.flush()
     except (LabError, HafwError) as error:
         print(f"hafw-lab: {error}", file=sys.stderr)
         return 1
