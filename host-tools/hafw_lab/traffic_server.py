@@ -104,11 +104,16 @@ class Server:
                 try:
                     data, address = self.udp.recvfrom(2048)
                     if data[:1] == b"p":
-                        self.udp.sendto(data, address)
+                        self._send(data, address)
                     elif data[:1] == b"s" and address not in self.subscribers:
                         self._subscribe(address, SUBSCRIBE.unpack(data)[1] * 1_000_000)
                 except ConnectionRefusedError:
                     continue  # an answer to an earlier datagram: that client is gone
+
+    def _send(self, data: bytes, address: tuple[str, int]) -> None:
+        # an unreachable client is what this program is there to measure
+        with contextlib.suppress(OSError):
+            self.udp.sendto(data, address)
 
     def _subscribe(self, address: tuple[str, int], interval_ns: int) -> None:
         counter = 0
@@ -117,9 +122,7 @@ class Server:
         def push(now_ns: int) -> int:
             nonlocal counter
             if self.pushing:
-                # an unreachable client is what this program is there to measure
-                with contextlib.suppress(OSError):
-                    self.udp.sendto(b"m" + MESSAGE.pack(counter, now_ns), address)
+                self._send(b"m" + MESSAGE.pack(counter, now_ns), address)
                 counter += 1
             return now_ns + interval_ns
 

@@ -13,6 +13,7 @@ import pytest
 
 from hafw_lab.errors import LabError
 from hafw_lab.traffic import Traffic, start_traffic
+from hafw_lab.traffic_ports import USUAL_PORTS
 
 pytestmark = pytest.mark.netns
 CLIENT, SERVER = "192.0.2.1", "192.0.2.2"
@@ -137,6 +138,16 @@ def test_only_the_server_speaks_after_hush(wire: Wire) -> None:
     wire.traffic.push(True)
     until(lambda: wire.traffic.snapshot().flows_alive() == 2)
     assert wire.traffic.report().flows_alive == 2
+
+
+def test_a_client_that_cannot_be_answered_ends_no_server(wire: Wire) -> None:
+    """As in the moment in which a link goes down: the probe is there, and the way back is gone."""
+    elsewhere = "198.51.100.1"
+    wire.client.run("ip", "address", "add", f"{elsewhere}/32", "dev", "lo")
+    send = f"import socket; s = socket.socket(2, 2); s.bind(('{elsewhere}', 0)); s.sendto(b'p' * 9, "
+    wire.client.run("/usr/bin/python3", "-c", f"{send}('{SERVER}', {USUAL_PORTS.udp}))")
+    wire.traffic.probe(1000)
+    until(lambda: wire.traffic.snapshot().received > 20)
 
 
 def test_a_refused_connection_is_not_opened(wire: Wire) -> None:
