@@ -17,9 +17,11 @@ from agent.adapters import control, process, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
 from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
+from agent.adapters.nftables import RulesState
 from agent.adapters.service import ServiceManager, find_notice_socket
 from agent.core.events import Condition, ConditionSeen, Reloaded, Started
 from agent.core.plan import Settings
+from agent.core.roles import RuleSet
 from agent.core.state import State
 from agent.errors import HafwError
 from agent.generations import Files
@@ -50,16 +52,15 @@ class Agent:
         self.paths = paths
         self.rules = rules_in_force.adapter_of(paths, pair)
         self.conntrackd = Conntrackd(paths, pair.sync.mode, process.run, expectations=uses_helpers(pair))
-        self.hands = Hands(
-            self.rules, self.conntrackd, paths.readiness, not_ready(pair), complete_expectations
-        )
+        # one thread, so that what was begun first is done first; as urgent as the loop, which waits while
+        # the thread has the interpreter
+        self._aside = ThreadPoolExecutor(1, "aside", scheduling.take_precedence)
+        ready, weight = paths.readiness, not_ready(pair)
+        self.hands = Hands(self.rules, self.conntrackd, ready, weight, complete_expectations, self._beside)
         self.sink = open_sink(paths)
         self.loop = Loop(Settings.of(pair, shortest_timeout_s()), self.hands, self.sink)
         self.manager = ServiceManager()
         self.observer = Observer(pair, paths, self.conntrackd, self.loop)
-        # one thread, so that what was begun first is done first; as urgent as the loop, which waits while
-        # the thread has the interpreter
-        self._aside = ThreadPoolExecutor(1, "aside", scheduling.take_precedence)
 
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
@@ -111,6 +112,10 @@ class Agent:
         text = await self._beside(lambda: rules_in_force.note_in_force(self.paths, pair, why, files))
         self._record(Kind.RULES, text)
 
+    async def _look_at_rules(self, wanted: RuleSet) -> RulesState:
+        rules = self.rules
+        return await self._beside(lambda: rules.verify(wanted))
+
     def _flush(self) -> None:
         self.sink.flush()
         rules_in_force.remember(self.paths, self.rules)
@@ -139,7 +144,7 @@ class Agent:
 
     async def _status(self) -> status.Values:
         values = await status.describe(
-            self.pair, self.node, self.loop, self.observer, self.rules, self.conntrackd
+            self.pair, self.node, self.loop, self.observer, self.conntrackd, self._look_at_rules
         )
         return {**values, "records_lost": self.sink.lost}
 

@@ -58,5 +58,10 @@ class ToolError(HafwError):
         self.retryable = retryable
 
 
+class OvertakenError(HafwError):
+    """What was looked at has been changed by this process meanwhile, so that the look says nothing. Whoever
+    made the change looks again."""
+
+
 class UnavailableError(HafwError):
     """Something that should be there is not (a daemon, a socket, a bus); it may come back by itself."""

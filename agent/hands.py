@@ -1,7 +1,7 @@
 """Carries out actions: each by the one adapter that knows how. Decides nothing."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -20,13 +20,22 @@ from agent.core.actions import (
     VerifyRules,
 )
 from agent.core.roles import RuleSet
-from agent.errors import HafwError, ToolError
+from agent.errors import HafwError, OvertakenError, ToolError
 
-AtOnce = LoadRules | SwitchRules | VerifyRules | SetReadiness
+AtOnce = LoadRules | SwitchRules | SetReadiness
 """Done within the call: microseconds to milliseconds."""
 
-Asked = CommitStates | FlushCaches | ResyncKernel | SendBulk | RequestResync | AwaitStates | ShortenTimers
-"""Asked of conntrackd, which takes its time."""
+Asked = (
+    CommitStates
+    | FlushCaches
+    | ResyncKernel
+    | SendBulk
+    | RequestResync
+    | AwaitStates
+    | ShortenTimers
+    | VerifyRules
+)
+"""Asked of conntrackd, which takes its time, or looked up beside the loop."""
 
 
 class Verified(Protocol):
@@ -34,7 +43,13 @@ class Verified(Protocol):
     def drift(self) -> str | None: ...
 
 
+Beside = Callable[[Callable[[], Verified]], Awaitable[Verified]]
+"""Carries out what takes its time, without holding up the loop."""
+
+
 class RulesAdapter(Protocol):
+    """`verify` may run in another thread than the others."""
+
     def load(self, rules: RuleSet) -> object: ...
     def flip(self, rules: RuleSet) -> None: ...
     def verify(self, rules: RuleSet) -> Verified: ...
@@ -50,6 +65,10 @@ class StatesAdapter(Protocol):
     async def await_states(self, timeout_s: float) -> Outcome: ...
 
 
+async def in_place(look: Callable[[], Verified]) -> Verified:
+    return look()
+
+
 class Hands:
     def __init__(
         self,
@@ -58,10 +77,12 @@ class Hands:
         readiness: Path,
         not_ready: int,
         complete_expectations: Callable[[], object] = lambda: None,
+        beside: Beside = in_place,
     ) -> None:
         """`not_ready`: what keepalived adds to the priority while the states are not in (its track_file).
         `complete_expectations` is called just before a primary's rules come into force."""
         self.rules = rules
+        self._beside = beside
         self._states = states
         self._readiness = readiness
         self._not_ready = not_ready
@@ -76,8 +97,6 @@ class Hands:
                 self.rules.load(action.rules)
             case SwitchRules():
                 self.rules.flip(action.rules)
-            case VerifyRules():
-                self._verify(action.rules)
             case SetReadiness():
                 write_readiness(self._readiness, 0 if action.ready else self._not_ready)
 
@@ -98,10 +117,21 @@ class Hands:
                 await self._states.request_resync()
             case ShortenTimers():
                 await self._states.shorten_timers()
+            case VerifyRules():
+                await self._verify(action.rules)
         return None
 
-    def _verify(self, rules: RuleSet) -> None:
-        drift = self.rules.verify(rules).drift
+    async def find_drift(self, rules: RuleSet) -> str | None:
+        """What differs from what was loaded and from `rules`. Raises HafwError; OvertakenError when it was
+        changed meanwhile by load() or flip()."""
+        adapter = self.rules
+        return (await self._beside(lambda: adapter.verify(rules))).drift
+
+    async def _verify(self, rules: RuleSet) -> None:
+        try:
+            drift = await self.find_drift(rules)
+        except OvertakenError:
+            return  # by a newer plan, which has a look of its own
         if drift is not None:
             raise ToolError(("nft",), drift, retryable=True)
 

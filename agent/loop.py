@@ -1,8 +1,8 @@
 """One queue in, one plan at work. Carries events to the core and the core's plans to the hands; no policy.
 
-Actions on rules are done within the loop's turn, so nothing comes between the decision and the gate. What is
-asked of conntrackd runs beside the loop, one action at a time; when a newer plan arrives, an abandonable one
-is no longer waited for, any other is let finish first.
+Changes of rules are made within the loop's turn, so nothing comes between the decision and the gate. What is
+asked of conntrackd, and every look at the rules, runs beside the loop, one action at a time; when a newer
+plan arrives, an abandonable one is no longer waited for, any other is let finish first.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from agent.core.machine import Step, step
 from agent.core.plan import Settings
 from agent.core.roles import Role, rules_of
 from agent.core.state import Notice, State
-from agent.errors import HafwError, ToolError
+from agent.errors import HafwError, OvertakenError, ToolError
 from agent.hands import Asked, AtOnce, Hands
 from agent.records import Kind, Record
 
@@ -81,6 +81,8 @@ class Loop:
         self._running_action: Action | None = None
         self._running_until = 0.0
         self._group: asyncio.TaskGroup | None = None
+        self._checking = False
+        self._check_again = False
         self._timers: dict[Timer, asyncio.TimerHandle] = {}
 
     def post(self, event: Event) -> None:
@@ -101,15 +103,21 @@ class Loop:
         """For ever; cancel to end. Nothing in the kernel changes at the end."""
         try:
             async with asyncio.TaskGroup() as self._group:
-                while True:
-                    item = await self._queue.get()
-                    if isinstance(item, Beat):
-                        item.answer()
-                    else:
-                        self.meet(item)
+                try:
+                    await self._meet_all()
+                finally:
+                    self._group = None  # takes no more tasks
         finally:
             for timer in self._timers.values():
                 timer.cancel()
+
+    async def _meet_all(self) -> None:
+        while True:
+            item = await self._queue.get()
+            if isinstance(item, Beat):
+                item.answer()
+            else:
+                self.meet(item)
 
     @property
     def is_idle(self) -> bool:
@@ -132,11 +140,31 @@ class Loop:
         self._work()
 
     def check_rules(self) -> None:
-        """Compare the kernel with what was loaded; called when some rule somewhere changed."""
-        if self.state.loaded is None or not self.state.whole:
+        """Compare the kernel with what was loaded, beside the loop; called when some rule somewhere changed.
+        However often, one look is under way and one may wait."""
+        if self._group is None or self._checking:
+            self._check_again = self._checking
+            return
+        self._checking = True
+        self._group.create_task(self._check_until_still())
+
+    async def _check_until_still(self) -> None:
+        try:
+            await self._check_rules()
+            while self._check_again:
+                self._check_again = False
+                await self._check_rules()
+        finally:
+            self._checking = False
+
+    async def _check_rules(self) -> None:
+        loaded = self.state.loaded
+        if loaded is None or not self.state.whole:
             return
         try:
-            drift = self._hands.rules.verify(self.state.loaded).drift
+            drift = await self._hands.find_drift(loaded)
+        except OvertakenError:
+            return  # the kernel tells of our own change as well, and that is looked at next
         except HafwError as error:
             drift = str(error)
         now = time.monotonic_ns()

@@ -1,13 +1,14 @@
 """What `hafw status` says: a picture of the agent as plain values, for people and as JSON."""
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agent.adapters.conntrackd import Conntrackd, kernel_states
-from agent.adapters.nftables import Nftables
-from agent.core.roles import Role, rules_of
+from agent.adapters.nftables import RulesState
+from agent.core.roles import Role, RuleSet, rules_of
 from agent.core.state import Phase
-from agent.errors import HafwError
+from agent.errors import HafwError, OvertakenError
 from agent.loop import Loop
 from agent.observer import Observer
 from agent.pair import Pair
@@ -16,13 +17,23 @@ from agent.records import to_fields
 SCHEMA = 1
 STATISTICS_LIMIT_S = 2.0
 """A conntrackd that is busy with a bulk answers late; a status is wanted soon."""
+LOOKS = 3
 Values = dict[str, Any]
+Look = Callable[[RuleSet], Awaitable[RulesState]]
 
 
 async def describe(
-    pair: Pair, node: str, loop: Loop, observer: Observer, rules: Nftables, conntrackd: Conntrackd
+    pair: Pair,
+    node: str,
+    loop: Loop,
+    observer: Observer,
+    conntrackd: Conntrackd,
+    look: Look,
 ) -> Values:
-    """Everything that can be read now; what cannot be read says why."""
+    """Everything that can be read now; what cannot be read says why. `look`: at the rules, and whether they
+    are those of a role."""
+    states = await _describe_states(pair, conntrackd)
+    rules = await _describe_rules(loop, look)
     state = loop.state
     return {
         "schema": SCHEMA,
@@ -35,8 +46,8 @@ async def describe(
         "gate": "open" if state.phase is Phase.SERVING else "closed",
         "unwell": sorted(condition.value for condition in state.unwell),
         "keepalived": _describe_keepalived(observer),
-        "rules": _describe_rules(loop, rules),
-        "states": await _describe_states(pair, conntrackd),
+        "rules": rules,
+        "states": states,
         "last_transition": _describe_transition(loop),
     }
 
@@ -52,10 +63,20 @@ def _describe_keepalived(observer: Observer) -> Values:
     }
 
 
-def _describe_rules(loop: Loop, rules: Nftables) -> Values:
-    wanted = rules_of(loop.state.role)
+async def _describe_rules(loop: Loop, look: Look) -> Values:
+    for _ in range(LOOKS):
+        found = await _look_at_rules(rules_of(loop.state.role), look)
+        if found is not None:
+            return found
+    return {"wanted": rules_of(loop.state.role).value, "error": "the rules change faster than they are read"}
+
+
+async def _look_at_rules(wanted: RuleSet, look: Look) -> Values | None:
+    """None when they were changed meanwhile."""
     try:
-        found = rules.verify(wanted)
+        found = await look(wanted)
+    except OvertakenError:
+        return None
     except HafwError as error:
         return {"wanted": wanted.value, "error": str(error)}
     return {

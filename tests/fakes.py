@@ -1,13 +1,14 @@
 """Fakes at our own edges: a host that remembers what was done to it and fails on what nobody expects."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from agent.core.actions import Committed, Reread, Sent, StatesIn
 from agent.core.roles import RuleSet
-from agent.errors import ToolError
+from agent.errors import OvertakenError, ToolError
+from agent.hands import Verified
 from agent.records import Kind, Record
 
 
@@ -81,6 +82,16 @@ class FakeHost:
     def verify(self, rules: RuleSet) -> FakeVerified:
         with self._rules(f"verify {rules.value}"):
             return FakeVerified(None if self.loaded is rules else f"the rules are {self}")
+
+    async def beside(self, look: Callable[[], Verified]) -> Verified:
+        """A look at the rules, which is let begin and then takes as long as it is held."""
+        seen, before = look(), self.loaded
+        while "look" in self.held:
+            self._changed.clear()
+            await self._changed.wait()
+        if self.loaded is not before:
+            raise OvertakenError("the rules were changed while they were read")
+        return seen
 
     @asynccontextmanager
     async def _states(self, name: str) -> AsyncIterator[None]:

@@ -8,7 +8,8 @@ Hard facts
   answer; `cmd` with JSON output switched on takes the same input and returns the text.
 * With JSON output on, libnftables reads its input as JSON first, and as nft's own language when it is none.
   What we send comes from json.dumps and nothing else.
-* A context is bound to the network namespace of the thread that made it, and not safe for two threads.
+* A context is bound to the network namespace of the thread that made it, and not safe for two threads. A
+  call lets other threads of Python run.
 * One call is one transaction: it comes into force as a whole or not at all. With dry run on, the kernel
   checks the transaction and throws it away; a dry run before a load finds nothing that the load itself would
   not, and takes as long.
@@ -28,7 +29,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -36,7 +38,7 @@ from typing import Protocol
 import nftables
 
 from agent.core.roles import RuleSet
-from agent.errors import ToolError
+from agent.errors import OvertakenError, ToolError
 from agent.pair import Pair
 from agent.rules.change import compile_change, compile_refill, model_of, touched_parts
 from agent.rules.diff import changes, to_sentence
@@ -85,15 +87,34 @@ class RulesState:
     """What verify() found wrong, as a sentence; None when all is as we left it. read() does not look."""
 
 
-class Nftables:
-    """Loads, flips and reads the table of `pair`. Holds one libnftables context open for its whole life."""
+@dataclass(slots=True)
+class Changes:
+    """How often the table was changed, by whichever adapter of this process; odd while one is at it."""
 
-    def __init__(self, pair: Pair, context: Context | None = None) -> None:
+    count: int = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count += 1
+
+
+class Nftables:
+    """Loads, flips and reads the table of `pair`. Holds two libnftables contexts open for its whole life:
+    one to change things, and one to look, so that verify() may run in another thread (one at a time)."""
+
+    def __init__(self, pair: Pair, context: Context | None = None, looking: Context | None = None) -> None:
         """Raises ConfigError when `pair` cannot be compiled. Touches nothing in the kernel."""
         self._table = compile_pair(pair)
         self._flips = {rules: _command_text(self._table.flip(rules)) for rules in RuleSet}
         self._context: Context = nftables.Nftables() if context is None else context
-        self._context.set_json_output(True)
+        self._looking: Context = nftables.Nftables() if looking is None else looking
+        for one in (self._context, self._looking):
+            one.set_json_output(True)
+        self._changes = Changes()
         model = model_of(self._table.body)
         self._moving = model.moving
         self._helpers = [body for (kind, _), body in model.objects.items() if kind == HELPER]
@@ -103,7 +124,8 @@ class Nftables:
     def succeed(self, pair: Pair) -> "Nftables":
         """The adapter for another policy, whose first load() changes the table of this one where the
         policies differ: all else keeps its counts and dynamic elements. Raises ConfigError as __init__."""
-        fresh = Nftables(pair, self._context)
+        fresh = Nftables(pair, self._context, self._looking)
+        fresh._changes = self._changes
         # an adapter that never loaded has nothing to hand on, but may have got something itself
         fresh._before = self if self._left is not None else self._before
         return fresh
@@ -135,15 +157,16 @@ class Nftables:
 
         On ToolError the rules from before are still in force, unless the message is about reading back.
         """
-        listing = self._load_change(rules) or self._mend(rules) or self._load_whole(rules)
-        self._before = None
-        self._left = None
-        if listing is None or listing.digest != self._table.digest or listing.rules is not rules:
-            message = f"table {FAMILY} {TABLE} is not what was just loaded into it"
-            raise self._error(
-                message, retryable=True, hint="look for another program that changes this table"
-            )
-        self._left = listing
+        with self._changes.one():
+            listing = self._load_change(rules) or self._mend(rules) or self._load_whole(rules)
+            self._before = None
+            self._left = None
+            if listing is None or listing.digest != self._table.digest or listing.rules is not rules:
+                message = f"table {FAMILY} {TABLE} is not what was just loaded into it"
+                raise self._error(
+                    message, retryable=True, hint="look for another program that changes this table"
+                )
+            self._left = listing
         return LoadedRules(rules, self._table.digest)
 
     def _load_whole(self, rules: RuleSet) -> Listing | None:
@@ -197,16 +220,24 @@ class Nftables:
         ToolError when the table is missing or was not compiled from this pair: then load() is what helps. A
         table that was edited by hand may pass; verify() finds that.
         """
-        self._run(self._flips[rules], f"switch to the {rules.value}'s rules")
+        with self._changes.one():
+            self._run(self._flips[rules], f"switch to the {rules.value}'s rules")
 
     def read(self) -> RulesState:
         """What is loaded, whoever loaded it."""
         return _state(self._listing())
 
     def verify(self, rules: RuleSet) -> RulesState:
-        """read(), with what differs from what this object loaded last and from `rules` in `drift`."""
-        listing = self._listing()
-        return _state(listing, self._drift(listing, rules))
+        """read(), with what differs from what this object loaded last and from `rules` in `drift`. May run
+        in another thread than all else; OvertakenError when load() or flip() came in between."""
+        begun = self._changes.count
+        try:
+            listing = self._listing(self._looking)
+            state = _state(listing, self._drift(listing, rules))
+        finally:
+            if begun % 2 or self._changes.count != begun:
+                raise OvertakenError(f"table {FAMILY} {TABLE} was changed while it was read", "ask again")
+        return state
 
     def _drift(self, listing: Listing | None, rules: RuleSet) -> str | None:
         if listing is None:
@@ -226,9 +257,9 @@ class Nftables:
             return f"table {FAMILY} {TABLE} has the {listing.rules.value}'s rules, not the {rules.value}'s"
         return None
 
-    def _listing(self) -> Listing | None:
+    def _listing(self, context: Context | None = None) -> Listing | None:
         try:
-            text = self._run(_command_text(({"list": OUR_TABLE},)), "list the table")
+            text = self._run(_command_text(({"list": OUR_TABLE},)), "list the table", context)
         except ToolError as error:
             if os.strerror(errno.ENOENT) in error.message:
                 return None
@@ -241,9 +272,9 @@ class Nftables:
                 message, retryable=True, hint="see what `nft -j list table inet hafw` says"
             ) from error
 
-    def _run(self, text: str, purpose: str) -> str:
+    def _run(self, text: str, purpose: str, context: Context | None = None) -> str:
         try:
-            status, output, errors = self._context.cmd(text)
+            status, output, errors = (context or self._context).cmd(text)
         except UnicodeDecodeError as error:
             raise self._error(f"nft cannot {purpose}: its answer is not UTF-8") from error
         if status == 0 and "Error" not in errors:

@@ -3,6 +3,8 @@
 import json
 import socket
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -11,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.nftables import Nftables
-from agent.config import load
+from agent.config import load, parse
 from agent.core.roles import RuleSet
-from agent.errors import ToolError
+from agent.errors import OvertakenError, ToolError
 from agent.pair import Pair, PortRange, Protocol, Service
 from tests.netns.namespaces import Namespace, start_namespaces
 
@@ -179,6 +181,46 @@ def test_a_change_by_hand_is_found(node: Namespace, role: RuleSet, command: str,
     rules.load(role)
     node.run("nft", command)
     assert part in str(rules.verify(role).drift)
+
+
+def test_a_flip_does_not_wait_for_a_look_at_a_large_table(node: Namespace) -> None:
+    """A hand-over may come while the agent looks whether its rules are still its own."""
+    addresses = "".join(f"10.0.{number >> 7}.{number % 128 * 2}\n" for number in range(30_000))
+    text = (GOLDEN / "described" / "hafw.yaml").read_text()
+    lines = "- {from: client, to: server, allow: [smtp], source: big}\n"
+    texts = {
+        "more.yaml": f"sets: {{big: {{file: big.txt}}}}\npolicy:\n{lines}",
+        "big.txt": addresses,
+    }
+    rules = adapter_in(node, parse(f"{text}include: more.yaml\n", texts=texts))
+    rules.load(RuleSet.BACKUP)
+    begun = time.monotonic()
+    assert rules.verify(RuleSet.BACKUP).drift is None
+    look_s = time.monotonic() - begun
+    overtaken = [flip_s for flip_s in (flip_in_a_look(rules, look_s / 4) for _ in range(5)) if flip_s]
+    assert overtaken, "no look was overtaken by its flip"
+    assert min(overtaken) < look_s / 5, f"flips took {overtaken} s, a look {look_s:.3f} s"
+
+
+def flip_in_a_look(rules: Nftables, after_s: float) -> float | None:
+    """How long the flip took. None when the look had not begun, or was over before."""
+    found: list[BaseException] = []
+    looking = threading.Thread(target=look_in_vain, args=(rules, found))
+    looking.start()
+    time.sleep(after_s)
+    begun = time.monotonic()
+    rules.flip(RuleSet.PRIMARY)
+    took_s = time.monotonic() - begun
+    looking.join()
+    rules.flip(RuleSet.BACKUP)
+    return took_s if found else None
+
+
+def look_in_vain(rules: Nftables, found: list[BaseException]) -> None:
+    try:
+        rules.verify(RuleSet.BACKUP)
+    except OvertakenError as error:
+        found.append(error)
 
 
 def test_two_agents_with_different_policies_notice_each_other(node: Namespace) -> None:

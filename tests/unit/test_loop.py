@@ -30,7 +30,8 @@ class Bench:
         self.host = FakeHost()
         self.sink = MemorySink()
         self.ready = tmp_path / "ready"
-        self.loop = Loop(Settings(mode=mode), Hands(self.host, self.host, self.ready, -11), self.sink)
+        hands = Hands(self.host, self.host, self.ready, -11, beside=self.host.beside)
+        self.loop = Loop(Settings(mode=mode), hands, self.sink)
 
     def role(self, role: Role, trigger: str = "test") -> None:
         now = time.monotonic_ns()
@@ -116,6 +117,48 @@ def test_what_may_be_abandoned_is_not_waited_for(tmp_path: Path) -> None:
         assert backup is not None
         assert abandoned[0].transition == backup.identity, "it was a step of the transition before"
         assert "await" not in bench.host.done
+
+    asyncio.run(scenario())
+
+
+def test_no_role_waits_for_a_look_at_the_rules(tmp_path: Path) -> None:
+    """With a set of 100,000 addresses a look takes a second: a gate would stay open for as long."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.host.held = {"look"}
+            bench.role(Role.PRIMARY)
+            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
+            bench.loop.check_rules()
+            bench.role(Role.BACKUP)
+            await bench.until(lambda: bench.host.loaded is RuleSet.BACKUP)
+            bench.host.release("look")
+            await bench.at_rest()
+        abandoned = [record for record in bench.sink.of(Kind.STEP) if record.result == "abandoned"]
+        assert [record.step for record in abandoned] == ["VerifyRules"]
+        assert not bench.sink.of(Kind.ALARM)
+
+    asyncio.run(scenario())
+
+
+def test_of_many_hints_one_look_is_under_way_and_one_waits(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.host.done.clear()
+            bench.host.held = {"look"}
+            for _ in range(10):
+                bench.loop.check_rules()
+                await asyncio.sleep(0)
+            assert bench.host.done == ["verify backup"]
+            bench.host.loaded = RuleSet.PRIMARY  # by another hand, which overtakes this look as well
+            bench.host.release("look")
+            await bench.until(lambda: bench.host.loaded is RuleSet.BACKUP)
+            await bench.at_rest()
+        assert bench.host.done == ["verify backup", "verify backup", "load backup", "verify backup"]
+        (alarm,) = bench.sink.of(Kind.ALARM)
+        assert "the rules are rules primary" in alarm.message
 
     asyncio.run(scenario())
 

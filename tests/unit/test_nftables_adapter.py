@@ -10,7 +10,7 @@ import pytest
 from agent.adapters.nftables import Nftables
 from agent.config import load
 from agent.core.roles import RuleSet
-from agent.errors import ToolError
+from agent.errors import OvertakenError, ToolError
 from agent.rules import Commands, compile_table
 
 PAIR = load(Path(__file__).parents[1] / "golden" / "rules" / "described" / "hafw.yaml")
@@ -55,7 +55,7 @@ def faithful(rules: RuleSet) -> Callable[[str], tuple[int, str, str]]:
 
 def test_a_load_is_one_transaction_and_read_back() -> None:
     context = FakeContext(faithful(RuleSet.BACKUP))
-    adapter = Nftables(PAIR, context)
+    adapter = Nftables(PAIR, context, context)
     assert adapter.load(RuleSet.BACKUP).rules is RuleSet.BACKUP
     (dry, loaded), *reading = context.told
     assert not dry
@@ -77,6 +77,38 @@ def test_a_flip_is_one_command_and_no_look() -> None:
     assert '"list"' not in context.told[0][1]
 
 
+@pytest.mark.parametrize("successor", [False, True])
+def test_a_look_that_was_overtaken_says_nothing(successor: bool) -> None:
+    """It runs in another thread, while the loop changes the rules."""
+    context = FakeContext(faithful(RuleSet.BACKUP))
+
+    def overtaken(command: str) -> tuple[int, str, str]:
+        changing.flip(RuleSet.PRIMARY)
+        return faithful(RuleSet.BACKUP)(command)
+
+    looking = FakeContext(overtaken)
+    adapter = Nftables(PAIR, context, looking)
+    changing = adapter.succeed(PAIR) if successor else adapter
+    with pytest.raises(OvertakenError):
+        adapter.verify(RuleSet.BACKUP)
+    assert not any('"list"' in command for _, command in context.told), "the look has a context of its own"
+
+
+def test_a_look_from_within_a_change_says_nothing() -> None:
+    seen: list[BaseException] = []
+
+    def look_while_flipping(_: str) -> tuple[int, str, str]:
+        try:
+            adapter.verify(RuleSet.BACKUP)
+        except OvertakenError as error:
+            seen.append(error)
+        return 0, "", ""
+
+    adapter = Nftables(PAIR, FakeContext(look_while_flipping), FakeContext(faithful(RuleSet.BACKUP)))
+    adapter.flip(RuleSet.PRIMARY)
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -90,7 +122,8 @@ def test_a_flip_is_one_command_and_no_look() -> None:
     ],
 )
 def test_a_garbled_listing_is_an_error(text: str) -> None:
-    adapter = Nftables(PAIR, FakeContext(lambda _: (0, text, "")))
+    context = FakeContext(lambda _: (0, text, ""))
+    adapter = Nftables(PAIR, context, context)
     for look in (adapter.read, lambda: adapter.verify(RuleSet.BACKUP), lambda: adapter.load(RuleSet.BACKUP)):
         with pytest.raises(ToolError, match="cannot be read back"):
             look()
