@@ -10,6 +10,7 @@ import pytest
 from agent import __version__
 from agent.paths import Paths
 from hafw_lab.debian import Release
+from tests.netns.tables_of_others import THEIRS
 from tests.package.conftest import OLDER, ROOT
 from tests.package.debian_root import DebianRoot
 
@@ -75,6 +76,12 @@ def of_the_firewall(root: DebianRoot) -> dict[str, str]:
     return {path: what for path, what in found.items() if not path.startswith(MAINTAINED_BY_OTHERS)}
 
 
+def beside_rules(command: str) -> str:
+    """`command` where the rules of others and a table of ours are loaded: it must let all of them be."""
+    load = "nft -f /tmp/theirs.nft; nft add table inet hafw"
+    return f"{load}; {LOOK} >/tmp/before; {command}; {LOOK} >/tmp/after; cmp /tmp/before /tmp/after"
+
+
 def run_autopkgtest(root: DebianRoot, name: str) -> str:
     root.write(f"/tmp/{name}", (TESTS / name).read_text(), 0o755)
     return root.run(f"/tmp/{name}")
@@ -122,12 +129,13 @@ def test_the_life_of_the_packages(
     assert all(verb == "start" or units == ["hafw-agent.service"] for verb, *units in calls), calls
     assert ["start", "hafw-boot.service"] not in calls
 
-    said = root.run("dpkg --remove hafw-host-tools hafw-agent")
+    root.write("/tmp/theirs.nft", "".join(THEIRS.values()))
+    said = root.run(beside_rules("dpkg --remove hafw-host-tools hafw-agent"))
     assert "nft delete table inet hafw" in said, "the rules stay, and the administrator must know"
     assert all(unit.startswith("hafw-") for _, *units in take_calls(root) for unit in units)
     assert root.exists(str(PATHS.pair_file)), "removing is not purging"
 
-    root.run("dpkg --purge hafw-host-tools hafw-agent")
+    root.run(beside_rules("dpkg --purge hafw-host-tools hafw-agent"))
     assert of_the_firewall(root) == before
 
 
