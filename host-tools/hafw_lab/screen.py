@@ -9,6 +9,8 @@ Hard facts
 * add_client with tls speaks TLS on the connection whatever the server's ports are; it asks for the password
   unless it is told not to.
 * The server of QEMU has one client: a second one disconnects the first.
+* A client whose display channel closes before it has said its first word ends qemu: spice-server 0.15.1
+  looks at it once more when it is gone (a SIGSEGV in its worker, when a viewer was killed while it came).
 """
 
 import asyncio
