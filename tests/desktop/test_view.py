@@ -69,7 +69,7 @@ def wait_shown(screen: VirtualScreen, pattern: Image.Image) -> None:
     wait_until("the viewer shows it", lambda: is_within(pattern, screen.take_picture()))
 
 
-def wait_viewed(lab: Lab, *, viewed: bool) -> None:
+def wait_viewed(lab: Lab, *, viewed: bool = True) -> None:
     wait_until(
         f"{NODE} is looked at: {viewed}",
         lambda: bool(lab.machine(NODE).desktop.find_viewers()) is viewed,
