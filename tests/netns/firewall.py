@@ -65,7 +65,7 @@ def start_firewall() -> Iterator[Firewall]:
         join(node, "eth2", peer, "eth2")
         for interface in pair.interfaces:
             for address in (*interface.own("fw-1"), *interface.vips):
-                node.ip(f"address add {address} dev {interface.name}{_nodad(address.version)}")
+                node.ip(f"address add {address} dev {interface.name}{nodad(address.version)}")
         for end, net in ((client, ("192.168.2", "fd00:0:0:c")), (server, ("192.168.0", "fd00:0:0:a"))):
             end.ip(f"address add {net[0]}.10/24 dev eth0")
             end.ip(f"address add {net[1]}::10/64 dev eth0 nodad")
@@ -83,5 +83,5 @@ def start_firewall() -> Iterator[Firewall]:
         yield Firewall(client, node, server, peer, pair, rules)
 
 
-def _nodad(version: int) -> str:
+def nodad(version: int) -> str:
     return " nodad" if version == 6 else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.core.roles import RuleSet
-from tests.netns.firewall import Firewall, start_firewall
+from tests.netns.firewall import Firewall, nodad, start_firewall
 from tests.netns.namespaces import Namespace
 from tests.netns.packets import family_of, make_socket, receive, udp
 
@@ -52,7 +52,7 @@ def test_what_else_the_sync_link_carries_is_tracked(firewall: Firewall) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_vrrp_arrives_and_leaves(firewall: Firewall, version: int) -> None:
-    firewall.client.ip(f"address add {PEER[version]}/{24 if version == 4 else 64} dev eth0{_nodad(version)}")
+    firewall.client.ip(f"address add {PEER[version]}/{24 if version == 4 else 64} dev eth0{nodad(version)}")
     with _raw(firewall.node, OWN[version]) as node, _raw(firewall.client, PEER[version]) as peer:
         peer.sendto(b"advert", (OWN[version], 0))
         assert (receive(node) or b"").endswith(b"advert")
@@ -65,7 +65,3 @@ def _raw(namespace: Namespace, address: str) -> socket.socket:
     raw = make_socket(namespace, family_of(address), socket.SOCK_RAW, VRRP)
     raw.bind((address, 0))
     return raw
-
-
-def _nodad(version: int) -> str:
-    return " nodad" if version == 6 else ""
