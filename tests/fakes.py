@@ -36,10 +36,11 @@ class FakeHost:
     """Rules and states of one node; `str()` is its state, `done` what was carried out, in order.
 
     `failing` has the names of what fails as a tool fails, `buggy` of what fails as no adapter may. What is
-    in `held` does not end before `release()`.
+    in `held` does not end before `release()`. `edited`: what another hand has changed in our table.
     """
 
     loaded: RuleSet | None = None
+    edited: str = ""
     failing: set[str] = field(default_factory=set)
     buggy: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
@@ -70,6 +71,7 @@ class FakeHost:
     def load(self, rules: RuleSet) -> object:
         with self._rules(f"load {rules.value}"):
             self.loaded = rules
+            self.edited = ""
             self.gate_opened += rules is RuleSet.PRIMARY
         return None
 
@@ -81,7 +83,7 @@ class FakeHost:
 
     def verify(self, rules: RuleSet) -> FakeVerified:
         with self._rules(f"verify {rules.value}"):
-            return FakeVerified(None if self.loaded is rules else f"the rules are {self}")
+            return FakeVerified(self.edited or (None if self.loaded is rules else f"the rules are {self}"))
 
     async def beside(self, look: Callable[[], Verified]) -> Verified:
         """A look at the rules, which is let begin and then takes as long as it is held."""

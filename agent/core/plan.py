@@ -77,10 +77,15 @@ def refresh_after_s(settings: Settings, states: int) -> float:
     return max(settings.shortest_timeout_s / 3, states * BULK_COST_S / BULK_SHARE)
 
 
-def plan_rules(rules: RuleSet, *, whole: bool) -> Plan:
+def put_rules(rules: RuleSet, *, whole: bool) -> Action:
     """`whole`: our table is known to be in the kernel as we made it, so switching is enough."""
-    switch: Action = SwitchRules(rules) if whole else LoadRules(rules)
-    return (switch, VerifyRules(rules))
+    return SwitchRules(rules) if whole else LoadRules(rules)
+
+
+def plan_verify(settings: Settings, rules: RuleSet) -> Plan:
+    """What differs is mended. Where it is only to be told of, the look that follows every change of rules
+    tells of it."""
+    return (VerifyRules(rules),) if settings.mend else ()
 
 
 def plan_start() -> Plan:
@@ -94,7 +99,7 @@ def plan_promote(settings: Settings, loaded: RuleSet | None, *, whole: bool, rem
     if settings.mode is SyncMode.DIRECT:
         return plan_open(settings, whole=whole)
     closed = whole and loaded is RuleSet.BACKUP
-    close: Plan = () if closed else plan_rules(RuleSet.BACKUP, whole=whole)[:1]
+    close: Plan = () if closed else (put_rules(RuleSet.BACKUP, whole=whole),)
     return (*close, CommitStates(remaining_s), *plan_open(settings, whole=True))
 
 
@@ -104,9 +109,10 @@ def plan_open(settings: Settings, *, whole: bool) -> Plan:
     In cache mode the external cache is emptied at once: a second commit of the same states would put old
     ones over live ones. The plan serves as well for a primary whose rules must be made anew.
     """
-    switch, verify = plan_rules(RuleSet.PRIMARY, whole=whole)
+    open_gate = put_rules(RuleSet.PRIMARY, whole=whole)
     flush: Plan = (FlushCaches(),) if settings.mode is SyncMode.CACHE else ()
-    return (switch, SetTimer(Timer.SETTLE, SETTLE_AFTER_S), *flush, verify)
+    verify = plan_verify(settings, RuleSet.PRIMARY)
+    return (open_gate, SetTimer(Timer.SETTLE, SETTLE_AFTER_S), *flush, *verify)
 
 
 def plan_announce(settings: Settings, states: int, *, flushed: bool) -> Plan:
@@ -135,8 +141,8 @@ def plan_follow(settings: Settings, role: Role, *, whole: bool, served: bool) ->
     """`served`: this node was primary until now, so its kernel has states that only the past role needed."""
     shorten: Plan = (ShortenTimers(),) if served and settings.mode is SyncMode.CACHE else ()
     settle: Plan = (SetTimer(Timer.SETTLE, SETTLE_AFTER_S),) if role is Role.BACKUP else ()
-    switch, verify = plan_rules(RuleSet.BACKUP, whole=whole)
-    return (switch, *settle, verify, *shorten)
+    close_gate = put_rules(RuleSet.BACKUP, whole=whole)
+    return (close_gate, *settle, *plan_verify(settings, RuleSet.BACKUP), *shorten)
 
 
 def plan_hold() -> Plan:

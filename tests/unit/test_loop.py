@@ -26,12 +26,12 @@ LIMIT_S = 5.0
 class Bench:
     """One loop on a fake host. `role()` says what was seen, `until()` waits for a fact."""
 
-    def __init__(self, tmp_path: Path, mode: SyncMode = SyncMode.DIRECT) -> None:
+    def __init__(self, tmp_path: Path, mode: SyncMode = SyncMode.DIRECT, *, mend: bool = True) -> None:
         self.host = FakeHost()
         self.sink = MemorySink()
         self.ready = tmp_path / "ready"
         hands = Hands(self.host, self.host, self.ready, -11, beside=self.host.beside)
-        self.loop = Loop(Settings(mode=mode), hands, self.sink)
+        self.loop = Loop(Settings(mode=mode, mend=mend), hands, self.sink)
 
     def role(self, role: Role, trigger: str = "test") -> None:
         now = time.monotonic_ns()
@@ -255,6 +255,26 @@ def test_rules_that_are_refused_keep_the_old_ones_and_are_tried_again(tmp_path: 
             await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
             await bench.at_rest()
         assert [record.condition for record in bench.sink.of(Kind.RECOVERED)] == ["rules"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("mend", [True, False])
+def test_an_edit_just_after_a_flip_is_mended_or_only_told_of(tmp_path: Path, mend: bool) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, mend=mend)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.host.edited = "chain mine"
+            bench.role(Role.PRIMARY)
+            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
+            bench.loop.check_rules()
+            await bench.until(lambda: bool(bench.sink.of(Kind.ALARM)))
+            bench.fire(Timer.RETRY)
+            await bench.at_rest()
+        (alarm,) = bench.sink.of(Kind.ALARM)
+        assert "chain mine" in alarm.message
+        assert ("left as it is" in alarm.message) is not mend
+        assert ("load primary" in bench.host.done) is mend
 
     asyncio.run(scenario())
 

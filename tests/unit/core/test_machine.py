@@ -31,7 +31,8 @@ from agent.pair import AfterLimit, SyncMode
 DIRECT = Settings(mode=SyncMode.DIRECT)
 CACHE = Settings(mode=SyncMode.CACHE)
 CACHE_CLOSED = Settings(mode=SyncMode.CACHE, then=AfterLimit.CLOSED)
-ALL = {"direct": DIRECT, "cache": CACHE, "cache-closed": CACHE_CLOSED}
+REPORT = Settings(mode=SyncMode.CACHE, mend=False)
+ALL = {"direct": DIRECT, "cache": CACHE, "cache-closed": CACHE_CLOSED, "report": REPORT}
 
 ACTIONS = (
     "LoadRules",
