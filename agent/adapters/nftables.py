@@ -1,4 +1,4 @@
-"""Our table in the kernel, through libnftables.
+"""Our tables in the kernel, through libnftables. `The table` below is both.
 
 Hard facts
 * nft 1.0.6 (Debian 12) and 1.1.3 (Debian 13). 1.0.6 knows neither `destroy` nor owner flags, and leaves a
@@ -42,14 +42,13 @@ from agent.errors import OvertakenError, ToolError
 from agent.pair import Pair
 from agent.rules.change import compile_change, compile_refill, model_of, touched_parts
 from agent.rules.diff import changes, to_sentence
-from agent.rules.gate import ROLE_CHAINS, SERVING
+from agent.rules.gate import ROLE_CHAINS
 from agent.rules.listing import Counter, Listing, changed_parts, entries_of, read_listing
-from agent.rules.nft import FAMILY, TABLE, Command, Commands, add_table
+from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, TABLES, Command, Commands, add_table
 from agent.rules.show import rule_texts
 from agent.rules.table import compile_pair
 
 HELPER = "ct helper"
-OUR_TABLE: Command = {"table": {"family": FAMILY, "name": TABLE}}
 
 
 class Context(Protocol):
@@ -77,7 +76,8 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class RulesState:
-    """What is loaded. `rules` is None without a table, or when its role chains are not exactly ours."""
+    """What is loaded. `rules` is None without a table, or when its gate is neither open nor closed as ours
+    is."""
 
     present: bool
     rules: RuleSet | None = None
@@ -203,8 +203,7 @@ class Nftables:
         if self._left is None or there is None:
             return None
         parts = changed_parts(self._left.lasting, there.lasting)
-        roles = (f"chain {chain}" for chain in ROLE_CHAINS) if there.rules is None else ()
-        refill = compile_refill(self._table.body, {*parts, *roles})
+        refill = compile_refill(self._table.body, parts)
         try:
             self._run(_command_text((*refill, *self._table.flip(rules))), "mend the rules")
         except ToolError:
@@ -248,7 +247,7 @@ class Nftables:
             return f"table {FAMILY} {TABLE} was not loaded by this process"
         parts = changed_parts(self._left.lasting, listing.lasting)
         if listing.rules is None:
-            parts = (*parts, *(f"chain {chain}" for chain in ROLE_CHAINS), f"set {SERVING}")
+            parts = (*parts, *(f"chain {chain}" for chain in ROLE_CHAINS))
         if parts or listing.rules is None:
             text = f"table {FAMILY} {TABLE} was changed by somebody else: {', '.join(parts)}"
             found = to_sentence(changes(self._left.lasting, listing.lasting))
@@ -258,19 +257,27 @@ class Nftables:
         return None
 
     def _listing(self, context: Context | None = None) -> Listing | None:
+        text = self._list(TABLE, context)
+        if text is None:
+            return None
+        gate = self._list(GATE_TABLE, context)
         try:
-            text = self._run(_command_text(({"list": OUR_TABLE},)), "list the table", context)
-        except ToolError as error:
-            if os.strerror(errno.ENOENT) in error.message:
-                return None
-            raise
-        try:
-            return read_listing(text, self._moving)
+            return read_listing(text, *([gate] if gate else []), moving=self._moving)
         except ValueError as error:
             message = f"nft gave an answer that cannot be read back: {error}"
             raise self._error(
                 message, retryable=True, hint="see what `nft -j list table inet hafw` says"
             ) from error
+
+    def _list(self, table: str, context: Context | None) -> str | None:
+        """None when it is not there."""
+        command: Command = {"list": {"table": {"family": FAMILY, "name": table}}}
+        try:
+            return self._run(_command_text((command,)), "list the table", context)
+        except ToolError as error:
+            if os.strerror(errno.ENOENT) in error.message:
+                return None
+            raise
 
     def _run(self, text: str, purpose: str, context: Context | None = None) -> str:
         try:
@@ -322,26 +329,31 @@ class Nftables:
         )
 
 
-def read_table() -> tuple[Listing, dict[int, str]]:
-    """What is loaded, whoever made it, and its rules as nft writes them, by their handles. HafwError when
-    there is no such table or we may not look."""
+def read_table() -> tuple[Listing, dict[tuple[str, int], str]]:
+    """What is loaded, whoever made it, and its rules as nft writes them, by table and handle. HafwError when
+    it is not there or we may not look."""
     context = nftables.Nftables()
     context.set_handle_output(True)
-    texts = []
-    for as_json in (True, False):
-        context.set_json_output(as_json)
-        status, output, errors = context.cmd(f"list table {FAMILY} {TABLE}")
-        if status != 0:
-            reason = _first_line(errors)
-            hint = "start hafw-agent" if os.strerror(errno.ENOENT) in reason else "run as root"
-            argv = ("nft", "list", "table", FAMILY, TABLE)
-            raise ToolError(argv, f"nft cannot list the table: {reason}", exit_status=status, hint=hint)
-        texts.append(output)
     try:
-        return read_listing(texts[0]), rule_texts(texts[1])
+        listing = read_listing(*(_list_as(context, name, as_json=True) for name in TABLES))
     except ValueError as error:
         message = f"nft gave an answer that cannot be read back: {error}"
         raise ToolError(("nft", "-j", "list", "table", FAMILY, TABLE), message, retryable=True) from error
+    texts: dict[tuple[str, int], str] = {}
+    for name in TABLES:
+        texts |= rule_texts(name, _list_as(context, name, as_json=False))
+    return listing, texts
+
+
+def _list_as(context: Context, table: str, *, as_json: bool) -> str:
+    context.set_json_output(as_json)
+    status, output, errors = context.cmd(f"list table {FAMILY} {table}")
+    if status != 0:
+        reason = _first_line(errors)
+        hint = "start hafw-agent" if os.strerror(errno.ENOENT) in reason else "run as root"
+        argv = ("nft", "list", "table", FAMILY, table)
+        raise ToolError(argv, f"nft cannot list the table: {reason}", exit_status=status, hint=hint)
+    return output
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +374,7 @@ class Ruleset:
         missing = []
         for (family, name), text in self.texts.items():
             status, _, errors = context.cmd(text)
-            if status != 0 and (family, name) == (FAMILY, TABLE):
+            if status != 0 and family == FAMILY and name in TABLES:
                 argv = ("nft", "-f", "-")
                 raise ToolError(argv, f"nft does not take our table back: {_first_line(errors)}")
             missing += [f"{family} {name}"] if status != 0 else []
@@ -400,7 +412,7 @@ def read_ruleset(missing: tuple[str, ...] = ()) -> Ruleset:
         {
             str(body["name"]): str(body["hook"])
             for kind, body in entries
-            if kind == "chain" and (body["family"], body["table"]) == (FAMILY, TABLE) and "hook" in body
+            if kind == "chain" and body["family"] == FAMILY and body["table"] in TABLES and "hook" in body
         },
         missing,
     )

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from agent.rules.nft import COUNTER, FAMILY, TABLE, Command, Commands, Json, flush_chain
+from agent.rules.nft import COUNTER, GATE_TABLE, Command, Commands, Json, add_table, in_gate_table
 
 Body = Mapping[str, Json]
 Counts = tuple[int, int]
@@ -26,7 +26,6 @@ Key = TypeVar("Key")
 _MOVING_FLAGS = frozenset({"dynamic", "timeout"})
 MOVING_NAMES = ("limit/", "connections/")
 """How the sets begin that rules fill; nft 1.0.6 takes no flag `dynamic` in its JSON."""
-_ADDRESS = {"family": FAMILY, "table": TABLE}
 
 
 @dataclass(slots=True)
@@ -103,22 +102,26 @@ def compile_change(before: Commands, after: Commands, counts: RuleCounts) -> Com
         *(_add(kind, _whole(new, kind, name)) for kind, name in _only(new.objects, old.objects)),
         *(_add("chain", body) for name, body in new.chains.items() if name not in old.chains),
         *_change_elements(old, new),
-        *(flush_chain(name) for name in (*changed, *gone) if name in old.chains),
+        *(_at("flush", "chain", old.chains[name]) for name in (*changed, *gone) if name in old.chains),
         *(_add("rule", rule) for name in changed for rule in _counted(old, new, name, counts.get(name, ()))),
-        *(_delete("chain", name) for name in gone),
-        *(_delete(kind, name) for kind, name in _only(old.objects, new.objects)),
+        *(_at("delete", "chain", old.chains[name]) for name in gone),
+        *(_at("delete", key[0], old.objects[key]) for key in _only(old.objects, new.objects)),
     )
 
 
 def compile_refill(table: Commands, parts: Collection[str]) -> Commands:
-    """The transaction that empties the chains, sets and maps of `table` that are among `parts`, and fills
-    them as they were made. Nothing else is touched."""
+    """The transaction that makes those chains and objects of `table` that are among `parts` what they were
+    made, whatever is left of them. Nothing else is touched."""
     model = model_of(table)
     chains = [name for name in model.chains if f"chain {name}" in parts]
-    sets = [key for key in model.objects if key[0] in ("set", "map") and " ".join(key) in parts]
+    objects = [key for key in model.objects if " ".join(key) in parts]
+    sets = [key for key in objects if key[0] in ("set", "map")]
     return (
-        *(flush_chain(name) for name in chains),
-        *({"flush": {kind: {**_ADDRESS, "name": name}}} for kind, name in sets),
+        *(in_gate_table(add_table()) if f"table {GATE_TABLE}" in parts else ()),
+        *(_add(key[0], model.objects[key]) for key in objects),
+        *(_add("chain", model.chains[name]) for name in chains),
+        *(_at("flush", "chain", model.chains[name]) for name in chains),
+        *(_at("flush", key[0], model.objects[key]) for key in sets),
         *(_add(kind, _whole(model, kind, name)) for kind, name in sets),
         *(_add("rule", rule) for name in chains for rule in model.rules.get(name, ())),
     )
@@ -160,8 +163,12 @@ def _add(kind: str, body: Body) -> Command:
     return {"add": {kind: body}}
 
 
-def _delete(kind: str, name: str) -> Command:
-    return {"delete": {kind: {**_ADDRESS, "name": name}}}
+def _at(verb: str, kind: str, body: Body) -> Command:
+    return {verb: {kind: _place(body)}}
+
+
+def _place(body: Body) -> Body:
+    return {key: body[key] for key in ("family", "table", "name")}
 
 
 def _change_elements(old: Model, new: Model) -> Iterator[Command]:
@@ -172,7 +179,7 @@ def _change_elements(old: Model, new: Model) -> Iterator[Command]:
         there = old.elements[kind, name]
         less, more = _without(there, wanted), _without(wanted, there)
         if less:
-            yield {"delete": {"element": {**_ADDRESS, "name": name, "elem": less}}}
+            yield {"delete": {"element": {**_place(new.objects[kind, name]), "elem": less}}}
         if more:
             # `add element` would make libnftables read the whole set first
             yield _add(kind, {**new.objects[kind, name], "elem": more})

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.rules.change import is_moving
-from agent.rules.gate import ROLE_CHAINS, SERVING
+from agent.rules.gate import is_role_part
 from agent.rules.nft import Commands
 from agent.rules.table import DIGEST_PREFIX
 from agent.rules.words import sentence, value_text
@@ -24,8 +24,7 @@ _PLACES = {
     "chain srcnat": "source addresses",
     "chain dstnat": "destination addresses",
     "chain forward": "before every way through",
-    "chain gate": "the gate",
-    "chain always": "what passes a closed gate",
+    "chain closed": "what passes a closed gate",
 }
 
 
@@ -53,11 +52,8 @@ def parts_of(commands: Commands) -> Parts:
 
 
 def _is_passing(kind: str, body: Mapping[str, object]) -> bool:
-    if kind == "rule":
-        return body.get("chain") in ROLE_CHAINS
-    if kind == "set":
-        return body.get("name") == SERVING
-    return kind == "chain" and str(body.get("name")).startswith(DIGEST_PREFIX)
+    is_digest = kind == "chain" and str(body.get("name")).startswith(DIGEST_PREFIX)
+    return is_digest or is_role_part(kind, body)
 
 
 def changes(before: Parts, after: Parts) -> tuple[Change, ...]:

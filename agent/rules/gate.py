@@ -1,36 +1,35 @@
-"""The gate, and the small set that makes the only difference between a primary and a backup.
+"""The gate, and what makes the only difference between a primary and a backup.
 
 The gate stands before everything that could remember or answer a packet: hook prerouting, priority -450,
 which is before defragmentation (-400), raw (-300) and connection tracking (-200). A packet that a closed
 gate drops leaves no conntrack entry and no reassembly queue, and nobody answers it.
 
 Prerouting sees whatever arrives on a data interface, in both directions of every connection, so a closed
-gate alone stops all forwarding. The `role` chain stops it a second time: it is the first stop of the forward
-hook, before established connections are accepted, since on a backup even an established connection must not
-pass.
+gate alone stops all forwarding. The chain `role` stops it a second time, before the policy's forward chain:
+on a backup even an established connection must not pass.
 
-What makes the difference between a primary and a backup is one small set, `serving`: it holds both IP
-versions on a primary and nothing on a backup, and two chains ask it.
+The two base chains are there only while the gate is closed, so that a primary's packets meet none of it:
+each look at a set or an interface's name would cost a forwarded packet some 3 %.
 
-    chain    primary    backup
-    gate     return     data interfaces: jump always; count as `early`; drop
-    role     return     count as `backup`; drop
+    chain    primary      backup
+    gate     not there    jump to `closed`: what may pass always; count as `early`; drop
+    role     not there    count as `backup`; drop
 
-The first rule of the forward hook asks the same set together with the state of the connection, so that a
-packet of a known connection meets nothing else.
-
-A flip changes the elements of this set and nothing else. (A transaction that adds a rule with a verdict
-makes the kernel look through the whole table again, half a microsecond a rule; one of elements does not.)
+A flip adds or deletes them and nothing else. They have a table of their own, because a transaction that
+adds a rule with a verdict makes the kernel look through the whole table of that rule again, half a
+microsecond for each rule. The chain that they lead to, and the counters, stay.
 """
+
+from collections.abc import Iterator, Mapping
 
 from agent.core.roles import RuleSet
 from agent.pair import Pair
 from agent.rules.nft import (
     ACCEPT,
     DROP,
+    GATE_TABLE,
     IIFNAME,
     L4PROTO,
-    NFPROTO,
     RETURN,
     Command,
     Commands,
@@ -41,8 +40,11 @@ from agent.rules.nft import (
     add_rule,
     add_set,
     concat,
-    flush_set,
+    delete_chain,
+    flush_chain,
+    in_gate_table,
     interface_name,
+    ip,
     jump,
     match,
     named_counter,
@@ -50,11 +52,11 @@ from agent.rules.nft import (
 )
 
 BEFORE_DEFRAG = -450
+BEFORE_POLICY = -1
 GATE = "gate"
 ROLE = "role"
 ROLE_CHAINS = (GATE, ROLE)
-SERVING = "serving"
-SERVED = ("ipv4", "ipv6")
+CLOSED = "closed"
 
 IGMP = 2
 AH = 51
@@ -71,62 +73,69 @@ NEIGHBOUR_DISCOVERY: Json = {
 MULTICAST_LISTENERS: Json = {
     "set": ["mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"]
 }
-_ON_DATA = match(IIFNAME, "@data")
-IS_SERVING = match(NFPROTO, f"@{SERVING}")
 
 
 def gate(pair: Pair) -> Commands:
+    """What is there in every role."""
     return (
-        add_set("data", "ifname", [interface_name(interface.name) for interface in pair.data_interfaces]),
+        add_set("data", "ifname", _data_interfaces(pair)),
         add_set("own4", ["ifname", "ipv4_addr"], _own_addresses(pair, 4)),
         add_set("own6", ["ifname", "ipv6_addr"], _own_addresses(pair, 6)),
-        add_counter("early"),
-        add_counter("backup"),
-        add_base_chain(GATE, "prerouting", BEFORE_DEFRAG),
-        add_chain(ROLE),
-        add_chain("always"),
-        *_always(),
-        *role_chains(),
+        *in_gate_table(
+            add_counter("early"),
+            add_counter("backup"),
+            add_chain(CLOSED),
+            add_rule(CLOSED, match(IIFNAME, {"set": _data_interfaces(pair)}, "!="), RETURN),
+            *_passing(pair),
+            add_rule(CLOSED, named_counter("early"), DROP, comment="backup: the gate is closed"),
+        ),
     )
 
 
-def role_chains() -> Commands:
-    """The same in every role. Only expressions that every nft lists exactly as they were given."""
-    return (
-        add_rule(GATE, IS_SERVING, RETURN, comment="primary: the gate is open"),
-        add_rule(GATE, _ON_DATA, jump("always")),
-        add_rule(GATE, _ON_DATA, named_counter("early"), DROP, comment="backup: the gate is closed"),
-        add_rule(ROLE, IS_SERVING, RETURN, comment="primary: the policy decides"),
-        add_rule(ROLE, named_counter("backup"), DROP, comment="backup: nothing is forwarded"),
-    )
-
-
-def serving(rules: RuleSet) -> Command:
-    """The set that makes the role. Elements can be given to a set that is there only in these words: for
-    `add element` libnftables first reads every large set of the machine (a second for 100,000 elements).
-    """
-    return add_set(SERVING, "nf_proto", SERVED if rules is RuleSet.PRIMARY else ())
+def closed() -> Commands:
+    """The two chains with their rules: only expressions that every nft lists exactly as they were given."""
+    return in_gate_table(*_CHAINS, *_RULES)
 
 
 def flip(rules: RuleSet) -> Commands:
-    return (flush_set(SERVING), *((serving(rules),) if rules is RuleSet.PRIMARY else ()))
+    """From either role."""
+    flushed = (flush_chain(name) for name in ROLE_CHAINS)
+    change = (*flushed, *_RULES) if rules is RuleSet.BACKUP else map(delete_chain, ROLE_CHAINS)
+    # what is not there cannot be deleted, and adding what is there does nothing
+    return in_gate_table(*_CHAINS, *change)
 
 
-def _always() -> Commands:
+def is_role_part(kind: str, body: Mapping[str, object]) -> bool:
+    """Whether an object of a table, or what makes it, is there or not as the role is."""
+    name = {"chain": "name", "rule": "chain"}.get(kind)
+    return name is not None and body.get("table") == GATE_TABLE and body.get(name) in ROLE_CHAINS
+
+
+_CHAINS = (
+    add_base_chain(GATE, "prerouting", BEFORE_DEFRAG),
+    add_base_chain(ROLE, "forward", BEFORE_POLICY),
+)
+_RULES = (
+    add_rule(GATE, jump(CLOSED)),
+    add_rule(ROLE, named_counter("backup"), DROP, comment="backup: nothing is forwarded"),
+)
+
+
+def _passing(pair: Pair) -> Iterator[Command]:
     """What passes a closed gate. The input chain still filters it; none of it can be forwarded by a backup.
 
     Management, the replies to the node's own questions and BFD go to the nodes' own addresses. Those count
     only on their own interface: a packet to the peer's address behind this node would otherwise get as far
     as routing, which answers a TTL of 1 before the forward hook sees it.
     """
-    return (
-        add_rule("always", match(concat(IIFNAME, payload("ip", "daddr")), "@own4"), ACCEPT),
-        add_rule("always", match(concat(IIFNAME, payload("ip6", "daddr")), "@own6"), ACCEPT),
-        *vrrp_rules("always"),
-        add_rule("always", match(payload("ip", "daddr"), LINK_LOCAL_4), match(L4PROTO, IGMP), ACCEPT),
-        *neighbour_rules("always"),
-        add_rule("always", match(payload("ip6", "daddr"), LINK_LOCAL_6), ACCEPT),
-    )
+    for version in (4, 6):
+        if own := _own_addresses(pair, version):
+            here = concat(IIFNAME, payload(ip(version), "daddr"))
+            yield add_rule(CLOSED, match(here, {"set": own}), ACCEPT)
+    yield from vrrp_rules(CLOSED)
+    yield add_rule(CLOSED, match(payload("ip", "daddr"), LINK_LOCAL_4), match(L4PROTO, IGMP), ACCEPT)
+    yield from neighbour_rules(CLOSED)
+    yield add_rule(CLOSED, match(payload("ip6", "daddr"), LINK_LOCAL_6), ACCEPT)
 
 
 def vrrp_rules(chain: str) -> Commands:
@@ -147,6 +156,10 @@ def neighbour_rules(chain: str) -> Commands:
             chain, match(icmpv6, MULTICAST_LISTENERS), match(payload("ip6", "daddr"), LINK_GROUPS_6), ACCEPT
         ),
     )
+
+
+def _data_interfaces(pair: Pair) -> list[Json]:
+    return [interface_name(interface.name) for interface in pair.data_interfaces]
 
 
 def _own_addresses(pair: Pair, version: int) -> list[Json]:

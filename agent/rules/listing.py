@@ -1,19 +1,19 @@
 """What nft says is loaded, read defensively. Pure.
 
 `lasting` is the listing without what moves by itself (handles, counts, expiry times, the elements of dynamic
-sets) and without the rules of the two role chains: two readings of a table that nobody changed are equal,
+sets) and without the two chains that make the role: two readings of tables that nobody changed are equal,
 also across a flip.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from agent.core.roles import RuleSet
 from agent.rules.change import Counts, RuleCounts, element_text
-from agent.rules.gate import ROLE_CHAINS, SERVED, SERVING, role_chains
-from agent.rules.nft import Command
+from agent.rules.gate import closed, is_role_part
+from agent.rules.nft import GATE_TABLE, TABLE
 from agent.rules.table import DIGEST_PREFIX
 
 _MOVING = frozenset({"handle", "packets", "bytes", "expires", "used"})
@@ -31,7 +31,7 @@ class Counter:
 
 @dataclass(frozen=True)  # not slotted: what takes its time is made when it is asked for
 class Listing:
-    """Our table. `digest` and `rules` are None where the table does not say one of ours."""
+    """Our tables. `digest` and `rules` are None where they do not say one of ours."""
 
     digest: str | None
     rules: RuleSet | None
@@ -43,8 +43,8 @@ class Listing:
 
     @cached_property
     def lasting(self) -> tuple[tuple[str, str], ...]:
-        """The part of the table an entry belongs to (`chain forward`, `set own4`), and the entry."""
-        lasting = ((kind, body) for kind, body in self.entries if not _is_role_rule(kind, body))
+        """The part an entry belongs to (`chain forward`, `set own4`), and the entry."""
+        lasting = ((kind, body) for kind, body in self.entries if not is_role_part(kind, body))
         return tuple(
             (_part(kind, body), _text({kind: _unmoved(kind, body, self.moving)})) for kind, body in lasting
         )
@@ -79,10 +79,11 @@ def _entry(entry: object) -> Entry:
     return str(kind), body
 
 
-def read_listing(text: str, moving: Collection[str] = ()) -> Listing:
-    """Reads the answer to `list table inet hafw`. ValueError when it is not one."""
-    entries = tuple((kind, body) for kind, body in entries_of(text) if kind != "metainfo")
-    if not any(kind == "table" for kind, _ in entries):
+def read_listing(*texts: str, moving: Collection[str] = ()) -> Listing:
+    """Reads the answers to `list table` of our tables. ValueError when they are none."""
+    answers = (entry for text in texts for entry in entries_of(text))
+    entries = tuple((kind, body) for kind, body in answers if kind != "metainfo")
+    if not _has_table(entries, TABLE):
         raise ValueError("the table itself is missing")
     counters = tuple(_counter(body) for kind, body in entries if kind == "counter")
     return Listing(_digest(entries), _rules(entries), counters, entries, moving)
@@ -101,12 +102,12 @@ def _by_part(lasting: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     return found
 
 
-def _is_role_rule(kind: str, body: Mapping[str, object]) -> bool:
-    return kind == "rule" and body.get("chain") in ROLE_CHAINS
+def _has_table(entries: Sequence[Entry], name: str) -> bool:
+    return any(kind == "table" and body.get("name") == name for kind, body in entries)
 
 
 def _unmoved(kind: str, body: Mapping[str, object], moving: Collection[str]) -> Mapping[str, object]:
-    if kind in ("set", "map") and (body.get("name") in moving or body.get("name") == SERVING):
+    if kind in ("set", "map") and body.get("name") in moving:
         return {key: value for key, value in body.items() if key != "elem"}
     return body
 
@@ -128,31 +129,13 @@ def _digest(entries: Sequence[Entry]) -> str | None:
 
 
 def _rules(entries: Sequence[Entry]) -> RuleSet | None:
-    """The role that the set says, if the two chains ask it to the letter."""
-    passing = [body for kind, body in entries if _is_role_rule(kind, body)]
-    if _by_chain(passing) != _by_chain(_rule_body(command) for command in role_chains()):
+    """Closed if the chains that close the gate are there to the letter, open without any of them."""
+    if not _has_table(entries, GATE_TABLE):
         return None
-    serving = [
-        body.get("elem", []) for kind, body in entries if kind == "set" and body.get("name") == SERVING
-    ]
-    if serving == [[]]:
-        return RuleSet.BACKUP
-    found = serving[0] if len(serving) == 1 else None
-    return (
-        RuleSet.PRIMARY if isinstance(found, list | tuple) and sorted(map(str, found)) == [*SERVED] else None
-    )
-
-
-def _by_chain(rules: Iterable[Mapping[str, object]]) -> list[list[str]]:
-    every = list(rules)
-    return [[_text(rule) for rule in every if rule.get("chain") == chain] for chain in ROLE_CHAINS]
-
-
-def _rule_body(command: Command) -> Mapping[str, object]:
-    match command:
-        case {"add": {"rule": {**body}}}:
-            return {str(key): value for key, value in body.items()}
-    raise AssertionError(f"not a rule: {command}")
+    found = [_text({kind: body}) for kind, body in entries if is_role_part(kind, body)]
+    if not found:
+        return RuleSet.PRIMARY
+    return RuleSet.BACKUP if sorted(found) == _CLOSED else None
 
 
 def _counter(body: Mapping[str, object]) -> Counter:
@@ -191,3 +174,6 @@ def _elements(value: object) -> object:
         if isinstance(value, list)
         else _still(value)
     )
+
+
+_CLOSED = sorted(_text(command["add"]) for command in closed())

@@ -20,6 +20,9 @@ Commands: TypeAlias = tuple[Command, ...]
 
 FAMILY = "inet"
 TABLE = "hafw"
+GATE_TABLE = "hafw-gate"
+TABLES = (TABLE, GATE_TABLE)
+"""All that is ours. No two things of one kind have the same name, whichever table they are in."""
 
 ACCEPT: Expr = {"accept": None}
 DROP: Expr = {"drop": None}
@@ -35,6 +38,22 @@ CT_STATE: Expr = {"ct": {"key": "state"}}
 _HIGHEST = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
 # nft itself takes 128 bytes, the closing zero among them.
 COMMENT_LIMIT = 120
+
+
+def in_gate_table(*commands: Command) -> Commands:
+    """The same about what is in the gate's table; all commands are made for the other one."""
+    return tuple(
+        {verb: {kind: _in_gate_table(kind, body) for kind, body in target.items()}}
+        for command in commands
+        for verb, target in command.items()
+        if isinstance(target, Mapping)
+    )
+
+
+def _in_gate_table(kind: str, body: Json) -> Json:
+    if not isinstance(body, Mapping):
+        raise AssertionError(f"no object of nft: {body}")
+    return {**body, "name" if kind == "table" else "table": GATE_TABLE}
 
 
 def add_table() -> Command:
@@ -60,6 +79,11 @@ def flush_chain(name: str) -> Command:
     return {"flush": {"chain": {"family": FAMILY, "table": TABLE, "name": name}}}
 
 
+def delete_chain(name: str) -> Command:
+    """With its rules."""
+    return {"delete": {"chain": {"family": FAMILY, "table": TABLE, "name": name}}}
+
+
 def add_counter(name: str) -> Command:
     return {"add": {"counter": {"family": FAMILY, "table": TABLE, "name": name}}}
 
@@ -81,10 +105,6 @@ def add_set(
     body: Expr = {"family": FAMILY, "table": TABLE, "name": name, "type": kind}
     more: dict[str, Json] = {"flags": flags, "timeout": timeout_s, "size": size, "elem": elements}
     return {"add": {"set": {**body, **{key: value for key, value in more.items() if value}}}}
-
-
-def flush_set(name: str) -> Command:
-    return {"flush": {"set": {"family": FAMILY, "table": TABLE, "name": name}}}
 
 
 def add_rule(chain: str, *expressions: Expr, comment: str | None = None) -> Command:

@@ -14,7 +14,6 @@ from agent.pair import (
     Rule,
     Service,
 )
-from agent.rules.gate import IS_SERVING, ROLE
 from agent.rules.matching import matches, service_match
 from agent.rules.nft import (
     ACCEPT,
@@ -66,11 +65,8 @@ def forward(pair: Pair) -> Commands:
         *verdict_chains(pair),
         *(add_chain(chain_name(*way)) for way in ways.values()),
         add_rule(INVALID, named_counter(INVALID), DROP),
-        # nearly every packet ends here: it is to meet nothing before, and no look that it can do without
-        add_rule(
-            "forward", IS_SERVING, in_state("established", "related"), ACCEPT, comment="primary: known"
-        ),
-        add_rule("forward", jump(ROLE)),
+        # nearly every packet ends here: it is to meet nothing before
+        add_rule("forward", in_state("established", "related"), ACCEPT, comment="known"),
         add_rule("forward", in_state("invalid"), jump(INVALID)),
         add_rule("forward", match(IIFNAME, sync), COUNTER, DROP, comment="the sync link is not a way"),
         add_rule("forward", match(OIFNAME, sync), COUNTER, DROP, comment="the sync link is not a way"),

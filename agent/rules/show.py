@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agent.rules.change import Body, Model, model_of
+from agent.rules.gate import GATE
 from agent.rules.listing import Entry, counts_of
 from agent.rules.packet import Packet, applies, entries_of_map, verdict_in
 from agent.rules.words import sentence, value_text, verdict_text
@@ -68,10 +69,10 @@ def _screen(line: Line) -> Iterator[str]:
         yield f"{'':12}{space}    {line.nft}"
 
 
-def rule_texts(listing: str) -> dict[int, str]:
-    """The rules as nft writes them, by their handles: from `list table` with handles."""
+def rule_texts(table: str, listing: str) -> dict[tuple[str, int], str]:
+    """The rules of `table` as nft writes them, by table and handle: from `list table` with handles."""
     found = (_RULE.fullmatch(line) for line in listing.splitlines())
-    return {int(rule["handle"]): rule["text"] for rule in found if rule}
+    return {(table, int(rule["handle"])): rule["text"] for rule in found if rule}
 
 
 def model_of_listing(entries: Sequence[Entry]) -> Model:
@@ -80,14 +81,14 @@ def model_of_listing(entries: Sequence[Entry]) -> Model:
     return model_of(added)
 
 
-def show(entries: Sequence[Entry], texts: Mapping[int, str], interface: str | None) -> Shown:
+def show(entries: Sequence[Entry], texts: Mapping[tuple[str, int], str], interface: str | None) -> Shown:
     """`interface` None is a packet of whatever interface. `texts` as from rule_texts()."""
     table = model_of_listing(entries)
     walk = _Walk(table, texts, Packet(iifname=interface))
-    lines = tuple(
-        line for hook in _HOOKS for chain in _base_chains(table, hook) for line in walk.base(chain)
-    )
-    return Shown(interface, lines, _names(table))
+    lines = [line for hook in _HOOKS for chain in _base_chains(table, hook) for line in walk.base(chain)]
+    if GATE not in table.chains:
+        lines.insert(0, Line(0, "the gate is open: the policy decides", GATE))
+    return Shown(interface, tuple(lines), _names(table))
 
 
 def _base_chains(table: Model, hook: str) -> list[str]:
@@ -111,7 +112,7 @@ def _of_interfaces(rule: Body) -> str:
     for expression in expressions if isinstance(expressions, list) else []:
         match expression:
             case {"match": {"left": {"meta": {"key": "iifname" | "oifname"}}, "right": right}}:
-                texts.append(repr(right))
+                texts.append(repr(right["set"] if isinstance(right, Mapping) and "set" in right else right))
             case {"vmap": {"key": key, "data": data}} if "iifname" in repr(key):
                 texts += re.findall(r"'concat': (\[[^]]*\])", repr(data))
                 texts += [repr(name) for name in re.findall(r"\['([^']+)', {", repr(data))]
@@ -121,7 +122,7 @@ def _of_interfaces(rule: Body) -> str:
 @dataclass(slots=True)
 class _Walk:
     table: Model
-    texts: Mapping[int, str]
+    texts: Mapping[tuple[str, int], str]
     packet: Packet
     seen: set[str] = field(default_factory=set)
 
@@ -164,7 +165,7 @@ class _Walk:
 
     def _line(self, chain: str, depth: int, rule: Body) -> Line:
         handle = rule.get("handle")
-        text = self.texts.get(handle, "") if isinstance(handle, int) else ""
+        text = self.texts.get((str(rule["table"]), handle), "") if isinstance(handle, int) else ""
         counts = counts_of(rule) or self._named_counts(rule)
         line = Line(depth, sentence(rule), chain, text)
         return line if counts is None else replace(line, packets=counts[0], bytes=counts[1])

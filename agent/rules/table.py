@@ -1,10 +1,12 @@
-"""From the pair to our table: `inet hafw`, the same on both nodes, as libnftables JSON commands.
+"""From the pair to our tables, `inet hafw` and `inet hafw-gate`, the same on both nodes, as libnftables JSON
+commands.
 
     hook (priority)      chain        what it does
-    prerouting (-450)    gate         open, or closed but for the chain `always`
+    prerouting (-450)    gate         in hafw-gate, while it is closed: nothing enters but what may always
     prerouting (-300)    raw-in       no tracking for replication and VRRP; raw-out for what leaves
     prerouting (-100)    dstnat       port forwarding (only where there is any)
-    forward (0)          forward      ct state, role, source-check, a chain per ordered pair of interfaces
+    forward (-1)         role         in hafw-gate, while it is closed: nothing is forwarded
+    forward (0)          forward      ct state, source-check, a chain per ordered pair of interfaces
     input (0)            input        source-check, management, sync, VRRP, neighbours, ICMP, own services
     output (0)           output       everything may leave
     postrouting (100)    srcnat       source NAT
@@ -12,10 +14,9 @@
 Chains are found by maps of interface names: `from/eth1/to/eth0` for what is forwarded, `self/eth1` for what
 is for the firewall itself.
 
-The table says what it was made from: the empty chain `digest-...` carries the digest. (A comment on the
+`inet hafw` says what both were made from: the empty chain `digest-...` carries the digest. (A comment on the
 table would not do: nft 1.0.6 leaves it out of its JSON.) A flip flushes that chain, which does nothing if it
-is there and fails the whole transaction if it is not, so that the roles of another policy's table are never
-flipped.
+is there and fails the whole transaction if it is not, so that the gate of another policy is never moved.
 """
 
 import hashlib
@@ -25,11 +26,19 @@ from functools import lru_cache
 
 from agent.core.roles import RuleSet
 from agent.pair import Pair
-from agent.rules.gate import SERVING, flip, gate, serving
+from agent.rules.gate import closed, flip, gate, is_role_part
 from agent.rules.local import local
 from agent.rules.matching import named_sets
 from agent.rules.nat import nat
-from agent.rules.nft import Command, Commands, add_chain, add_table, delete_table, flush_chain
+from agent.rules.nft import (
+    Command,
+    Commands,
+    add_chain,
+    add_table,
+    delete_table,
+    flush_chain,
+    in_gate_table,
+)
 from agent.rules.policy import forward
 from agent.rules.sources import sources
 
@@ -38,21 +47,21 @@ DIGEST_PREFIX = "digest-"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The table of one pair."""
+    """The tables of one pair."""
 
     body: Commands
     """What both roles share."""
     digest: str
 
     def commands(self, rules: RuleSet) -> Commands:
-        """One transaction that puts this table, in the given role, in the place of whatever `inet hafw` was
-        there."""
+        """One transaction that puts this, in the given role, in the place of whatever was there of ours."""
         # add, delete, add: the delete must find a table, and nft 1.0.6 does not know `destroy`
         renewed = (add_table(), delete_table(), add_table())
-        return (*renewed, add_chain(self._name), serving(rules), *self.body)
+        role = closed() if rules is RuleSet.BACKUP else ()
+        return (*renewed, *in_gate_table(*renewed), add_chain(self._name), *self.body, *role)
 
     def flip(self, rules: RuleSet) -> Commands:
-        """Changes the role of this table; fails on any other."""
+        """Changes the role of these tables; fails on any other."""
         return (flush_chain(self._name), *flip(rules))
 
     @property
@@ -79,7 +88,7 @@ def compile_flip(pair: Pair, rules: RuleSet) -> Commands:
 
 
 def digest(commands: Commands) -> str:
-    """Short hash of what `commands` put into the table, without the role: that is in the set `serving`."""
+    """Short hash of what `commands` put into the tables, whatever the role."""
     lasting = [command for command in commands if not _is_passing(command)]
     text = json.dumps(lasting, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -95,8 +104,10 @@ def _is_passing(command: Command) -> bool:
     match command:
         case {"add": {"table": _}} | {"delete": _} | {"flush": _}:
             return True
-        case {"add": {"set": {"name": str(name)}}}:
-            return name == SERVING
-        case {"add": {"chain": {"name": str(name)}}}:
-            return name.startswith(DIGEST_PREFIX)
+        case {"add": {"chain": {"name": str(name)}}} if name.startswith(DIGEST_PREFIX):
+            return True
+        case {"add": {"chain": dict(body)}}:
+            return is_role_part("chain", body)
+        case {"add": {"rule": dict(body)}}:
+            return is_role_part("rule", body)
     return False

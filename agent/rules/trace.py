@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.rules.nft import FAMILY, TABLE
+from agent.rules.nft import FAMILY, TABLES
 from agent.rules.words import sentence
 
 NatKinds = ("snat", "dnat", "masquerade", "redirect")
@@ -24,7 +24,7 @@ class Event:
 
     @property
     def is_ours(self) -> bool:
-        return (self.family, self.table) == (FAMILY, TABLE)
+        return self.family == FAMILY and self.table in TABLES
 
 
 RulesByPlace = Mapping[tuple[str, str, int], Mapping[str, object]]

@@ -26,8 +26,8 @@ from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
 from agent.pair import Pair
 from agent.rules.change import compile_change
-from agent.rules.gate import SERVED, SERVING
-from agent.rules.nft import FAMILY, TABLE
+from agent.rules.gate import BEFORE_DEFRAG, BEFORE_POLICY, CLOSED, GATE, ROLE
+from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, TABLES
 from agent.rules.table import compile_table
 from hafw_lab import pair_file
 from hafw_lab.bench_rules_forward import measure_forward
@@ -40,11 +40,14 @@ _FLIPS = 100
 _FIRST_ADDRESS = 0x0A00_0001  # 10.0.0.1
 _BIG = "big"
 _WAY = "from: client, to: server"
-_RENEW = f"table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
-_FLIP = (
-    f"flush set {FAMILY} {TABLE} {SERVING}\n"
-    f"add set {FAMILY} {TABLE} {SERVING} {{ type nf_proto; elements = {{ {', '.join(SERVED)} }} }}\n"
-)
+_RENEW = "".join(f"table {FAMILY} {table}\ndelete table {FAMILY} {table}\n" for table in TABLES)
+_CLOSE = f"""
+table {FAMILY} {GATE_TABLE} {{
+    chain {GATE} {{ type filter hook prerouting priority {BEFORE_DEFRAG}; jump {CLOSED}; }}
+    chain {ROLE} {{ type filter hook forward priority {BEFORE_POLICY}; counter name "backup" drop; }}
+}}
+"""
+_OPEN = "".join(f"delete chain {FAMILY} {GATE_TABLE} {chain}\n" for chain in (GATE, ROLE))
 
 
 def described() -> Pair:
@@ -100,9 +103,11 @@ def measure_load(rules: int, elements: int, runs: int) -> dict[str, object]:
     ours.load(RuleSet.BACKUP)
     peak_kib = read_peak_kib("self")
     with tempfile.TemporaryDirectory() as directory:
-        whole, flip = Path(directory, "whole.nft"), Path(directory, "flip.nft")
-        whole.write_text(_RENEW + run(["nft", "list", "table", FAMILY, TABLE], timeout_s=120))
-        flip.write_text(_FLIP)
+        whole, flips = Path(directory, "whole.nft"), [Path(directory, name) for name in ("open", "close")]
+        listed = [run(["nft", "list", "table", FAMILY, table], timeout_s=120) for table in TABLES]
+        whole.write_text("".join((_RENEW, *listed)))
+        for file, text in zip(flips, (_OPEN, _CLOSE), strict=True):
+            file.write_text(text)
         turns: list[tuple[Cost, Cost, Cost]] = []
         for _ in range(runs):
             nft = _cost_of_nft(whole)
@@ -120,7 +125,7 @@ def measure_load(rules: int, elements: int, runs: int) -> dict[str, object]:
             "read_back_cpu_ms": read_back.cpu,
             "flip_ms": {
                 "hafw": median(_cost(partial(ours.flip, role)).wall for role in _roles()),
-                "nft": median(_cost_of_nft(flip).wall for _ in range(runs)),
+                "nft": median(_cost_of_nft(flips[number % 2]).wall for number in range(2 * runs)),
             },
             "peak_mib": {"hafw": peak_kib / 1024, "nft": _peak_of_nft(whole) / 1024},
         }

@@ -132,7 +132,10 @@ def test_any_pair_loads_and_says_nothing_else(node: Namespace, pair: Pair, role:
     for kind in ("rule", "chain", "set", "counter", "ct helper"):
         assert sum(kind in entry for entry in entries) == added(commands, kind)
     tables = [entry["table"] for entry in entries if "table" in entry]
-    assert [(table["family"], table["name"]) for table in tables] == [("inet", "hafw")]
+    assert [(table["family"], table["name"]) for table in tables] == [
+        ("inet", "hafw"),
+        ("inet", "hafw-gate"),
+    ]
     # what nft prints can be loaded as it is
     listing = node.run("nft", "list", "ruleset")
     node.run("nft", f"flush ruleset; {listing}")

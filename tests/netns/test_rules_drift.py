@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent.observer import POLL_S
+from agent.rules.nft import TABLES
 from tests.netns.machine import ROOT, Machine, start_agent, start_machine
 from tests.netns.pair_checks import until
 from tests.netns.tables_of_others import THEIRS
@@ -44,9 +45,7 @@ def theirs(machine: Machine) -> list[Any]:
     listed = json.loads(machine.run("nft", "-j", "list", "ruleset").stdout)["nftables"]
     bodies = [(kind, body) for entry in listed for kind, body in entry.items() if kind != "metainfo"]
     return [
-        (kind, body)
-        for kind, body in bodies
-        if "hafw" not in (body.get("table"), body["name"] if kind == "table" else None)
+        (kind, body) for kind, body in bodies if body["name" if kind == "table" else "table"] not in TABLES
     ]
 
 

@@ -86,7 +86,7 @@ def wait_rules(machine: Machine, rules: str) -> None:
 
 def gathered(machine: Machine) -> tuple[int, bool]:
     """How many packets a closed gate has dropped, and whether the dynamic set has its element."""
-    count = re.search(r"packets (\d+)", machine.must("nft", "list", "counter", "inet", "hafw", "early"))
+    count = re.search(r"packets (\d+)", machine.must("nft", "list", "counter", "inet", "hafw-gate", "early"))
     assert count is not None
     return int(count[1]), "198.51.100.7" in machine.must("nft", "list", "set", "inet", "hafw", "blocked/4")
 
@@ -136,7 +136,7 @@ def test_counts_and_dynamic_elements_outlive_the_agent(machine: Machine) -> None
 
 
 def is_open(machine: Machine) -> bool:
-    return "elements" in machine.run("nft", "list", "set", "inet", "hafw", "serving").stdout
+    return machine.run("nft", "list", "chain", "inet", "hafw-gate", "gate").returncode != 0
 
 
 def generations(machine: Machine) -> list[str]:

@@ -17,6 +17,7 @@ from agent.config import load, parse
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.pair import Pair, PortRange, Protocol, Service
+from agent.rules.nft import TABLES
 from tests.netns.namespaces import Namespace, start_namespaces
 
 pytestmark = pytest.mark.netns
@@ -25,6 +26,7 @@ CASES = sorted(case.name for case in GOLDEN.iterdir())
 PAIR = load(GOLDEN / "described" / "hafw.yaml")
 roles = pytest.mark.parametrize("role", list(RuleSet))
 
+TAKE_OUT = "delete table inet hafw; delete table inet hafw-gate"
 FOREIGN = """
 table ip docker-bridges {
     map published {
@@ -90,8 +92,8 @@ def test_the_listing_can_be_loaded_again_as_text(node: Namespace, case: str) -> 
     rules = adapter_in(node, load(GOLDEN / case / "hafw.yaml"))
     rules.load(RuleSet.BACKUP)
     before = rules.read()
-    listing = node.run("nft", "list", "table", "inet", "hafw")
-    node.run("nft", f"flush ruleset; {listing}")
+    listings = [node.run("nft", "list", "table", "inet", table) for table in TABLES]
+    node.run("nft", f"flush ruleset; {''.join(listings)}")
     assert rules.read() == before
 
 
@@ -110,14 +112,14 @@ def test_other_tables_are_left_alone(node: Namespace) -> None:
     rules.load(RuleSet.BACKUP)
     node.run("nft", FOREIGN)
     assert rules.verify(RuleSet.BACKUP).drift is None
-    node.run("nft", "delete table inet hafw")
+    node.run("nft", TAKE_OUT)
     before = ruleset(node)
     rules.load(RuleSet.BACKUP)
     rules.flip(RuleSet.PRIMARY)
     rules.load(RuleSet.PRIMARY)
     assert rules.verify(RuleSet.PRIMARY).drift is None
     assert ruleset(node) != before
-    node.run("nft", "delete table inet hafw")
+    node.run("nft", TAKE_OUT)
     assert ruleset(node) == before
 
 
@@ -165,8 +167,11 @@ def test_flushed_rules_are_noticed_and_mended(node: Namespace, role: RuleSet) ->
     [
         ("add rule inet hafw forward accept", "chain forward"),
         ("insert rule inet hafw input tcp dport 23 accept", "chain input"),
-        ("flush chain inet hafw gate", "chain gate"),
-        ("insert rule inet hafw role accept", "chain role"),
+        ("add rule inet hafw-gate closed accept", "chain closed"),
+        ("add chain inet hafw-gate gate; flush chain inet hafw-gate gate", "chain gate"),
+        ("add chain inet hafw-gate role; insert rule inet hafw-gate role accept", "chain role"),
+        ("delete table inet hafw-gate", "table hafw-gate"),
+        ("flush table inet hafw-gate", "chain closed"),
         ("add element inet hafw data { eth9 }", "set data"),
         ("delete element inet hafw own4 { eth0 . 192.168.0.1 }", "set own4"),
         ("add chain inet hafw forward { policy accept; }", "chain forward"),

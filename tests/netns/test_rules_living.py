@@ -138,13 +138,14 @@ def test_what_another_hand_has_put_in_goes_with_a_change(firewall: Firewall) -> 
     ("command", "keeps"),
     [
         ("insert rule inet hafw forward accept", True),
-        ("flush chain inet hafw always", True),
-        ("flush chain inet hafw role", True),
-        ("flush set inet hafw serving", True),
+        ("flush chain inet hafw-gate closed", True),
+        ("add chain inet hafw-gate role { type filter hook forward priority -1; policy drop; }", True),
+        ("add chain inet hafw-gate gate", False),
+        ("delete table inet hafw-gate", True),
         ("delete element inet hafw data { eth1 }", True),
         ("add element inet hafw data { eth9 }", True),
         ("add chain inet hafw mine", False),
-        ("add chain inet hafw input { policy accept; }", False),
+        ("add chain inet hafw input { policy accept; }", True),
         ("flush chain inet hafw from/eth1/to/eth0", False),
         ("delete table inet hafw", False),
     ],
@@ -238,7 +239,7 @@ def test_a_closed_gate_decides_before_all_rules(firewall: Firewall) -> None:
     firewall.rules.flip(RuleSet.BACKUP)
     traced = trace(firewall, CLIENT, SERVER, "--dport", "443")
     assert traced["verdict"] == "drop"
-    assert traced["reason"].startswith("chain gate: ")
+    assert traced["reason"].startswith("chain closed: ")
     assert traced["reason"].endswith("(backup: the gate is closed)")
 
 

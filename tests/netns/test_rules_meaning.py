@@ -19,6 +19,7 @@ from agent.core.roles import RuleSet
 from agent.errors import ConfigError, Problem
 from agent.pair import Pair
 from agent.rules import compile_table
+from agent.rules.nft import TABLES
 from tests.netns.policy_model import Model
 from tests.netns.wire import Packet, Wire, start_wire
 
@@ -257,7 +258,7 @@ def test_a_policy_does_what_it_says(wire: Wire, text: str, seed: int) -> None:
         for packet in packets(seed):
             assert wire.send(packet) == fate(packet), f"{role.value}: {packet}"
     entries = json.loads(wire.node.run("nft", "-j", "list", "ruleset"))["nftables"]
-    assert [entry["table"]["name"] for entry in entries if "table" in entry] == ["hafw"]
+    assert [entry["table"]["name"] for entry in entries if "table" in entry] == [*TABLES]
     commands = [command["add"] for command in compile_table(pair, RuleSet.PRIMARY) if "add" in command]
     for kind in ("rule", "chain", "set"):
         assert sum(kind in entry for entry in entries) == sum(

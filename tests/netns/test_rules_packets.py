@@ -199,7 +199,7 @@ def test_a_flip_stops_established_connections_and_lets_them_go_on(firewall: Fire
         assert receive(connection) is None
         assert firewall.count("early") >= 2
         # the gate alone must not be what it hangs on
-        firewall.nft("flush chain inet hafw gate")
+        firewall.nft("flush chain inet hafw-gate gate")
         assert receive(accepted, 1.0) is None
         assert firewall.count("backup") > 0
         firewall.rules.load(RuleSet.BACKUP)

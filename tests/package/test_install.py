@@ -131,7 +131,8 @@ def test_the_life_of_the_packages(
 
     root.write("/tmp/theirs.nft", "".join(THEIRS.values()))
     said = root.run(beside_rules("dpkg --remove hafw-host-tools hafw-agent"))
-    assert "nft delete table inet hafw" in said, "the rules stay, and the administrator must know"
+    take_out = "nft 'delete table inet hafw; delete table inet hafw-gate'"
+    assert take_out in said, "the rules stay, and the administrator must know"
     assert all(unit.startswith("hafw-") for _, *units in take_calls(root) for unit in units)
     assert root.exists(str(PATHS.pair_file)), "removing is not purging"
 

@@ -102,14 +102,14 @@ def test_a_flip_is_as_small_for_a_large_policy(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("rules", list(RuleSet))
-def test_every_command_is_about_our_table(pair: Pair, rules: RuleSet) -> None:
+def test_every_command_is_about_our_tables(pair: Pair, rules: RuleSet) -> None:
     for command in (*compile_table(pair, rules), *compile_flip(pair, rules)):
         ((verb, target),) = command.items()
         assert verb in {"add", "delete", "flush"}
         assert isinstance(target, dict)
         ((kind, body),) = target.items()
         assert body["family"] == "inet"
-        assert body["name" if kind == "table" else "table"] == "hafw"
+        assert body["name" if kind == "table" else "table"] in ("hafw", "hafw-gate")
         assert "reject" not in json.dumps(command)
 
 
@@ -149,7 +149,7 @@ def test_what_is_next_to_each_other_is_one_element() -> None:
 
 
 def test_a_pair_is_compiled_once_for_all_its_tables(pair: Pair) -> None:
-    assert compile_table(pair, RuleSet.PRIMARY)[5] is compile_table(pair, RuleSet.BACKUP)[5]
+    assert compile_table(pair, RuleSet.PRIMARY)[7] is compile_table(pair, RuleSet.BACKUP)[7]
 
 
 def test_a_comment_cannot_leave_its_place() -> None:

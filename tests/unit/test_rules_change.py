@@ -100,7 +100,7 @@ def test_one_element_costs_one_element() -> None:
 
 def test_what_cannot_be_changed_in_place_is_made_anew() -> None:
     assert compile_change((add_set("s", "ipv4_addr", []),), (add_set("s", "ipv6_addr", []),), {}) is None
-    hooked = compile_table(pair_with("[ssh]"), RuleSet.PRIMARY)
+    hooked = compile_table(pair_with("[ssh]"), RuleSet.BACKUP)
     moved = json.loads(json.dumps(hooked).replace('"prio": -450', '"prio": -451'))
     assert compile_change(hooked, tuple(moved), {}) is None
 
