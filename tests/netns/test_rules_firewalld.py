@@ -1,14 +1,20 @@
-"""A real firewalld beside our rules, where it is installed. `./run test` does not install it: it would close
-the network of the machine that the tests run on."""
+"""A real firewalld beside our rules.
 
+It is not installed: it would close the network of the machine that the tests run on. What is missing of it
+here is laid over /usr and /etc of the machine that the test makes.
+"""
+
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from agent.rules.nft import TABLES
 from tests.netns.machine import Machine, start_agent, start_machine
 from tests.netns.pair_checks import until
 from tests.netns.test_rules_drift import PAIR, PAIR_FILE, PATIENCE_S, theirs, wait_intact
@@ -16,16 +22,42 @@ from tests.netns.test_rules_drift import PAIR, PAIR_FILE, PATIENCE_S, theirs, wa
 pytestmark = [
     pytest.mark.netns,
     pytest.mark.skipif("os.geteuid() != 0", reason="has /etc, /run and /var of its own, which root may"),
-    pytest.mark.skipif(
-        shutil.which("firewalld") is None, reason="apt-get install firewalld, if you want it"
-    ),
 ]
+
+CACHE = Path(os.environ["HAFW_CACHE"])
+FETCH = ("apt-get", "-qq", "-y", "--download-only", "--no-install-recommends", "-o", "Debug::NoLocking=true")
+FETCH_S = 300
+
+
+@pytest.fixture(scope="module")
+def files() -> Path | None:
+    """The files of the packages that firewalld would bring along. None where it is installed."""
+    if shutil.which("firewalld") is not None:
+        return None
+    archives, files = CACHE / "firewalld" / "archives", CACHE / "firewalld" / "files"
+    (archives / "partial").mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        [*FETCH, "-o", f"Dir::Cache::archives={archives}", "install", "firewalld"],
+        check=True,
+        timeout=FETCH_S,
+    )
+    for package in archives.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "--extract", package, files], check=True, timeout=FETCH_S)
+    # what the packages' own scripts would do
+    policy = files / "usr/share/polkit-1/actions/org.fedoraproject.FirewallD1.policy"
+    policy.unlink(missing_ok=True)
+    policy.symlink_to("org.fedoraproject.FirewallD1.server.policy.choice")
+    return files
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
+def machine(files: Path | None) -> Iterator[Machine]:
     with ExitStack() as programs, start_machine() as started:
         started.write(PAIR_FILE, PAIR)
+        if files is not None:
+            started.must("mount", "-t", "overlay", "-o", f"lowerdir={files}/usr:/usr", "none", "/usr")
+            started.must("cp", "-a", f"{files}/etc/.", "/etc")
+            started.must("sh", "-c", "getent passwd polkitd || useradd --system polkitd")
         started.must("mkdir", "-p", "/run/dbus", "/var/log/firewalld")
         bus = started.root / "run" / "dbus" / "system_bus_socket"
         start(programs, started, "dbus-daemon", "--system", "--nofork", "--nopidfile")
@@ -40,22 +72,27 @@ def start(programs: ExitStack, machine: Machine, *argv: str) -> None:
     programs.enter_context(subprocess.Popen(machine.argv(*argv), stderr=subprocess.DEVNULL))
 
 
+def listed(machine: Machine) -> list[str]:
+    return [machine.must("nft", "list", "table", "inet", table) for table in TABLES]
+
+
 def test_neither_touches_the_others_rules(machine: Machine) -> None:
     before = theirs(machine)
     assert [body["name"] for kind, body in before if kind == "table"] == ["firewalld"]
     with start_agent(machine):
         wait_intact(machine)
         assert theirs(machine) == before
-        since, ours = time.monotonic_ns(), machine.must("nft", "list", "table", "inet", "hafw")
+        since, ours = time.monotonic_ns(), listed(machine)
         machine.must("firewall-cmd", "--reload")
         machine.must("firewall-cmd", "--add-service=http")
-        assert machine.must("nft", "list", "table", "inet", "hafw") == ours
+        assert listed(machine) == ours
         assert not [one for one in machine.records() if one["event"] == "alarm" and one["mono_ns"] > since]
 
         before = theirs(machine)
         machine.write(PAIR_FILE, PAIR.replace("allow: [", "allow: [smtp, "))
         machine.rules("apply")
         assert theirs(machine) == before
-    machine.must("nft", "delete", "table", "inet", "hafw")
+    for table in TABLES:
+        machine.must("nft", "delete", "table", "inet", table)
     assert theirs(machine) == before
     assert "http" in machine.must("firewall-cmd", "--list-services").split()
