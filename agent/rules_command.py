@@ -157,7 +157,7 @@ def _zones(pair: Pair) -> dict[str, str]:
 
 
 def run_show(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.adapters.nftables import read_table
+    from agent.adapters.ruleset import read_table
     from agent.rules import show
 
     listing, texts = read_table()

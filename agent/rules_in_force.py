@@ -12,7 +12,8 @@ import os
 from dataclasses import asdict
 
 from agent import config
-from agent.adapters.nftables import Nftables, Seal, read_table
+from agent.adapters.nftables import Nftables, Seal
+from agent.adapters.ruleset import read_table
 from agent.errors import ConfigError, HafwError, ToolError
 from agent.generations import Files, Generation, Generations, same_files
 from agent.pair import Pair

@@ -21,7 +21,8 @@ from pathlib import Path
 from agent import config
 from agent.adapters import control, flows, rollback_timer
 from agent.adapters.journal import open_sink
-from agent.adapters.nftables import Nftables, read_table
+from agent.adapters.nftables import Nftables
+from agent.adapters.ruleset import read_table
 from agent.core.roles import RuleSet
 from agent.errors import HafwError, UnavailableError
 from agent.generations import Generation, Generations, Pending, boot_id, same_files

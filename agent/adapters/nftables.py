@@ -29,7 +29,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,9 +43,8 @@ from agent.pair import Pair
 from agent.rules.change import compile_change, compile_refill, model_of, touched_parts
 from agent.rules.diff import changes, to_sentence
 from agent.rules.gate import ROLE_CHAINS
-from agent.rules.listing import Counter, Listing, changed_parts, entries_of, read_listing
-from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, TABLES, Command, Commands, add_table
-from agent.rules.show import rule_texts
+from agent.rules.listing import Counter, Listing, changed_parts, read_listing
+from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, Command, Commands, add_table
 from agent.rules.table import compile_pair
 
 HELPER = "ct helper"
@@ -56,7 +55,14 @@ class Context(Protocol):
 
     def set_json_output(self, val: bool) -> object: ...
     def set_dry_run(self, onoff: bool) -> object: ...
+    def set_handle_output(self, val: bool) -> object: ...
     def cmd(self, cmdline: str) -> tuple[int, str, str]: ...
+
+
+def open_context() -> Context:
+    """Of the network namespace of this thread."""
+    opened: Context = nftables.Nftables()
+    return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,8 @@ class Nftables:
         """Raises ConfigError when `pair` cannot be compiled. Touches nothing in the kernel."""
         self._table = compile_pair(pair)
         self._flips = {rules: _command_text(self._table.flip(rules)) for rules in RuleSet}
-        self._context: Context = nftables.Nftables() if context is None else context
-        self._looking: Context = nftables.Nftables() if looking is None else looking
+        self._context = open_context() if context is None else context
+        self._looking = open_context() if looking is None else looking
         for one in (self._context, self._looking):
             one.set_json_output(True)
         self._changes = Changes()
@@ -286,7 +292,7 @@ class Nftables:
             raise self._error(f"nft cannot {purpose}: its answer is not UTF-8") from error
         if status == 0 and "Error" not in errors:
             return output
-        reason = _first_line(errors)
+        reason = first_line(errors)
         raise self._error(
             f"nft cannot {purpose}: {reason}",
             exit_status=status,
@@ -329,95 +335,6 @@ class Nftables:
         )
 
 
-def read_table() -> tuple[Listing, dict[tuple[str, int], str]]:
-    """What is loaded, whoever made it, and its rules as nft writes them, by table and handle. HafwError when
-    it is not there or we may not look."""
-    context = nftables.Nftables()
-    context.set_handle_output(True)
-    try:
-        listing = read_listing(*(_list_as(context, name, as_json=True) for name in TABLES))
-    except ValueError as error:
-        message = f"nft gave an answer that cannot be read back: {error}"
-        raise ToolError(("nft", "-j", "list", "table", FAMILY, TABLE), message, retryable=True) from error
-    texts: dict[tuple[str, int], str] = {}
-    for name in TABLES:
-        texts |= rule_texts(name, _list_as(context, name, as_json=False))
-    return listing, texts
-
-
-def _list_as(context: Context, table: str, *, as_json: bool) -> str:
-    context.set_json_output(as_json)
-    status, output, errors = context.cmd(f"list table {FAMILY} {table}")
-    if status != 0:
-        reason = _first_line(errors)
-        hint = "start hafw-agent" if os.strerror(errno.ENOENT) in reason else "run as root"
-        argv = ("nft", "list", "table", FAMILY, table)
-        raise ToolError(argv, f"nft cannot list the table: {reason}", exit_status=status, hint=hint)
-    return output
-
-
-@dataclass(frozen=True, slots=True)
-class Ruleset:
-    """Every table of a network namespace. `texts` are nft's own, by family and name; `missing` are the
-    tables that could not be copied from elsewhere."""
-
-    texts: Mapping[tuple[str, str], str]
-    rules: Mapping[tuple[str, str, int], Mapping[str, object]]
-    chains: Mapping[str, str]
-    """Our base chains with their hooks."""
-    missing: tuple[str, ...] = ()
-
-    def load(self) -> tuple[str, ...]:
-        """Into the network namespace of the caller. Returns the tables that nft does not take back.
-        ToolError when ours is one of them."""
-        context = nftables.Nftables()
-        missing = []
-        for (family, name), text in self.texts.items():
-            status, _, errors = context.cmd(text)
-            if status != 0 and family == FAMILY and name in TABLES:
-                argv = ("nft", "-f", "-")
-                raise ToolError(argv, f"nft does not take our table back: {_first_line(errors)}")
-            missing += [f"{family} {name}"] if status != 0 else []
-        return tuple(missing)
-
-    def mark(self, text: str) -> None:
-        """One more table, which decides nothing."""
-        status, _, errors = nftables.Nftables().cmd(text)
-        if status != 0:
-            raise ToolError(("nft", "-f", "-"), f"nft cannot trace: {_first_line(errors)}")
-
-
-def read_ruleset(missing: tuple[str, ...] = ()) -> Ruleset:
-    """Everything in the network namespace of the caller. ToolError without our table, or without root."""
-    context: Context = nftables.Nftables()
-
-    def ask(command: str, *, as_json: bool) -> str:
-        context.set_json_output(as_json)
-        status, output, errors = context.cmd(command)
-        if status != 0:
-            argv = ("nft", *command.split())
-            raise ToolError(argv, f"nft cannot {command}: {_first_line(errors)}", hint="run as root")
-        return output
-
-    read_table()  # ours is there, or says why not
-    entries = entries_of(ask("list ruleset", as_json=True))
-    places = [(str(body["family"]), str(body["name"])) for kind, body in entries if kind == "table"]
-    return Ruleset(
-        {place: ask(f"list table {place[0]} {place[1]}", as_json=False) for place in places},
-        {
-            (str(body["family"]), str(body["table"]), int(str(body["handle"]))): body
-            for kind, body in entries
-            if kind == "rule"
-        },
-        {
-            str(body["name"]): str(body["hook"])
-            for kind, body in entries
-            if kind == "chain" and body["family"] == FAMILY and body["table"] in TABLES and "hook" in body
-        },
-        missing,
-    )
-
-
 @lru_cache(maxsize=1)
 def _seal_of(rules: str, lasting: tuple[tuple[str, str], ...]) -> Seal:
     return Seal(rules, hashlib.sha256(repr(lasting).encode()).hexdigest())
@@ -427,7 +344,8 @@ def _command_text(commands: Commands) -> str:
     return json.dumps({"nftables": commands}, separators=(",", ":"))
 
 
-def _first_line(errors: str) -> str:
+def first_line(errors: str) -> str:
+    """The reason in what nft says of a failure."""
     line = next((line.strip() for line in errors.splitlines() if line.strip()), "it gave no reason")
     return line.removeprefix("internal:0:0-0: ").removeprefix("Error: ")
 

@@ -33,7 +33,7 @@ class LoadRules:
 
 @dataclass(frozen=True, slots=True)
 class SwitchRules:
-    """Gate and way into the policy, in one small transaction; the table must be loaded already."""
+    """What closes the gate comes or goes, in one small transaction; the rules must be loaded already."""
 
     rules: RuleSet
     abandonable: ClassVar[bool] = False

@@ -15,8 +15,7 @@ class Role(Enum):
 
 
 class RuleSet(Enum):
-    """Which of the two rule sets is in force. They differ in the gate and in the way into the policy
-    only."""
+    """Which of the two rule sets is in force. They differ only in what closes the gate."""
 
     PRIMARY = "primary"
     BACKUP = "backup"

@@ -29,6 +29,9 @@ class FakeContext:
     def set_json_output(self, val: bool) -> None:
         assert val
 
+    def set_handle_output(self, val: bool) -> None:
+        raise AssertionError("nobody asks for handles here")
+
     def set_dry_run(self, onoff: bool) -> None:
         self.dry = onoff
 

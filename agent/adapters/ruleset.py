@@ -1,0 +1,103 @@
+"""What nft lists, for who asks once: our tables with the words of nft, or every table as it could be loaded
+elsewhere. How nft behaves is told in nftables.py.
+"""
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.adapters.nftables import Context, first_line, open_context
+from agent.errors import ToolError
+from agent.rules.listing import Listing, entries_of, read_listing
+from agent.rules.nft import FAMILY, TABLE, TABLES
+from agent.rules.show import rule_texts
+
+
+def read_table() -> tuple[Listing, dict[tuple[str, int], str]]:
+    """What is loaded, whoever made it, and its rules as nft writes them, by table and handle. HafwError when
+    it is not there or we may not look."""
+    context = open_context()
+    context.set_handle_output(True)
+    try:
+        listing = read_listing(*(_list_as(context, name, as_json=True) for name in TABLES))
+    except ValueError as error:
+        message = f"nft gave an answer that cannot be read back: {error}"
+        raise ToolError(("nft", "-j", "list", "table", FAMILY, TABLE), message, retryable=True) from error
+    texts: dict[tuple[str, int], str] = {}
+    for name in TABLES:
+        texts |= rule_texts(name, _list_as(context, name, as_json=False))
+    return listing, texts
+
+
+def _list_as(context: Context, table: str, *, as_json: bool) -> str:
+    context.set_json_output(as_json)
+    status, output, errors = context.cmd(f"list table {FAMILY} {table}")
+    if status != 0:
+        reason = first_line(errors)
+        hint = "start hafw-agent" if os.strerror(errno.ENOENT) in reason else "run as root"
+        argv = ("nft", "list", "table", FAMILY, table)
+        raise ToolError(argv, f"nft cannot list the table: {reason}", exit_status=status, hint=hint)
+    return output
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """Every table of a network namespace. `texts` are nft's own, by family and name; `missing` are the
+    tables that could not be copied from elsewhere."""
+
+    texts: Mapping[tuple[str, str], str]
+    rules: Mapping[tuple[str, str, int], Mapping[str, object]]
+    chains: Mapping[str, str]
+    """Our base chains with their hooks."""
+    missing: tuple[str, ...] = ()
+
+    def load(self) -> tuple[str, ...]:
+        """Into the network namespace of the caller. Returns the tables that nft does not take back.
+        ToolError when ours is one of them."""
+        context = open_context()
+        missing = []
+        for (family, name), text in self.texts.items():
+            status, _, errors = context.cmd(text)
+            if status != 0 and family == FAMILY and name in TABLES:
+                argv = ("nft", "-f", "-")
+                raise ToolError(argv, f"nft does not take our table back: {first_line(errors)}")
+            missing += [f"{family} {name}"] if status != 0 else []
+        return tuple(missing)
+
+    def mark(self, text: str) -> None:
+        """One more table, which decides nothing."""
+        status, _, errors = open_context().cmd(text)
+        if status != 0:
+            raise ToolError(("nft", "-f", "-"), f"nft cannot trace: {first_line(errors)}")
+
+
+def read_ruleset(missing: tuple[str, ...] = ()) -> Ruleset:
+    """Everything in the network namespace of the caller. ToolError without our table, or without root."""
+    context = open_context()
+
+    def ask(command: str, *, as_json: bool) -> str:
+        context.set_json_output(as_json)
+        status, output, errors = context.cmd(command)
+        if status != 0:
+            argv = ("nft", *command.split())
+            raise ToolError(argv, f"nft cannot {command}: {first_line(errors)}", hint="run as root")
+        return output
+
+    read_table()  # ours is there, or says why not
+    entries = entries_of(ask("list ruleset", as_json=True))
+    places = [(str(body["family"]), str(body["name"])) for kind, body in entries if kind == "table"]
+    return Ruleset(
+        {place: ask(f"list table {place[0]} {place[1]}", as_json=False) for place in places},
+        {
+            (str(body["family"]), str(body["table"]), int(str(body["handle"]))): body
+            for kind, body in entries
+            if kind == "rule"
+        },
+        {
+            str(body["name"]): str(body["hook"])
+            for kind, body in entries
+            if kind == "chain" and body["family"] == FAMILY and body["table"] in TABLES and "hook" in body
+        },
+        missing,
+    )
