@@ -42,18 +42,16 @@ COMMENT_LIMIT = 120
 
 def in_gate_table(*commands: Command) -> Commands:
     """The same about what is in the gate's table; all commands are made for the other one."""
-    return tuple(
-        {verb: {kind: _in_gate_table(kind, body) for kind, body in target.items()}}
-        for command in commands
-        for verb, target in command.items()
-        if isinstance(target, Mapping)
-    )
+    return tuple(_in_gate_table(command) for command in commands)
 
 
-def _in_gate_table(kind: str, body: Json) -> Json:
-    if not isinstance(body, Mapping):
-        raise AssertionError(f"no object of nft: {body}")
-    return {**body, "name" if kind == "table" else "table": GATE_TABLE}
+def _in_gate_table(command: Command) -> Command:
+    ((verb, target),) = command.items()
+    if isinstance(target, Mapping):
+        ((kind, body),) = target.items()
+        if isinstance(body, Mapping):
+            return {verb: {kind: {**body, "name" if kind == "table" else "table": GATE_TABLE}}}
+    raise AssertionError(f"not about an object of nft: {command}")
 
 
 def add_table() -> Command:
