@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.core.actions import (
+    Asked,
+    AtOnce,
     AwaitStates,
     CommitStates,
     FlushCaches,
@@ -21,21 +23,6 @@ from agent.core.actions import (
 )
 from agent.core.roles import RuleSet
 from agent.errors import HafwError, OvertakenError, ToolError
-
-AtOnce = LoadRules | SwitchRules | SetReadiness
-"""Done within the call: microseconds to milliseconds."""
-
-Asked = (
-    CommitStates
-    | FlushCaches
-    | ResyncKernel
-    | SendBulk
-    | RequestResync
-    | AwaitStates
-    | ShortenTimers
-    | VerifyRules
-)
-"""Asked of conntrackd, which takes its time, or looked up beside the loop."""
 
 
 class Verified(Protocol):

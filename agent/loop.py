@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from agent.adapters.journal import Sink
 from agent.core.actions import (
     Action,
+    Asked,
+    AtOnce,
     AwaitStates,
     CommitStates,
     Committed,
@@ -42,7 +44,7 @@ from agent.core.plan import Settings
 from agent.core.roles import Role, rules_of
 from agent.core.state import Notice, State
 from agent.errors import HafwError, OvertakenError, ToolError
-from agent.hands import Asked, AtOnce, Hands
+from agent.hands import Hands
 from agent.records import Kind, Record
 
 

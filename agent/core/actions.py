@@ -153,20 +153,22 @@ _PURPOSE = {
     Timer.RETRY: "try again",
 }
 
-Action = (
-    LoadRules
-    | SwitchRules
-    | VerifyRules
-    | CommitStates
+AtOnce = LoadRules | SwitchRules | SetReadiness
+"""Done within the call: microseconds to milliseconds."""
+
+Asked = (
+    CommitStates
     | FlushCaches
     | ResyncKernel
     | SendBulk
     | RequestResync
     | AwaitStates
     | ShortenTimers
-    | SetReadiness
-    | SetTimer
+    | VerifyRules
 )
+"""Asked of conntrackd, which takes its time, or looked up beside the loop."""
+
+Action = AtOnce | Asked | SetTimer
 
 Plan = tuple[Action, ...]
 
