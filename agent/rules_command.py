@@ -157,11 +157,10 @@ def _zones(pair: Pair) -> dict[str, str]:
 
 
 def run_show(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.adapters.ruleset import read_table
+    from agent.adapters.ruleset import read_rule_texts, read_table
     from agent.rules import show
 
-    listing, texts = read_table()
-    shown = show.show(listing.entries, texts, arguments.interface)
+    shown = show.show(read_table().entries, read_rule_texts(), arguments.interface)
     if arguments.interface is not None and not shown.known:
         raise HafwError(
             f"the rules know no interface {arguments.interface}", f"they know {', '.join(shown.names)}"

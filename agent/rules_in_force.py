@@ -94,7 +94,7 @@ def note_in_force(paths: Paths, pair: Pair, why: str, files: Files | None = None
 
 def find_in_force(paths: Paths) -> Pair:
     """The pair whose rules the kernel has. HafwError when none is loaded, or nobody knows what from."""
-    loaded = read_table()[0].digest
+    loaded = read_table().digest
     one = _find_generation(paths, loaded)
     if one is not None:
         return load_files(one.files)
@@ -120,6 +120,6 @@ def find_generation_in_force(paths: Paths) -> Generation | None:
 
 def _loaded_digest() -> str | None:
     try:
-        return read_table()[0].digest
+        return read_table().digest
     except ToolError:
         return None  # without a table nothing is in force

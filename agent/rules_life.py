@@ -110,7 +110,7 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
 def _with_flows(applied: Applied, pair: Pair, *, cut: bool) -> Applied:
     """On the primary alone: a backup has copies of the primary's connections."""
     many = not cut and flows.count() > MOST_COUNTED
-    if many or read_table()[0].rules is not RuleSet.PRIMARY:
+    if many or read_table().rules is not RuleSet.PRIMARY:
         return applied
     table = model_of(compile_table(pair, RuleSet.PRIMARY))
     forbidden = find_forbidden(table, flows.read_flows(), flows.read_ways())

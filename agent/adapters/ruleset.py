@@ -14,23 +14,27 @@ from agent.rules.nft import FAMILY, TABLE, TABLES
 from agent.rules.show import rule_texts
 
 
-def read_table() -> tuple[Listing, dict[tuple[str, int], str]]:
-    """What is loaded, whoever made it, and its rules as nft writes them, by table and handle. HafwError when
-    it is not there or we may not look."""
+def read_table() -> Listing:
+    """What is loaded, whoever made it. HafwError when it is not there or we may not look."""
     context = open_context()
-    context.set_handle_output(True)
     try:
-        listing = read_listing(*(_list_as(context, name, as_json=True) for name in TABLES))
+        return read_listing(*(_list_ours(context, name, as_json=True) for name in TABLES))
     except ValueError as error:
         message = f"nft gave an answer that cannot be read back: {error}"
         raise ToolError(("nft", "-j", "list", "table", FAMILY, TABLE), message, retryable=True) from error
+
+
+def read_rule_texts() -> dict[tuple[str, int], str]:
+    """The rules of what is loaded as nft writes them, by table and handle. HafwError as read_table()."""
+    context = open_context()
+    context.set_handle_output(True)
     texts: dict[tuple[str, int], str] = {}
     for name in TABLES:
-        texts |= rule_texts(name, _list_as(context, name, as_json=False))
-    return listing, texts
+        texts |= rule_texts(name, _list_ours(context, name, as_json=False))
+    return texts
 
 
-def _list_as(context: Context, table: str, *, as_json: bool) -> str:
+def _list_ours(context: Context, table: str, *, as_json: bool) -> str:
     context.set_json_output(as_json)
     status, output, errors = context.cmd(f"list table {FAMILY} {table}")
     if status != 0:
