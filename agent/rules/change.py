@@ -13,7 +13,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from agent.rules.nft import COUNTER, GATE_TABLE, Command, Commands, Json, add_table, in_gate_table
+from agent.rules.nft import (
+    COUNTER,
+    GATE_TABLE,
+    Command,
+    Commands,
+    Json,
+    add_table,
+    additions,
+    in_gate_table,
+)
 
 Body = Mapping[str, Json]
 Counts = tuple[int, int]
@@ -55,12 +64,8 @@ def is_moving(name: str, body: Mapping[str, object]) -> bool:
 def model_of(commands: Commands) -> Model:
     """`commands` as compile_table() makes them: what they add, whatever they deleted before."""
     model = Model()
-    for command in commands:
-        added = command.get("add")
-        if isinstance(added, Mapping):
-            ((kind, body),) = added.items()
-            if isinstance(body, Mapping):
-                _take(model, kind, body)
+    for kind, body in additions(commands):
+        _take(model, kind, body)
     return model
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.rules.change import is_moving
-from agent.rules.gate import is_role_part
-from agent.rules.nft import Commands
-from agent.rules.table import DIGEST_PREFIX
+from agent.rules.listing import part_of
+from agent.rules.nft import Commands, additions
+from agent.rules.table import is_passing
 from agent.rules.words import sentence, value_text
 
 Parts = Sequence[tuple[str, str]]
@@ -39,21 +39,11 @@ class Change:
 
 def parts_of(commands: Commands) -> Parts:
     """What a compiled table has for good: not its role, and not its digest."""
-    found = []
-    for command in commands:
-        added = command.get("add")
-        if not isinstance(added, Mapping):
-            continue
-        ((kind, body),) = added.items()
-        if isinstance(body, Mapping) and kind != "table" and not _is_passing(kind, body):
-            part = f"chain {body['chain']}" if kind == "rule" else f"{kind} {body.get('name')}"
-            found.append((part, json.dumps({kind: body})))
-    return found
-
-
-def _is_passing(kind: str, body: Mapping[str, object]) -> bool:
-    is_digest = kind == "chain" and str(body.get("name")).startswith(DIGEST_PREFIX)
-    return is_digest or is_role_part(kind, body)
+    return [
+        (part_of(kind, body), json.dumps({kind: body}))
+        for kind, body in additions(commands)
+        if not is_passing(kind, body)
+    ]
 
 
 def changes(before: Parts, after: Parts) -> tuple[Change, ...]:

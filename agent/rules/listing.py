@@ -46,7 +46,7 @@ class Listing:
         """The part an entry belongs to (`chain forward`, `set own4`), and the entry."""
         lasting = ((kind, body) for kind, body in self.entries if not is_role_part(kind, body))
         return tuple(
-            (_part(kind, body), _text({kind: _unmoved(kind, body, self.moving)})) for kind, body in lasting
+            (part_of(kind, body), _text({kind: _unmoved(kind, body, self.moving)})) for kind, body in lasting
         )
 
     @cached_property
@@ -145,7 +145,8 @@ def _counter(body: Mapping[str, object]) -> Counter:
     return Counter(str(body.get("name")), packets, size)
 
 
-def _part(kind: str, body: Mapping[str, object]) -> str:
+def part_of(kind: str, body: Mapping[str, object]) -> str:
+    """The part that an object or a rule of a table is told of as: `chain forward`, `set own4`."""
     return f"chain {body.get('chain')}" if kind == "rule" else f"{kind} {body.get('name')}"
 
 

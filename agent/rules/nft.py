@@ -6,7 +6,7 @@ inside JSON strings: a leading `@` names a set, a trailing `*` is a wildcard. `i
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeAlias
 
@@ -38,6 +38,16 @@ CT_STATE: Expr = {"ct": {"key": "state"}}
 _HIGHEST = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
 # nft itself takes 128 bytes, the closing zero among them.
 COMMENT_LIMIT = 120
+
+
+def additions(commands: Iterable[Command]) -> Iterator[tuple[str, Expr]]:
+    """What `commands` add, in their order: the kind of each thing, and what it is."""
+    for command in commands:
+        added = command.get("add")
+        if isinstance(added, Mapping):
+            ((kind, body),) = added.items()
+            if isinstance(body, Mapping):
+                yield kind, body
 
 
 def in_gate_table(*commands: Command) -> Commands:

@@ -21,6 +21,7 @@ is there and fails the whole transaction if it is not, so that the gate of anoth
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,6 +36,7 @@ from agent.rules.nft import (
     Commands,
     add_chain,
     add_table,
+    additions,
     delete_table,
     flush_chain,
     in_gate_table,
@@ -89,7 +91,7 @@ def compile_flip(pair: Pair, rules: RuleSet) -> Commands:
 
 def digest(commands: Commands) -> str:
     """Short hash of what `commands` put into the tables, whatever the role."""
-    lasting = [command for command in commands if not _is_passing(command)]
+    lasting = [{"add": {kind: body}} for kind, body in additions(commands) if not is_passing(kind, body)]
     text = json.dumps(lasting, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -99,15 +101,7 @@ def _is_rule(command: Command) -> bool:
     return isinstance(added, dict) and "rule" in added
 
 
-def _is_passing(command: Command) -> bool:
-    """Whether `command` is about the table as such, the role, or the digest itself."""
-    match command:
-        case {"add": {"table": _}} | {"delete": _} | {"flush": _}:
-            return True
-        case {"add": {"chain": {"name": str(name)}}} if name.startswith(DIGEST_PREFIX):
-            return True
-        case {"add": {"chain": dict(body)}}:
-            return is_role_part("chain", body)
-        case {"add": {"rule": dict(body)}}:
-            return is_role_part("rule", body)
-    return False
+def is_passing(kind: str, body: Mapping[str, object]) -> bool:
+    """Whether what is added is a table as such, the role, or the digest itself."""
+    is_digest = kind == "chain" and str(body.get("name")).startswith(DIGEST_PREFIX)
+    return kind == "table" or is_digest or is_role_part(kind, body)
