@@ -73,33 +73,48 @@ class LinkSwitch:
         self._send(_NEW_LINK, [_LINK.pack(0, 0, _index(name), flags, _IFF_UP) for name in names], names)
 
     def block(self, names: Sequence[str]) -> None:
-        """No frame passes these bridge ports any more, and their other ends do not notice. Raises
-        OSError."""
+        """No frame passes these bridge ports any more, and their other ends do not notice. Those that are
+        down or gone pass none anyway. Raises OSError."""
         state = _ATTRIBUTE.pack(_ATTRIBUTE.size + 1, _IFLA_BRPORT_STATE) + bytes([_PORT_DISABLED, 0, 0, 0])
         nested = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(state), _IFLA_PROTINFO | _NESTED) + state
-        bodies = [_LINK.pack(_AF_BRIDGE, 0, _index(name), 0, 0) + nested for name in names]
-        self._send(_SET_LINK, bodies, names)
+        there = [index for name in names if (index := _find_index(name)) is not None]
+        bodies = [_LINK.pack(_AF_BRIDGE, 0, index, 0, 0) + nested for index in there]
+        # the kernel refuses to change a port that is down, and changes the others all the same
+        self._send(_SET_LINK, bodies, names, passed_over=(errno.ENETDOWN, errno.ENODEV))
 
-    def _send(self, kind: int, bodies: Sequence[bytes], names: Sequence[str]) -> None:
+    def _send(
+        self, kind: int, bodies: Sequence[bytes], names: Sequence[str], passed_over: Sequence[int] = ()
+    ) -> None:
+        if not bodies:
+            return
         packet = b"".join(
             _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _ACK, 0, 0) + body for body in bodies
         )
         self._socket.send(packet)
+        refused = 0
         missing = len(bodies)
-        while missing:
+        while missing:  # to the last one, or the next request would take these for its answers
             for answer, body in _messages(self._socket.recv(65536)):
                 if answer == _ERROR:
                     missing -= 1
                     number = -struct.unpack_from("=i", body)[0]
-                    if number:
-                        raise OSError(number, os.strerror(number), ", ".join(names))
+                    refused = refused or (0 if number in passed_over else number)
+        if refused:
+            raise OSError(refused, os.strerror(refused), ", ".join(names))
+
+
+def _find_index(name: str) -> int | None:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
 
 
 def _index(name: str) -> int:
-    try:
-        return socket.if_nametoindex(name)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, name) from error
+    found = _find_index(name)
+    if found is None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
+    return found
 
 
 class AddressWatch:

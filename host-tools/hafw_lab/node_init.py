@@ -151,6 +151,8 @@ class Init:
         self._plan = plan
         self._running = {service.name: Running(service) for service in plan.services}
         self._listen_to_syslog()
+        for argv in plan.setup:  # before the sysctls: one of them lets the node forward
+            run(argv)
         self._write_sysctls(plan)
 
     def _configure(self) -> None:
@@ -158,8 +160,6 @@ class Init:
         # Again, now that the interfaces are here: some of the keys are theirs.
         self._write_sysctls(self._plan)
         run_ip(self._plan.network)
-        for argv in self._plan.setup:
-            run(argv)
 
     def _write_sysctls(self, plan: NodePlan) -> None:
         self._refused = []
@@ -196,20 +196,8 @@ class Init:
             Path(path).unlink(missing_ok=True)
         source, sink = os.pipe()
         target = os.open(service.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        files = [
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, sink, 1),
-            (os.POSIX_SPAWN_DUP2, sink, 2),
-        ]
         try:
-            one.pid = os.posix_spawn(
-                service.argv[0],
-                service.argv,
-                ENVIRONMENT,
-                file_actions=files,
-                setsid=True,
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-            )
+            one.pid = _begin(service, sink)
         finally:
             os.close(sink)
         one.exit_status, one.restart_at = None, None
@@ -298,6 +286,46 @@ class Init:
             "conntrack": int(count.read_text()) if count.exists() else None,
             "refused_sysctls": self._refused,
         }
+
+
+def _begin(service: Service, output: int) -> int:
+    """Its process, as a daemon begins. Raises OSError."""
+    if service.reloads_limits:
+        return _begin_spared(service, output)
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, output, 1),
+        (os.POSIX_SPAWN_DUP2, output, 2),
+    ]
+    return os.posix_spawn(
+        service.argv[0],
+        service.argv,
+        ENVIRONMENT,
+        file_actions=files,
+        setsid=True,
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+    )
+
+
+def _begin_spared(service: Service, output: int) -> int:
+    """The same behind a seccomp filter, which only the process itself can put before it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+            for descriptor in (1, 2):
+                os.dup2(output, descriptor)
+            seccomp.pretend_real_time_limit()
+            os.execve(service.argv[0], service.argv, ENVIRONMENT)
+        except OSError as error:
+            os.write(2, f"{service.argv[0]}: {error}\n".encode())
+        finally:
+            os._exit(127)
+    return pid
 
 
 def _reaped() -> Iterator[tuple[int, int]]:

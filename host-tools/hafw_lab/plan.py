@@ -57,6 +57,8 @@ class Service:
     """Files a killed predecessor leaves behind that would stop the next one from starting."""
     restart: bool = False
     timeout_s: float = 10.0
+    reloads_limits: bool = False
+    """It lowers its limit of real time and raises it again at a reload, which only CAP_SYS_RESOURCE may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class NodePlan:
     copies: tuple[Copy, ...] = ()
     binds: tuple[Bind, ...] = ()
     setup: tuple[tuple[str, ...], ...] = ()
-    """Commands run once at boot, before the services."""
+    """Commands run once at boot, before the node forwards anything or has a network."""
     services: tuple[Service, ...] = ()
     """In the order in which they start."""
     machine: Machine | None = None

@@ -43,8 +43,10 @@ class Powered(ABC):
         see them go."""
         if not self.alive:
             raise NodeDownError(self.plan.name)
-        self._switch.block([cable.fabric for cable in self.plan.cables])
-        self.kill()
+        try:
+            self._switch.block([cable.fabric for cable in self.plan.cables])
+        finally:  # a node that is cut off and still runs would come back into the lab as it was
+            self.kill()
 
     @abstractmethod
     async def shut_down(self) -> None:

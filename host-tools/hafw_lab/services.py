@@ -38,6 +38,8 @@ PYTHONPATH=/usr/share/hafw-agent exec /usr/bin/python3 -P -m agent "$@"
 _BUS_CONFIG = "/etc/dbus-1/hafw-lab.conf"
 _STOCK_HOOK = "/etc/conntrackd/primary-backup.sh"
 _NFT_FILE = "/etc/nftables.conf"
+_BOOT_FILE = "/usr/share/hafw-agent/boot.nft"
+"""What hafw-boot.service loads on a firewall: nothing is forwarded before the agent has loaded its rules."""
 _KEEPALIVED_POLICIES = (
     "/usr/share/dbus-1/system.d/org.keepalived.Vrrp1.conf",
     "/etc/dbus-1/system.d/org.keepalived.Vrrp1.conf",
@@ -139,7 +141,7 @@ def _add_firewall(plan: NodePlan, options: LabOptions, pair: Pair, text: str, pr
         copies=tuple(_copies(options.agent)),
         binds=(Bind(str(AGENT_CODE), "/usr/share/hafw-agent/agent"),),
         sysctls=tuple(_sysctls(pair, plan.name, options)),
-        setup=(("nft", "-f", _NFT_FILE),) if stock else (),
+        setup=(("nft", "-f", _NFT_FILE if stock else _BOOT_FILE),),
         services=tuple(_services(options)),
     )
 
@@ -153,6 +155,8 @@ def _sysctls(pair: Pair, node: str, options: LabOptions) -> Iterator[Sysctl]:
 
 def _copies(agent: AgentKind) -> Iterator[Copy]:
     yield Copy(str(AGENT_CODE / "notify/hook.py"), str(_PATHS.hook), 0o755)
+    if agent is AgentKind.HAFW:
+        yield Copy(str(_find_boot_policy()), _BOOT_FILE)
     if KEEPALIVED_BUILD.exists():
         yield Copy(str(KEEPALIVED_BUILD), str(KEEPALIVED_BUILD))
     if agent in (AgentKind.STOCK, AgentKind.STOCK_DROP):
@@ -160,6 +164,12 @@ def _copies(agent: AgentKind) -> Iterator[Copy]:
             hint = "dpkg may be told to leave documentation out (path-exclude); reinstall conntrackd with it"
             raise LabError(f"Debian's script {STOCK_SCRIPT} is not there", hint)
         yield Copy(str(STOCK_SCRIPT), _STOCK_HOOK, 0o755)
+
+
+def _find_boot_policy() -> Path:
+    """Of the checkout or of the installed package, as AGENT_CODE is."""
+    checkout = AGENT_CODE.parent / "systemd/boot.nft"
+    return checkout if checkout.exists() else AGENT_CODE.parent / "boot.nft"
 
 
 def _services(options: LabOptions) -> Iterator[Service]:
@@ -199,6 +209,7 @@ def _services(options: LabOptions) -> Iterator[Service]:
         ready_file=str(_PATHS.vrrp_pid),
         stale=(str(_PATHS.keepalived_pid), str(_PATHS.vrrp_pid)),
         restart=options.restart,
+        reloads_limits=True,
     )
 
 

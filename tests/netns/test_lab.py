@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.paths import Paths
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.lab import POWER, AgentKind, Fault, Lab, LabOptions
 
@@ -129,6 +131,89 @@ def test_a_blocked_port_keeps_its_carrier() -> None:
     argv = ["unshare", *user, "--net", "--mount", "sh", "-c", script, BLOCK]
     done = subprocess.run(argv, env=ENVIRONMENT, capture_output=True, text=True, timeout=20)
     assert (done.stdout.split(), done.stderr) == (["2", "1"], "")
+
+
+BLOCK_ONE_THAT_IS_DOWN = (
+    BLOCK.partition("LinkSwitch()")[0]
+    + """
+switch = LinkSwitch()
+switch.set(["a0"], up=False)
+switch.block(["a0", "b0", "gone"])
+print(run(["bridge", "link", "show", "dev", "b0"]).count("state disabled"))
+try:
+    switch.set(["a0", "b0", "gone"], up=True)
+except OSError as error:
+    print(error.filename)
+switch.set(["a0"], up=True)
+print(run(["ip", "-brief", "link", "show", "a0"]).split()[1])
+"""
+)
+
+
+def test_a_link_that_is_down_does_not_keep_the_others_from_being_blocked() -> None:
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    argv = ["unshare", *user, "--net", "/usr/bin/python3", "-c", BLOCK_ONE_THAT_IS_DOWN]
+    done = subprocess.run(argv, env=ENVIRONMENT, capture_output=True, text=True, timeout=20)
+    assert (done.stdout.split(), done.stderr) == (["1", "gone", "UP"], "")
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        ("link:eth2", "power"),
+        ("power", "link:eth2"),
+        ("link:eth0", "link:eth1", "link:eth2", "shutdown"),
+        ("keepalived", "link:eth0", "bus", "conntrackd"),
+        ("link:eth1", "keepalived-stop", "power"),
+    ],
+)
+def test_faults_add_up_in_any_order_and_heal_undoes_them_all(faults: tuple[str, ...]) -> None:
+    with Lab.start(OPTIONS) as lab:
+        for fault in faults:
+            lab.fail("fw-1", Fault.parse(fault))
+        if {"power", "shutdown"} & set(faults):
+            assert not lab.status().node("fw-1").alive
+            lab.wait_primary("fw-2", 10)
+        lab.heal("fw-1")
+        first = lab.wait_settled(10)
+        assert all(lab.status().node("fw-1").links.values())
+        lab.fail(first, POWER)
+        lab.wait_primary("fw-2" if first == "fw-1" else "fw-1", 10)
+        assert reaches(lab)
+
+
+COUNT = """
+table inet seen { chain input { type filter hook input priority 0; ip saddr 192.168.2.10 counter; } }
+"""
+
+
+def test_a_node_forwards_nothing_between_its_power_and_its_rules() -> None:
+    """The client sends by the address of the one that boots, and nobody has translated what arrives."""
+    with Lab.start(LabOptions()) as lab:
+        client, server = lab.node("client"), lab.node("omarine")
+        lab.fail("fw-1", POWER)
+        lab.wait_primary("fw-2", 10)
+        server.run(["nft", "-f", "-"], input=COUNT)
+        client.run(["ip", "route", "replace", SERVER, "via", "192.168.2.1"])
+        with client.popen(["ping", "-q", "-i", "0.002", SERVER], stdout=subprocess.DEVNULL) as ping:
+            lab.heal("fw-1")
+            lab.wait_settled(20)
+            ping.terminate()
+        assert "packets 0 bytes 0" in server.run(["nft", "list", "table", "inet", "seen"]).stdout
+        client.run(["ip", "route", "replace", SERVER, "via", "192.168.2.100"])
+        assert reaches(lab)
+
+
+def test_a_reload_leaves_keepalived_the_time_to_live() -> None:
+    """It sets its limit of real time to nothing and up again, which not every root may do."""
+    with Lab.start(OPTIONS) as lab:
+        node = lab.node("fw-1")
+        node.signal_service("keepalived", signal.SIGHUP)
+        node.run(["sh", "-c", "until grep -q 'Reload complete' /var/log/keepalived.log; do :; done"])
+        vrrp = node.read_text(Paths().vrrp_pid).strip()
+        limits = node.read_text(f"/proc/{vrrp}/limits").splitlines()
+        (limit,) = (line.split()[3:5] for line in limits if line.startswith("Max realtime timeout"))
+        assert "0" not in limit
 
 
 def test_power_and_heal() -> None:
