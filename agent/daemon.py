@@ -19,7 +19,8 @@ from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
 from agent.adapters.nftables import RulesState
 from agent.adapters.service import ServiceManager, find_notice_socket
-from agent.core.events import Condition, ConditionSeen, Reloaded, Started
+from agent.core.conditions import Condition
+from agent.core.events import ConditionSeen, Reloaded, Started
 from agent.core.plan import Settings
 from agent.core.roles import RuleSet
 from agent.core.state import State

@@ -58,6 +58,14 @@ class ToolError(HafwError):
         self.retryable = retryable
 
 
+class MissingToolError(ToolError):
+    """It cannot be started at all."""
+
+
+class SilentError(ToolError):
+    """It did not answer within its limit; what it was asked for may still be done later."""
+
+
 class OvertakenError(HafwError):
     """What was looked at has been changed by this process meanwhile, so that the look says nothing. Whoever
     made the change looks again."""

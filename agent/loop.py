@@ -26,13 +26,15 @@ from agent.core.actions import (
     Reread,
     SendBulk,
     SetTimer,
+    StatesIn,
     SwitchRules,
     Timer,
 )
+from agent.core.conditions import Condition
 from agent.core.events import (
     ActionDone,
     ActionFailed,
-    Condition,
+    Answer,
     ConditionSeen,
     Event,
     RoleSeen,
@@ -43,7 +45,14 @@ from agent.core.machine import Step, step
 from agent.core.plan import Settings
 from agent.core.roles import Role, rules_of
 from agent.core.state import Notice, State
-from agent.errors import HafwError, OvertakenError, ToolError
+from agent.errors import (
+    HafwError,
+    MissingToolError,
+    OvertakenError,
+    SilentError,
+    ToolError,
+    UnavailableError,
+)
 from agent.hands import Hands
 from agent.records import Kind, Record
 
@@ -253,9 +262,8 @@ class Loop:
             event = ActionDone(now, action, outcome)
         else:
             self._record_step(transition, action, begun, now, "failed", f"{action.describe()}: {error}")
-            event = ActionFailed(
-                now, action, error.message, isinstance(error, ToolError) and error.retryable
-            )
+            retryable = isinstance(error, ToolError) and error.retryable
+            event = ActionFailed(now, action, error.message, retryable, answer_of(error))
         if error is None and isinstance(action, LoadRules | SwitchRules):
             self._close_transition(action, now)
         self.meet(event)
@@ -324,6 +332,8 @@ class Loop:
         commit = outcome if isinstance(outcome, Committed) else None
         if commit is not None:
             message += f": {commit.committed} of {commit.expected} (says the {commit.evidence})"
+        if isinstance(outcome, StatesIn):
+            message += f": {outcome.states}" if outcome.peer_heard else ": nothing came from the peer"
         if isinstance(outcome, Reread):
             message += f": {outcome.after} of the kernel's {outcome.kernel}, {outcome.before} before"
         record = Record(
@@ -356,6 +366,13 @@ def budget_s(action: Action) -> float:
     """After this time a step has not only failed: what should have ended it hangs."""
     asked_s = action.timeout_s if isinstance(action, CommitStates | AwaitStates) else 0.0
     return LONGEST_STEP_S + asked_s
+
+
+def answer_of(error: HafwError) -> Answer:
+    """What a failed question says of whom it was asked."""
+    if isinstance(error, UnavailableError | MissingToolError):
+        return Answer.UNREACHABLE
+    return Answer.NONE if isinstance(error, SilentError) else Answer.REFUSED
 
 
 MOST_STEPS = 50

@@ -22,17 +22,18 @@ from agent.adapters.notices import Notice, NoticeSocket
 from agent.adapters.rules_watch import RulesWatch
 from agent.adapters.vrrp_process import VrrpProcess
 from agent.core.assess import Facts, VrrpState, assess, contradictions
+from agent.core.conditions import Condition
 from agent.core.events import (
-    Condition,
+    Answer,
     ConditionSeen,
+    ConntrackdAsked,
     ConntrackdCame,
-    ConntrackdWent,
     RoleSeen,
     StatesCounted,
 )
 from agent.core.roles import Role
 from agent.errors import HafwError, UnavailableError
-from agent.loop import Loop
+from agent.loop import Loop, answer_of
 from agent.pair import Pair
 from agent.paths import Paths
 from agent.records import Kind, Record
@@ -242,17 +243,19 @@ class Observer:
         counted = _count_kernel()
         try:
             statistics = await self._conntrackd.statistics()
-        except HafwError:
+        except HafwError as error:
             self._conntrackd_seen = None
-            self._loop.post(ConntrackdWent(time.monotonic_ns()))
+            self._loop.post(ConntrackdAsked(time.monotonic_ns(), answer_of(error), error.message))
             return
         identity = self._conntrackd.socket_identity()
         if identity != self._conntrackd_seen and identity is not None:
-            first = self._conntrackd_seen is None and Condition.CONNTRACKD not in self._loop.state.unwell
+            unheard = _UNHEARD & self._loop.state.problems.keys()
+            first = self._conntrackd_seen is None and not unheard
             self._conntrackd_seen = identity
             self._trouble = None
             if not first:
                 self._loop.post(ConntrackdCame(time.monotonic_ns()))
+        self._loop.post(ConntrackdAsked(time.monotonic_ns(), Answer.WELL))
         self._check_replication(statistics)
         if counted is not None:
             self._loop.post(StatesCounted(*counted, statistics.internal))
@@ -275,6 +278,7 @@ class Observer:
 
 
 MOST_REASONS = 100
+_UNHEARD = {Condition.CONNTRACKD, Condition.CONNTRACKD_SILENT, Condition.CONNTRACKD_UNCLEAR}
 
 
 def _count_kernel() -> tuple[int, int] | None:

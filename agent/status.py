@@ -6,6 +6,7 @@ from typing import Any
 
 from agent.adapters.conntrackd import Conntrackd, kernel_states
 from agent.adapters.nftables import RulesState
+from agent.core.conditions import severity_of
 from agent.core.roles import Role, RuleSet, rules_of
 from agent.core.state import Phase
 from agent.errors import HafwError, OvertakenError
@@ -45,6 +46,7 @@ async def describe(
         "phase": state.phase.value,
         "gate": "open" if state.phase is Phase.SERVING else "closed",
         "unwell": sorted(condition.value for condition in state.unwell),
+        "problems": {condition.value: text for condition, text in state.problems.items()},
         "keepalived": _describe_keepalived(observer),
         "rules": rules,
         "states": states,
@@ -131,7 +133,8 @@ def exit_status(values: Values) -> int:
         values["role"] == Role.PRIMARY.value and values["gate"] == "closed"
     ):
         return 2
-    return 1 if values["unwell"] or values["role"] in (Role.FAULT.value, Role.STOPPED.value) else 0
+    out = values["role"] in (Role.FAULT.value, Role.STOPPED.value)
+    return max((int(severity_of(name)) for name in values["unwell"]), default=int(out))
 
 
 def to_text(values: Values) -> str:
@@ -144,6 +147,7 @@ def to_text(values: Values) -> str:
         f"{values['node']} of pair {values['pair']}: {values['role']} for {values['role_seconds']:g} s, "
         f"gate {values['gate']}",
         f"  unwell      {unwell}",
+        *(f"              {name}: {text}" for name, text in sorted(values.get("problems", {}).items())),
         f"  keepalived  {alive}, virtual addresses here: {addresses}",
         f"  bus         {keepalived['bus']} {' '.join(keepalived['bus_states'])}".rstrip(),
         f"  rules       {_rules_text(rules)}",

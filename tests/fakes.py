@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from agent.core.actions import Committed, Reread, Sent, StatesIn
 from agent.core.roles import RuleSet
-from agent.errors import OvertakenError, ToolError
+from agent.errors import OvertakenError, SilentError, ToolError
 from agent.hands import Verified
 from agent.records import Kind, Record
 
@@ -107,7 +107,7 @@ class FakeHost:
             if name in self.buggy:
                 raise ValueError(f"a bug in {name}")
             if name in self.failing:
-                raise ToolError(("conntrackd",), f"{name} gave no answer", retryable=True)
+                raise SilentError(("conntrackd",), f"{name} gave no answer", retryable=True)
             self.done.append(name)
             yield
         finally:

@@ -13,7 +13,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from dataclasses import dataclass
 
-from agent.errors import ToolError
+from agent.errors import MissingToolError, SilentError, ToolError
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "LANG": "C"}
 MOST_OUTPUT = 1 << 20
@@ -36,8 +36,9 @@ def use_pidfd_children() -> None:
 async def run(argv: tuple[str, ...], *, timeout_s: float) -> Finished:
     """Run `argv` and return what it printed. Cancelling kills the program and whatever it has started.
 
-    Raises ToolError when it cannot be started, takes longer than `timeout_s` (retryable) or prints more than
-    MOST_OUTPUT bytes. A non-zero exit status is the caller's to judge.
+    Raises MissingToolError when it cannot be started, SilentError (retryable) when it takes longer than
+    `timeout_s`, ToolError when it prints more than MOST_OUTPUT bytes. A non-zero exit status is the caller's
+    to judge.
     """
     running = asyncio.get_running_loop()
     try:
@@ -52,13 +53,13 @@ async def run(argv: tuple[str, ...], *, timeout_s: float) -> Finished:
             start_new_session=True,
         )
     except OSError as error:
-        raise ToolError(argv, f"cannot start {argv[0]}: {error.strerror}") from error
+        raise MissingToolError(argv, f"cannot start {argv[0]}: {error.strerror}") from error
     try:
         async with asyncio.timeout(timeout_s):
             whole = await output.ended
     except TimeoutError as error:
         message = f"{' '.join(argv)} gave no answer within {round(timeout_s, 1):g} s"
-        raise ToolError(argv, message, retryable=True) from error
+        raise SilentError(argv, message, retryable=True) from error
     finally:
         await _end(transport, output)
     if not whole:

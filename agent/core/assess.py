@@ -7,7 +7,7 @@ keepalived is alive that keeps them. Its D-Bus state and its last notice only te
 from dataclasses import dataclass
 from enum import Enum
 
-from agent.core.events import Condition
+from agent.core.conditions import Condition
 from agent.core.roles import Role
 
 

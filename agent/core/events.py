@@ -5,23 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agent.core.actions import Action, Outcome, Timer
+from agent.core.conditions import Condition
 from agent.core.roles import Role, RuleSet
-
-
-class Condition(Enum):
-    """Things that are well or not well for a while. A change is recorded once, whichever way it goes."""
-
-    KEEPALIVED = "keepalived"
-    BUS = "bus"
-    CONNTRACKD = "conntrackd"
-    RULES = "rules"
-    STATES = "states"
-    REPLICATION = "replication"
-    LOST_EVENTS = "lost-events"
-    """conntrackd had not heard of some of its own kernel's states."""
-    ORPHANED_ADDRESS = "orphaned-address"
-    CONTRADICTION = "contradiction"
-    CONFIGURATION = "configuration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +39,33 @@ class RulesChanged:
 
 @dataclass(frozen=True, slots=True)
 class ConditionSeen:
+    """What the observation of `condition` has found; posted after every look, whether well or not."""
+
     at_ns: int
     condition: Condition
     well: bool
     text: str
 
 
+class Answer(Enum):
+    """What became of a question to conntrackd."""
+
+    WELL = "well"
+    REFUSED = "refused"
+    """It answers, and did not do what it was asked for."""
+    UNREACHABLE = "unreachable"
+    """Nobody listens on its socket, or its command cannot be started."""
+    NONE = "none"
+    """None came in time. The question may still be waiting in its socket, and be carried out later."""
+
+
 @dataclass(frozen=True, slots=True)
-class ConntrackdWent:
-    """Nobody listens on conntrackd's socket."""
+class ConntrackdAsked:
+    """The statistics were asked for at a poll; REFUSED: what came cannot be understood."""
 
     at_ns: int
+    answer: Answer
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class ActionFailed:
     action: Action
     reason: str
     retryable: bool = False
+    answer: Answer = Answer.REFUSED
 
 
 Event = (
@@ -119,7 +121,7 @@ Event = (
     | RoleSeen
     | RulesChanged
     | ConditionSeen
-    | ConntrackdWent
+    | ConntrackdAsked
     | ConntrackdCame
     | StatesCounted
     | TimerFired

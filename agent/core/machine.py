@@ -38,13 +38,14 @@ from agent.core.actions import (
     Timer,
     VerifyRules,
 )
+from agent.core.conditions import Condition
 from agent.core.coverage import wants_reread
 from agent.core.events import (
     ActionDone,
     ActionFailed,
-    Condition,
+    Answer,
+    ConntrackdAsked,
     ConntrackdCame,
-    ConntrackdWent,
     Event,
     Reloaded,
     RoleSeen,
@@ -55,7 +56,7 @@ from agent.core.events import (
 )
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet, rules_of
-from agent.core.state import Notice, Phase, State, learn
+from agent.core.state import Notice, Phase, State, learn, note
 from agent.pair import AfterLimit
 
 MOST_COMMITS = 2
@@ -166,8 +167,8 @@ def step(settings: Settings, state: State, event: Event) -> Step:
         return Step(learned, None, notices)
     phase, make = TRANSITIONS[state.phase, kind]
     if make is Make.LIMIT:
-        learned = replace(learned, unwell=learned.unwell | {Condition.STATES})
-        notices = (*notices, Notice(Condition.STATES, False, _limit_text(settings, state, event)))
+        learned, more = note(learned, Condition.STATES, False, _limit_text(settings, state, event))
+        notices = (*notices, *more)
         phase, make = _after_limit(settings)
     if kind in (Kind.PROMOTED, Kind.RESUMED):
         resumed = kind is Kind.RESUMED
@@ -260,8 +261,8 @@ def _classify(settings: Settings, state: State, learned: State, event: Event) ->
             return _classify_role(state, event.role)
         case RulesChanged() | Reloaded():
             return Kind.RULES_CHANGED
-        case ConntrackdWent():
-            return Kind.CONNTRACKD_WENT
+        case ConntrackdAsked():
+            return None if event.answer is Answer.WELL else Kind.CONNTRACKD_WENT
         case ConntrackdCame():
             return Kind.CONNTRACKD_CAME
         case StatesCounted():

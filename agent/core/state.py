@@ -1,11 +1,11 @@
 """What the machine remembers, and what every event teaches it whatever the phase."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from agent.core.actions import (
     Action,
-    AwaitStates,
     CommitStates,
     Committed,
     FlushCaches,
@@ -18,18 +18,18 @@ from agent.core.actions import (
     SetReadiness,
     SetTimer,
     ShortenTimers,
-    StatesIn,
     SwitchRules,
     VerifyRules,
 )
+from agent.core.conditions import CONDITIONS, Condition
 from agent.core.coverage import Coverage, judge, read_again
 from agent.core.events import (
     ActionDone,
     ActionFailed,
-    Condition,
+    Answer,
     ConditionSeen,
+    ConntrackdAsked,
     ConntrackdCame,
-    ConntrackdWent,
     Event,
     Reloaded,
     RoleSeen,
@@ -55,8 +55,8 @@ class State:
 
     `resumed`: the gate was open when this run of the agent began. `flushed`: nothing of a commit is left in
     the external cache. `states`: how many went out with the last bulk. `ready`: what keepalived was told of
-    the states. `unwell`: conditions that are not well now. `reading`: conntrackd reads the kernel's table,
-    or is about to, and sends all of it after that.
+    the states. `problems`: conditions that are not well now, with the newest words for each. `reading`:
+    conntrackd reads the kernel's table, or is about to, and sends all of it after that.
     """
 
     phase: Phase = Phase.START
@@ -68,10 +68,14 @@ class State:
     resumed: bool = False
     flushed: bool = True
     states: int = 0
-    unwell: frozenset[Condition] = frozenset()
+    problems: Mapping[Condition, str] = field(default_factory=dict)
     ready: bool | None = None
     coverage: Coverage = field(default_factory=Coverage)
     reading: bool = False
+
+    @property
+    def unwell(self) -> frozenset[Condition]:
+        return frozenset(self.problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +100,10 @@ def learn(state: State, event: Event) -> tuple[State, tuple[Notice, ...]]:
             return replace(state, whole=False), ()
         case ConditionSeen():
             return note(state, event.condition, event.well, event.text)
-        case ConntrackdWent():
-            return note(
-                state, Condition.CONNTRACKD, False, "conntrackd is not running; states are not replicated"
-            )
+        case ConntrackdAsked():
+            return note_all(state, _of_answer(None, event.answer, event.text))
         case ConntrackdCame():
-            return note(replace(state, coverage=Coverage()), *_ANSWERS)
+            return replace(state, coverage=Coverage()), ()
         case StatesCounted():
             return _learn_count(state, event)
         case ActionDone():
@@ -127,22 +129,29 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Notice, .
             )
         case SwitchRules(rules=rules):
             return replace(state, loaded=rules), ()
+        case SetReadiness(ready=ready):
+            return replace(state, ready=ready), ()
+        case VerifyRules() | SetTimer():
+            return state, ()
+        case _:
+            answered, notices = note_all(state, _of_answer(event.action, Answer.WELL, ""))
+            learned, more = _learn_outcome(answered, event)
+            return learned, (*notices, *more)
+
+
+def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[Notice, ...]]:
+    """What conntrackd has done, beyond that it answered."""
+    match event.action:
         case FlushCaches():
-            return note(replace(state, flushed=True), *_ANSWERS)
+            flushed = replace(state, flushed=True)
+            return note(flushed, Condition.FLUSH, True, "conntrackd has emptied its caches")
         case CommitStates() if isinstance(event.outcome, Committed):
             learned = replace(state, commits=state.commits + (0 if event.outcome.skipped else 1))
             return note(learned, Condition.STATES, event.outcome.complete, _commit_text(event.outcome))
         case ResyncKernel() if isinstance(event.outcome, Reread):
             return _learn_reread(state, event.at_ns, event.outcome)
-        case RequestResync() | ShortenTimers():
-            return note(state, *_ANSWERS)
-        case SendBulk():
-            states = event.outcome.states if isinstance(event.outcome, Sent) else state.states
-            return note(replace(state, states=states), *_ANSWERS)
-        case SetReadiness(ready=ready):
-            return replace(state, ready=ready), ()
-        case AwaitStates() if isinstance(event.outcome, StatesIn) and event.outcome.peer_heard:
-            return note(state, Condition.STATES, True, f"the peer's states are in ({event.outcome.states})")
+        case SendBulk() if isinstance(event.outcome, Sent):
+            return replace(state, states=event.outcome.states), ()
         case _:
             return state, ()
 
@@ -151,8 +160,10 @@ def _learn_role(state: State, role: Role) -> tuple[State, tuple[Notice, ...]]:
     """Who is not primary has the peer's states in its kernel, which its own conntrackd does not count."""
     if role is state.role:
         return state, ()
+    over = [condition for condition in state.problems if CONDITIONS[condition].of_role]
+    text = f"over with the role: this node is {role.value} now"
     changed = replace(state, role=role, coverage=Coverage())
-    return note(changed, Condition.LOST_EVENTS, True, "conntrackd's states are counted anew in the new role")
+    return note_all(changed, [(condition, True, text) for condition in over])
 
 
 def _learn_count(state: State, event: StatesCounted) -> tuple[State, tuple[Notice, ...]]:
@@ -164,18 +175,39 @@ def _learn_count(state: State, event: StatesCounted) -> tuple[State, tuple[Notic
 
 def _learn_reread(state: State, at_ns: int, outcome: Reread) -> tuple[State, tuple[Notice, ...]]:
     coverage, lost = read_again(state.coverage, at_ns, outcome)
-    answers, notices = note(replace(state, coverage=coverage), *_ANSWERS)
     if not lost:
-        return answers, notices
+        return replace(state, coverage=coverage), ()
     text = (
         f"conntrackd had not heard of {lost} of this kernel's {outcome.kernel} states (a burst was larger "
         "than its buffer); it has read them now and sends them to the peer"
     )
-    unwell, more = note(answers, Condition.LOST_EVENTS, False, text)
-    return unwell, (*notices, *more)
+    return note(replace(state, coverage=coverage), Condition.LOST_EVENTS, False, text)
 
 
-_ANSWERS = (Condition.CONNTRACKD, True, "conntrackd answers again")
+Verdict = tuple[Condition, bool, str]
+"""What an observation says of a condition: whether it is well, and the words for it."""
+
+
+def _of_answer(asked: Action | None, answer: Answer, text: str) -> tuple[Verdict, ...]:
+    """What an answer, or that none came, says of conntrackd itself. `asked`: None at a poll."""
+    reached, spoke = answer is not Answer.UNREACHABLE, answer is not Answer.NONE
+    verdicts: tuple[Verdict, ...] = (
+        (
+            Condition.CONNTRACKD,
+            reached,
+            "conntrackd can be asked again" if reached else f"{text}; states are not replicated",
+        ),
+        (
+            Condition.CONNTRACKD_SILENT,
+            spoke,
+            "conntrackd answers again" if spoke else f"{text}; it runs and hangs, or is busy for too long",
+        ),
+    )
+    if not reached or not spoke or isinstance(asked, FlushCaches | ShortenTimers | RequestResync):
+        return verdicts  # nothing was read that could be clear or not
+    clear = answer is Answer.WELL
+    words = "conntrackd's words can be understood again" if clear else text
+    return (*verdicts, (Condition.CONNTRACKD_UNCLEAR, clear, words))
 
 
 def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Notice, ...]]:
@@ -186,14 +218,17 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Notic
         case SetReadiness() | SetTimer():
             return state, ()
         case _:
-            return note(state, Condition.CONNTRACKD, False, event.reason)
+            verdicts = _of_answer(event.action, event.answer, event.reason)
+            if isinstance(event.action, FlushCaches) and event.answer is Answer.REFUSED:
+                verdicts = (*verdicts, (Condition.FLUSH, False, event.reason))
+            return note_all(state, verdicts)
 
 
 def _commit_text(outcome: Committed) -> str:
     if outcome.skipped:
         return "conntrackd skipped the commit because another one runs"
     if outcome.complete:
-        return f"all {outcome.committed} states are in the kernel"
+        return f"all {outcome.committed} states that conntrackd had are in the kernel"
     return (
         f"only {outcome.committed} of {outcome.expected} states came into the kernel "
         f"({outcome.failed} refused); "
@@ -202,8 +237,20 @@ def _commit_text(outcome: Committed) -> str:
 
 
 def note(state: State, condition: Condition, well: bool, text: str) -> tuple[State, tuple[Notice, ...]]:
-    """Said once when it turns bad and once when it is well again."""
-    if well == (condition not in state.unwell):
+    """Said once when it turns bad and once when it is well again; `problems` has the newest words."""
+    before = condition not in state.problems
+    if well and before:
         return state, ()
-    unwell = state.unwell - {condition} if well else state.unwell | {condition}
-    return replace(state, unwell=unwell), (Notice(condition, well, text),)
+    problems = {known: words for known, words in state.problems.items() if known is not condition}
+    if not well:
+        problems[condition] = text
+    said = (Notice(condition, well, text),) if well != before else ()
+    return replace(state, problems=problems), said
+
+
+def note_all(state: State, verdicts: Iterable[Verdict]) -> tuple[State, tuple[Notice, ...]]:
+    notices: list[Notice] = []
+    for verdict in verdicts:
+        state, said = note(state, *verdict)
+        notices += said
+    return state, tuple(notices)

@@ -226,13 +226,13 @@ def test_a_take_over_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
         done = wait_record(heir, since, 10, event="transition", to="primary", result="done")
     opened_ms = float(str(done["notified_to_open_ms"]))
     assert opened_ms < 500 if direct else 2000 <= opened_ms < 3000
-    alarm = wait_record(heir, since, POLL_S + 10, event="alarm", condition="conntrackd")
+    alarm = wait_record(heir, since, POLL_S + 10, event="alarm", condition="conntrackd-silent")
     assert "gave no answer" in str(alarm["message"]) or direct
     flush_rules(heir)  # nothing waits for conntrackd
     asked = 1 if direct else 2  # by the poll, and in cache mode by the flush that follows the open gate
     until(lambda: questions(heir) <= asked, 0.9, lambda: f"{questions(heir)} questions are left behind")
     back = heir.signal_service("conntrackd", signal.SIGCONT)
-    wait_record(heir, back, POLL_S + 10, event="recovered", condition="conntrackd")
+    wait_record(heir, back, POLL_S + 10, event="recovered", condition="conntrackd-silent")
     heir.write_text(PAIR_FILE, pair_file)
     reload(heir)
     lab.heal(primary)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.events import Condition
+from agent.core.conditions import Condition
 from agent.paths import Paths
 from agent.records import MESSAGE_IDS
 

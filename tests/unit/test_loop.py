@@ -236,7 +236,7 @@ def test_a_failed_step_of_conntrackd_is_recorded_and_the_rest_goes_on(tmp_path: 
         assert failed.step == "FlushCaches"
         assert "gave no answer" in failed.message
         (alarm,) = bench.sink.of(Kind.ALARM)
-        assert alarm.condition == "conntrackd"
+        assert alarm.condition == "conntrackd-silent"
 
     asyncio.run(scenario())
 

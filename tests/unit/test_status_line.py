@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.core.events import Condition
+from agent.core.conditions import Condition
 from agent.core.roles import Role
 from agent.core.state import Phase, State
 from agent.status_line import status_line
@@ -22,7 +22,7 @@ from agent.status_line import status_line
                 phase=Phase.FOLLOWING,
                 role=Role.BACKUP,
                 ready=False,
-                unwell=frozenset({Condition.CONNTRACKD, Condition.BUS}),
+                problems={Condition.CONNTRACKD: "gone", Condition.BUS: "gone"},
             ),
             "backup, gate closed, the peer's states are not in yet, not well: bus, conntrackd",
         ),

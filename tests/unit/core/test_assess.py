@@ -3,7 +3,7 @@
 import pytest
 
 from agent.core.assess import Facts, VrrpState, assess, contradictions
-from agent.core.events import Condition
+from agent.core.conditions import Condition
 from agent.core.roles import Role
 
 VIP = frozenset({"192.168.0.100%eth0"})

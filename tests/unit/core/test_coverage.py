@@ -4,11 +4,11 @@ said."""
 from world import SECOND
 
 from agent.core.actions import Reread, ResyncKernel, SendBulk, SetTimer, Timer
+from agent.core.conditions import Condition
 from agent.core.coverage import MARGIN, NEEDLESS_AGAIN_S
 from agent.core.events import (
     ActionDone,
     ActionFailed,
-    Condition,
     ConntrackdCame,
     Event,
     RoleSeen,

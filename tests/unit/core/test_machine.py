@@ -9,12 +9,13 @@ from world import SECOND, World
 
 from agent.core import machine
 from agent.core.actions import CommitStates, Timer
+from agent.core.conditions import Condition
 from agent.core.events import (
     ActionFailed,
-    Condition,
+    Answer,
     ConditionSeen,
+    ConntrackdAsked,
     ConntrackdCame,
-    ConntrackdWent,
     Event,
     Reloaded,
     RoleSeen,
@@ -55,7 +56,7 @@ EVENTS: dict[str, object] = {
     "stopped": Role.STOPPED,
     "drift": RulesChanged,
     "reload": Reloaded,
-    "conntrackd-went": ConntrackdWent,
+    "conntrackd-went": ConntrackdAsked,
     "conntrackd-came": ConntrackdCame,
     "states-lost": StatesCounted,
     "settle": Timer.SETTLE,
@@ -88,7 +89,9 @@ def _simple(name: str, now: int) -> Event:
         return Reloaded(now)
     if name == "states-lost":
         return StatesCounted(now, kernel=60_000, cached=10)
-    return ConntrackdWent(now) if name == "conntrackd-went" else ConntrackdCame(now)
+    if name == "conntrackd-went":
+        return ConntrackdAsked(now, Answer.UNREACHABLE, "cannot connect")
+    return ConntrackdCame(now)
 
 
 def assert_safe(world: World) -> None:
@@ -249,6 +252,7 @@ def test_dead_conntrackd_does_not_hold_up_a_take_over() -> None:
     world.work()
     assert world.state.phase is Phase.SERVING
     assert {notice.condition for notice in world.notices} == {Condition.CONNTRACKD, Condition.STATES}
+    assert "states are not replicated" in world.state.problems[Condition.CONNTRACKD]
 
 
 def test_same_role_again_changes_nothing() -> None:

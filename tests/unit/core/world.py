@@ -23,7 +23,7 @@ from agent.core.actions import (
     Timer,
     VerifyRules,
 )
-from agent.core.events import ActionDone, ActionFailed, Event, RoleSeen, Started, TimerFired
+from agent.core.events import ActionDone, ActionFailed, Answer, Event, RoleSeen, Started, TimerFired
 from agent.core.machine import step
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
@@ -42,6 +42,8 @@ class World:
     broken: frozenset[str] = frozenset()
     short: bool = False
     skipped: bool = False
+    answer: Answer = Answer.UNREACHABLE
+    """What comes of a question that is broken."""
     state: State = field(default_factory=State)
     plan: deque[Action] = field(default_factory=deque)
     timers: set[Timer] = field(default_factory=set)
@@ -103,7 +105,7 @@ class World:
         self.log.append(name if name not in ("LoadRules", "SwitchRules") else f"{name} {_rules(action)}")
         now = self.tick()
         if name in self.broken:
-            self.meet(ActionFailed(now, action, f"{name} is broken", retryable=False))
+            self.meet(ActionFailed(now, action, f"{name} is broken", False, self.answer))
             return
         self.meet(ActionDone(now, action, self._do(action)))
 

@@ -1,0 +1,94 @@
+"""The table of conditions: what may be not well for a while. Pure.
+
+Every condition is about something that is looked at again and again, its observation. A look that finds it
+begins the condition; the next look of the same kind that does not find it ends it, and nothing else does:
+that conntrackd answers a question does not end what a refused flush began. The one exception says so
+(`of_role`): what was about a role of this node is over with that role.
+
+To add one: a member here, a line in CONDITIONS, a line in systemd/hafw.catalog that says what to do, and an
+event ConditionSeen after every look, whether well or not.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+
+class Condition(Enum):
+    KEEPALIVED = "keepalived"
+    ORPHANED_ADDRESS = "orphaned-address"
+    CONTRADICTION = "contradiction"
+    BUS = "bus"
+    CONNTRACKD = "conntrackd"
+    """Nobody listens on its socket, or it cannot be asked."""
+    CONNTRACKD_SILENT = "conntrackd-silent"
+    """It is there, and a question was not answered in its time."""
+    CONNTRACKD_UNCLEAR = "conntrackd-unclear"
+    """It answers, and what it says cannot be understood."""
+    STATES = "states"
+    """States that were there for a take-over did not come into the kernel, or not in time."""
+    FLUSH = "flush"
+    """conntrackd does not empty its caches, which hold states of a past role."""
+    REPLICATION = "replication"
+    LOST_EVENTS = "lost-events"
+    """conntrackd had not heard of some of its own kernel's states."""
+    RULES = "rules"
+    CONFIGURATION = "configuration"
+
+
+class Observation(Enum):
+    """The kinds of looks."""
+
+    PROCESS = "whether a keepalived is alive"
+    ADDRESSES = "the virtual addresses in the kernel"
+    BUS = "keepalived on the system bus"
+    QUESTION = "a question to conntrackd: whether it is answered"
+    LOSSES = "conntrackd's counters of what it could not do"
+    COMMIT = "conntrackd -c: what came into the kernel"
+    FLUSH = "conntrackd -f: whether it was done"
+    COUNT = "the kernel's states counted against conntrackd's"
+    RULES = "the rules in the kernel, as loaded and read back"
+    RELOAD = "the pair file, at a reload"
+
+
+class Severity(IntEnum):
+    """The exit status of `hafw status`."""
+
+    WARNING = 1
+    CRITICAL = 2
+    """Packets are lost now, or nobody would forward after the next failover."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`of_role`: ends also when this node gets another role."""
+
+    observation: Observation
+    severity: Severity = Severity.WARNING
+    of_role: bool = False
+
+
+C, By, S = Condition, Observation, Severity
+
+CONDITIONS: dict[Condition, Line] = {
+    C.KEEPALIVED: Line(By.PROCESS),
+    C.ORPHANED_ADDRESS: Line(By.ADDRESSES, S.CRITICAL),
+    C.CONTRADICTION: Line(By.ADDRESSES, S.CRITICAL),
+    C.BUS: Line(By.BUS),
+    C.CONNTRACKD: Line(By.QUESTION),
+    C.CONNTRACKD_SILENT: Line(By.QUESTION),
+    C.CONNTRACKD_UNCLEAR: Line(By.QUESTION),
+    C.STATES: Line(By.COMMIT, of_role=True),
+    C.FLUSH: Line(By.FLUSH, of_role=True),
+    C.REPLICATION: Line(By.LOSSES),
+    C.LOST_EVENTS: Line(By.COUNT, of_role=True),
+    C.RULES: Line(By.RULES, S.CRITICAL),
+    C.CONFIGURATION: Line(By.RELOAD),
+}
+
+
+def severity_of(name: str) -> Severity:
+    """Of a condition by its name; one that is not known here (of another version) is a warning."""
+    try:
+        return CONDITIONS[Condition(name)].severity
+    except ValueError:
+        return Severity.WARNING
