@@ -63,7 +63,7 @@ def test_everything_in_systemd_is_installed_by_its_kind(built: Path) -> None:
         inside = path.relative_to(SYSTEMD)
         if path.suffix == ".nft":
             wanted.add(f"/usr/share/hafw-agent/{inside}")
-        elif path.name == "nftables-guard":
+        elif path.name in ("conntrackd-unlock", "nftables-guard"):
             wanted.add(f"/usr/libexec/hafw/{inside}")
         elif inside.parent.suffix == ".d" and path.suffix == ".conf":
             place = "systemd/system/" if inside.parent.name.endswith(".service.d") else ""

@@ -44,6 +44,12 @@ def test_a_line_less_would_be_seen(units: Path, tmp_path: Path) -> None:
     assert exposure(worse).returncode != 0
 
 
+PROGRAMS = (
+    *("usr/sbin/hafw", "usr/sbin/nft", "usr/libexec/hafw/conntrackd-unlock"),
+    *("bin/kill", "bin/sh", "bin/true"),
+)
+
+
 @pytest.fixture
 def image(units: Path, tmp_path: Path) -> Path:
     """A root directory with our units, those of others that they name, and the programs that they start."""
@@ -53,27 +59,29 @@ def image(units: Path, tmp_path: Path) -> Path:
         (unit_dir / path.name).write_text(path.read_text())
     for name in ("nftables", "conntrackd", "keepalived"):
         (unit_dir / f"{name}.service").write_text("[Service]\nExecStart=/bin/true\n")
-    drop_ins = unit_dir / "keepalived.service.d"
-    drop_ins.mkdir()
-    (drop_ins / "hafw.conf").write_text((units / "keepalived.service.d/hafw.conf").read_text())
+    for drop_ins in units.glob("*.service.d"):
+        (unit_dir / drop_ins.name).mkdir()
+        (unit_dir / drop_ins.name / "hafw.conf").write_text((drop_ins / "hafw.conf").read_text())
     for name in os.listdir("/lib/systemd/system"):
         if name.endswith((".target", ".slice", ".socket")) and not (unit_dir / name).exists():
             (unit_dir / name).write_bytes(Path("/lib/systemd/system", name).read_bytes())
-    for program in ("usr/sbin/hafw", "usr/sbin/nft", "bin/kill", "bin/sh", "bin/true"):
+    for program in PROGRAMS:
         (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / program).touch(0o755)
     return tmp_path
 
 
-OURS = ("hafw-agent.service", "hafw-agent.socket", "hafw-boot.service", "keepalived.service")
+OURS = (
+    *("hafw-agent.service", "hafw-agent.socket", "hafw-boot.service"),
+    *("conntrackd.service", "keepalived.service"),
+)
 
 
 def verify(image: Path) -> str:
     """What systemd-analyze finds wrong with our units."""
     done = run("systemd-analyze", "verify", "--man=no", f"--root={image}", *OURS)
-    ours = [
-        line for line in (done.stdout + done.stderr).splitlines() if "hafw" in line or "keepalived" in line
-    ]
+    named = re.compile("hafw|keepalived|conntrackd")
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if named.search(line)]
     return "\n".join(ours) or ("" if done.returncode == 0 else done.stderr)
 
 
@@ -87,11 +95,12 @@ def test_the_units_are_right(image: Path) -> None:
         ("hafw-agent.service", "RestartSecs=1"),
         ("hafw-agent.service", "ExecStartPre=/usr/sbin/not-there"),
         ("hafw-agent.socket", "ListenDatagramm=/run/x"),
+        ("conntrackd.service.d/hafw.conf", "WatchdogSecs=120s"),
     ],
 )
 def test_a_wrong_line_would_be_seen(image: Path, unit: str, line: str) -> None:
     path = image / "usr/lib/systemd/system" / unit
-    section = "[Service]\n" if unit.endswith(".service") else "[Socket]\n"
+    section = "[Socket]\n" if unit.endswith(".socket") else "[Service]\n"
     path.write_text(path.read_text().replace(section, f"{section}{line}\n"))
     assert verify(image) != ""
 
