@@ -5,7 +5,8 @@ Hard facts (keepalived 2.2.7 and 2.3.3):
 * When dbus-daemon restarts, keepalived loses its name, never comes back, and runs on without a word. Only
   its own restart heals that, which is a failover; so it is reported and left alone.
 * Any local user can send a forged VrrpStatusChange straight to us, past every match rule. The bus writes the
-  sender's unique name into each message, so a signal counts only if that is the owner of keepalived's name.
+  sender's unique name into each message, so a signal counts only if that is the owner of keepalived's name:
+  bus_gate.py lets nothing else in.
 * The object path has the interface with every character that is not a letter or digit turned into `_`:
   eth0.1 and eth0_1 collide, which is why paths are made from our own interfaces and never parsed.
 * Where the bus's policy lets somebody else own keepalived's name, he may do so while keepalived is away; the
@@ -18,11 +19,10 @@ Hard facts (keepalived 2.2.7 and 2.3.3):
 import asyncio
 import os
 import re
-import socket
 import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ except ImportError:  # the maintained fork with the same interface, where a dist
     from dbus_fast.aio import MessageBus
     from dbus_fast.errors import AuthError, DBusError
 
+from agent.adapters.bus_gate import BUS, Gate, Sieve
 from agent.core.assess import VrrpState
 from agent.errors import UnavailableError
 from agent.pair import Pair
@@ -48,7 +49,6 @@ INSTANCE = "org.keepalived.Vrrp1.Instance"
 ANSWER_LIMIT_S = 1.0
 RECONNECT_S = 2.0
 MOST_GREETING = 1024
-_BUS = "org.freedesktop.DBus"
 _BUS_PATH = "/org/freedesktop/DBus"
 
 
@@ -97,6 +97,7 @@ class KeepalivedBus:
         self._paths = object_paths(pair)
         self._watch = watch
         self._bus: MessageBus | None = None
+        self._sieve = Sieve(watch.on_refused, self._owner_changed, NAME)
         self._owner = ""
         self._claimant = ""
         """Has keepalived's name, and is not known yet to be keepalived."""
@@ -134,9 +135,13 @@ class KeepalivedBus:
         await asyncio.gather(*(self._read_state(path) for path in self._paths))
 
     async def _stay_connected(self) -> None:
-        _require_listener(self._socket)
+        self._sieve = Sieve(self._watch.on_refused, self._owner_changed, NAME)
+        with closing(Gate(self._socket, self._sieve)) as gate:
+            await self._talk_through(gate)
+
+    async def _talk_through(self, gate: Gate) -> None:
         try:
-            bus = _Connection(bus_address=f"unix:path={self._socket}", bus_type=BusType.SYSTEM)
+            bus = _Connection(bus_address=gate.address, bus_type=BusType.SYSTEM)
         except OSError as error:
             raise UnavailableError("the system bus is not there") from error
         try:
@@ -144,7 +149,7 @@ class KeepalivedBus:
                 await _heard(bus.connect())
             self._bus = bus
             bus.add_message_handler(self._received)
-            await self._add_match(f"type='signal',sender='{_BUS}',member='NameOwnerChanged',arg0='{NAME}'")
+            await self._add_match(f"type='signal',sender='{BUS}',member='NameOwnerChanged',arg0='{NAME}'")
             await self._add_match(f"type='signal',sender='{NAME}',member='VrrpStatusChange'")
             await self._find_owner()
             self._watch.on_change()
@@ -155,19 +160,18 @@ class KeepalivedBus:
     def _lost(self) -> None:
         was = self._bus is not None
         self._bus = None
-        self._owner = self._claimant = ""
-        self._states.clear()
+        self._know("", "")
         for task in self._reading:
             task.cancel()
         if was:
             self._watch.on_change()
 
     async def _add_match(self, rule: str) -> None:
-        await self._call(_BUS, _BUS_PATH, _BUS, "AddMatch", "s", [rule])
+        await self._call(BUS, _BUS_PATH, BUS, "AddMatch", "s", [rule])
 
     async def _find_owner(self) -> None:
         try:
-            body = await self._call(_BUS, _BUS_PATH, _BUS, "GetNameOwner", "s", [NAME])
+            body = await self._call(BUS, _BUS_PATH, BUS, "GetNameOwner", "s", [NAME])
         except UnavailableError:
             return
         if body and isinstance(body[0], str):
@@ -175,20 +179,19 @@ class KeepalivedBus:
 
     async def _adopt(self, owner: str) -> None:
         """keepalived runs as root; nobody else is taken for it."""
-        self._owner, self._claimant = "", owner
-        self._states.clear()
+        self._know("", owner)
         try:
-            body = await self._call(_BUS, _BUS_PATH, _BUS, "GetConnectionUnixUser", "s", [owner])
+            body = await self._call(BUS, _BUS_PATH, BUS, "GetConnectionUnixUser", "s", [owner])
         except UnavailableError:
             return  # gone again
         if owner != self._claimant:
             return
-        self._claimant = ""
+        self._know("", "")
         if body != [0] and body != [os.geteuid()]:
             user = ", ".join(map(str, body))
             self._watch.on_refused(f"somebody on the bus with keepalived's name who is user {user}")
             return
-        self._owner = owner
+        self._know(owner, "")
         for path in self._paths:
             self._start(self._read_state(path))
 
@@ -197,33 +200,29 @@ class KeepalivedBus:
         if self._owner == owner:
             self._watch.on_change()
 
+    def _know(self, owner: str, claimant: str) -> None:
+        """Who speaks for keepalived from now on."""
+        self._owner, self._claimant = owner, claimant
+        self._sieve.admit(owner, claimant)
+        self._states.clear()
+
     def _received(self, message: Message) -> None:
-        """Every message that reaches us. Returns nothing, so the library goes on with it."""
-        if message.message_type is not MessageType.SIGNAL:
-            return
-        if message.member == "NameOwnerChanged" and message.sender == _BUS:
-            self._owner_changed(message.body)
-        elif message.member == "VrrpStatusChange" and message.interface == INSTANCE:
+        """Every message that the gate lets through. Returns nothing, so the library goes on with it."""
+        is_signal = message.message_type is MessageType.SIGNAL
+        if is_signal and message.member == "VrrpStatusChange" and message.interface == INSTANCE:
             self._status_changed(message)
 
-    def _owner_changed(self, body: list[Any]) -> None:
-        if len(body) != 3 or body[0] != NAME or not isinstance(body[2], str):
-            return
+    def _owner_changed(self, owner: str) -> None:
         was_owned = self.owned
-        self._owner = self._claimant = ""
-        self._states.clear()
+        self._know("", owner)
         if was_owned:
             self._watch.on_change()
-        if body[2]:
-            self._claimant = body[2]
-            self._start(self._adopt_newcomer(body[2]))
+        if owner:
+            self._start(self._adopt_newcomer(owner))
 
     def _status_changed(self, message: Message) -> None:
-        if self._claimant and message.sender == self._claimant:
-            return  # all states are read as soon as it is known to be keepalived
-        if not self._owner or message.sender != self._owner:
-            self._watch.on_refused(f"a VrrpStatusChange from {message.sender}, who is not keepalived")
-            return
+        if message.sender != self._owner:
+            return  # he was when it passed the gate
         if message.path not in self._paths:
             return  # an instance of keepalived's that the pair file does not know
         if message.signature != "u":
@@ -284,16 +283,6 @@ class KeepalivedBus:
         if reply is None or reply.message_type is not MessageType.METHOD_RETURN:
             raise UnavailableError(f"the system bus refused {member}")
         return list(reply.body)
-
-
-def _require_listener(path: Path) -> None:
-    """Raises UnavailableError if nobody takes connections at `path`. The libraries would wait for ever at a
-    queue that is full, and leave a descriptor open for each failure."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError as error:
-            raise UnavailableError(f"the system bus is not there: {error.strerror}") from error
 
 
 @asynccontextmanager

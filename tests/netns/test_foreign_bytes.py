@@ -1,0 +1,146 @@
+"""A pair of real daemons whose heir is flooded by a local user: its failover is as fast as without, measured
+in turns in one run, the agent stays small and answers, and says once what it has refused."""
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from dbus_next import Message
+from dbus_next.aio import MessageBus
+
+from agent.adapters import control
+from agent.observer import REFUSED_AGAIN_S
+from agent.pair import SyncMode
+from agent.paths import Paths
+from hafw_lab.lab import Lab, LabOptions
+from hafw_lab.node import Node
+from hafw_lab.scenario import other
+from tests.netns.bus_attack import attack
+from tests.netns.pair_checks import LINK_FAULT, find, mend, records, wait_quiet, wait_record
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif(os.geteuid() != 0, reason="looks into the nodes' processes, which root may"),
+]
+ROUNDS = 3
+SLOWER_MS = 20.0
+MOST_MEMORY_KB = 64 << 10
+Attack = Callable[[Node], AbstractContextManager[object]]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab.start(LabOptions(sync=SyncMode.DIRECT), name="foreign") as started:
+        yield started
+
+
+def outside(node: Node, path: Path) -> Path:
+    """The node's file, from here."""
+    return Path(f"/proc/{node.pid}/root{path}")
+
+
+def agent_pid(node: Node) -> int:
+    """As this process sees it."""
+    inner = node.service_pid("agent")
+    assert inner is not None
+    return inner
+
+
+def agent_status(node: Node) -> dict[str, str]:
+    pid = agent_pid(node)
+    lines = outside(node, Path(f"/proc/{pid}/status")).read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def peak_kb(node: Node) -> int:
+    return int(agent_status(node)["VmHWM"].split()[0])
+
+
+async def find_on_bus(socket_path: Path, pid: int) -> str:
+    """The unique name of the process."""
+    bus = await MessageBus(bus_address=f"unix:path={socket_path}").connect()
+    try:
+        place = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+
+        async def ask(member: str, signature: str = "", *body: str) -> object:
+            destination, path, interface = place
+            reply = await bus.call(
+                Message(
+                    destination=destination,
+                    path=path,
+                    interface=interface,
+                    member=member,
+                    signature=signature,
+                    body=list(body),
+                )
+            )
+            assert reply is not None
+            return reply.body[0]
+
+        names = await ask("ListNames")
+        assert isinstance(names, list)
+        own = {name: await ask("GetConnectionUnixProcessID", "s", name) for name in names if name[0] == ":"}
+        (found,) = (name for name, owner in own.items() if owner == pid and name != bus.unique_name)
+        return str(found)
+    finally:
+        bus.disconnect()
+        await asyncio.gather(bus.wait_for_disconnect(), return_exceptions=True)
+
+
+def bus_attack(kind: str) -> Attack:
+    def begin(node: Node) -> AbstractContextManager[object]:
+        place = outside(node, Paths().system_bus)
+        return attack(node.pid, Paths().system_bus, asyncio.run(find_on_bus(place, agent_pid(node))), kind)
+
+    return begin
+
+
+def take_over(lab: Lab, heir: str) -> float:
+    """From keepalived's notice at the heir to its open gate, in milliseconds, as the agent recorded it; all
+    is well again afterwards, and the other one is primary."""
+    victim = other(lab, heir)
+    moment = lab.fail(victim, LINK_FAULT)
+    done = wait_record(lab.node(heir), moment, 20, event="transition", to="primary", result="done")
+    lab.heal(victim)
+    lab.wait_settled(40)
+    return float(str(done["notified_to_open_ms"]))
+
+
+def answer_s(node: Node) -> float:
+    begun = time.monotonic()
+    assert control.ask_status(outside(node, Paths().control_socket))["role"]
+    return time.monotonic() - begun
+
+
+ATTACKS: dict[str, Attack] = {
+    "signals of 31 MB": bus_attack("large"),
+    "30,000 signatures": bus_attack("signatures"),
+    "deep nesting": bus_attack("deep"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_failover_under_a_flood_is_as_fast_as_without(lab: Lab, name: str) -> None:
+    mend(lab)
+    quiet, flooded, answers = [], [], []
+    victim = other(lab, wait_quiet(lab))
+    node = lab.node(victim)
+    since = time.monotonic_ns()
+    for _ in range(ROUNDS):
+        with ATTACKS[name](node):
+            answers.append(answer_s(node))
+            flooded.append(take_over(lab, victim))
+            answers.append(answer_s(node))
+        quiet.append(take_over(lab, other(lab, victim)))
+    assert statistics.median(flooded) < statistics.median(quiet) + SLOWER_MS, (quiet, flooded)
+    assert statistics.median(answers) < 1, answers
+    assert peak_kb(node) < MOST_MEMORY_KB
+    said = find(records(node, since), event="refused")
+    took_s = (time.monotonic_ns() - since) / 1e9
+    assert 1 <= len(said) <= 1 + took_s / REFUSED_AGAIN_S, "once, and then with the number of times"
+    assert all("who is not keepalived" in str(one["message"]) for one in said)
