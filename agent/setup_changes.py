@@ -39,9 +39,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file that somebody has made by hand, and that stays as it is."""
+    """A file that somebody has made by hand, and that stays as it is; `rendered` is how we would have it."""
 
     path: Path
+    text: str
+    rendered: str
 
 
 def find_changes(
@@ -59,8 +61,8 @@ def find_changes(
         old, new = read_file(target), file.text.encode()
         if old == new:
             continue
-        if file.path in foreign and file.path.name not in replace and _is_hand_made(old, file.path, root):
-            kept.append(Kept(file.path))
+        if old and file.path in foreign and _stays(old, file.path, root, replace):
+            kept.append(Kept(file.path, old.decode(errors="replace"), file.text))
         else:
             changes.append(Change(file.path, target, old, new, file.mode))
     return (*changes, *_leftovers(plan, paths, root)), tuple(kept)
@@ -95,9 +97,9 @@ def is_made_by_hafw(content: bytes) -> bool:
     return content.startswith(MADE_BY_HAFW.encode())
 
 
-def _is_hand_made(content: bytes | None, path: Path, root: Path) -> bool:
-    """Neither empty, nor ours, nor as its Debian package has brought it."""
-    if not content or is_made_by_hafw(content):
+def _stays(content: bytes, path: Path, root: Path, replace: Collection[str]) -> bool:
+    """Made by hand: neither ours, nor as its Debian package has brought it."""
+    if path.name in replace or is_made_by_hafw(content):
         return False
     checksum = hashlib.md5(content, usedforsecurity=False).hexdigest()
     try:

@@ -14,6 +14,14 @@ from agent.pair import Pair
 from agent.paths import Paths
 from agent.setup import plan_setup
 from agent.setup_changes import Change, Kept, diff_of, find_changes
+from agent.setup_hazards import (
+    BOTH_TOGETHER,
+    DROP_OTHERS,
+    Hazards,
+    advice_for_both,
+    find_hazards,
+    refuse_hazards,
+)
 from agent.setup_notes import Argv, kept_notes, live_commands, rival_notes
 from agent.setup_write import start_writing, write_change
 
@@ -57,6 +65,16 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> argparse.
         help="replace this file although it was made by hand (may be given twice)",
     )
     command.add_argument(
+        BOTH_TOGETHER,
+        action="store_true",
+        help="write files that the other node does not understand before it has them, too",
+    )
+    command.add_argument(
+        DROP_OTHERS,
+        action="store_true",
+        help="with --replace keepalived.conf: what else that file does may go",
+    )
+    command.add_argument(
         "--restart", action="store_true", help="make the changes live at once; do so on the backup first"
     )
     command.add_argument("--json", action="store_true", help="with --yes or --dry-run: the outcome as JSON")
@@ -71,6 +89,7 @@ class _Outcome:
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
     commands: tuple[Argv, ...]
+    hazards: Hazards
     written: bool = False
     backups: dict[Path, str] = field(default_factory=dict)
 
@@ -129,8 +148,9 @@ def _run(
     node = find_node(pair, arguments.node)
     plan = plan_setup(pair, node, paths, config.read_files(source))
     changes, kept = find_changes(plan, paths, root, arguments.replace)
-    notes = (*kept_notes(kept, pair, paths), *rival_notes(pair, root))
-    outcome = _Outcome(node, changes, notes, live_commands(changes, paths))
+    hazards = find_hazards(changes, paths)
+    notes = (*hazards.notes(), *kept_notes(kept, pair, node, paths), *rival_notes(pair, root))
+    outcome = _Outcome(node, changes, notes, live_commands(changes, paths), hazards)
     say = _silent if arguments.json else show
     say("".join(f"{diff_of(change)}\n" for change in changes))
     say("".join(f"note: {note}\n\n" for note in notes))
@@ -159,6 +179,12 @@ def _summary(changes: tuple[Change, ...], kept: tuple[Kept, ...], node: str) -> 
 def _settle(arguments: argparse.Namespace, outcome: _Outcome, say: Callable[[str], None]) -> int:
     if arguments.dry_run:
         return 1
+    refuse_hazards(
+        outcome.hazards,
+        both_together=arguments.both_together,
+        drop_others=arguments.drop_others,
+        restart=arguments.restart,
+    )
     if not arguments.yes and not _is_confirmed(outcome, arguments.restart, say):
         say("Nothing was written.\n")
         return 1
@@ -166,7 +192,7 @@ def _settle(arguments: argparse.Namespace, outcome: _Outcome, say: Callable[[str
     if arguments.restart:
         _restart(outcome.commands, say)
     elif arguments.root == Path("/"):
-        say(_advice(outcome.commands))
+        say(_advice(outcome))
     return 0
 
 
@@ -193,8 +219,10 @@ def _write(root: Path, outcome: _Outcome, say: Callable[[str], None]) -> None:
     outcome.written = True
 
 
-def _advice(commands: tuple[Argv, ...]) -> str:
-    lines = "".join(f"    {' '.join(argv)}\n" for argv in commands)
+def _advice(outcome: _Outcome) -> str:
+    if outcome.hazards.vrrp or outcome.hazards.replication:
+        return advice_for_both(outcome.hazards, outcome.commands)
+    lines = "".join(f"    {' '.join(argv)}\n" for argv in outcome.commands)
     return (
         f"\nThese make it live, as root:\n\n{lines}\n"
         "Do all of this on the node that is backup first. When `hafw status` there says that the states\n"

@@ -9,7 +9,9 @@ from agent.pair import Pair
 from agent.paths import Paths
 from agent.render.conntrackd import hook_in as conntrackd_hook_in
 from agent.render.keepalived import hook_in as keepalived_hook_in
+from agent.setup_blocks import NotUnderstoodError
 from agent.setup_changes import Change, Kept
+from agent.setup_foreign import unfit_for_agent
 
 Argv = tuple[str, ...]
 
@@ -39,19 +41,34 @@ def live_commands(changes: Collection[Change], paths: Paths) -> tuple[Argv, ...]
     return (*reload, ("systemctl", "enable", *at_boot), *(("systemctl", "restart", unit) for unit in wanted))
 
 
-def kept_notes(kept: Collection[Kept], pair: Pair, paths: Paths) -> Iterator[str]:
+def kept_notes(kept: Collection[Kept], pair: Pair, node: str, paths: Paths) -> Iterator[str]:
     """What a file that was made by hand needs in it."""
     for file in kept:
         what, lines = (
             ("keepalived", keepalived_hook_in(pair, paths))
             if file.path == paths.keepalived_config
-            else ("conntrackd", conntrackd_hook_in(pair, paths))
+            else ("conntrackd", conntrackd_hook_in(pair, node, paths))
         )
         indented = "\n".join(f"    {line}" if line else "" for line in lines.splitlines())
         yield (
             f"{file.path} was made by hand and stays as it is. Give it these lines:\n\n{indented}\n\n"
-            f"`hafw render {what}` prints a whole file; --replace {file.path.name} puts that in its place."
+            f"{_unfit(file, paths)}`hafw render {what}` prints a whole file;"
+            f" --replace {file.path.name} puts that in its place."
         )
+
+
+def _unfit(file: Kept, paths: Paths) -> str:
+    try:
+        found = unfit_for_agent(file.path.name, file.text, file.rendered, str(paths.hook))
+    except NotUnderstoodError as error:
+        return (
+            f"What else is in it cannot be judged: {error}. There must be nothing else in it that acts at a"
+            f" failover, and it has to say what `hafw render` prints.\n\n"
+        )
+    if not found:
+        return ""
+    listed = "\n".join(f"    {line}" for line in found)
+    return f"And what is in it does not do for a pair with the agent:\n\n{listed}\n\n"
 
 
 def rival_notes(pair: Pair, root: Path) -> Iterator[str]:

@@ -28,6 +28,8 @@ NETLINK_BUFFER_MAX = 67_108_864
 SOCKET_BUFFER = 8_388_608
 # longer than the two hours after which TCP asks an idle peer: a connection that lives shows itself in time
 COMMIT_TIMEOUT_S = 10_800
+PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP", "IPv6-ICMP")
+"""Whose states go to the peer."""
 
 
 def render(pair: Pair, node: str, paths: Paths, *, privileged: bool = True) -> str:
@@ -39,10 +41,10 @@ def render(pair: Pair, node: str, paths: Paths, *, privileged: bool = True) -> s
     )
 
 
-def hook_in(pair: Pair, paths: Paths) -> str:
-    """The lines that a conntrackd.conf made by hand needs for the agent."""
+def hook_in(pair: Pair, node: str, paths: Paths) -> str:
+    """The lines that a conntrackd.conf of `node` that was made by hand needs for the agent."""
     return text_of(
-        block("Sync", ("# ...", *_mode(pair))),
+        block("Sync", ("# ...", *_mode(pair), *_link(pair, node, privileged=True))),
         block(
             "General",
             (
@@ -50,6 +52,7 @@ def hook_in(pair: Pair, paths: Paths) -> str:
                 *because("8192 or less breaks every failover after the first", f"HashSize {HASH_SIZE}"),
                 *because("the agent reads here what a commit did", f"LogFile {paths.conntrackd_log}"),
                 *block("UNIX", (f"Path {paths.conntrackd_socket}",)),
+                *block("Filter From Userspace", ("# ...", *block("Protocol Accept", PROTOCOLS))),
             ),
         ),
     )
@@ -128,11 +131,10 @@ def _general(paths: Paths) -> Lines:
 
 
 def _filter(pair: Pair) -> Lines:
-    protocols = ("TCP", "UDP", "SCTP", "ICMP", "IPv6-ICMP")
     return block(
         "Filter From Userspace",
         (
-            *block("Protocol Accept", protocols),
+            *block("Protocol Accept", PROTOCOLS),
             *because(
                 "what ends on a firewall itself ends with it", *block("Address Ignore", _ignored(pair))
             ),

@@ -154,7 +154,7 @@ def test_a_hand_made_file_of_another_package_stays(tmp_path: Path, name: str) ->
     again = setup(tmp_path, "--node", "fw-1", "--yes")
     assert f"but for /etc/{name}/{name}.conf" in again.stdout
     assert place.read_text() == HAND_MADE
-    install(tmp_path, "fw-1", "--replace", f"{name}.conf")
+    install(tmp_path, "fw-1", "--replace", f"{name}.conf", "--both-together", "--drop-others")
     assert place.read_text().startswith("# hafw render ")
     assert place.with_name(f"{name}.conf.before-hafw").read_text() == HAND_MADE
 

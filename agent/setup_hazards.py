@@ -1,0 +1,121 @@
+"""What writing a file would do to a pair that is at work, and what has to be said before. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent.errors import HafwError
+from agent.paths import Paths
+from agent.setup_blocks import NotUnderstoodError
+from agent.setup_changes import Change, is_made_by_hafw
+from agent.setup_foreign import what_would_go
+from agent.setup_wire import wire_differences
+
+BOTH_TOGETHER = "--both-together"
+DROP_OTHERS = "--drop-others"
+
+
+@dataclass(frozen=True, slots=True)
+class Hazards:
+    """`vrrp` and `replication` say why a node with the new file and one with the old do not understand each
+    other; `going` what else the old keepalived.conf did."""
+
+    vrrp: tuple[str, ...] = ()
+    replication: tuple[str, ...] = ()
+    going: tuple[str, ...] = ()
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(
+            f"{head}:\n\n{_listed(lines)}"
+            for head, lines in (
+                ("keepalived on the other node would not understand the new keepalived.conf", self.vrrp),
+                (
+                    "conntrackd on the other node would not understand the new conntrackd.conf",
+                    self.replication,
+                ),
+                ("these go with the old keepalived.conf, and nothing replaces them", self.going),
+            )
+            if lines
+        )
+
+
+def find_hazards(changes: Iterable[Change], paths: Paths) -> Hazards:
+    changed = {
+        change.path: (change.old.decode(errors="replace"), change.new.decode())
+        for change in changes
+        if change.old and change.new
+    }
+    vrrp: tuple[str, ...] = ()
+    going: tuple[str, ...] = ()
+    if keepalived := changed.get(paths.keepalived_config):
+        vrrp, going = _of_keepalived(*keepalived)
+    replication = _of_conntrackd(*conntrackd) if (conntrackd := changed.get(paths.conntrackd_config)) else ()
+    return Hazards(vrrp, replication, going)
+
+
+def _of_keepalived(old: str, new: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    try:
+        # what a file of ours no longer has, the pair file no longer wants
+        going = () if is_made_by_hafw(old.encode()) else what_would_go(old, new)
+        return wire_differences("keepalived.conf", old, new), going
+    except NotUnderstoodError as error:
+        unknown = (f"the file that is there cannot be judged: {error}",)
+        return unknown, unknown
+
+
+def _of_conntrackd(old: str, new: str) -> tuple[str, ...]:
+    try:
+        return wire_differences("conntrackd.conf", old, new)
+    except NotUnderstoodError as error:
+        return (f"the file that is there cannot be judged: {error}",)
+
+
+def refuse_hazards(hazards: Hazards, *, both_together: bool, drop_others: bool, restart: bool) -> None:
+    """Raises HafwError for what was not agreed to by its own option."""
+    speech = (*hazards.vrrp, *hazards.replication)
+    if speech and restart:
+        raise HafwError(
+            "the two nodes have to be changed together, and --restart is for one alone:"
+            f" {'; '.join(speech)}",
+            "nothing was written; leave out --restart",
+        )
+    if hazards.vrrp and not both_together:
+        raise HafwError(
+            "a node with the new keepalived.conf and one with the old would both be primary:"
+            f" {'; '.join(hazards.vrrp)}",
+            f"nothing was written; the two have to be changed together, with an outage: with {BOTH_TOGETHER}"
+            " the files are written, and the way to do it is printed",
+        )
+    if hazards.replication and not both_together:
+        raise HafwError(
+            "no state goes between a node with the new conntrackd.conf and one with the old:"
+            f" {'; '.join(hazards.replication)}",
+            f"nothing was written; with {BOTH_TOGETHER} the files are written, and the way to change the two"
+            " together is printed",
+        )
+    if hazards.going and not drop_others:
+        raise HafwError(
+            f"these would go with the old keepalived.conf: {'; '.join(hazards.going)}",
+            f"nothing was written; {DROP_OTHERS} lets them go",
+        )
+
+
+def advice_for_both(hazards: Hazards, commands: Iterable[tuple[str, ...]]) -> str:
+    """How the two nodes are changed together; none of the commands may be run on one node alone."""
+    lines = "".join(f"    {' '.join(argv)}\n" for argv in commands)
+    if not hazards.vrrp:
+        return (
+            "\nRun `hafw setup` on the other node as well. Then these, as root, on both, one right after\n"
+            f"the other:\n\n{lines}\n"
+            "In between no state goes over, and a failover loses every connection.\n"
+        )
+    return (
+        "\nDo not restart keepalived on one node alone: both would be primary. Run `hafw setup` on the\n"
+        "other node as well. Then, as root, stop it on both; from here on nothing is forwarded:\n"
+        "\n    systemctl stop keepalived.service\n"
+        f"\nOnly when it is stopped on both, on both of them:\n\n{lines}\n"
+        "Connections that were open do not all survive this.\n"
+    )
+
+
+def _listed(lines: Iterable[str]) -> str:
+    return "\n".join(f"    {line}" for line in lines)
