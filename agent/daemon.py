@@ -34,6 +34,7 @@ from agent.pair import Pair
 from agent.paths import Paths
 from agent.records import Kind, Record
 from agent.render.keepalived import not_ready
+from agent.sensors import Sensors
 from agent.status_line import status_line
 
 LOCK_WAIT_S = 15.0
@@ -62,6 +63,7 @@ class Agent:
         self.loop = Loop(Settings.of(pair, shortest_timeout_s()), self.hands, self.sink)
         self.manager = ServiceManager()
         self.observer = Observer(pair, paths, self.conntrackd, self.loop)
+        self.sensors: Sensors | None = None
 
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
@@ -77,6 +79,8 @@ class Agent:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
             server = await control.serve(self.paths.control_socket, self._status, self._answer_reload)
             self.observer.start(group)
+            self.sensors = Sensors(self.pair, self.node, self.paths, self.loop)
+            group.create_task(self.sensors.run())
             self.loop.on_change = self._say_status
             self.begin()
             working = group.create_task(self.loop.run())
@@ -199,6 +203,8 @@ class Agent:
     def _use(self, pair: Pair) -> None:
         self.rules = self.hands.rules = self.rules.succeed(pair)
         self.pair = pair
+        if self.sensors is not None:
+            self.sensors.pair = pair
         self.loop.settings = Settings.of(pair, shortest_timeout_s())
         self._say_configuration(True, "the pair file is good again")
         self.loop.post(Reloaded(time.monotonic_ns()))

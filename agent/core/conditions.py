@@ -33,6 +33,21 @@ class Condition(Enum):
     """conntrackd had not heard of some of its own kernel's states."""
     RULES = "rules"
     CONFIGURATION = "configuration"
+    SYNC_LINK = "sync-link"
+    PEER_SILENT = "peer-silent"
+    """Nothing comes from the peer's conntrackd, although the link is up."""
+    TWO_PRIMARIES = "two-primaries"
+    NO_PRIMARY = "no-primary"
+    FAULT = "fault"
+    """keepalived cannot take part, for the sake of a link or a check."""
+    MISSING_INTERFACE = "missing-interface"
+    UNZONED_INTERFACE = "unzoned-interface"
+    TABLE_FILLING = "table-filling"
+    TABLE_FULL = "table-full"
+    FOREIGN_DROPS = "foreign-drops"
+    """A table of another program drops what ours let through."""
+    BLIND = "blind"
+    """The agent cannot look at something; what that shows is not known."""
 
 
 class Observation(Enum):
@@ -48,6 +63,12 @@ class Observation(Enum):
     COUNT = "the kernel's states counted against conntrackd's"
     RULES = "the rules in the kernel, as loaded and read back"
     RELOAD = "the pair file, at a reload"
+    LINKS = "the interfaces, their links and addresses, and the role"
+    HEARING = "what conntrackd has received from the peer"
+    ANSWERS = "who answers for the virtual addresses on the links"
+    ROOM = "the kernel's connection table: how full it is"
+    CHAINS = "the chains of other programs"
+    LOOKING = "whether a look succeeds"
 
 
 class Severity(IntEnum):
@@ -83,6 +104,17 @@ CONDITIONS: dict[Condition, Line] = {
     C.LOST_EVENTS: Line(By.COUNT, of_role=True),
     C.RULES: Line(By.RULES, S.CRITICAL),
     C.CONFIGURATION: Line(By.RELOAD),
+    C.SYNC_LINK: Line(By.LINKS),
+    C.PEER_SILENT: Line(By.HEARING),
+    C.TWO_PRIMARIES: Line(By.ANSWERS, S.CRITICAL),
+    C.NO_PRIMARY: Line(By.ANSWERS, S.CRITICAL),
+    C.FAULT: Line(By.LINKS),
+    C.MISSING_INTERFACE: Line(By.LINKS),
+    C.UNZONED_INTERFACE: Line(By.LINKS),
+    C.TABLE_FILLING: Line(By.ROOM),
+    C.TABLE_FULL: Line(By.ROOM, S.CRITICAL),
+    C.FOREIGN_DROPS: Line(By.CHAINS),
+    C.BLIND: Line(By.LOOKING),
 }
 
 

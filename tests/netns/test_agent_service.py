@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 LIMIT_S = 60
 SET_UP = """
 mount -t tmpfs none /run && mount -t tmpfs none /var/log && mount -t tmpfs none /var/lib && ip link set lo up
-for name in eth0 eth1 eth2; do ip link add $name type dummy && ip link set $name up; done
+for name in eth0 eth1 eth2; do
+    ip link add $name type veth peer name far-$name && ip link set $name up && ip link set far-$name up
+done
 mkdir -p /run/hafw && echo ready && exec cat
 """
 ARGUMENTS = ("--file", str(ROOT / "examples" / "pair.yaml"), "--node", "fw-1")
@@ -147,7 +149,7 @@ def test_it_is_ready_without_anybody_else_and_says_how_it_is(place: Place) -> No
             capture_output=True,
         )
         assert table.returncode == 0, "ready means that the rules are in force"
-        place.said.until("STATUS=stopped, gate closed, not well: conntrackd, keepalived")
+        place.said.until("STATUS=stopped, gate closed, not well: conntrackd, keepalived, no-primary")
         before = len(place.said.words)
         agent.send_signal(signal.SIGHUP)
         until(lambda: "READY=1" in place.said.hear()[before:], LIMIT_S, "the reload does not end")

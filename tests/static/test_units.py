@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.conditions import Condition
+from agent.core.conditions import CONDITIONS, Condition
 from agent.paths import Paths
 from agent.records import MESSAGE_IDS
 
@@ -129,6 +129,12 @@ def test_the_catalog_says_what_to_do_about_every_condition(units: Path) -> None:
     text = (units / "hafw.catalog").read_text()
     missing = [one.value for one in Condition if not re.search(rf"^{one.value} ", text, re.MULTILINE)]
     assert missing == []
+
+
+def test_the_manual_has_every_condition_with_its_exit_status(root: Path) -> None:
+    manual = (root / "packaging" / "debian" / "man" / "hafw-agent.8").read_text()
+    told = re.findall(r"^\.It Cm ([a-z-]+) Pq ([0-9])$", manual, re.MULTILINE)
+    assert told == [(one.value, str(line.severity.value)) for one, line in CONDITIONS.items()]
 
 
 def test_journalctl_reads_the_catalog(units: Path, tmp_path: Path) -> None:

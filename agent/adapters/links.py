@@ -1,0 +1,82 @@
+"""The interfaces of this network namespace with their links and addresses, by netlink.
+
+Hard facts
+* IFF_UP is what the administrator wants, IFF_LOWER_UP whether there is a carrier; of an interface that is
+  down the kernel does not know its carrier.
+* Statistics are half of what is told of each link unless one asks to leave them out.
+"""
+
+import socket
+import struct
+from ipaddress import IPv4Interface, IPv6Interface
+
+from agent.adapters.ctnetlink import attributes
+from agent.adapters.netlink_socket import ROUTE, NetlinkSocket
+from agent.core.links import Link
+from agent.pair import IPInterface
+
+_GET_LINK, _GET_ADDRESS = 18, 22
+_GROUP_LINK = 1
+_NAME, _INFO, _INFO_KIND, _MASK = 3, 18, 1, 29
+_ADDRESS, _LOCAL = 1, 2
+_SKIP_STATISTICS = 1 << 3
+_UP, _LOOPBACK, _LOWER_UP = 0x1, 0x8, 0x10000
+_LINK = struct.Struct("=BxHiII")
+_ADDR = struct.Struct("=BBBBI")
+
+
+class LinkWatch(NetlinkSocket):
+    """Becomes readable when a link changes. Raises UnavailableError where the kernel does not tell."""
+
+    def __init__(self) -> None:
+        super().__init__(ROUTE, _GROUP_LINK)
+
+
+class Links:
+    def __init__(self) -> None:
+        """Raises UnavailableError where the kernel gives no netlink socket."""
+        self._socket = NetlinkSocket(ROUTE)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self) -> tuple[Link, ...]:
+        """All interfaces as they are now. Raises UnavailableError."""
+        asked = _LINK.pack(0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _MASK, _SKIP_STATISTICS)
+        links = self._socket.dump(_GET_LINK, asked)
+        addresses: dict[int, list[IPInterface]] = {}
+        for content in self._socket.dump(_GET_ADDRESS, _ADDR.pack(0, 0, 0, 0, 0)):
+            index, address = _address(content)
+            if address is not None:
+                addresses.setdefault(index, []).append(address)
+        return tuple(_link(content, addresses) for content in links)
+
+
+def _link(content: bytes, addresses: dict[int, list[IPInterface]]) -> Link:
+    _, _, index, flags, _ = _LINK.unpack_from(content)
+    told = dict(attributes(content[_LINK.size :]))
+    kind = dict(attributes(told.get(_INFO, b""))).get(_INFO_KIND, b"")
+    return Link(
+        name=_text(told.get(_NAME, b"")),
+        index=index,
+        kind="loopback" if flags & _LOOPBACK else _text(kind),
+        up=bool(flags & _UP),
+        carrier=bool(flags & _LOWER_UP),
+        addresses=tuple(addresses.get(index, ())),
+    )
+
+
+def _address(content: bytes) -> tuple[int, IPInterface | None]:
+    family, length, _, _, index = _ADDR.unpack_from(content)
+    told = dict(attributes(content[_ADDR.size :]))
+    # with a peer (point to point) the first is the peer's, the second our own
+    raw = told.get(_LOCAL) or told.get(_ADDRESS) or b""
+    if (family, len(raw)) == (socket.AF_INET, 4):
+        return index, IPv4Interface((raw, length))
+    if (family, len(raw)) == (socket.AF_INET6, 16):
+        return index, IPv6Interface((raw, length))
+    return index, None
+
+
+def _text(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode(errors="replace")

@@ -1,0 +1,73 @@
+"""Who answers for the virtual addresses on the links, as far as this node can see by itself. Pure.
+
+A primary answers for them and nobody else may: an answer from another link-layer address is a second
+primary, or a stranger with an address of ours. A node that is not primary wants one answer from somebody;
+without any, nobody forwards.
+
+Not seen here: a second primary behind a cut in the network that separates the two, and one that shares IPv6
+addresses only (the kernel refuses an answer for an IPv6 address that is its own).
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from agent.core.conditions import Condition
+from agent.core.links import Finding
+from agent.core.roles import Role
+from agent.pair import IPAddress
+
+ROUND_S = 2.0
+"""How often the links are asked."""
+SETTLED_S = 1.0
+"""What an answer may be older than a role: a node that hands over still answered a moment ago."""
+MASTER_DOWN_ADVERTS = 3.0 + 1.0
+"""keepalived waits for three advertisements and its skew before it takes over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`by`, `peer`: the link-layer address that answered for the virtual address, and the one that answers
+    for the peer's own address there."""
+
+    interface: str
+    address: IPAddress
+    by: str | None
+    peer: str | None = None
+
+
+def judge_primaries(role: Role, role_s: float, answers: tuple[Answer, ...], peer: str) -> Finding | None:
+    """None when it cannot be said: no question, or a role that is too new."""
+    if role is not Role.PRIMARY:
+        return Condition.TWO_PRIMARIES, True, "this node is not primary"
+    if role_s < SETTLED_S:
+        return None
+    others = [answer for answer in answers if answer.by is not None]
+    if not others:
+        return Condition.TWO_PRIMARIES, True, "nobody else answers for the virtual addresses"
+    whose = "; ".join(_words(answer, peer) for answer in others)
+    text = f"this node is primary, and on the same links {whose}"
+    return Condition.TWO_PRIMARIES, False, text
+
+
+def _words(answer: Answer, peer: str) -> str:
+    who = f"{peer} ({answer.by})" if answer.by == answer.peer else f"somebody else ({answer.by})"
+    return f"{who} answers for {answer.address} on {answer.interface}"
+
+
+def rounds_without_primary(role: Role, answers: tuple[Answer, ...], before: int) -> int | None:
+    """How many rounds in a row nobody has answered; None when nobody could be asked."""
+    if role is Role.PRIMARY or any(answer.by is not None for answer in answers):
+        return 0
+    return before + 1 if answers else None
+
+
+def judge_no_primary(rounds: int, advert_interval_ms: int, answers: tuple[Answer, ...]) -> Finding | None:
+    """None while a take-over may still be on its way."""
+    if not rounds:
+        return Condition.NO_PRIMARY, True, "somebody answers for the virtual addresses"
+    takeover_s = MASTER_DOWN_ADVERTS * advert_interval_ms / 1000
+    if rounds < 2 + ceil(takeover_s / ROUND_S):
+        return None
+    asked = ", ".join(f"{answer.address} ({answer.interface})" for answer in answers)
+    text = f"nobody is primary: no node answers for {asked}, and this one is not primary either"
+    return Condition.NO_PRIMARY, False, text

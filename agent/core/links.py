@@ -1,0 +1,101 @@
+"""What the interfaces of this node show: a sync link without carrier, an interface that the pair file has
+and this node has not, and one that this node has and the pair file has not. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.core.conditions import Condition
+from agent.core.roles import Role
+from agent.pair import IPInterface, Pair
+
+Finding = tuple[Condition, bool, str]
+"""A condition, whether it is well, and the words for it."""
+
+NOT_A_WAY_IN = ("loopback", "dummy", "vrf")
+"""Kinds of interfaces that no packet of others comes in by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """`kind` is the kernel's word for what is no card of its own (bridge, vlan, dummy ...), else empty."""
+
+    name: str
+    index: int
+    kind: str
+    up: bool
+    carrier: bool
+    addresses: tuple[IPInterface, ...] = ()
+
+
+def find_fault(name: str, links: tuple[Link, ...]) -> str | None:
+    """Why no packet goes through an interface; None when one could."""
+    found = next((link for link in links if link.name == name), None)
+    if found is None:
+        return "does not exist on this node"
+    if not found.up:
+        return "is down"
+    return None if found.carrier else "has no carrier"
+
+
+def judge_links(pair: Pair, role: Role, links: tuple[Link, ...]) -> tuple[Finding, ...]:
+    return (_sync_link(pair, links), _missing(pair, links), _unzoned(pair, links), _fault(pair, role, links))
+
+
+def _sync_link(pair: Pair, links: tuple[Link, ...]) -> Finding:
+    name = pair.sync_interface.name
+    fault = find_fault(name, links)
+    if fault is None:
+        return Condition.SYNC_LINK, True, f"the sync link is up ({name} has carrier)"
+    return Condition.SYNC_LINK, False, f"the sync link is down ({name} {fault}); states are not replicated"
+
+
+def _missing(pair: Pair, links: tuple[Link, ...]) -> Finding:
+    known = {link.name for link in links}
+    missing = [interface.name for interface in pair.interfaces if interface.name not in known]
+    if not missing:
+        return Condition.MISSING_INTERFACE, True, "all interfaces of the pair file exist on this node"
+    exist = ", ".join(sorted(known))
+    text = f"{_names(missing)} of the pair file {_do(missing)} not exist on this node, which has {exist}"
+    return Condition.MISSING_INTERFACE, False, text
+
+
+def _unzoned(pair: Pair, links: tuple[Link, ...]) -> Finding:
+    unzoned = list(_find_unzoned({interface.name for interface in pair.interfaces}, links))
+    if not unzoned:
+        return Condition.UNZONED_INTERFACE, True, "every interface with packets of others is in a zone"
+    text = (
+        f"{', '.join(unzoned)}: in no zone of the pair file; nothing that comes in there is forwarded, and "
+        "of what is sent to this node itself only management is let in"
+    )
+    return Condition.UNZONED_INTERFACE, False, text
+
+
+def _find_unzoned(known: set[str], links: tuple[Link, ...]) -> Iterator[str]:
+    """Up, with a carrier, and with an address that somebody could send packets to. A container's bridge
+    counts when a container is on it: before that it has no carrier."""
+    for link in links:
+        addresses = [str(address) for address in link.addresses if not address.ip.is_link_local]
+        if link.name in known or link.kind in NOT_A_WAY_IN or not addresses:
+            continue
+        if link.up and link.carrier:
+            yield f"{link.name} ({', '.join(addresses)})"
+
+
+def _fault(pair: Pair, role: Role, links: tuple[Link, ...]) -> Finding:
+    if role is not Role.FAULT:
+        return Condition.FAULT, True, "keepalived is not in fault"
+    reasons = [
+        f"{interface.name} {fault}"
+        for interface in pair.data_interfaces
+        if interface.vips and (fault := find_fault(interface.name, links)) is not None
+    ]
+    why = "; ".join(reasons) or "all links are up; keepalived's log says why (journalctl -u keepalived)"
+    return Condition.FAULT, False, f"keepalived is in fault, so this node cannot be primary: {why}"
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names)
+
+
+def _do(names: list[str]) -> str:
+    return "does" if len(names) == 1 else "do"

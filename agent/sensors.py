@@ -1,0 +1,247 @@
+"""What this node can see by itself of the pair that its owner believes in: links, the peer's conntrackd, who
+answers for the virtual addresses, room for connections, and rules of other programs.
+
+Nothing here changes a role or a rule. Every look is made beside the loop and ends in ConditionSeen, whether
+well or not; what the looks mean is judged in agent/core.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from agent.adapters import scheduling
+from agent.adapters.chains import Chains
+from agent.adapters.conntrackd_counters import ask_counters
+from agent.adapters.links import Links, LinkWatch
+from agent.adapters.neighbours import Neighbours
+from agent.adapters.rules_watch import RulesWatch
+from agent.adapters.table_room import read_room
+from agent.core.answers import ROUND_S, Answer, judge_no_primary, judge_primaries, rounds_without_primary
+from agent.core.chains import BaseChain, judge_chains
+from agent.core.conditions import Condition
+from agent.core.events import ConditionSeen
+from agent.core.links import Finding, Link, find_fault, judge_links
+from agent.core.roles import Role
+from agent.core.silence import Silence, hear, judge_silence, unanswered
+from agent.core.table_room import Room, judge_room
+from agent.errors import HafwError
+from agent.loop import Loop
+from agent.pair import Interface, IPAddress, Pair
+from agent.paths import Paths
+from agent.rules.nft import FAMILY, TABLES
+
+LOOK_S = 1.0
+LINKS_AGAIN_S = 5.0
+"""Without a notice of the kernel's."""
+LINKS_PAUSE_S = 0.1
+CHAINS_AGAIN_S = 60.0
+CHAINS_PAUSE = 20
+"""How many times as long as a look at the chains took the next one waits at least, however often others
+change their rules."""
+ANSWER_WAIT_S = 0.7
+BLIND_AFTER = 3
+"""Looks in a row."""
+OURS = frozenset((FAMILY, table) for table in TABLES)
+
+Asked = tuple[Interface, Link, IPAddress]
+"""Where, and which virtual address."""
+Seen = TypeVar("Seen")
+
+
+class Sensors:
+    def __init__(self, pair: Pair, node: str, paths: Paths, loop: Loop) -> None:
+        """Raises UnavailableError if the kernel gives no netlink sockets."""
+        self.pair = pair
+        self._node = node
+        self._peer = pair.peer_of(node).name
+        self._socket = paths.conntrackd_socket
+        self._loop = loop
+        self._links, self._neighbours, self._chains = Links(), Neighbours(), Chains()
+        self._link_watch, self._rules_watch = LinkWatch(), RulesWatch()
+        self._links_changed, self._rules_changed = asyncio.Event(), asyncio.Event()
+        self._aside = ThreadPoolExecutor(1, "sensors", scheduling.take_precedence)
+        self._seen: tuple[Link, ...] = ()
+        self._failed: dict[str, int] = {}
+        self._room: Room | None = None
+        self._rounds = 0
+        self.silence = Silence()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        running = asyncio.get_running_loop()
+        running.add_reader(self._link_watch.fileno(), self._link_changed)
+        running.add_reader(self._rules_watch.fileno(), self._rule_changed)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch_links())
+                group.create_task(self._hear_peer())
+                group.create_task(self._watch_room())
+                group.create_task(self._ask_links())
+                group.create_task(self._watch_chains())
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        running = asyncio.get_running_loop()
+        for watch in (self._link_watch, self._rules_watch):
+            running.remove_reader(watch.fileno())
+        self._aside.shutdown()
+        for each in (self._link_watch, self._rules_watch, self._links, self._neighbours, self._chains):
+            each.close()
+
+    def _link_changed(self) -> None:
+        self._link_watch.drain()
+        self._links_changed.set()
+
+    def _rule_changed(self) -> None:
+        self._rules_watch.drain()
+        self._rules_changed.set()
+
+    async def _watch_links(self) -> None:
+        """The role changes without a link, so what is known of the links is judged anew each time."""
+        read_s = -LINKS_AGAIN_S
+        while True:
+            now_s = time.monotonic()
+            if self._links_changed.is_set() or now_s - read_s >= LINKS_AGAIN_S:
+                self._links_changed.clear()
+                with self._looking("the links"):
+                    self._seen = await self._beside(self._links.read)
+                    read_s = now_s
+            if self._seen:
+                self._tell(*judge_links(self.pair, self._loop.state.role, self._seen))
+            await asyncio.sleep(LINKS_PAUSE_S)
+            await _soon(self._links_changed, LOOK_S)
+
+    async def _hear_peer(self) -> None:
+        link = self.pair.sync_interface.name
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                counted = await ask_counters(self._socket)
+            except HafwError:
+                self.silence = unanswered(self.silence)
+                continue  # what conntrackd does not answer is told by the poll
+            now = time.monotonic_ns()
+            link_up = find_fault(link, self._seen) is None
+            self.silence = hear(self.silence, counted.bytes_received, now, link_up=link_up)
+            states = max(counted.internal, counted.external or 0, self._room.states if self._room else 0)
+            self._tell(judge_silence(self.silence, states, self._peer, link))
+
+    async def _watch_room(self) -> None:
+        while True:
+            with self._looking("the connection table"):
+                room = read_room()
+                self._tell(*judge_room(self._room or room, room, self._loop.state.unwell))
+                self._room = room
+            await asyncio.sleep(LOOK_S)
+
+    async def _ask_links(self) -> None:
+        while True:
+            await asyncio.sleep(ROUND_S - ANSWER_WAIT_S)
+            role, since_ns = self._loop.state.role, self._loop.role_since_ns
+            begun_ns = time.monotonic_ns()
+            with self._looking("who answers for the virtual addresses"):
+                answers = await self._ask_round(role)
+                if role is self._loop.state.role and since_ns == self._loop.role_since_ns:
+                    self._judge_answers(role, (begun_ns - since_ns) / 1e9, answers)
+
+    async def _ask_round(self, role: Role) -> tuple[Answer, ...]:
+        asked = [
+            (interface, link, vip)
+            for interface in self.pair.data_interfaces
+            if (link := _find_live(self._seen, interface.name)) and (vip := _vip_to_ask(interface, role))
+        ]
+        await self._beside(partial(self._question, asked))
+        await asyncio.sleep(ANSWER_WAIT_S)
+        return await self._beside(partial(self._answers, asked))
+
+    def _question(self, asked: Sequence[Asked]) -> None:
+        for interface, link, vip in asked:
+            peer = _own_to_ask(interface, self._peer, vip)
+            for address in (vip, peer) if peer else (vip,):
+                self._neighbours.question(link.index, address)
+
+    def _answers(self, asked: Sequence[Asked]) -> tuple[Answer, ...]:
+        return tuple(self._answer(*one) for one in asked)
+
+    def _answer(self, interface: Interface, link: Link, vip: IPAddress) -> Answer:
+        peer = _own_to_ask(interface, self._peer, vip)
+        return Answer(
+            interface.name,
+            vip,
+            self._neighbours.answer(link.index, vip),
+            self._neighbours.answer(link.index, peer) if peer else None,
+        )
+
+    def _judge_answers(self, role: Role, role_s: float, answers: tuple[Answer, ...]) -> None:
+        rounds = rounds_without_primary(role, answers, self._rounds)
+        found = [judge_primaries(role, role_s, answers, self._peer)]
+        if rounds is not None:
+            self._rounds = rounds
+            found.append(judge_no_primary(rounds, self.pair.failover.advert_interval_ms, answers))
+        self._tell(*(one for one in found if one is not None))
+
+    async def _watch_chains(self) -> None:
+        while True:
+            self._rules_changed.clear()
+            begun_s = time.monotonic()
+            with self._looking("the rules of other programs"):
+                names = frozenset(interface.name for interface in self.pair.interfaces)
+                self._tell(judge_chains(await self._beside(self._read_chains), names))
+            await asyncio.sleep(max(LOOK_S, CHAINS_PAUSE * (time.monotonic() - begun_s)))
+            await _soon(self._rules_changed, CHAINS_AGAIN_S)
+
+    def _read_chains(self) -> tuple[BaseChain, ...]:
+        return self._chains.read(OURS)
+
+    @contextlib.contextmanager
+    def _looking(self, at: str) -> Iterator[None]:
+        """What cannot be looked at is a condition of its own, which ends with the next look. A look that met
+        a change is made again; that much is not worth a word."""
+        try:
+            yield
+        except HafwError as error:
+            self._failed[at] = self._failed.get(at, 0) + 1
+            reason = f": {error.message}"
+        else:
+            self._failed.pop(at, None)
+            reason = ""
+        blind = [what for what, times in self._failed.items() if times >= BLIND_AFTER]
+        text = f"the agent cannot look at {', '.join(blind)}{reason}" if blind else _SEES_ALL
+        self._tell((Condition.BLIND, not blind, text))
+
+    async def _beside(self, look: Callable[[], Seen]) -> Seen:
+        return await asyncio.get_running_loop().run_in_executor(self._aside, look)
+
+    def _tell(self, *findings: Finding) -> None:
+        now = time.monotonic_ns()
+        for condition, well, text in findings:
+            self._loop.post(ConditionSeen(now, condition, well, text))
+
+
+_SEES_ALL = "the agent sees everything that it looks at"
+
+
+async def _soon(changed: asyncio.Event, at_most_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(at_most_s):
+            await changed.wait()
+
+
+def _find_live(links: tuple[Link, ...], name: str) -> Link | None:
+    return next((link for link in links if link.name == name and link.up and link.carrier), None)
+
+
+def _vip_to_ask(interface: Interface, role: Role) -> IPAddress | None:
+    """All addresses of an interface come and go together, so one is enough; of a primary's own the kernel
+    asks for IPv4 ones only."""
+    vips = sorted((vip.ip for vip in interface.vips), key=lambda vip: vip.version)
+    return next((vip for vip in vips if vip.version == 4 or role is not Role.PRIMARY), None)
+
+
+def _own_to_ask(interface: Interface, node: str, like: IPAddress) -> IPAddress | None:
+    return next((own.ip for own in interface.own(node) if own.version == like.version), None)

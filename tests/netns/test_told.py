@@ -1,0 +1,274 @@
+"""What each node says by itself when the pair is not what its owner believes, with the real daemons. Each
+condition begins, gives `hafw status` its exit status, and ends by itself."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from agent.core.conditions import Condition, severity_of
+from agent.pair import SyncMode
+from hafw_lab.lab import Lab, LabOptions
+from hafw_lab.node import Node
+from hafw_lab.scenario import other, put_states
+from hafw_lab.scenario_result import Setup
+from tests.netns.pair_checks import LINK_FAULT, find, mend, records, until, wait_record
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif(os.geteuid() != 0, reason="puts files over those of the nodes' kernels"),
+]
+
+SOON_S = 20.0
+"""What happens at all happens by then, also on a busy machine."""
+BLOCK = (
+    "add table inet block; add chain inet block it {{ type filter hook prerouting priority -500; }}; {rule}"
+)
+
+
+@pytest.fixture(scope="module", params=[SyncMode.DIRECT])
+def started(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with Lab.start(LabOptions(sync=request.param), name="told") as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(started: Lab) -> Lab:
+    """The same one for every test, with nothing to say."""
+    for name in started.firewalls:
+        started.node(name).run(["nft", "delete table inet block"], check=False)
+    mend(started)
+    for name in started.firewalls:
+        until(partial(is_well, started.node(name)), SOON_S * 2, lambda: str(said(started)))
+    return started
+
+
+def status_of(node: Node) -> tuple[int, str]:
+    done = node.run(["hafw", "status"], check=False)
+    return done.returncode, done.stdout
+
+
+def is_well(node: Node) -> bool:
+    return status_of(node)[0] == 0
+
+
+def said(lab: Lab) -> list[str]:
+    return [status_of(lab.node(name))[1] for name in lab.firewalls]
+
+
+def wait_alarm(node: Node, since: int, condition: Condition) -> str:
+    """Until it is said; it then stands in the status too, which ends with its number. Returns the words."""
+    words = str(wait_record(node, since, SOON_S, event="alarm", condition=condition.value)["message"])
+    number, text = status_of(node)
+    assert f"{condition.value}: " in text
+    assert number >= severity_of(condition.value)
+    return words
+
+
+def wait_end(node: Node, since: int, *conditions: Condition) -> None:
+    for condition in conditions:
+        wait_record(node, since, SOON_S, event="recovered", condition=condition.value)
+
+
+@contextlib.contextmanager
+def blocked(nodes: list[Node], rule: str) -> Iterator[None]:
+    """`rule` drops what arrives, before everything else."""
+    for node in nodes:
+        node.run(["nft", BLOCK.format(rule=f"add rule inet block it {rule} drop")])
+    try:
+        yield
+    finally:
+        for node in nodes:
+            node.run(["nft", "delete table inet block"])
+
+
+# -- the sync link --
+
+
+def test_an_idle_pair_says_nothing(lab: Lab) -> None:
+    """Nothing to replicate is not silence."""
+    since = time.monotonic_ns()
+    time.sleep(10)  # twice as long as silence takes
+    for name in lab.firewalls:
+        assert records(lab.node(name), since) == []
+        assert is_well(lab.node(name))
+
+
+def test_the_sync_link_is_cut(lab: Lab) -> None:
+    """At the end that loses its carrier the kernel tells; at the other one nothing is heard any more."""
+    primary = lab.wait_primary(None, 5)
+    cut, far = lab.node(other(lab, primary)), lab.node(primary)
+    since = lab.set_link(cut.name, "eth2", up=False)
+    assert "the sync link is down (eth2 has no carrier)" in wait_alarm(cut, since, Condition.SYNC_LINK)
+    words = wait_alarm(far, since, Condition.PEER_SILENT)
+    assert f"nothing has come from {cut.name}'s conntrackd over eth2" in words
+    assert not find(records(cut, since), event="alarm", condition="peer-silent"), "one cause, one condition"
+    back = lab.set_link(cut.name, "eth2", up=True)
+    wait_end(cut, back, Condition.SYNC_LINK)
+    wait_end(far, back, Condition.PEER_SILENT)
+
+
+def test_a_peer_whose_conntrackd_says_nothing(lab: Lab) -> None:
+    """Links are up, both conntrackd run, and what they send is lost on the way."""
+    nodes = [lab.node(name) for name in lab.firewalls]
+    since = time.monotonic_ns()
+    with blocked(nodes, "iifname eth2 meta l4proto udp"):
+        for node in nodes:
+            wait_alarm(node, since, Condition.PEER_SILENT)
+        back = time.monotonic_ns()
+    for node in nodes:
+        wait_end(node, back, Condition.PEER_SILENT)
+
+
+# -- who is primary --
+
+
+def test_vrrp_is_blocked_and_both_are_primary(lab: Lab) -> None:
+    nodes = [lab.node(name) for name in lab.firewalls]
+    since = time.monotonic_ns()
+    with blocked(nodes, "meta l4proto 112"):
+        for node in nodes:
+            words = wait_alarm(node, since, Condition.TWO_PRIMARIES)
+            assert f"{other(lab, node.name)} (" in words
+            assert "answers for 192.168.0.100 on eth0" in words
+            assert status_of(node)[0] == 2
+        back = time.monotonic_ns()
+    for node in nodes:
+        wait_end(node, back, Condition.TWO_PRIMARIES)
+
+
+def test_a_stranger_with_our_address(lab: Lab) -> None:
+    primary = lab.node(lab.wait_primary(None, 5))
+    client = lab.node("client")
+    since = time.monotonic_ns()
+    interface = client.run(
+        ["sh", "-c", "ip -br address | awk '/192.168.2/ {sub(/@.*/, \"\", $1); print $1}'"]
+    )
+    client.run(["ip", "address", "add", "192.168.2.100/32", "dev", interface.stdout.strip()])
+    try:
+        words = wait_alarm(primary, since, Condition.TWO_PRIMARIES)
+        assert "somebody else (" in words
+        assert "answers for 192.168.2.100 on eth1" in words
+    finally:
+        client.run(["ip", "address", "del", "192.168.2.100/32", "dev", interface.stdout.strip()])
+    wait_end(primary, since, Condition.TWO_PRIMARIES)
+
+
+def test_a_segment_is_dead_on_both_nodes(lab: Lab) -> None:
+    """Nobody forwards; both say that, and which interface is the reason."""
+    nodes = [lab.node(name) for name in lab.firewalls]
+    since = time.monotonic_ns()
+    for node in nodes:
+        lab.set_link(node.name, "eth0", up=False)
+    for node in nodes:
+        assert "eth0 has no carrier" in wait_alarm(node, since, Condition.FAULT)
+        assert "no node answers for 192.168.2.100 (eth1)" in wait_alarm(node, since, Condition.NO_PRIMARY)
+        assert status_of(node)[0] == 2
+    back = time.monotonic_ns()
+    for node in nodes:
+        lab.set_link(node.name, "eth0", up=True)
+    for node in nodes:
+        wait_end(node, back, Condition.FAULT, Condition.NO_PRIMARY)
+
+
+def test_one_node_in_fault_while_the_other_serves(lab: Lab) -> None:
+    victim = lab.wait_primary(None, 5)
+    since = lab.fail(victim, LINK_FAULT)
+    assert "eth1 has no carrier" in wait_alarm(lab.node(victim), since, Condition.FAULT)
+    lab.wait_primary(other(lab, victim), 10)
+    time.sleep(8)  # longer than it takes to miss a primary
+    for name in lab.firewalls:
+        assert not find(records(lab.node(name), since), event="alarm", condition="no-primary")
+    assert status_of(lab.node(victim))[0] == 1
+    lab.heal(victim)
+    wait_end(lab.node(victim), since, Condition.FAULT)
+
+
+# -- the connection table --
+
+
+def test_the_connection_table_fills(lab: Lab) -> None:
+    """The limit is the agent's file only: the real one is the whole machine's."""
+    limit = "/proc/sys/net/netfilter/nf_conntrack_max"
+    primary = lab.wait_primary(None, 5)
+    node = lab.node(primary)
+    put_states(lab, Setup(sync=SyncMode.DIRECT, states=1000), primary, other(lab, primary), lambda _: None)
+    since = time.monotonic_ns()
+
+    def allow(most: int) -> None:
+        node.write_text("/run/hafw/most", f"{most}\n")
+
+    allow(1200)
+    node.run(["mount", "--bind", "/run/hafw/most", limit])
+    try:
+        assert "nf_conntrack_max" in wait_alarm(node, since, Condition.TABLE_FILLING)
+        assert status_of(node)[0] == 1
+        assert not find(records(node, since), event="alarm", condition="table-full")
+        allow(900)
+        assert "no new connection finds room" in wait_alarm(node, since, Condition.TABLE_FULL)
+        assert status_of(node)[0] == 2
+    finally:
+        node.run(["umount", limit])
+    wait_end(node, since, Condition.TABLE_FULL, Condition.TABLE_FILLING)
+
+
+# -- other programs, other interfaces --
+
+
+@pytest.mark.parametrize(
+    ("chain", "words"),
+    [
+        ("forward priority 0; policy drop;", "drops forwarded packets by its policy"),
+        ("input priority 0; policy drop;", "drops what is sent to this node"),
+    ],
+    ids=["forward", "input"],
+)
+def test_a_table_of_another_program_drops(lab: Lab, chain: str, words: str) -> None:
+    node = lab.node(other(lab, lab.wait_primary(None, 5)))
+    since = time.monotonic_ns()
+    accept = "add rule inet block it iifname != eth9 accept"  # so that the pair goes on all the same
+    node.run(
+        ["nft", f"add table inet block; add chain inet block it {{ type filter hook {chain} }}; {accept}"]
+    )
+    assert f"table inet block chain it {words}" in wait_alarm(node, since, Condition.FOREIGN_DROPS)
+    node.run(["nft", "delete table inet block"])
+    wait_end(node, since, Condition.FOREIGN_DROPS)
+
+
+def test_an_interface_in_no_zone(lab: Lab) -> None:
+    node = lab.node(other(lab, lab.wait_primary(None, 5)))
+    since = time.monotonic_ns()
+    for command in (
+        "link add guests type veth peer name guest",
+        "link set guest up",
+        "address add 10.9.0.1/24 dev guests",
+        "link set guests up",
+    ):
+        node.run(["ip", *command.split()])
+    assert "guests (10.9.0.1/24): in no zone" in wait_alarm(node, since, Condition.UNZONED_INTERFACE)
+    assert status_of(node)[0] == 1
+    node.run(["ip", "link", "del", "guests"])
+    wait_end(node, since, Condition.UNZONED_INTERFACE)
+
+
+def test_an_interface_of_the_pair_file_is_not_there(lab: Lab) -> None:
+    node = lab.node(other(lab, lab.wait_primary(None, 5)))
+    since = time.monotonic_ns()
+    rename(node, "eth2", "cable")
+    try:
+        words = wait_alarm(node, since, Condition.MISSING_INTERFACE)
+        assert "eth2 of the pair file does not exist on this node, which has cable, eth0, eth1, lo" in words
+        wait_alarm(node, since, Condition.SYNC_LINK)
+        until(lambda: "down (eth2 does not exist" in status_of(node)[1], SOON_S, lambda: status_of(node)[1])
+    finally:
+        rename(node, "cable", "eth2")
+    wait_end(node, since, Condition.MISSING_INTERFACE, Condition.SYNC_LINK)
+
+
+def rename(node: Node, old: str, new: str) -> None:
+    for change in ("down", f"name {new}"):
+        node.run(["ip", "link", "set", old, *change.split()])
+    node.run(["ip", "link", "set", new, "up"])

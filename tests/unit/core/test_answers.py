@@ -1,0 +1,70 @@
+"""What an answer for a virtual address means, and what none means."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from agent.core.answers import Answer, judge_no_primary, judge_primaries, rounds_without_primary
+from agent.core.conditions import Condition
+from agent.core.roles import Role
+
+VIP, OTHER = ip_address("192.168.0.100"), ip_address("192.168.2.100")
+PEER, STRANGER = "52:54:00:00:00:02", "52:54:00:00:00:99"
+SILENT = (Answer("eth0", VIP, None), Answer("eth1", OTHER, None))
+BY_PEER = (Answer("eth0", VIP, PEER, PEER), Answer("eth1", OTHER, None))
+BY_STRANGER = (Answer("eth0", VIP, STRANGER, PEER), Answer("eth1", OTHER, None))
+
+
+@pytest.mark.parametrize(
+    ("role", "role_s", "answers", "well", "words"),
+    [
+        (Role.PRIMARY, 60.0, SILENT, True, "nobody else"),
+        (Role.PRIMARY, 60.0, (), True, "nobody else"),
+        (Role.PRIMARY, 60.0, BY_PEER, False, f"fw-2 ({PEER}) answers for 192.168.0.100 on eth0"),
+        (
+            Role.PRIMARY,
+            60.0,
+            BY_STRANGER,
+            False,
+            f"somebody else ({STRANGER}) answers for 192.168.0.100 on eth0",
+        ),
+        (Role.BACKUP, 60.0, BY_PEER, True, "not primary"),
+        (Role.FAULT, 60.0, BY_PEER, True, "not primary"),
+        (Role.STOPPED, 60.0, BY_PEER, True, "not primary"),
+    ],
+)
+def test_two_primaries(
+    role: Role, role_s: float, answers: tuple[Answer, ...], well: bool, words: str
+) -> None:
+    found = judge_primaries(role, role_s, answers, "fw-2")
+    assert found is not None
+    assert found[:2] == (Condition.TWO_PRIMARIES, well)
+    assert words in found[2]
+
+
+def test_a_node_that_hands_over_answered_a_moment_ago() -> None:
+    assert judge_primaries(Role.PRIMARY, 0.5, BY_PEER, "fw-2") is None
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_rounds_without_an_answer(role: Role) -> None:
+    unanswered = 0 if role is Role.PRIMARY else 4
+    assert rounds_without_primary(role, SILENT, 3) == unanswered
+    assert rounds_without_primary(role, BY_PEER, 3) == 0
+    if role is not Role.PRIMARY:
+        assert rounds_without_primary(role, (), 3) is None, "no link to ask on: nothing is known"
+
+
+@pytest.mark.parametrize(("advert_interval_ms", "rounds"), [(10, 3), (300, 3), (1000, 4), (10_000, 22)])
+def test_nobody_is_primary_for_longer_than_a_take_over_takes(advert_interval_ms: int, rounds: int) -> None:
+    assert judge_no_primary(rounds - 1, advert_interval_ms, SILENT) is None
+    found = judge_no_primary(rounds, advert_interval_ms, SILENT)
+    assert found is not None
+    assert found[:2] == (Condition.NO_PRIMARY, False)
+    assert "no node answers for 192.168.0.100 (eth0), 192.168.2.100 (eth1)" in found[2]
+
+
+def test_one_answer_ends_it() -> None:
+    found = judge_no_primary(0, 300, BY_PEER)
+    assert found is not None
+    assert found[:2] == (Condition.NO_PRIMARY, True)

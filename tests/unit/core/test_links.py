@@ -1,0 +1,103 @@
+"""What the interfaces show: the words for each, and when it is well."""
+
+from dataclasses import replace
+from ipaddress import ip_interface
+
+import pytest
+
+from agent.config import parse
+from agent.core.conditions import Condition
+from agent.core.links import Link, find_fault, judge_links
+from agent.core.roles import Role
+from tests.unit.small_pair import SMALL
+
+PAIR = parse(SMALL)
+LO = Link("lo", 1, "loopback", up=True, carrier=True, addresses=(ip_interface("127.0.0.1/8"),))
+ETH = tuple(Link(f"eth{number}", number + 2, "", up=True, carrier=True) for number in range(3))
+WELL = (LO, *ETH)
+GUEST = Link("eth3", 9, "", up=True, carrier=True, addresses=(ip_interface("10.0.0.1/24"),))
+
+
+def changed(name: str, *, up: bool = True, carrier: bool = False) -> tuple[Link, ...]:
+    return tuple(replace(link, up=up, carrier=carrier) if link.name == name else link for link in WELL)
+
+
+def without(name: str) -> tuple[Link, ...]:
+    return tuple(link for link in WELL if link.name != name)
+
+
+@pytest.mark.parametrize(
+    ("links", "role", "unwell"),
+    [
+        (WELL, Role.BACKUP, {}),
+        (WELL, Role.PRIMARY, {}),
+        (changed("eth2", carrier=False), Role.PRIMARY, {"sync-link": "eth2 has no carrier"}),
+        (changed("eth2", up=False, carrier=False), Role.BACKUP, {"sync-link": "eth2 is down"}),
+        (
+            without("eth2"),
+            Role.BACKUP,
+            {
+                "sync-link": "eth2 does not exist on this node",
+                "missing-interface": "eth2 of the pair file does not exist on this node, which has eth0",
+            },
+        ),
+        (changed("eth0", carrier=False), Role.FAULT, {"fault": "cannot be primary: eth0 has no carrier"}),
+        (
+            changed("eth1", up=False),
+            Role.FAULT,
+            {"fault": "cannot be primary: eth1 is down"},
+        ),
+        (
+            without("eth0"),
+            Role.FAULT,
+            {"fault": "eth0 does not exist on this node", "missing-interface": "eth0 of the pair file"},
+        ),
+        (WELL, Role.FAULT, {"fault": "all links are up; keepalived's log"}),
+        # a data link that keepalived has not yet noticed
+        (changed("eth0", carrier=False), Role.BACKUP, {}),
+        (
+            (*WELL, GUEST),
+            Role.BACKUP,
+            {"unzoned-interface": "eth3 (10.0.0.1/24): in no zone of the pair file; nothing that comes in"},
+        ),
+    ],
+)
+def test_what_is_not_well(links: tuple[Link, ...], role: Role, unwell: dict[str, str]) -> None:
+    findings = {
+        condition.value: text for condition, well, text in judge_links(PAIR, role, links) if not well
+    }
+    assert findings.keys() == unwell.keys()
+    for name, words in unwell.items():
+        assert words in findings[name]
+
+
+def test_each_look_says_the_same_conditions() -> None:
+    """What a look has begun only the same look can end."""
+    looks = ((WELL, Role.BACKUP), ((), Role.FAULT), ((*WELL, GUEST), Role.PRIMARY))
+    found = [[condition for condition, _, _ in judge_links(PAIR, role, links)] for links, role in looks]
+    assert found == [found[0]] * 3
+    assert len(set(found[0])) == len(found[0])
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        LO,
+        replace(GUEST, up=False),
+        replace(GUEST, carrier=False),
+        replace(GUEST, addresses=()),
+        replace(GUEST, addresses=(ip_interface("fe80::1/64"), ip_interface("169.254.3.4/16"))),
+        replace(GUEST, kind="dummy"),
+        replace(GUEST, kind="vrf"),
+        replace(GUEST, name="eth0"),
+    ],
+    ids=["loopback", "down", "no carrier", "no address", "link-local only", "dummy", "vrf", "in the file"],
+)
+def test_interfaces_that_are_nobodys_way_in(link: Link) -> None:
+    links = (*(one for one in WELL if one.name != link.name), link)
+    findings = {condition: well for condition, well, _ in judge_links(PAIR, Role.BACKUP, links)}
+    assert findings[Condition.UNZONED_INTERFACE]
+
+
+def test_a_link_that_could_carry_has_no_fault() -> None:
+    assert find_fault("eth0", WELL) is None
