@@ -118,6 +118,7 @@ def test_units_and_code_mean_the_same_places(units: Path) -> None:
 
 def catalog_entries(units: Path) -> dict[str, str]:
     _, *parts = re.split(r"^-- ([0-9a-f]{32})$", (units / "hafw.catalog").read_text(), flags=re.MULTILINE)
+    assert len(parts[::2]) == len(set(parts[::2])), "an entry is there twice: journalctl shows one of them"
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
