@@ -189,20 +189,20 @@ def _find_node(pair: Pair, wanted: str | None) -> str:
 
 
 def run_agent(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import daemon, rules_life
+    from agent import daemon, rules_in_force, rules_life
 
     if arguments.file is None:
         rules_life.recover(paths)
-    pair = _load(arguments, paths)
-    daemon.run_resident(pair, _find_node(pair, arguments.node), paths)
+    taken = rules_in_force.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
+    daemon.run_resident(taken, _find_node(taken.pair, arguments.node), paths)
     return 0
 
 
 def run_settle(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import daemon
+    from agent import daemon, rules_in_force
 
-    pair = _load(arguments, paths)
-    daemon.run_settle(pair, _find_node(pair, arguments.node), paths)
+    taken = rules_in_force.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
+    daemon.run_settle(taken, _find_node(taken.pair, arguments.node), paths)
     return 0
 
 

@@ -5,13 +5,14 @@ be given to nft, keepalived and conntrackd. What must hold inside one value is c
 must hold between values in `config_checks`.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agent.config_addresses import read_sets
 from agent.config_checks import INTERFACE_NAME, NODE_NAME, PAIR_NAME, ZONE_NAME, check, lies_in
-from agent.config_files import Texts, read_main, read_named, text_of
+from agent.config_files import Files, Texts, read_main, read_named, text_of
 from agent.config_nat import read_nat
 from agent.config_policy import Words, read_policy, read_zones
 from agent.config_services import read_own_services, read_services
@@ -47,21 +48,27 @@ _LOCKOUT = "this would lock management out"
 
 def load(path: Path) -> Pair:
     """The pair in the file at `path`. Raises ConfigError, also when a file cannot be read."""
-    text = read(path)
-    return parse(text, str(path), read_named(text, path.parent))
+    return load_with_files(path)[0]
 
 
-def read(path: Path) -> str:
-    """The text of a pair file. Raises ConfigError when it cannot be read."""
-    return read_main(path)
+def load_with_files(path: Path) -> tuple[Pair, Files]:
+    """The pair, and the texts that it was made of. Each file is read once: what was checked is what is kept
+    and loaded. Raises ConfigError as load()."""
+    files, texts = _read_once(path)
+    return parse(files[0][1], str(path), texts), files
 
 
-def read_files(path: Path) -> tuple[tuple[str, str], ...]:
-    """Every file that load() reads and can read, the pair file first: names relative to its directory, and
-    texts. Raises ConfigError when the pair file itself cannot be read."""
-    text = read(path)
-    named = read_named(text, path.parent).items()
-    return ((path.name, text), *((name, one) for name, one in named if isinstance(one, str)))
+def read_files(path: Path) -> Files:
+    """Every file that load() reads and can read. Raises ConfigError when the pair file itself cannot be
+    read."""
+    return _read_once(path)[0]
+
+
+def _read_once(path: Path) -> tuple[Files, Texts]:
+    text = read_main(path)
+    texts = read_named(text, path.parent)
+    name = os.fsencode(path.name).decode(errors="replace")
+    return ((name, text), *((name, one) for name, one in texts.items() if isinstance(one, str))), texts
 
 
 def parse(text: str, source: str = "pair file", texts: Texts | None = None) -> Pair:

@@ -5,17 +5,21 @@ readers of the pair file open nothing: they get the texts from here, by name.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.config_values import Spot
 from agent.config_yaml import MAX_BYTES, Node, Scalar, Sequence, shown, tree_of
 from agent.config_yaml import Mapping as Tree
 from agent.errors import ConfigError, Problem
+from agent.regular_file import UnfitFileError, find_weakness, read_regular
 
-MAX_LIST_BYTES = 16 * 1024 * 1024
-_NAME = re.compile(r"(?=.{1,200}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
+MAX_ALL_BYTES = 16 * 1024 * 1024
+"""Of the pair file and all that it names: they are kept together, ten generations of them."""
+MAX_FILES = 256
+NAME = re.compile(r"(?=.{1,200}\Z)[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _NAME_WORDS = "write it relative to the directory of the pair file and below it, as in policy.d/web.yaml"
 
 
@@ -25,11 +29,13 @@ class Unreadable:
 
 
 Texts = Mapping[str, str | Unreadable]
+Files = tuple[tuple[str, str], ...]
+"""Names and texts: the pair file first, under whatever name; the others relative to its directory."""
 
 
 def read_main(path: Path) -> str:
     """The text of the pair file itself. Raises ConfigError."""
-    text = _read(path, MAX_BYTES)
+    text = _read(path, MAX_BYTES, "write the pair file there or name another one")
     if isinstance(text, Unreadable):
         raise ConfigError((Problem("", text.reason),), str(path))
     return text
@@ -37,20 +43,44 @@ def read_main(path: Path) -> str:
 
 def read_named(main: str, directory: Path) -> Texts:
     """The files that the pair file names, and those that its included files name, by their names."""
-    texts: dict[str, str | Unreadable] = {}
+    reader = _Reader(directory, MAX_ALL_BYTES - len(main.encode(errors="replace")))
     tree = _tree(main)
-    included = list(_includes(tree))
-    for name in included:
-        texts.setdefault(name, _read_below(directory, name, MAX_BYTES))
-    trees = (tree, *(_tree(text) for name in included if isinstance(text := texts[name], str)))
-    for name in (name for one in trees for name in _lists(one)):
-        texts.setdefault(name, _read_below(directory, name, MAX_LIST_BYTES))
-    return texts
+    included = [*dict.fromkeys(_includes(tree))]
+    reader.read_all(included, MAX_BYTES)
+    trees = (tree, *(_tree(text) for name in included if isinstance(text := reader.texts[name], str)))
+    reader.read_all((name for one in trees for name in _lists(one)), MAX_ALL_BYTES)
+    return reader.texts
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads each file once, and no more than `left` bytes of all of them."""
+
+    directory: Path
+    left: int
+    texts: dict[str, str | Unreadable] = field(default_factory=dict)
+
+    def read_all(self, names: Iterable[str], most: int) -> None:
+        for name in names:
+            if name not in self.texts:
+                self.texts[name] = self._read_one(name, most)
+
+    def _read_one(self, name: str, most: int) -> str | Unreadable:
+        if len(self.texts) >= MAX_FILES:
+            return Unreadable(f"is one too many; a pair file names at most {MAX_FILES} files")
+        text = _read_below(self.directory, name, most)
+        if isinstance(text, Unreadable):
+            return text
+        self.left -= len(text.encode())
+        if self.left >= 0:
+            return text
+        limit = f"a pair file and all that it names have at most {MAX_ALL_BYTES} bytes together"
+        return Unreadable(f"does not fit: {limit}; make a list shorter")
 
 
 def text_of(spot: Spot, name: str, texts: Texts) -> str | None:
     """The text of the file that `spot` calls `name`; None when there is a problem with it."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         spot.refuse(f"{shown(name)} is not a file name for here; {_NAME_WORDS}")
         return None
     text = texts.get(name, Unreadable("can be read only together with a pair file on disk"))
@@ -61,7 +91,7 @@ def text_of(spot: Spot, name: str, texts: Texts) -> str | None:
 
 
 def _read_below(directory: Path, name: str, most: int) -> str | Unreadable:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         return Unreadable("is not a file name")
     path = directory / name
     try:
@@ -71,26 +101,27 @@ def _read_below(directory: Path, name: str, most: int) -> str | Unreadable:
         return Unreadable(
             f"cannot be read: {getattr(error, 'strerror', None) or 'its links go in a circle'}"
         )
-    return _read(path, most)
+    return _read(path, most, "write the file there or name another one")
 
 
-def _read(path: Path, most: int) -> str | Unreadable:
+def _read(path: Path, most: int, else_do: str) -> str | Unreadable:
+    weakness = find_weakness(path)
+    if weakness is not None:
+        return Unreadable(weakness)
     try:
-        with path.open("rb") as file:
-            raw = file.read(most + 1)
-    except OSError as error:
-        return Unreadable(
-            f"cannot be read: {error.strerror}; write the pair file there or name another one"
-            if most == MAX_BYTES
-            else f"cannot be read: {error.strerror}; write the file there or name another one"
-        )
-    if len(raw) > most:
-        return Unreadable(f"is too long; such a file has at most {most} bytes")
+        raw = read_regular(path, most, else_do=else_do)
+    except UnfitFileError as error:
+        return Unreadable(error.reason)
     try:
-        return raw.decode()
+        text = raw.decode()
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         return Unreadable(f"is not UTF-8 text in line {line}; save it as UTF-8")
+    control = _CONTROL.search(text)
+    if control is not None:
+        line = text.count("\n", 0, control.start()) + 1
+        return Unreadable(f"has a control character in line {line}; take it out")
+    return text
 
 
 def _tree(text: str) -> Node:

@@ -19,13 +19,13 @@ from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
 from agent.adapters.nftables import RulesState
 from agent.adapters.service import ServiceManager, find_notice_socket
+from agent.config_files import Files
 from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, Reloaded, Started
 from agent.core.plan import Settings
 from agent.core.roles import RuleSet
 from agent.core.state import State
 from agent.errors import HafwError
-from agent.generations import Files
 from agent.hands import Hands
 from agent.lock import BusyError, hold_lock, make_run_dir
 from agent.loop import Loop
@@ -33,7 +33,9 @@ from agent.observer import Observer
 from agent.pair import Pair
 from agent.paths import Paths
 from agent.records import Kind, Record
+from agent.regular_file import replace_file
 from agent.render.keepalived import not_ready
+from agent.rules_in_force import Taken
 from agent.sensors import Sensors
 from agent.status_line import status_line
 
@@ -48,8 +50,9 @@ Found = TypeVar("Found")
 class Agent:
     """Everything for one node, wired. Raises HafwError if something that it cannot do without is missing."""
 
-    def __init__(self, pair: Pair, node: str, paths: Paths) -> None:
-        self.pair = pair
+    def __init__(self, taken: Taken, node: str, paths: Paths) -> None:
+        self._taken = taken
+        self.pair = pair = taken.pair
         self.node = node
         self.paths = paths
         self.rules = rules_in_force.adapter_of(paths, pair)
@@ -68,6 +71,8 @@ class Agent:
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
         self.loop.post(Started(time.monotonic_ns(), self.rules.read().rules))
+        if self._taken.instead_of is not None:
+            self._say_configuration(False, self._taken.instead_of)
         self.observer.hint("start")
 
     async def run(self) -> None:
@@ -93,7 +98,7 @@ class Agent:
             self._record(
                 Kind.STARTED, f"hafw agent for {self.node} of pair {self.pair.name} has started{how}"
             )
-            group.create_task(self._note("started"))
+            group.create_task(self._note("started", self._taken.files))
             await heartbeat.through(self.loop)
             self.manager.say_ready()
             group.create_task(heartbeat.feed(self.loop, self.manager, self._flush))
@@ -112,7 +117,7 @@ class Agent:
         """What takes its time, or waits for the disk, holds up nothing here."""
         return await asyncio.get_running_loop().run_in_executor(self._aside, job)
 
-    async def _note(self, why: str, files: Files | None = None) -> None:
+    async def _note(self, why: str, files: Files) -> None:
         pair = self.pair
         text = await self._beside(lambda: rules_in_force.note_in_force(self.paths, pair, why, files))
         self._record(Kind.RULES, text)
@@ -194,8 +199,7 @@ class Agent:
 
     def _read_pair_file(self) -> tuple[Pair, Files]:
         """Raises HafwError; also when it would change what other daemons were rendered from."""
-        fresh = config.load(self.paths.pair_file)
-        files = config.read_files(self.paths.pair_file)
+        fresh, files = config.load_with_files(self.paths.pair_file)
         rules_life.require_same_wires(self.pair, fresh, self.paths)
         rules_in_force.rules_of(fresh)  # compiled here, and not by the loop
         return fresh, files
@@ -221,13 +225,13 @@ def uses_helpers(pair: Pair) -> bool:
     return bool(pair.helpers)
 
 
-def run_resident(pair: Pair, node: str, paths: Paths) -> None:
+def run_resident(taken: Taken, node: str, paths: Paths) -> None:
     """`hafw agent`: until SIGTERM or SIGINT."""
     faulthandler.enable()
     make_run_dir(paths)
     process.use_pidfd_children()
     with hold_lock(paths.lock, LOCK_WAIT_S):
-        asyncio.run(_until_told(Agent(pair, node, paths)))
+        asyncio.run(_until_told(Agent(taken, node, paths)))
 
 
 async def _until_told(agent: Agent) -> None:
@@ -240,20 +244,22 @@ async def _until_told(agent: Agent) -> None:
         await agent.run()
 
 
-def run_settle(pair: Pair, node: str, paths: Paths) -> None:
+def run_settle(taken: Taken, node: str, paths: Paths) -> None:
     """`hafw settle`: what a hook starts that found no agent. Ten at once are one: the others leave a
     mark."""
     make_run_dir(paths)
     process.use_pidfd_children()
     mark = paths.run_dir / "settle-again"
     try:
-        mark.touch()
+        replace_file(mark, "")  # touching could wait at a pipe of that name
     except OSError as error:
-        raise HafwError(f"cannot make {mark}: {error.strerror}", "run as root") from error
+        raise HafwError(
+            f"cannot make {mark}: {error.strerror}", "run as root; is it a directory?"
+        ) from error
     while mark.exists():
         try:
             with hold_lock(paths.lock, 0.0):
                 mark.unlink(missing_ok=True)
-                asyncio.run(Agent(pair, node, paths).settle())
+                asyncio.run(Agent(taken, node, paths).settle())
         except BusyError:
             return  # whoever is at work finds the mark when it is done

@@ -8,25 +8,33 @@ or a command, puts it there to the end.
 
 An apply, a roll-back, a reload and the start of the agent add a generation whenever the files are not those
 of the newest one, so that is the one in force, unless a kill has kept it from its place.
+
+What is found here may be anything: a cut disk, another version or a hand may have left it. A generation that
+cannot be understood is passed over; a note of an unfinished apply that cannot be is put aside and told.
 """
 
 import contextlib
 import json
+import math
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from agent.config_files import MAX_ALL_BYTES, NAME, Files
 from agent.errors import HafwError
-
-Files = tuple[tuple[str, str], ...]
-"""Names and texts: the main file first, under whatever name; the others relative to its directory."""
+from agent.regular_file import read_regular, replace_file
 
 KEPT = 10
-MOST_BYTES = 16 << 20
+MOST_BYTES = 2 * MAX_ALL_BYTES + (64 << 10)
+"""JSON makes two bytes of a quote or the end of a line, and the files have no other control characters."""
+MOST_NOTE_BYTES = 64 << 10
+LAST_NUMBER = 999_999_999
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -81,16 +89,34 @@ class Generations:
 
     def find(self, number: int) -> Generation | None:
         try:
-            return _generation(_read(self._path(number)))
-        except (HafwError, ValueError, KeyError, TypeError):
+            return self._get(number)
+        except HafwError:
             return None
 
     def require(self, number: int) -> Generation:
-        found = self.find(number)
-        if found is None:
-            known = ", ".join(str(one) for one in self._numbers()) or "there are none"
-            raise HafwError(f"there is no generation {number}", f"known: {known}")
-        return found
+        if number in self._numbers():
+            return self._get(number)
+        known = ", ".join(str(one.number) for one in self.known()) or "there are none"
+        raise HafwError(f"there is no generation {number}", f"known: {known}")
+
+    def unusable(self) -> tuple[str, ...]:
+        """Why each of those that known() passes over is none."""
+        return tuple(reason for number in self._numbers() if (reason := self._find_fault(number)))
+
+    def _find_fault(self, number: int) -> str | None:
+        try:
+            self._get(number)
+        except HafwError as error:
+            return str(error)
+        return None
+
+    def _get(self, number: int) -> Generation:
+        path = self._path(number)
+        found = _read(path, MOST_BYTES)
+        with _understood(path):
+            if found["number"] != number:
+                raise ValueError  # the copy of another one
+            return _generation(found)
 
     def add(self, files: Files, who: str, why: str, rules: str) -> Generation:
         """On disk when this returns. The oldest ones go, but none that a pending apply needs."""
@@ -99,7 +125,7 @@ class Generations:
         fresh = Generation((numbers or (0,))[-1] + 1, at, who, why, rules, _safe(files))
         with _explained(self._directory):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(self._path(fresh.number), json.dumps(asdict(fresh), indent=1))
+        _write(self._path(fresh.number), json.dumps(asdict(fresh), indent=1, ensure_ascii=False))
         pending = self.pending()
         needed = {pending.number, pending.back_to} if pending else set()
         for number in (*numbers, fresh.number)[:-KEPT]:
@@ -132,34 +158,61 @@ class Generations:
 
         Says what it did. The rules in the kernel are not its business.
         """
-        done = None
-        if self._installing.exists():
-            number = _read(self._installing).get("number")
-            if not isinstance(number, int):
-                raise HafwError(f"{self._installing} cannot be understood", "remove it")
-            self.install(number, pair_file)
-            done = f"put generation {number} in place to the end"
-        pending = self.pending()
-        if pending is not None and pending.is_due():
-            self.install(pending.back_to, pair_file)
-            self.clear_pending()
-            done = f"generation {pending.number} was not confirmed; back to generation {pending.back_to}"
-        return done
+        done = (self._finish_installing(pair_file), self._finish_pending(pair_file))
+        return "; ".join(one for one in done if one is not None) or None
+
+    def _finish_installing(self, pair_file: Path) -> str | None:
+        if not os.path.lexists(self._installing):
+            return None
+        try:
+            found = _read(self._installing, MOST_NOTE_BYTES)
+            with _understood(self._installing):
+                number = _integer(found, "number")
+            self.require(number)
+        except HafwError as error:
+            return self._put_aside(self._installing, error)
+        self.install(number, pair_file)
+        return f"put generation {number} in place to the end"
+
+    def _finish_pending(self, pair_file: Path) -> str | None:
+        if not os.path.lexists(self._pending):
+            return None
+        try:
+            pending = self._read_pending()
+            if not pending.is_due():
+                return None
+            self.require(pending.back_to)
+        except HafwError as error:
+            return self._put_aside(self._pending, error)
+        self.install(pending.back_to, pair_file)
+        self.clear_pending()
+        return f"generation {pending.number} was not confirmed; back to generation {pending.back_to}"
+
+    def _put_aside(self, note: Path, error: HafwError) -> str:
+        """So that it stands in nobody's way, and is told once."""
+        aside = note.with_name(f"{note.name}.unusable")
+        with _explained(note):
+            os.rename(note, aside)
+            _sync_directory(note.parent)
+        return f"an unfinished apply stays as it is, its note is kept in {aside}: {error}"
 
     def pending(self) -> Pending | None:
-        if not self._pending.exists():
-            return None
-        found = _read(self._pending)
+        """None also when it cannot be understood; finish() says so."""
         try:
+            return self._read_pending() if os.path.lexists(self._pending) else None
+        except HafwError:
+            return None
+
+    def _read_pending(self) -> Pending:
+        found = _read(self._pending, MOST_NOTE_BYTES)
+        with _understood(self._pending):
             return Pending(
-                str(found["identity"]),
-                int(found["number"]),
-                int(found["back_to"]),
-                float(found["deadline_s"]),
-                str(found["boot"]),
+                _text(found, "identity"),
+                _integer(found, "number"),
+                _integer(found, "back_to"),
+                _seconds(found, "deadline_s"),
+                _text(found, "boot"),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise HafwError(f"{self._pending} cannot be understood", "remove it") from error
 
     def set_pending(self, pending: Pending) -> None:
         _write(self._pending, json.dumps(asdict(pending)))
@@ -181,26 +234,60 @@ class Generations:
     def _numbers(self) -> tuple[int, ...]:
         with _explained(self._directory):
             names = (
-                [path.stem for path in self._directory.glob("*.json")] if self._directory.exists() else []
+                [path.stem for path in self._directory.glob("*.json")] if self._directory.is_dir() else []
             )
-        return tuple(sorted(int(name) for name in names if name.isascii() and name.isdigit()))
+        return tuple(sorted(int(name) for name in names if _NUMBER.fullmatch(name)))
 
 
-def _generation(found: dict[str, Any]) -> Generation:
-    files = tuple((str(name), str(text)) for name, text in found["files"])
-    at, who, why, rules = (str(found[name]) for name in ("at", "who", "why", "rules"))
-    return Generation(int(found["number"]), at, who, why, rules, _safe(files))
+def _generation(found: Mapping[str, Any]) -> Generation:
+    if not isinstance(found["files"], list):
+        raise TypeError
+    files = tuple((_checked(name), _checked(text)) for name, text in found["files"])
+    at, who, why, rules = (_text(found, name) for name in ("at", "who", "why", "rules"))
+    if _find_unsafe(files) is not None:
+        raise ValueError
+    return Generation(_integer(found, "number"), at, who, why, rules, files)
+
+
+def _integer(found: Mapping[str, Any], name: str) -> int:
+    value = found[name]
+    if type(value) is not int or not 0 < value <= LAST_NUMBER:
+        raise ValueError
+    return value
+
+
+def _seconds(found: Mapping[str, Any], name: str) -> float:
+    value = found[name]
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def _text(found: Mapping[str, Any], name: str) -> str:
+    return _checked(found[name])
+
+
+def _checked(value: object) -> str:
+    """JSON can say half a character, which no file takes."""
+    if not isinstance(value, str):
+        raise TypeError
+    value.encode()
+    return value
 
 
 def _safe(files: Files) -> Files:
+    unsafe = _find_unsafe(files)
+    if unsafe is not None:
+        raise HafwError(unsafe)
+    return files
+
+
+def _find_unsafe(files: Files) -> str | None:
     """Nothing outside of the directory of the main file is ever written."""
     for name, _ in files[1:]:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise HafwError(f"the included file {name} is not below the directory of the pair file")
-    if not files:
-        raise HafwError("a generation has at least the pair file")
-    return files
+        if not NAME.fullmatch(name):
+            return f"the included file {name!a} is not below the directory of the pair file"
+    return None if files else "a generation has at least the pair file"
 
 
 def same_files(these: Files, those: Files) -> bool:
@@ -208,32 +295,27 @@ def same_files(these: Files, those: Files) -> bool:
     return these[0][1] == those[0][1] and sorted(these[1:]) == sorted(those[1:])
 
 
-def _read(path: Path) -> dict[str, Any]:
-    with _explained(path), path.open("rb") as file:
-        raw = file.read(MOST_BYTES)
-    try:
+def _read(path: Path, most: int) -> dict[str, Any]:
+    raw = read_regular(path, most)
+    with _understood(path):
         found = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        if not isinstance(found, dict):
+            raise TypeError
+        return found
+
+
+@contextlib.contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise HafwError(f"{path} cannot be understood") from error
-    if not isinstance(found, dict):
-        raise HafwError(f"{path} cannot be understood")
-    return found
 
 
 def _write(path: Path, text: str, mode: int = 0o600) -> None:
-    """The whole of it or nothing, whatever happens; who reads meanwhile reads the old or the new."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(fresh, "w", encoding="utf-8", newline="", opener=_open_private) as file:
-                file.write(text)
-                os.fchmod(file.fileno(), mode)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(fresh, path)
-        finally:
-            fresh.unlink(missing_ok=True)
+        replace_file(path, text, mode, durable=True)
         _sync_directory(path.parent)
 
 
@@ -242,10 +324,6 @@ def _mode_of(path: Path) -> int:
         return path.stat().st_mode & 0o777
     except OSError:
         return 0o640
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _remove(path: Path) -> None:

@@ -1,6 +1,5 @@
 """Carries out actions: each by the one adapter that knows how. Decides nothing."""
 
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +22,7 @@ from agent.core.actions import (
 )
 from agent.core.roles import RuleSet
 from agent.errors import HafwError, OvertakenError, ToolError
+from agent.regular_file import replace_file
 
 
 class Verified(Protocol):
@@ -125,9 +125,7 @@ class Hands:
 
 def write_readiness(path: Path, number: int) -> None:
     """By rename, which keepalived sees: it would take an empty file, half written, for "ready"."""
-    fresh = path.with_suffix(".new")
     try:
-        fresh.write_text(f"{number}\n", encoding="ascii")
-        os.replace(fresh, path)
+        replace_file(path, f"{number}\n", 0o644)
     except OSError as error:
         raise HafwError(f"cannot tell keepalived of readiness in {path}: {error.strerror}") from error

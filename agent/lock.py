@@ -24,8 +24,9 @@ def hold_lock(path: Path, wait_s: float) -> Iterator[None]:
         raise HafwError(f"cannot open {path}: {error.strerror}", "run as root") from error
     try:
         _lock(descriptor, path, time.monotonic() + wait_s)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # only says who: on a full disk it is locked all the same
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -38,11 +39,19 @@ def _lock(descriptor: int, path: Path, deadline: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                holder = path.read_text(errors="replace").strip() or "unknown"
+                holder = _holder(descriptor)
                 raise BusyError(
                     f"another hafw (process {holder}) is at work on this node", "there can be only one"
                 ) from None
         time.sleep(0.05)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        number = os.pread(descriptor, 20, 0).decode("ascii").strip()
+    except (OSError, ValueError):
+        return "unknown"
+    return number if number.isdigit() else "unknown"
 
 
 def make_run_dir(paths: Paths) -> None:

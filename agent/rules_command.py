@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -288,6 +289,8 @@ def run_generations(arguments: argparse.Namespace, paths: Paths) -> int:
         return 0
     from agent.rules_in_force import find_generation_in_force
 
+    for reason in generations.unusable():
+        print(f"hafw: {reason}; it is passed over", file=sys.stderr)
     known, pending, in_force = generations.known(), generations.pending(), find_generation_in_force(paths)
     marks = {in_force.number: "in force"} if in_force else {}
     if pending is not None:

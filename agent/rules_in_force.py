@@ -8,17 +8,22 @@ changes what differs from its own. All else lives on: counts, and the elements o
 
 import contextlib
 import json
-import os
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from agent import config
 from agent.adapters.nftables import Nftables, Seal
 from agent.adapters.ruleset import read_table
+from agent.config_files import Files
 from agent.errors import ConfigError, HafwError, ToolError
-from agent.generations import Files, Generation, Generations, same_files
+from agent.generations import Generation, Generations, same_files
 from agent.pair import Pair
 from agent.paths import Paths
+from agent.regular_file import read_regular, replace_file
 from agent.rules import compile_pair
+
+MOST_SEAL = 64 * 1024
 
 
 def rules_of(pair: Pair) -> str:
@@ -29,6 +34,45 @@ def load_files(files: Files) -> Pair:
     """The pair that a generation describes. Raises ConfigError as config.load()."""
     (_, text), *included = files
     return config.parse(text, "pair file", dict(included))
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """`files`: what `pair` was made of. `instead_of`: why it is not what the pair file says, or None."""
+
+    pair: Pair
+    files: Files
+    instead_of: str | None = None
+
+
+def take(paths: Paths, named: Path | None, require_node: Callable[[Pair], object]) -> Taken:
+    """What the agent starts with: the pair file, or the last good generation where that cannot be used.
+
+    Raises HafwError when there is neither, and when the file was `named` by whoever started the agent: the
+    generations are those of the installed one.
+    """
+    try:
+        return _usable(*config.load_with_files(named or paths.pair_file), require_node)
+    except HafwError as error:
+        for one in () if named is not None else _best_first(paths):
+            with contextlib.suppress(HafwError):
+                good = _usable(load_files(one.files), one.files, require_node)
+                return replace(good, instead_of=f"{error}; generation {one.number} is in use instead")
+        raise
+
+
+def _usable(pair: Pair, files: Files, require_node: Callable[[Pair], object]) -> Taken:
+    require_node(pair)
+    rules_of(pair)  # compiled now: what cannot be is not usable
+    return Taken(pair, files)
+
+
+def _best_first(paths: Paths) -> Iterator[Generation]:
+    """The generations: first those whose rules the kernel has, then the newest."""
+    known = [*reversed(Generations(paths.state_dir).known())]
+    loaded = _loaded_digest()
+    yield from (one for one in known if one.rules == loaded)
+    yield from (one for one in known if one.rules != loaded)
 
 
 def adapter_of(paths: Paths, pair: Pair) -> Nftables:
@@ -48,18 +92,16 @@ def remember(paths: Paths, rules: Nftables) -> None:
     seal = rules.seal()
     if seal is None or seal == _recall(paths):
         return
-    fresh = paths.loaded_rules.with_suffix(".new")
     # without it the next process loads its whole table, which is as safe
     with contextlib.suppress(OSError):
-        fresh.write_text(json.dumps(asdict(seal)), encoding="ascii")
-        os.replace(fresh, paths.loaded_rules)
+        replace_file(paths.loaded_rules, json.dumps(asdict(seal)))
 
 
 def _recall(paths: Paths) -> Seal | None:
     try:
-        found = json.loads(paths.loaded_rules.read_bytes())
+        found = json.loads(read_regular(paths.loaded_rules, MOST_SEAL))
         return Seal(str(found["rules"]), str(found["listed"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (HafwError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -80,13 +122,11 @@ def _find_generation(paths: Paths, rules: str | None) -> Generation | None:
     return next((one for one in known if one.rules == rules), None)
 
 
-def note_in_force(paths: Paths, pair: Pair, why: str, files: Files | None = None) -> str:
-    """The installed pair file has been taken: what is known of it, for a record. `files`: what it was when
-    it was taken; None: read it now."""
+def note_in_force(paths: Paths, pair: Pair, why: str, files: Files) -> str:
+    """`pair`, made of `files`, has been taken: what is known of it, for a record."""
     rules = rules_of(pair)
     try:
-        taken = config.read_files(paths.pair_file) if files is None else files
-        found = Generations(paths.state_dir).note(taken, "hafw", why, rules)
+        found = Generations(paths.state_dir).note(files, "hafw", why, rules)
     except HafwError as error:
         return f"{why}: rules {rules}, of which no generation can be kept: {error}"
     return f"{why}: generation {found.number} (by {found.who}: {found.why}), rules {found.rules}"
@@ -98,7 +138,7 @@ def find_in_force(paths: Paths) -> Pair:
     one = _find_generation(paths, loaded)
     if one is not None:
         return load_files(one.files)
-    if paths.pair_file.exists():
+    with contextlib.suppress(HafwError):
         pair = config.load(paths.pair_file)
         if rules_of(pair) == loaded:
             return pair
@@ -113,8 +153,11 @@ def find_generation_in_force(paths: Paths) -> Generation | None:
     """By what the kernel has: the newest generation may be one that a kill has kept from its place."""
     loaded = _loaded_digest()
     fitting = [one for one in reversed(Generations(paths.state_dir).known()) if one.rules == loaded]
-    installed = config.read_files(paths.pair_file) if paths.pair_file.exists() else None
-    same = [one for one in fitting if installed is not None and same_files(one.files, installed)]
+    try:
+        installed = config.read_files(paths.pair_file)
+    except ConfigError:
+        return next(iter(fitting), None)
+    same = [one for one in fitting if same_files(one.files, installed)]
     return next(iter((*same, *fitting)), None)
 
 

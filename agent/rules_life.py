@@ -86,8 +86,7 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
     """
     with _one_at_a_time(paths, LOCK_WAIT_S) as generations:
         _require_none_pending(generations)
-        pair = config.load(source)
-        files = config.read_files(source)
+        pair, files = config.load_with_files(source)
         _require_loadable(pair)
         before = _find_before(paths, generations, source)
         if before is not None:
@@ -163,13 +162,19 @@ def roll_back_unconfirmed(paths: Paths, identity: str, after_s: float) -> Applie
 
 
 def recover(paths: Paths) -> None:
-    """At the agent's start, before it reads the pair file. Says in a record what it did, or could not."""
+    """At the agent's start, before it reads the pair file. Says in records what it did, or could not, and
+    which generations it passes over."""
+    generations = Generations(paths.state_dir)
     try:
-        done = Generations(paths.state_dir).finish(paths.pair_file)
+        done = generations.finish(paths.pair_file)
+        unusable = generations.unusable()
     except HafwError as error:
-        done = f"cannot look for an unfinished apply: {error}"
+        _record(paths, f"cannot look for an unfinished apply: {error}")
+        return
     if done is not None:
         _record(paths, done)
+    for reason in unusable:
+        _record(paths, f"{reason}; this generation is passed over")
 
 
 def make_live(paths: Paths) -> bool:
@@ -191,11 +196,11 @@ def make_live(paths: Paths) -> bool:
 
 
 def _load_directly(paths: Paths) -> None:
-    pair = config.load(paths.pair_file)
+    pair, files = config.load_with_files(paths.pair_file)
     rules = adapter_of(paths, pair)
     rules.load(rules.read().rules or RuleSet.BACKUP)
     remember(paths, rules)
-    _record(paths, note_in_force(paths, pair, "loaded without an agent"))
+    _record(paths, note_in_force(paths, pair, "loaded without an agent", files))
 
 
 @contextlib.contextmanager
@@ -229,8 +234,8 @@ def _find_before(paths: Paths, generations: Generations, source: Path) -> Genera
     found = find_generation_in_force(paths)
     if found is not None or _is_installed(paths, source) or not paths.pair_file.exists():
         return found or generations.newest()
-    pair = config.load(paths.pair_file)
-    return generations.note(config.read_files(paths.pair_file), "hafw", "found in place", rules_of(pair))
+    pair, files = config.load_with_files(paths.pair_file)
+    return generations.note(files, "hafw", "found in place", rules_of(pair))
 
 
 def _is_installed(paths: Paths, source: Path) -> bool:

@@ -144,9 +144,9 @@ def _run(
 ) -> int:
     root: Path = arguments.root
     source = arguments.file or root / paths.pair_file.relative_to("/")
-    pair = config.load(source)
+    pair, files = config.load_with_files(source)
     node = find_node(pair, arguments.node)
-    plan = plan_setup(pair, node, paths, config.read_files(source))
+    plan = plan_setup(pair, node, paths, files)
     changes, kept = find_changes(plan, paths, root, arguments.replace)
     hazards = find_hazards(changes, paths)
     notes = (*hazards.notes(), *kept_notes(kept, pair, node, paths), *rival_notes(pair, root))

@@ -14,6 +14,10 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# root reads only what root or the one behind sudo could have written, and a checkout may be anybody's
+os.environ.setdefault("SUDO_UID", str(Path(__file__).stat().st_uid))
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaks(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Fails on tasks that asyncio.run() had to cancel, on complaints of asyncio's, and on children."""

@@ -62,7 +62,7 @@ class Observation(Enum):
     FLUSH = "conntrackd -f: whether it was done"
     COUNT = "the kernel's states counted against conntrackd's"
     RULES = "the rules in the kernel, as loaded and read back"
-    RELOAD = "the pair file, at a reload"
+    RELOAD = "the pair file, at the start and at a reload"
     LINKS = "the interfaces, their links and addresses, and the role"
     HEARING = "what conntrackd has received from the peer"
     ANSWERS = "who answers for the virtual addresses on the links"
@@ -103,7 +103,7 @@ CONDITIONS: dict[Condition, Line] = {
     C.REPLICATION: Line(By.LOSSES),
     C.LOST_EVENTS: Line(By.COUNT, of_role=True),
     C.RULES: Line(By.RULES, S.CRITICAL),
-    C.CONFIGURATION: Line(By.RELOAD),
+    C.CONFIGURATION: Line(By.RELOAD, S.CRITICAL),
     C.SYNC_LINK: Line(By.LINKS),
     C.PEER_SILENT: Line(By.HEARING),
     C.TWO_PRIMARIES: Line(By.ANSWERS, S.CRITICAL),

@@ -82,6 +82,38 @@ def test_an_apply_is_in_force_and_told(machine: Machine) -> None:
     assert "generation 2" in machine.records()[-1]["message"]
 
 
+CHANGED_BETWEEN = """
+import sys
+from pathlib import Path
+opened = 0
+def change(event, arguments):
+    global opened
+    if event == "open" and str(arguments[0]) == "/run/b.yaml":
+        opened += 1
+        if opened == 2:
+            Path("/run/c.yaml").replace("/run/b.yaml")
+sys.addaudithook(change)
+from agent.__main__ import main
+sys.exit(main(["rules", "apply", "/run/b.yaml"]))
+"""
+
+
+def test_what_was_checked_is_what_is_kept_and_loaded(machine: Machine) -> None:
+    """Whoever changes the file between two readings of it changes nothing: there is one."""
+    machine.write("/run/c.yaml", A.replace("allow: [", "allow: [telnet, "))
+    machine.must(sys.executable, "-P", "-c", CHANGED_BETWEEN)
+    assert_in_force(machine, B)
+    assert machine.rules("generations", "2") == B
+    assert machine.rules_json("generations")[1]["rules"] == RULES_B
+
+
+def test_a_pipe_is_refused_and_changes_nothing(machine: Machine) -> None:
+    done = machine.run("sh", "-c", f"cat /run/b.yaml | {sys.executable} -P -m agent rules apply /dev/stdin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is a pipe; name a regular file" in done.stderr
+    assert_in_force(machine, A)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [

@@ -34,6 +34,7 @@ def hafw(
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "PYTHONPATH": str(ROOT),
             "LC_ALL": "C.UTF-8",
+            "SUDO_UID": os.environ["SUDO_UID"],
             **(env or {}),
         },
         stdout=subprocess.PIPE if stdout is None else stdout,
@@ -293,6 +294,7 @@ VALUES = {
         ({"role": "fault"}, 1),
         ({"role": "stopped"}, 1),
         ({"unwell": ["bus"]}, 1),
+        ({"unwell": ["configuration"]}, 2),
         ({"rules": {"wanted": "backup", "error": "nft is gone"}}, 2),
         ({"rules": {**VALUES["rules"], "intact": False, "drift": "a rule is missing"}}, 2),  # type: ignore[dict-item]
     ],

@@ -93,7 +93,7 @@ def test_load_names_the_file(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{path}: ")
     with pytest.raises(ConfigError, match="No such file or directory; write the pair file there"):
         load(tmp_path / "missing.yaml")
-    with pytest.raises(ConfigError, match="Is a directory"):
+    with pytest.raises(ConfigError, match="is a directory; name a regular file"):
         load(tmp_path)
 
 

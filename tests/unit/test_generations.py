@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from agent.config_files import Files
 from agent.errors import HafwError
-from agent.generations import KEPT, Files, Generations, Pending, boot_id
+from agent.generations import KEPT, Generations, Pending, boot_id
 
 A: Files = (("hafw.yaml", "a\n"),)
 B: Files = (("new.yaml", "b\n"), ("rules/web.yaml", "web b\n"), ("more.yaml", "more b\n"))
@@ -96,12 +97,76 @@ def test_nothing_is_written_outside(made: Generations, name: str) -> None:
     assert made.known() == ()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "null", "{" * 10_000, '{"number": "x"}'])
+NO_GENERATIONS = [
+    "",
+    "{}",
+    "[]",
+    "null",
+    "{" * 10_000,
+    "[" * 100_000,
+    '{"a":' * 100_000,
+    '{"number": "x"}',
+    '{"number": 1e400}',
+    '{"number": -1e400, "files": []}',
+    '{"number": NaN}',
+    '{"number": ' + "9" * 5000 + "}",
+    *(
+        '{{"number": {}, "at": "", "who": "", "why": "", "rules": {}, "files": {}}}'.format(*values)
+        for values in (
+            ("2.0", '""', '[["a", "b"]]'),
+            ("true", '""', '[["a", "b"]]'),
+            ("3", '""', '[["a", "b"]]'),
+            ("2", "{}", '[["a", "b"]]'),
+            ("2", '""', "[]"),
+            ("2", '""', "1e400"),
+            ("2", '""', '{"ab": 1, "cd": 2}'),
+            ("2", '""', '[["a", "b", "c"]]'),
+            ("2", '""', '[["a", 1e400]]'),
+            ("2", '""', r'[["a", "\\ud800"]]'.replace("\\\\", "\\")),
+            ("2", '""', r'[["a", "b"], ["c\\u0000", "d"]]'.replace("\\\\", "\\")),
+            ("2", '""', '[["a", "b"], ["../c", "d"]]'),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("text", NO_GENERATIONS, ids=lambda text: text[-40:])
 def test_a_file_that_is_no_generation_is_none(made: Generations, tmp_path: Path, text: str) -> None:
     made.add(A, "root", "apply", "11")
     (tmp_path / "lib" / "generations" / "2.json").write_text(text)
     assert [one.number for one in made.known()] == [1]
+    assert ["2.json" in reason for reason in made.unusable()] == [True]
+    with pytest.raises(HafwError, match=r"2\.json"):
+        made.require(2)
+    with pytest.raises(HafwError, match=r"there is no generation 9; known: 1$"):
+        made.require(9)
     assert made.add(B, "root", "apply", "22").number == 3
+
+
+@pytest.mark.parametrize("name", ["pending", "installing"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *NO_GENERATIONS[:12],
+        '{"number": 77}',
+        '{"number": 2, "back_to": 77, "identity": "x", "deadline_s": 0.0, "boot": "x"}',
+        '{"number": 1e400, "back_to": 1, "identity": "x", "deadline_s": 0.0, "boot": "x"}',
+        '{"number": 77, "back_to": 1, "identity": "x", "deadline_s": NaN, "boot": "x"}',
+        '{"number": 77, "back_to": 1, "identity": "x", "deadline_s": 1e400, "boot": "x"}',
+        '{"number": 77, "back_to": 1, "identity": 5, "deadline_s": 0, "boot": "x"}',
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_note_that_cannot_be_understood_is_put_aside_and_told_once(
+    made: Generations, pair_file: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    made.add(B, "root", "apply", "22")
+    note = tmp_path / "lib" / name
+    note.write_text(text)
+    assert f"{name}.unusable" in str(made.finish(pair_file))
+    assert made.finish(pair_file) is None
+    assert not note.exists()
+    assert pair_file.read_text() == "a\n"
 
 
 def test_a_pending_apply_is_due_by_time_or_after_a_boot(made: Generations, pair_file: Path) -> None:

@@ -1,0 +1,151 @@
+"""Files that are read and written whole: regular ones, of a stated size, never waited for, and by whom they
+could be changed.
+
+Hard facts
+* Opening a FIFO waits for its other end, and opening a device can do something (a watchdog starts), so a
+  file is looked at before it is opened, and again when it is open.
+* Some regular files wait as well (/proc/kmsg, a trace pipe); with O_NONBLOCK they say so instead.
+* In a user namespace everybody who is not mapped, the real root among them, is the overflow user.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.errors import HafwError
+
+_KINDS = {
+    stat.S_IFIFO: "is a pipe",
+    stat.S_IFSOCK: "is a socket",
+    stat.S_IFCHR: "is a device",
+    stat.S_IFBLK: "is a device",
+    stat.S_IFDIR: "is a directory",
+}
+_MOST_LINKS = 40
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class UnfitFileError(HafwError):
+    """`reason` goes on where the name of the file ends."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.reason = reason
+
+
+def read_regular(path: Path, most: int, *, else_do: str = "") -> bytes:
+    """Raises UnfitFileError; `else_do`: what helps when it cannot be read."""
+    try:
+        _require_regular(path, os.stat(path))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            _require_regular(path, os.fstat(descriptor))
+            raw = _read(descriptor, most + 1)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:  # ValueError: no file has such a name
+        hint = f"; {else_do}" if else_do else ""
+        raise UnfitFileError(path, f"cannot be read: {getattr(error, 'strerror', error)}{hint}") from error
+    if len(raw) > most:
+        raise UnfitFileError(path, f"is too long; such a file has at most {most} bytes")
+    return raw
+
+
+def _require_regular(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "is no regular file")
+        raise UnfitFileError(path, f"{kind}; name a regular file")
+
+
+def _read(descriptor: int, most: int) -> bytes:
+    parts: list[bytes] = []
+    while most > 0 and (part := os.read(descriptor, min(most, 1 << 20))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
+def replace_file(path: Path, text: str, mode: int = 0o600, *, durable: bool = False) -> None:
+    """The whole of it or nothing: who reads meanwhile reads the old or the new. Raises OSError."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)  # whatever it is: a pipe of that name would wait
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), mode)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def find_weakness(path: Path) -> str | None:
+    """Who but root could change what is read there, as words that go on where the name of the file ends.
+
+    Only root asks: what anybody else reads takes effect nowhere. The one who called sudo counts as root.
+    """
+    if os.geteuid() != 0:
+        return None
+    trusted = _trusted()
+    try:
+        for place in _places(path):
+            weakness = _weakness(place, os.lstat(place), trusted)
+            if weakness is not None:
+                return f"is not safe: {place} {weakness}"
+    except (OSError, ValueError):
+        pass  # whoever reads it says what is wrong
+    return None
+
+
+def _weakness(place: Path, found: os.stat_result, trusted: frozenset[int]) -> str | None:
+    if found.st_uid not in trusted:
+        return f"belongs to user {found.st_uid}, not to root; chown root it"
+    if stat.S_ISLNK(found.st_mode) or not found.st_mode & _OTHERS:
+        return None
+    if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
+        return None  # only owners replace what is in there, and the owners are looked at
+    if not found.st_mode & stat.S_IWOTH and found.st_gid == 0:
+        return None
+    return f"can be written by others than root (mode {stat.S_IMODE(found.st_mode):o}); chmod go-w it"
+
+
+def _trusted() -> frozenset[int]:
+    caller = os.environ.get("SUDO_UID", "")
+    found = {0} | ({int(caller)} if caller.isascii() and caller.isdigit() and len(caller) < 11 else set())
+    if not _is_everybody_mapped():
+        found.add(int(Path("/proc/sys/kernel/overflowuid").read_bytes()))
+    return frozenset(found)
+
+
+def _is_everybody_mapped() -> bool:
+    try:
+        return Path("/proc/self/uid_map").read_bytes().split() == [b"0", b"0", b"4294967295"]
+    except OSError:
+        return True
+
+
+def _places(path: Path) -> Iterator[Path]:
+    """Every directory and link on the way to the file, and the file."""
+    left = [*reversed(Path(os.getcwd(), path).parts)]
+    at, links = Path(left.pop()), 0
+    yield at
+    while left:
+        part = left.pop()
+        if part == "..":
+            at = at.parent
+            continue
+        place = at / part
+        yield place
+        if not place.is_symlink():
+            at = place
+        elif (links := links + 1) <= _MOST_LINKS:
+            target = Path(os.readlink(place))
+            left += reversed(target.parts)
+            if target.is_absolute():
+                at = Path(left.pop())
+        else:
+            return

@@ -1,0 +1,180 @@
+"""What is read whole: regular files of a size, that nobody but root could have written. Nothing waits."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent import config
+from agent.errors import ConfigError
+from agent.regular_file import UnfitFileError, find_weakness, read_regular, replace_file
+from tests.unit.small_pair import SMALL
+
+NOBODY = 65534
+INCLUDED = "policy: []\n"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to others")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """With a pair file that names two others."""
+    path = tmp_path / "hafw"
+    path.mkdir(mode=0o755)
+    text = SMALL + "include: more.yaml\nsets: {listed: {file: listed.txt}}\n"
+    for name, content in (("hafw.yaml", text), ("more.yaml", INCLUDED), ("listed.txt", "203.0.113.9\n")):
+        (path / name).write_text(content)
+        (path / name).chmod(0o644)
+    config.load(path / "hafw.yaml")
+    return path
+
+
+def bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+
+
+KINDS: list[tuple[Callable[[Path], object], str]] = [
+    (os.mkfifo, "is a pipe"),
+    (Path.mkdir, "is a directory"),
+    (bind, "is a socket"),
+    (lambda path: path.symlink_to("/dev/zero"), "is a device"),
+    (lambda path: path.symlink_to(path.name), "symbolic links"),
+    (lambda path: path.symlink_to("nowhere"), "No such file"),
+    (lambda path: None, "No such file"),
+]
+
+
+@pytest.mark.parametrize(("make", "says"), KINDS)
+def test_what_is_no_regular_file_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], object], says: str
+) -> None:
+    path = tmp_path / "x"
+    make(path)
+    with pytest.raises(UnfitFileError, match=says):
+        read_regular(path, 10)
+
+
+@pytest.mark.parametrize("name", ["hafw.yaml", "more.yaml", "listed.txt"])
+@pytest.mark.parametrize("make", [make for make, _ in KINDS])
+def test_nor_is_it_as_a_pair_file_or_in_one(
+    directory: Path, make: Callable[[Path], object], name: str
+) -> None:
+    (directory / name).unlink()
+    make(directory / name)
+    with pytest.raises(ConfigError) as caught:
+        config.load(directory / "hafw.yaml")
+    assert len(caught.value.problems) == 1
+
+
+def test_a_name_that_no_file_has() -> None:
+    for name in ("x" * 5000, "a\0b", ""):
+        with pytest.raises(UnfitFileError, match=r"cannot be read|is a directory"):
+            read_regular(Path(name), 10)
+
+
+def test_a_file_that_grows_without_end_is_read_to_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"x" * 11)
+    assert read_regular(path, 11) == b"x" * 11
+    os.truncate(path, 1 << 40)
+    with pytest.raises(UnfitFileError, match="at most 11 bytes"):
+        read_regular(path, 11)
+
+
+def test_a_pipe_in_the_place_of_the_new_file_does_not_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f".x.{os.getpid()}")
+    replace_file(tmp_path / "x", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x", "new")]
+
+
+def test_everything_that_a_pair_file_names_has_a_limit(directory: Path) -> None:
+    """Two lists that fit one by one were taken, and could then not be kept."""
+    text = (directory / "hafw.yaml").read_text().replace("sets: {", "sets: {other: {file: other.txt}, ")
+    (directory / "hafw.yaml").write_text(text)
+    line = "# " + "x" * 997 + "\n"
+    (directory / "listed.txt").write_text("203.0.113.9\n" + line * 9_000)
+    (directory / "other.txt").write_text("203.0.113.9\n")
+    config.load(directory / "hafw.yaml")
+    (directory / "other.txt").write_text("203.0.113.9\n" + line * 9_000)
+    with pytest.raises(ConfigError, match=r"listed\.txt does not fit: .* at most 16777216 bytes together"):
+        config.load(directory / "hafw.yaml")
+
+
+def test_a_pair_file_names_not_more_than_so_many_files(directory: Path) -> None:
+    sets = ", ".join(f"s{number}: {{file: f{number}.txt}}" for number in range(5000))
+    (directory / "hafw.yaml").write_text(SMALL + f"sets: {{{sets}}}\n")
+    with pytest.raises(ConfigError, match="names at most 256 files"):
+        config.load(directory / "hafw.yaml")
+
+
+def give_to_a_group(path: Path) -> None:
+    os.chown(path, 0, 5)
+    path.chmod(0o664)
+
+
+WEAK: list[tuple[str, Callable[[Path], object], str]] = [
+    *(
+        (name, spoil, says)
+        for name in ("hafw.yaml", "more.yaml", "listed.txt")
+        for spoil, says in (
+            (lambda path: path.chmod(0o666), "can be written by others than root (mode 666)"),
+            (give_to_a_group, "mode 664"),
+            (lambda path: os.chown(path, NOBODY, 0), f"belongs to user {NOBODY}"),
+        )
+    ),
+    (".", lambda path: path.chmod(0o777), "mode 777"),
+    (".", lambda path: os.chown(path, NOBODY, 0), f"belongs to user {NOBODY}"),
+    ("..", lambda path: path.chmod(0o777), "mode 777"),
+]
+
+
+@needs_root
+@pytest.mark.parametrize(("name", "spoil", "says"), WEAK)
+def test_root_reads_nothing_that_others_could_have_written(
+    directory: Path, name: str, spoil: Callable[[Path], object], says: str
+) -> None:
+    spoil(directory / name)
+    with pytest.raises(ConfigError) as caught:
+        config.load(directory / "hafw.yaml")
+    assert says in str(caught.value)
+    assert "chmod go-w it" in str(caught.value) or "chown root it" in str(caught.value)
+
+
+@needs_root
+def test_nor_by_a_way_that_others_could_change(directory: Path, tmp_path: Path) -> None:
+    """A link in a directory of theirs, in the middle of the way."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o777)
+    (theirs / "link").symlink_to(directory)
+    (tmp_path / "way").symlink_to(theirs / "link")
+    config.load(directory / "hafw.yaml")
+    theirs.chmod(0o777)
+    assert "mode 777" in str(find_weakness(tmp_path / "way" / "hafw.yaml"))
+    theirs.chmod(0o1777)
+    assert find_weakness(tmp_path / "way" / "hafw.yaml") is None
+    os.lchown(theirs / "link", NOBODY, NOBODY)
+    assert f"user {NOBODY}" in str(find_weakness(tmp_path / "way" / "hafw.yaml"))
+
+
+@needs_root
+def test_a_file_of_roots_in_a_directory_like_tmp_is_safe(directory: Path) -> None:
+    directory.chmod(0o1777)
+    config.load(directory / "hafw.yaml")
+
+
+@needs_root
+def test_the_one_who_called_sudo_counts_as_root(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chown(directory / "hafw.yaml", NOBODY, NOBODY)
+    monkeypatch.setenv("SUDO_UID", str(NOBODY))
+    config.load(directory / "hafw.yaml")
+
+
+def test_an_ordinary_user_checks_a_draft_of_his_own(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    (directory / "hafw.yaml").chmod(0o666)
+    config.load(directory / "hafw.yaml")
