@@ -160,11 +160,15 @@ class Loop:
         self._group.create_task(self._check_until_still())
 
     async def _check_until_still(self) -> None:
+        """Who changes rules without end gets a part of our time: a look at a large table takes long."""
         try:
-            await self._check_rules()
-            while self._check_again:
+            while True:
                 self._check_again = False
+                begun = time.monotonic()
                 await self._check_rules()
+                if not self._check_again:
+                    return
+                await asyncio.sleep(REST * (time.monotonic() - begun))
         finally:
             self._checking = False
 
@@ -358,6 +362,8 @@ class Loop:
             self.record(record_of(notice))
 
 
+REST = 2
+"""Between two looks at the rules, as a multiple of how long the first has taken."""
 LONGEST_STEP_S = 60.0
 """Every question to conntrackd has a time limit of its own, 30 s at the most."""
 

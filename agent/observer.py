@@ -34,6 +34,7 @@ from agent.core.events import (
 from agent.core.roles import Role
 from agent.errors import HafwError, UnavailableError
 from agent.loop import Loop, answer_of
+from agent.pace import Pace, PacedReader
 from agent.pair import Pair
 from agent.paths import Paths
 from agent.records import Kind, Record
@@ -50,6 +51,9 @@ UNANSWERED_S = 0.2
 """An announced connection that has not come by then may take long, so that a failover can come between."""
 MOST_UNANSWERED = 100
 """More at a time are not told again: a flood of requests must not keep us from our work."""
+PACE = Pace(at_once=100, per_second=100)
+"""Of notices, and of changes of addresses and rules: each makes us look at the kernel."""
+ANNOUNCED_PACE = Pace(at_once=200, per_second=500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,10 @@ class Observer:
         self.notices = NoticeSocket(self._noticed, self.refuse)
         self._rules = RulesWatch()
         self._expectations = Conntrack(expectations=True)
+        self._readers: tuple[PacedReader, ...] = ()
+        self._telling: set[tuple[int, bytes]] = set()
         self._unanswered = 0
+        self._lost = 0
         self._closed = False
         self._watched: int | None = None
         self._orphaned: frozenset[str] = frozenset()
@@ -88,11 +95,12 @@ class Observer:
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Listen to everything; the first look is the caller's."""
-        running = asyncio.get_running_loop()
-        running.add_reader(self.addresses.fileno(), self._addresses_changed)
-        running.add_reader(self.notices.fileno(), self.notices.receive)
-        running.add_reader(self._rules.fileno(), self._rules_changed)
-        running.add_reader(self._expectations.fileno(), self._expected)
+        self._readers = (
+            PacedReader(self.addresses.fileno(), self._addresses_changed, PACE),
+            PacedReader(self.notices.fileno(), self.notices.receive, PACE, self._notices_wait),
+            PacedReader(self._rules.fileno(), self._rules_changed, PACE),
+            PacedReader(self._expectations.fileno(), self._expected, ANNOUNCED_PACE),
+        )
         self._group = group
         # the plans that begin now speak to this one; another one has heard nothing of them
         self._conntrackd_seen = self._conntrackd.socket_identity()
@@ -101,9 +109,9 @@ class Observer:
 
     def close(self) -> None:
         self._closed = True
-        running = asyncio.get_running_loop()
+        for reader in self._readers:
+            reader.close()
         for source in (self.addresses, self.notices, self._rules, self._expectations):
-            running.remove_reader(source.fileno())
             source.close()
         for timer in (self._rules_timer, self._bus_timer):
             if timer is not None:
@@ -152,23 +160,37 @@ class Observer:
         more = f" ({count} more since the last time)" if count else ""
         self._loop.record(Record(Kind.REFUSED, f"refused {reason}{more}", time.monotonic_ns()))
 
-    def _addresses_changed(self) -> None:
+    def _notices_wait(self) -> None:
+        self.refuse(f"notices that come faster than {PACE.per_second:.0f} in a second: they wait")
+
+    def _addresses_changed(self) -> int:
         noticed = time.monotonic_ns()
         self.addresses.drain()
         self.hint("netlink", noticed)
+        return 1
 
-    def _expected(self) -> None:
+    def _expected(self) -> int:
         """What the peer gets to know of a helper's work only if it is told again. TCP: how far the rest of a
         connection is moved by a packet that was rewritten. UDP: what the first packet has announced."""
         later = asyncio.get_running_loop().call_later
         for one in self._expectations.announced():
             if one.protocol == socket.IPPROTO_TCP:
-                later(TELL_AGAIN_S, self._tell_again, one)
+                if (one.family, one.master) not in self._telling:
+                    self._telling.add((one.family, one.master))
+                    later(TELL_AGAIN_S, self._tell_again, one)
             elif self._unanswered < MOST_UNANSWERED:
                 self._unanswered += 1
                 later(UNANSWERED_S, self._announce_again, one)
+        if self._expectations.lost != self._lost:
+            self._lost = self._expectations.lost
+            self.refuse(
+                f"announcements of helpers (FTP and the like) that come faster than "
+                f"{ANNOUNCED_PACE.per_second:.0f} in a second: {self._lost} passed over since the start"
+            )
+        return self._expectations.taken
 
     def _tell_again(self, one: Announced) -> None:
+        self._telling.discard((one.family, one.master))
         if not self._closed:
             self._expectations.tell_again(one.family, one.master)
 
@@ -209,11 +231,12 @@ class Observer:
     def _bus_changed(self) -> None:
         self.hint("system bus")
 
-    def _rules_changed(self) -> None:
+    def _rules_changed(self) -> int:
         self._rules.drain()
         if self._rules_timer is None:
             running = asyncio.get_running_loop()
             self._rules_timer = running.call_later(RULES_DEBOUNCE_S, self._check_rules)
+        return 1
 
     def _check_rules(self) -> None:
         self._rules_timer = None

@@ -8,49 +8,119 @@ import asyncio
 import json
 import os
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.adapters import unix_socket
 from agent.errors import HafwError, UnavailableError
+from agent.pace import Pace, PacedReader
 
 Answer = Callable[[], Awaitable[dict[str, Any]]]
 
+STATUS, RELOAD = b"status\n", b"reload\n"
 MOST_QUESTION = 256
+MOST_OPEN = 128
+MOST_WAITING = 100
+AT_ONCE = 8
+PACE = Pace(at_once=100, per_second=400)
+READING_LIMIT_S = 5.0
 QUESTION_LIMIT_S = 2.0
 ANSWER_LIMIT_S = 10.0
 RELOAD_LIMIT_S = 30.0
 
 
-async def serve(path: Path, answer: Answer, reload: Answer | None = None) -> asyncio.Server:
-    """Start to answer `status`, and `reload` where it is given. A socket left by an earlier run is replaced,
-    anything else at `path` is not touched. Raises HafwError if there can be none."""
+class Server:
+    """However many ask at a time, one status is being made and one may wait; the oldest of too many
+    connections is closed, unless it has asked for a reload."""
 
-    answers = {b"status\n": answer, **({b"reload\n": reload} if reload else {})}
+    def __init__(self, listener: socket.socket, answers: Mapping[bytes, Answer]) -> None:
+        self._listener = listener
+        self._answers = answers
+        self._making = asyncio.Lock()
+        self._next: asyncio.Task[dict[str, Any]] | None = None
+        self._open: dict[asyncio.Task[None], None] = {}
+        self._reader = PacedReader(listener.fileno(), self._accept, PACE)
 
-    async def answer_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def close(self) -> None:
+        self._reader.close()
+        self._listener.close()
+        for task in self._open:
+            task.cancel()
+
+    def _accept(self) -> int:
+        for count in range(AT_ONCE):
+            try:
+                line, _ = self._listener.accept()
+            except OSError:  # nobody more, or gone again, or no descriptors left just now
+                return max(count, 1)
+            line.setblocking(False)
+            task = asyncio.get_running_loop().create_task(self._serve(line))
+            self._open[task] = None
+            task.add_done_callback(self._served)
+            if len(self._open) > MOST_OPEN:
+                next(iter(self._open)).cancel()
+        return AT_ONCE
+
+    def _served(self, task: "asyncio.Task[None]") -> None:
+        self._open.pop(task, None)
+        if not task.cancelled() and task.exception() is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a question at the control socket", "exception": task.exception(), "task": task}
+            )
+
+    async def _serve(self, line: socket.socket) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=line, limit=MOST_QUESTION)
         try:
             async with asyncio.timeout(QUESTION_LIMIT_S):
                 question = await reader.readline()
-            asked = answers.get(question)
-            found = await asked() if asked else {"error": f"this is no question; ask: {_names(answers)}"}
+            found = await self._answer(question)
             writer.write(json.dumps(found).encode() + b"\n")
-            await writer.drain()
+            async with asyncio.timeout(READING_LIMIT_S):
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
         except (TimeoutError, OSError, ValueError):
-            pass  # whoever asked has gone, or asked without end; nothing is owed
+            pass  # whoever asked has gone, or asked without end, or does not read; nothing is owed
         finally:
-            writer.close()
+            writer.transport.abort()
 
+    async def _answer(self, question: bytes) -> dict[str, Any]:
+        asked = self._answers.get(question)
+        if asked is None:
+            return {"error": f"this is no question; ask: {_names(self._answers)}"}
+        if question != STATUS:
+            task = asyncio.current_task()
+            if task is not None:
+                self._open.pop(task, None)
+            return await asked()
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._make(asked))
+        return await asyncio.shield(self._next)
+
+    async def _make(self, asked: Answer) -> dict[str, Any]:
+        async with self._making:
+            self._next = None  # who asks from now on wants to know what is true later
+            return await asked()
+
+
+async def serve(path: Path, answer: Answer, reload: Answer | None = None) -> Server:
+    """Start to answer `status`, and `reload` where it is given. A socket left by an earlier run is replaced,
+    anything else at `path` is not touched. Raises HafwError if there can be none."""
     unix_socket.clear(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     mask = os.umask(0o177)
     try:
-        return await asyncio.start_unix_server(answer_one, path, limit=MOST_QUESTION)
+        listener.bind(str(path))
+        listener.listen(MOST_WAITING)
     except OSError as error:
+        listener.close()
         message = f"cannot listen for `hafw status` at {path}: {error.strerror or error}"
         raise HafwError(message, "run as root, once on each node") from error
     finally:
         os.umask(mask)
+    return Server(listener, {STATUS: answer, **({RELOAD: reload} if reload else {})})
 
 
 def _names(answers: Mapping[bytes, Answer]) -> str:
@@ -59,20 +129,27 @@ def _names(answers: Mapping[bytes, Answer]) -> str:
 
 def ask_status(path: Path) -> dict[str, Any]:
     """Raises UnavailableError if no agent answers, HafwError if the answer is not one."""
-    return _ask(path, b"status\n", ANSWER_LIMIT_S)
+    return _ask(path, STATUS, ANSWER_LIMIT_S)
 
 
 def ask_reload(path: Path) -> dict[str, Any]:
     """The answer comes when the rules are in force, or says in `error` why they are not. Raises as
     ask_status()."""
-    return _ask(path, b"reload\n", RELOAD_LIMIT_S)
+    return _ask(path, RELOAD, RELOAD_LIMIT_S)
+
+
+def _connect(line: socket.socket, path: Path, limit_s: float) -> None:
+    """Waits in the kernel's queue where others are before us; with a time limit of Python's it would refuse
+    at once."""
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(limit_s), 0))
+    line.connect(str(path))
+    line.settimeout(limit_s)
 
 
 def _ask(path: Path, question: bytes, limit_s: float) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-        line.settimeout(limit_s)
         try:
-            line.connect(str(path))
+            _connect(line, path, limit_s)
             line.sendall(question)
             with line.makefile("rb") as reply:
                 text = reply.readline(1 << 20)

@@ -37,6 +37,9 @@ _EXPECT_MASTER, _EXPECT_TUPLE = 1, 2
 _ASSURED_WITH_REPLY = 0x2 | 0x4 | 0x8  # and confirmed, which the kernel insists on
 _ESTABLISHED = 3
 _PATIENCE_S = 1.0
+AT_ONCE = 32
+_SO_MEMINFO = 55
+_MEMORY = struct.Struct("=9I")
 
 Attributes = dict[int, bytes]
 
@@ -57,6 +60,9 @@ class Conntrack:
 
     def __init__(self, *, expectations: bool = False) -> None:
         """With `expectations` every new one can be read by announced()."""
+        self.taken = 0
+        """How many messages the last announced() has read, and how many were lost before they could be."""
+        self.lost = 0
         try:
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)
@@ -71,18 +77,26 @@ class Conntrack:
         self._socket.close()
 
     def announced(self) -> set[Announced]:
-        """Takes everything off the socket. An overflow means only that there was much."""
+        """Takes AT_ONCE messages off the socket at the most."""
         found: set[Announced] = set()
-        while True:
+        self.taken = 0
+        while self.taken < AT_ONCE:
             try:
-                batch = self._socket.recv(1 << 16)
+                batch = self._socket.recv(1 << 13)
             except BlockingIOError:
-                return found
+                break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise UnavailableError(f"cannot watch expectations: {error.strerror}") from error
-                continue
+                self.lost = self._count_lost()
+                batch = b""
+            self.taken += 1
             found |= set(_announced(batch))
+        return found
+
+    def _count_lost(self) -> int:
+        """The kernel counts for each socket what it found no room for."""
+        return int(_MEMORY.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size))[-1])
 
     def tell_again(self, family: int, connection: bytes) -> None:
         """An update that changes nothing: everything about the connection is told to whoever listens. A

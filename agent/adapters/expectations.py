@@ -17,9 +17,10 @@ what is said of conntrackd's events is in its source, also in that of 1.4.8)
   anew is told anew. `conntrackd -R` reads it, but sends nothing; `-B` would send every state.
 """
 
+import math
 import socket
 import struct
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass
 
 from agent.adapters.ctnetlink import (
@@ -76,42 +77,48 @@ def find_translation(expected: Way, there: Way, back: Way) -> Translation | None
     return None
 
 
-def complete_expectations() -> int:
-    """Gives every expectation of this network namespace the translation that it lacks; returns how many.
+def complete_expectations(limit_s: float = math.inf) -> bool:
+    """Gives every expectation of this network namespace the translation that it lacks. False when that was
+    broken off, because there are more than can be done in `limit_s`.
 
     Nothing is raised: what cannot be completed costs an announced connection, a gate that stays closed for
     it would cost all of them.
     """
+    end_s = time.monotonic() + limit_s
     try:
         tracking = Conntrack()
     except UnavailableError:
-        return 0
+        return True
     try:
-        return sum(_complete(tracking, family, found) for family, found in list(_incomplete(tracking)))
+        incomplete = []
+        for family, body in tracking.dump(EXPECT | _MSG_GET, _REQUEST | _DUMP):
+            if time.monotonic() > end_s:
+                return False
+            found = dict(attributes(body))
+            if _NAT not in found and {*_NESTS, _HELPER} <= found.keys():
+                incomplete.append((family, found))
+        for family, found in incomplete:
+            if time.monotonic() > end_s:
+                return False
+            _complete(tracking, family, found)
     except UnavailableError:
-        return 0
+        pass
     finally:
         tracking.close()
+    return True
 
 
-def _incomplete(tracking: Conntrack) -> Iterator[tuple[int, Attributes]]:
-    for family, body in tracking.dump(EXPECT | _MSG_GET, _REQUEST | _DUMP):
-        found = dict(attributes(body))
-        if _NAT not in found and {*_NESTS, _HELPER} <= found.keys():
-            yield family, found
-
-
-def _complete(tracking: Conntrack, family: int, found: Attributes) -> bool:
-    """False when it needs nothing or is gone meanwhile."""
+def _complete(tracking: Conntrack, family: int, found: Attributes) -> None:
+    """Nothing when it needs nothing or is gone meanwhile."""
     answer = tracking.ask(CT | _MSG_GET, family, nest(_MASTER, found[_MASTER]), _REQUEST)
     if answer is None:
-        return False
+        return
     master = dict(attributes(answer))
     translation = find_translation(_read_way(found[_TUPLE]), _read_way(master[1]), _read_way(master[2]))
     if translation is None:
-        return False
+        return
     nat = _nat(family, _read_way(found[_TUPLE]).protocol, translation)
-    return _make_anew(tracking, family, found, nat + attribute(_FUNCTION, _FOLLOW_MASTER))
+    _make_anew(tracking, family, found, nat + attribute(_FUNCTION, _FOLLOW_MASTER))
 
 
 def announce_again(family: int, expected: bytes) -> bool:

@@ -42,6 +42,7 @@ IPRSocket = _load("pyroute2.netlink.rtnl.iprsocket").IPRSocket
 ifaddrmsg = _load("pyroute2.netlink.rtnl.ifaddrmsg").ifaddrmsg
 
 _GROUPS = rtnl.RTMGRP_IPV4_IFADDR | rtnl.RTMGRP_IPV6_IFADDR | rtnl.RTMGRP_LINK
+AT_ONCE = 64
 _DUMP = 0x301
 """NLM_F_REQUEST | NLM_F_DUMP"""
 
@@ -51,23 +52,30 @@ class Addresses:
         """Raises UnavailableError if the kernel gives no netlink socket."""
         self._wanted = {(interface.name, vip.ip) for interface, vip in vips}
         try:
-            self._events = IPRSocket()
-            self._events.bind(groups=_GROUPS)
+            # pyroute2 would read each message into objects, and nobody looks at them
+            self._events = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            )
+            self._events.bind((0, _GROUPS))
             self._queries = IPRSocket()
             self._queries.bind(groups=0)
         except OSError as error:
             raise UnavailableError(f"the kernel gives no netlink socket: {error.strerror}") from error
 
     def fileno(self) -> int:
-        return int(self._events.fileno())
+        return self._events.fileno()
 
     def drain(self) -> None:
-        """Take one batch of messages off the socket; what they say is read anew by held()."""
-        try:
-            self._events.get()
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise UnavailableError(f"netlink: {error.strerror}") from error
+        """Take what waits off the socket, AT_ONCE messages at the most; what they say is read anew by
+        held()."""
+        for _ in range(AT_ONCE):
+            try:
+                self._events.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise UnavailableError(f"netlink: {error.strerror}") from error
 
     def held(self) -> frozenset[str]:
         """The virtual addresses on this node now, as `address%interface`."""

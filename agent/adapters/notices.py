@@ -23,7 +23,7 @@ from agent.errors import HafwError
 
 MOST_BYTES = 1024
 OLDEST_S = 60.0
-AT_ONCE = 32
+AT_ONCE = 8
 _CREDENTIALS = struct.Struct("3i")
 
 _STATES = {
@@ -115,21 +115,22 @@ class NoticeSocket:
             raise AssertionError("listen() comes first")
         return self._socket.fileno()
 
-    def receive(self) -> None:
-        """Read what waits, but not for ever: a flood must not keep the agent from its work."""
+    def receive(self) -> int:
+        """Read what waits, AT_ONCE datagrams at the most; how many there were."""
         if self._socket is None:
-            return
-        for _ in range(AT_ONCE):
+            return 0
+        for count in range(AT_ONCE):
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(
                     MOST_BYTES + 1, socket.CMSG_SPACE(_CREDENTIALS.size)
                 )
             except BlockingIOError:
-                return
+                return count
             try:
                 self._on_notice(self._check(data, _user_of(ancillary)))
             except RefusedError as error:
                 self._on_refused(error.message)
+        return AT_ONCE
 
     def _check(self, data: bytes, user: int | None) -> Notice:
         if user not in self._users:

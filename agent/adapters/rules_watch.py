@@ -12,6 +12,7 @@ from agent.errors import UnavailableError
 
 _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES = 7
+AT_ONCE = 64
 
 
 class RulesWatch:
@@ -30,8 +31,9 @@ class RulesWatch:
         return self._socket.fileno()
 
     def drain(self) -> None:
-        """Take everything off the socket; an overflow means only that there was much."""
-        while True:
+        """Take what waits off the socket, AT_ONCE messages at the most; an overflow means only that there
+        was much."""
+        for _ in range(AT_ONCE):
             try:
                 self._socket.recv(65536)
             except BlockingIOError:

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,97 @@ def test_who_does_not_wait_for_the_answer_does_no_harm(tmp_path: Path) -> None:
         server.close()
 
     asyncio.run(scenario())
+
+
+def test_those_who_ask_nothing_are_in_nobodys_way(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        server = await control.serve(tmp_path / "s", answer)
+        idle = [await asyncio.open_unix_connection(tmp_path / "s") for _ in range(control.MOST_OPEN + 20)]
+        found = await asyncio.wait_for(ask(tmp_path / "s", b"status\n"), control.QUESTION_LIMIT_S)
+        assert json.loads(found) == await answer()
+        for reader, _ in idle[:20]:
+            assert await asyncio.wait_for(reader.read(), 5) == b"", "the oldest have to go"
+        for _, writer in idle:
+            writer.close()
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_many_who_ask_at_once_get_the_same_answer_and_who_asks_later_a_newer_one(tmp_path: Path) -> None:
+    made = 0
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def slow_answer() -> dict[str, Any]:
+        nonlocal made
+        made += 1
+        number = made
+        begun.set()
+        await go.wait()
+        return {"schema": 1, "number": number}
+
+    async def scenario() -> None:
+        server = await control.serve(tmp_path / "s", slow_answer)
+        first = asyncio.create_task(ask(tmp_path / "s", b"status\n"))
+        await begun.wait()
+        later = [asyncio.create_task(ask(tmp_path / "s", b"status\n")) for _ in range(50)]
+        await asyncio.gather(*(ask(tmp_path / "s", b"something else\n") for _ in range(3)))
+        go.set()
+        assert json.loads(await first)["number"] == 1
+        assert {json.loads(one)["number"] for one in await asyncio.gather(*later)} <= {2, 3}
+        assert made <= 3, "one is made, one waits"
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_asks_and_never_reads_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "READING_LIMIT_S", 0.1)
+
+    async def long_answer() -> dict[str, Any]:
+        return {"schema": 1, "text": "x" * 3_000_000}
+
+    async def scenario() -> None:
+        server = await control.serve(tmp_path / "s", long_answer)
+        with socket.socket(socket.AF_UNIX) as line:
+            line.setblocking(False)
+            running = asyncio.get_running_loop()
+            await running.sock_connect(line, str(tmp_path / "s"))
+            await running.sock_sendall(line, b"status\n")
+            async with asyncio.timeout(5):
+                while not server._open:
+                    await asyncio.sleep(0.01)
+                while server._open:
+                    await asyncio.sleep(0.01)
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_queue_of_others_is_waited_in(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen(0)
+    others = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) for _ in range(3)]
+    for one in others:
+        with suppress(BlockingIOError):
+            one.connect(str(tmp_path / "s"))
+
+    def serve() -> None:
+        while True:
+            line, _ = listener.accept()
+            with line:
+                if line.recv(100) == b"status\n":
+                    line.sendall(b'{"schema": 1}\n')
+                    return
+
+    thread = threading.Timer(0.2, serve)
+    thread.start()
+    for one in others:
+        one.close()
+    assert control.ask_status(tmp_path / "s") == {"schema": 1}
+    thread.join()
+    listener.close()
 
 
 def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:
