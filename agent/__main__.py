@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from agent import __version__, config, rules_command, setup_command
 from agent.core.plan import Settings, plan_announce, plan_catch_up, plan_follow, plan_promote
 from agent.core.roles import Role, RuleSet
-from agent.errors import ConfigError, HafwError
+from agent.errors import ConfigError, HafwError, ToolError
 from agent.pair import Pair
 from agent.paths import Paths
 
@@ -212,7 +212,24 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
         pair = config.load(file)
         nodes = " and ".join(node.name for node in pair.nodes)
         print(f"{file} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
+        for warning in _host_warnings(pair):
+            print(f"warning: {warning}")
     return _check_kernel() if arguments.kernel else 0
+
+
+def _host_warnings(pair: Pair) -> tuple[str, ...]:
+    """Of the host that this runs on, where that is a node of the pair; the file may be for others."""
+    try:
+        _find_node(pair, None)
+    except HafwError:
+        return ()
+    from agent.adapters.iproute import read_links
+    from agent.setup_host import find_ssh_session, host_warnings
+
+    try:
+        return tuple(host_warnings(pair, read_links(), find_ssh_session()))
+    except ToolError as error:
+        return (f"what this host has cannot be told: {error}",)
 
 
 def _check_kernel() -> int:

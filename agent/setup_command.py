@@ -3,12 +3,13 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from agent import config
+from agent.adapters.iproute import HostRoute, read_links, read_routes
 from agent.errors import HafwError, ToolError
 from agent.pair import Pair
 from agent.paths import Paths
@@ -22,7 +23,9 @@ from agent.setup_hazards import (
     find_hazards,
     refuse_hazards,
 )
+from agent.setup_host import find_ssh_session, host_warnings
 from agent.setup_notes import Argv, kept_notes, live_commands, rival_notes
+from agent.setup_routes import loss_notes
 from agent.setup_write import start_writing, write_change
 
 DESCRIPTION = """\
@@ -149,7 +152,12 @@ def _run(
     plan = plan_setup(pair, node, paths, files)
     changes, kept = find_changes(plan, paths, root, arguments.replace)
     hazards = find_hazards(changes, paths)
-    notes = (*hazards.notes(), *kept_notes(kept, pair, node, paths), *rival_notes(pair, root))
+    notes = (
+        *_host_notes(pair, root),
+        *hazards.notes(),
+        *kept_notes(kept, pair, node, paths),
+        *rival_notes(pair, root),
+    )
     outcome = _Outcome(node, changes, notes, live_commands(changes, paths), hazards)
     say = _silent if arguments.json else show
     say("".join(f"{diff_of(change)}\n" for change in changes))
@@ -161,6 +169,18 @@ def _run(
     if arguments.json:
         print(outcome.to_json())
     return status
+
+
+def _host_notes(pair: Pair, root: Path) -> Iterator[str]:
+    """What this host has, where it is the one that is set up."""
+    routes: tuple[HostRoute, ...] = ()
+    if root == Path("/"):
+        try:
+            yield from host_warnings(pair, read_links(), find_ssh_session())
+            routes = read_routes()
+        except ToolError as error:
+            yield f"what this host has cannot be told: {error}; look at `ip address` and `ip route`"
+    yield from loss_notes(pair, root, routes)
 
 
 def _silent(_text: str) -> None:

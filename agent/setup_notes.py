@@ -1,6 +1,5 @@
 """What `hafw setup` says beside its diff: who else configures the same, and what makes a change live."""
 
-import fnmatch
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -12,12 +11,12 @@ from agent.render.keepalived import hook_in as keepalived_hook_in
 from agent.setup_blocks import NotUnderstoodError
 from agent.setup_changes import Change, Kept
 from agent.setup_foreign import unfit_for_agent
+from agent.setup_routes import interfaces_files, matches_name, network_files, read_hint
 
 Argv = tuple[str, ...]
 
-_NETWORK_DIRS = ("etc/systemd/network", "run/systemd/network", "usr/lib/systemd/network")
 _FIRST_OF_OURS = "60-hafw-"
-_IFACE = re.compile(r"^\s*iface\s+(\S+)", re.MULTILINE)
+_IFACE = re.compile(r"^\s*iface\s+([^\s:]+)", re.MULTILINE)
 
 
 def live_commands(changes: Collection[Change], paths: Paths) -> tuple[Argv, ...]:
@@ -80,37 +79,12 @@ def rival_notes(pair: Pair, root: Path) -> Iterator[str]:
                 f" take {interface.name} out of it"
             )
     known = {interface.name for interface in pair.interfaces}
-    interfaces = root / "etc/network/interfaces"
-    for path in (interfaces, *sorted(root.glob("etc/network/interfaces.d/*"))):
-        for name in sorted(known & set(_IFACE.findall(_text_of(path)))):
-            yield (
-                f"{Path('/') / path.relative_to(root)} configures {name} too;"
-                f" take {name} out there, systemd-networkd has it now"
-            )
+    for path, text in interfaces_files(root):
+        for name in sorted(known & set(_IFACE.findall(text))):
+            yield f"{path} configures {name} too; take {name} out there, systemd-networkd has it now"
 
 
 def _rival_networks(name: str, root: Path) -> Iterator[Path]:
-    for directory in _NETWORK_DIRS:
-        for path in sorted((root / directory).glob("*.network")):
-            if path.name < _FIRST_OF_OURS and _matches(_text_of(path), name):
-                yield Path("/") / path.relative_to(root)
-
-
-def _matches(text: str, name: str) -> bool:
-    """Does a .network file take this interface by its name? (By its driver or address it may still.)"""
-    section = ""
-    for line in text.splitlines():
-        if line.startswith("["):
-            section = line.strip()
-        key, _, value = line.partition("=")
-        if section == "[Match]" and key.strip() == "Name":
-            return any(fnmatch.fnmatchcase(name, pattern) for pattern in value.split())
-    return False
-
-
-def _text_of(path: Path) -> str:
-    """A hint is not worth a failure: what cannot be read says nothing."""
-    try:
-        return path.read_text(errors="replace") if path.is_file() else ""
-    except OSError:
-        return ""
+    for path in network_files(root):
+        if path.name < _FIRST_OF_OURS and matches_name(read_hint(path), name):
+            yield Path("/") / path.relative_to(root)
