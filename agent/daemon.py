@@ -61,7 +61,7 @@ class Agent:
         self.conntrackd = Conntrackd(paths, pair.sync.mode, process.run, expectations=uses_helpers(pair))
         # one thread, so that what was begun first is done first; as urgent as the loop, which waits while
         # the thread has the interpreter
-        self._aside = ThreadPoolExecutor(1, "aside", scheduling.take_precedence)
+        self._aside = ThreadPoolExecutor(1, "aside")
         ready, weight = paths.readiness, not_ready(pair)
         self.hands = Hands(self.rules, self.conntrackd, ready, weight, self._complete, self._beside)
         self.sink = open_sink(paths)
@@ -100,6 +100,7 @@ class Agent:
             self._record(
                 Kind.STARTED, f"hafw agent for {self.node} of pair {self.pair.name} has started{how}"
             )
+            scheduling.watch_overruns(self._overran)
             group.create_task(self._note("started", self._taken.files))
             await heartbeat.through(self.loop)
             self.manager.say_ready()
@@ -122,7 +123,12 @@ class Agent:
 
     async def _beside(self, job: Callable[[], Found]) -> Found:
         """What takes its time, or waits for the disk, holds up nothing here."""
-        return await asyncio.get_running_loop().run_in_executor(self._aside, job)
+
+        def do() -> Found:
+            scheduling.take_precedence()  # the job before may have lost it
+            return job()
+
+        return await asyncio.get_running_loop().run_in_executor(self._aside, do)
 
     async def _note(self, why: str, files: Files) -> None:
         pair = self.pair
@@ -222,6 +228,10 @@ class Agent:
 
     def _say_configuration(self, well: bool, text: str) -> None:
         self.loop.post(ConditionSeen(time.monotonic_ns(), Condition.CONFIGURATION, well, text))
+
+    def _overran(self, place: str) -> None:
+        message = f"the agent computed for {scheduling.PATIENCE_S} s without a pause, in {place}"
+        self._record(Kind.OVERRUN, f"{message}; until that was done it gave way to every other program")
 
     def _record(self, kind: Kind, message: str) -> None:
         self.loop.record(Record(kind, message, time.monotonic_ns()))

@@ -19,6 +19,8 @@ class Kind(Enum):
     REFUSED = "refused"
     RULES = "rules"
     """Another policy is in force, or an unfinished apply was brought to its end."""
+    OVERRUN = "overrun"
+    """We computed longer without a pause than a real-time process should."""
 
 
 MESSAGE_IDS = {
@@ -30,9 +32,17 @@ MESSAGE_IDS = {
     Kind.RECOVERED: "0f5e2b7a9d1c4a60b7c33c1e52a0d106",
     Kind.REFUSED: "0f5e2b7a9d1c4a60b7c33c1e52a0d107",
     Kind.RULES: "0f5e2b7a9d1c4a60b7c33c1e52a0d108",
+    Kind.OVERRUN: "0f5e2b7a9d1c4a60b7c33c1e52a0d1b0",
 }
 
-PRIORITIES = {Kind.ALARM: 4, Kind.REFUSED: 4, Kind.TRANSITION: 5, Kind.RULES: 5, Kind.STEP: 6}
+PRIORITIES = {
+    Kind.ALARM: 4,
+    Kind.REFUSED: 4,
+    Kind.OVERRUN: 4,
+    Kind.TRANSITION: 5,
+    Kind.RULES: 5,
+    Kind.STEP: 6,
+}
 """syslog's numbers; 6 (informational) for whatever is not listed."""
 
 

@@ -239,3 +239,56 @@ def test_it_is_back_soon(place: Place) -> None:
         took = time.monotonic() - begun
         end(agent)
     assert took < 10, "0.3 s where nothing else is to do"
+
+
+# computes until it is no longer a real-time process, or for ever where nothing of ours gets its turn
+WITHOUT_A_PAUSE = """
+import itertools, os, sys
+from agent import __main__, observer
+from agent.adapters import scheduling
+
+scheduling.PATIENCE_S, scheduling.LONGEST_S = 1, 3
+turns = {{"python": lambda: os.sched_getscheduler(0) & 0xff == os.SCHED_OTHER,
+         "library": lambda: sum(itertools.repeat(0))}}
+
+def compute_for_ever(self, notice):
+    while not turns["{where}"]():
+        pass
+
+observer.Observer._noticed = compute_for_ever
+sys.exit(__main__.main(["agent", *sys.argv[1:]]))
+"""
+
+
+def policy_of(process: "subprocess.Popen[str]") -> int:
+    return os.sched_getscheduler(process.pid) & ~os.SCHED_RESET_ON_FORK
+
+
+def test_who_computes_too_long_gives_way_says_where_and_continues(place: Place) -> None:
+    with place.agent("-c", WITHOUT_A_PAUSE.format(where="python")) as agent:
+        place.said.until("READY=1")
+        if policy_of(agent) != os.SCHED_RR:
+            pytest.skip("no real-time priority is to be had here")
+        place.hook("BACKUP")
+        until(
+            lambda: any(one["event"] == "overrun" for one in place.records()),
+            LIMIT_S,
+            "nothing is recorded of it",
+        )
+        until(lambda: policy_of(agent) == os.SCHED_RR, LIMIT_S, "it does not get its place back")
+        errors = end(agent)
+    (said,) = (str(one["message"]) for one in place.records() if one["event"] == "overrun")
+    assert "compute_for_ever" in said or "<lambda>" in said
+    assert "Current thread" in errors
+    assert "compute_for_ever" in errors
+
+
+def test_who_computes_too_long_in_a_library_does_not_die_without_a_word(place: Place) -> None:
+    with place.agent("-c", WITHOUT_A_PAUSE.format(where="library")) as agent:
+        place.said.until("READY=1")
+        if policy_of(agent) != os.SCHED_RR:
+            pytest.skip("no real-time priority is to be had here")
+        place.hook("BACKUP")
+        _, errors = agent.communicate(timeout=LIMIT_S)
+    assert agent.returncode == -signal.SIGKILL
+    assert "compute_for_ever" in errors, "the stack says which step it was"
