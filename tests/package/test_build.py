@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-import tomllib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from tests.package.conftest import BUILD_TIMEOUT_S, ROOT, build
 DEBIAN = ROOT / "packaging" / "debian"
 SYSTEMD = ROOT / "systemd"
 PROFILE = "/etc/apparmor.d/hafw-agent"
+HOMES = ("pyproject.toml", "agent", "host-tools", "packaging", "run", ":!host-tools/pictures")
+"""Where a version could stand."""
 A_DAY_IN_2001 = 1_000_000_000
 
 
@@ -84,9 +86,39 @@ def test_an_unknown_kind_of_file_stops_the_build(tmp_path: Path) -> None:
 
 
 def test_one_version_everywhere() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    changelog = run("dpkg-parsechangelog", "-l", DEBIAN / "changelog", "-S", "Version").strip()
-    assert __version__ == project == changelog
+    version = run("dpkg-parsechangelog", "-l", DEBIAN / "changelog", "-S", "Version").strip()
+    assert __version__ == version
+    listed = run("git", "grep", "--fixed-strings", "--files-with-matches", version, "--", *HOMES).split()
+    assert listed == ["packaging/debian/changelog"]
+
+
+def test_pip_is_told_what_to_do_instead() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-index", "--target", "/nonexistent", ROOT],
+        capture_output=True,
+        text=True,
+        timeout=BUILD_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "hafw is no Python package to be installed with pip" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_copy_without_git_is_built_as_well(built: Path, tmp_path: Path) -> None:
+    """Also inside the checkout of something else."""
+    copy = tmp_path / "outer" / "hafw"
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    for name in (name for name in listed if (ROOT / name).is_file()):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name, follow_symlinks=False)
+    run("git", "init", "--quiet", tmp_path / "outer")
+    (copy / ".cache").mkdir()
+    (copy / ".cache" / "left-over").touch()
+    (copy / "agent" / "__pycache__").mkdir()
+    (copy / "agent" / "__pycache__" / "x.pyc").touch()
+    for deb in build(copy / ".cache" / "deb", script=copy / "packaging" / "build-deb"):
+        assert deb.read_bytes() == (built / deb.name).read_bytes(), deb.name
 
 
 def test_lintian(built: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import __version__
+from agent import __version__, config
 from agent.paths import Paths
 from hafw_lab.debian import Release
 from tests.netns.tables_of_others import THEIRS
@@ -16,6 +16,7 @@ from tests.package.debian_root import DebianRoot
 
 MakeRoot = Callable[[Release], DebianRoot]
 PATHS = Paths()
+PAIR = config.load(ROOT / "examples" / "pair.yaml")
 TESTS = ROOT / "packaging" / "debian" / "tests"
 # the rules and settings of the network, in the namespace that a script runs in
 LOOK = "{ nft list ruleset; sysctl net.ipv4.ip_forward net.ipv4.conf net.ipv6.conf; }"
@@ -136,8 +137,13 @@ def test_the_life_of_the_packages(
     assert all(unit.startswith("hafw-") for _, *units in take_calls(root) for unit in units)
     assert root.exists(str(PATHS.pair_file)), "removing is not purging"
 
-    root.run(beside_rules("dpkg --purge hafw-host-tools hafw-agent"))
-    assert of_the_firewall(root) == before
+    said = root.run(beside_rules("dpkg --purge hafw-host-tools hafw-agent"))
+    # the network of the next boot stays, and how to be rid of it is said
+    assert "/etc/systemd/network/60-hafw-* stay" in said
+    left = of_the_firewall(root)
+    stay = {path for path in left if path.startswith(f"{PATHS.network_dir}/60-hafw-")}
+    assert len(stay) == len(PAIR.interfaces)
+    assert {path: what for path, what in left.items() if path not in stay} == before
 
 
 def test_debian_12_becomes_debian_13(make_root: MakeRoot, built: Path) -> None:

@@ -22,6 +22,15 @@ def test_the_diagram_is_drawn_from_the_table() -> None:
     assert shown == drawn, "run: HAFW_WRITE_GOLDEN=1 ./run test tests/static/test_readme.py"
 
 
+def test_the_packages_are_taken_from_where_they_are_put() -> None:
+    """The default of `./run deb` in a checkout of one's own."""
+    text = README.read_text(encoding="utf-8")
+    run = (README.parent / "run").read_text(encoding="utf-8")
+    assert "default: .cache/deb" in run
+    steps = text[text.index("    ./run deb ") : text.index("    hafw check ")]
+    assert ".cache/deb/hafw-agent_*.deb" in steps
+
+
 def test_every_command_that_the_readme_names_exists() -> None:
     text = README.read_text(encoding="utf-8")
     named = set(re.findall(r"\./run ([a-z]+)", text))
