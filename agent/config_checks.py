@@ -42,6 +42,7 @@ def check(pair: Pair, problems: Problems, complete: bool) -> None:
     _check_vrids(pair, problems)
     _check_overlaps(pair, problems)
     _check_repeats(pair, problems)
+    _check_given_away(pair, problems)
 
 
 def _check_nodes(pair: Pair, problems: Problems) -> None:
@@ -185,3 +186,21 @@ def _every_address(pair: Pair) -> Iterator[tuple[str, IPInterface]]:
             yield from ((joined(f"{path}.addresses", node), address) for address in addresses)
     for interface, vip in pair.vips():
         yield joined("interfaces", interface.name) + ".vip", vip
+
+
+def _check_given_away(pair: Pair, problems: Problems) -> None:
+    """A translation may not take the last virtual address of an interface from the firewalls themselves."""
+    for interface in pair.data_interfaces:
+        for version in (4, 6):
+            left = {vip.ip for vip in interface.vips if vip.version == version and not vip.ip.is_link_local}
+            for one in pair.translations:
+                taken = left & pair.given_away((one,))
+                left -= taken
+                if taken and not left and not problems.are_in(one.place.path):
+                    message = (
+                        f"takes {min(taken)} whole, the only IPv{version} vip that {interface.name} has left"
+                        " for the firewalls themselves (management, rules to self, ping)"
+                    )
+                    problems.add(
+                        one.place.path, f"{message}; name services, or give {interface.name} one more"
+                    )

@@ -5,7 +5,7 @@ address, or lies in no network of the interfaces: then a router sends it to a vi
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.config_addresses import is_unfit, read_address, read_addresses, read_range, versions_of
 from agent.config_policy import Words, check_versions, read_ways
@@ -20,7 +20,9 @@ from agent.pair import (
     Interface,
     IPAddress,
     IPNetwork,
+    Place,
     PortForward,
+    PortRange,
     Protocol,
     Service,
     SourceNat,
@@ -43,21 +45,22 @@ def read_nat(spots: Iterable[Spot], words: Words) -> Nat:
     sources: list[SourceNat] = []
     forwards: list[PortForward] = []
     whole: dict[tuple[str, str], str] = {}
-    for spot in spots:
-        for item in spot.items():
-            kinds = [key for key, _ in item.entries() if key in _KINDS]
-            if not isinstance(item.node, Tree):
-                continue
-            if len(kinds) > 1:
-                item.refuse(f"{kinds[0]} and {kinds[1]} stand in one entry; make two entries of it")
-            elif kinds == ["destination"]:
-                forwards += _read_forward(item, words)
-            elif kinds == ["prefix"]:
-                sources += _read_prefix(item, words)
-            else:
-                for one in _read_source(item, words):
-                    _check_reachable(item, one, whole)
-                    sources.append(one)
+    every = (item for spot in spots for item in spot.items())
+    for number, item in enumerate(every):
+        place = Place(number, item.path, item.node.line)
+        kinds = [key for key, _ in item.entries() if key in _KINDS]
+        if not isinstance(item.node, Tree):
+            continue
+        if len(kinds) > 1:
+            item.refuse(f"{kinds[0]} and {kinds[1]} stand in one entry; make two entries of it")
+        elif kinds == ["destination"]:
+            forwards += (replace(one, place=place) for one in _read_forward(item, words))
+        elif kinds == ["prefix"]:
+            sources += (replace(one, place=place) for one in _read_prefix(item, words))
+        else:
+            for one in _read_source(item, words):
+                _check_reachable(item, one, whole)
+                sources.append(replace(one, place=place))
     return Nat(tuple(sources), tuple(forwards))
 
 
@@ -161,7 +164,7 @@ def _read_prefix(item: Spot, words: Words) -> Iterator[SourceNat]:
         fields["prefix"].refuse(f"{inside} and {outside} overlap; write two networks")
     else:
         for from_zone, to_zone in ways:
-            _check_moves(parts["outside"], AddressRange(outside[0], outside[-1]), words.in_zone(to_zone))
+            _check_moves(parts["outside"], AddressRange(outside[0], outside[-1]), words.interfaces)
             yield SourceNat(from_zone, to_zone, Translation.PREFIX, (), (inside, outside))
 
 
@@ -228,5 +231,19 @@ def _check_forward(
         )
     if "port" in fields and any(not one.ports for one in services):
         fields["port"].refuse("is for services with ports only; take it out")
+    if "port" in fields and (many := _many_to_one(services)):
+        fields["port"].refuse(
+            f"is one port, and {many} asks for more; take port out to keep them, or write an entry for each"
+        )
     if "port" in fields and "services" not in fields:
         fields["port"].refuse("needs services; name the one that is asked for")
+
+
+def _many_to_one(services: Iterable[Service]) -> str | None:
+    """The service by which more than one port of a protocol is asked for."""
+    seen: dict[Protocol, PortRange] = {}
+    for service in services:
+        for each in service.ports:
+            if each.first != each.last or seen.setdefault(service.protocol, each) != each:
+                return service.name
+    return None

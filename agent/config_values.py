@@ -51,6 +51,10 @@ class Problems:
         where = path.removesuffix(FILE_END)
         self.found.append((line or 0, Problem(where, f"{text} (line {line})" if line else text)))
 
+    def are_in(self, path: str) -> bool:
+        """Whether something at `path` or below was refused already."""
+        return any(found.path == path or found.path.startswith(f"{path}.") for _, found in self.found)
+
     def in_order(self) -> tuple[Problem, ...]:
         """File by file, and in each by line."""
         return tuple(

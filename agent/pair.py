@@ -4,7 +4,7 @@
 it checks again. Addresses are `ipaddress` objects, choices are enums, times carry their unit in the name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
@@ -193,6 +193,19 @@ EVERYBODY = Addresses()
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where an entry stands: it is the `number`th of its list over all files. One entry that names several
+    zones is several values here, with one place."""
+
+    number: int = 0
+    path: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
+
+
+NOWHERE = Place()
+
+
+@dataclass(frozen=True, slots=True)
 class Rate:
     """At most `count` new connections a `period` (nft's word), `burst` of them at once."""
 
@@ -234,6 +247,7 @@ class Rule:
     rate: Rate | None = None
     connections: Connections | None = None
     log: bool = False
+    place: Place = NOWHERE
 
     @property
     def label(self) -> str:
@@ -266,6 +280,7 @@ class SourceNat:
     source: Addresses = EVERYBODY
     destination: Addresses = EVERYBODY
     services: tuple[Service, ...] = ()
+    place: Place = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +300,18 @@ class PortForward:
     port: int | None = None
     source: Addresses = EVERYBODY
     hairpin: bool = False
+    place: Place = NOWHERE
+
+    @property
+    def askers(self) -> tuple[str, ...]:
+        """The zones that it may be asked from."""
+        return (self.from_zone, self.to_zone) if self.hairpin else (self.from_zone,)
+
+    @property
+    def takes_whole_addresses(self) -> bool:
+        """Whatever is for its addresses, from everybody."""
+        whole = not self.services or any(one.protocol is Protocol.ANY for one in self.services)
+        return whole and self.source.everybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +353,26 @@ class Pair:
         """The kernel's helpers that any connection may need."""
         every = (*(rule.services for rule in self.policy), *(one.services for one in self.forwards))
         return tuple(sorted({one.helper for services in every for one in services if one.helper}))
+
+    @property
+    def translations(self) -> tuple[PortForward | SourceNat, ...]:
+        """In the order of the file, which decides between them."""
+        return tuple(sorted((*self.forwards, *self.nat), key=lambda one: one.place.number))
+
+    def asked(self, one: PortForward) -> tuple[IPAddress, ...]:
+        """The addresses at which a forward is asked for."""
+        vips = (vip.ip for interface in self.in_zone(one.from_zone) for vip in interface.vips)
+        return one.addresses or tuple(vip for vip in vips if not vip.is_link_local)
+
+    def given_away(self, entries: Iterable[PortForward | SourceNat]) -> frozenset[IPAddress]:
+        """The virtual addresses that `entries` leave nothing of for the firewalls themselves."""
+        found: set[IPAddress] = set()
+        for one in entries:
+            if isinstance(one, PortForward):
+                found.update(self.asked(one) if one.takes_whole_addresses else ())
+            elif one.prefixes:
+                found.update(vip.ip for _, vip in self.vips() if vip.ip in one.prefixes[1])
+        return frozenset(found & {vip.ip for _, vip in self.vips()})
 
     def zone(self, name: str) -> Zone:
         return next((zone for zone in self.zones if zone.name == name), Zone(name))

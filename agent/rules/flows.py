@@ -78,4 +78,6 @@ def _first_packet(flow: Flow, ways: Ways) -> Packet | None:
         dport=flow.dport if flow.protocol in ICMP else flow.target_port,
         ct_state="new",
         translated=flow.daddr != flow.target,
+        asked=flow.daddr,
+        asked_port=flow.dport,
     )

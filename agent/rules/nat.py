@@ -1,5 +1,6 @@
 """NAT. Source addresses are those that move with the role; a node's own address is never used.
 
+The first entry of the file that is about a packet decides, on its way in as on its way out.
 Packets of the firewall itself are not touched: they have no interface they came in by.
 """
 
@@ -35,7 +36,7 @@ from agent.rules.nft import (
     network_of,
     translate,
 )
-from agent.rules.policy import ONCE_TRANSLATED, to_target, zones_of
+from agent.rules.policy import asked_at, translated_by
 
 SOURCE_NAT = 100
 DESTINATION_NAT = -100
@@ -43,14 +44,34 @@ _ANY = (Service("any", Protocol.ANY),)
 
 
 def nat(pair: Pair) -> Commands:
-    inward = (*_port_forwards(pair), *_outer_prefixes(pair))
+    inward = [command for one in pair.translations for command in _inward(pair, one)]
     return (
         *((add_base_chain("dstnat", "prerouting", DESTINATION_NAT, kind="nat"),) if inward else ()),
+        *(_managed(pair) if inward else ()),
         *inward,
         add_base_chain("srcnat", "postrouting", SOURCE_NAT, kind="nat"),
-        *_hairpins(pair),
-        *(command for one in pair.nat for command in _source(pair, one)),
+        *(command for one in pair.translations for command in _outward(pair, one)),
     )
+
+
+def _inward(pair: Pair, one: PortForward | SourceNat) -> Iterator[Command]:
+    return _port_forwards(pair, one) if isinstance(one, PortForward) else _outer_prefix(pair, one)
+
+
+def _outward(pair: Pair, one: PortForward | SourceNat) -> Iterator[Command]:
+    return _hairpins(pair, one) if isinstance(one, PortForward) else _source(pair, one)
+
+
+def _managed(pair: Pair) -> Iterator[Command]:
+    """Management always reaches the firewalls: no entry takes it from an address that is still theirs."""
+    gone = pair.given_away(pair.translations)
+    kept = tuple(ip_network(vip.ip) for _, vip in pair.vips() if vip.ip not in gone)
+    sources = Addresses(pair.management.sources)
+    for service in pair.management.services if kept else ():
+        for found in matches(pair, service, sources, Addresses(kept), VERSIONS):
+            yield add_rule(
+                "dstnat", *found, COUNTER, ACCEPT, comment=f"management: {service.name} stays here"
+            )
 
 
 def _source(pair: Pair, one: SourceNat) -> Iterator[Command]:
@@ -106,32 +127,31 @@ def _virtual_addresses(interface: Interface) -> list[tuple[int, Json]]:
     return list(first.items())
 
 
-def _outer_prefixes(pair: Pair) -> Iterator[Command]:
+def _outer_prefix(pair: Pair, one: SourceNat) -> Iterator[Command]:
     """The way back in of a translated prefix, for connections that begin outside."""
-    for one in pair.nat:
-        if one.prefixes is None:
-            continue
-        inside, outside = one.prefixes
-        for ingress in pair.in_zone(one.to_zone):
-            arriving = match(IIFNAME, interface_name(ingress.name))
-            asked = from_networks([outside], outside.version, "daddr")
-            becomes = translate("dnat", inside.version, network_of(inside), None, "netmap")
-            if asked:
-                line = f"{one.to_zone} to {one.from_zone}: to {inside}"
-                yield add_rule("dstnat", arriving, asked, COUNTER, becomes, comment=line)
+    if one.prefixes is None:
+        return
+    inside, outside = one.prefixes
+    asked = from_networks([outside], outside.version, "daddr")
+    if asked is None:
+        return
+    becomes = translate("dnat", inside.version, network_of(inside), None, "netmap")
+    for ingress in pair.in_zone(one.to_zone):
+        arriving = match(IIFNAME, interface_name(ingress.name))
+        line = f"{one.to_zone} to {one.from_zone}: to {inside}"
+        yield add_rule("dstnat", arriving, asked, COUNTER, becomes, comment=line)
 
 
-def _port_forwards(pair: Pair) -> Iterator[Command]:
-    for one in pair.forwards:
-        for zone in zones_of(one):
-            for ingress in pair.in_zone(zone):
-                for target in one.targets:
-                    yield from _port_forward(pair, one, ingress, target)
+def _port_forwards(pair: Pair, one: PortForward) -> Iterator[Command]:
+    for zone in one.askers:
+        for ingress in pair.in_zone(zone):
+            for target in one.targets:
+                yield from _port_forward(pair, one, ingress, target)
 
 
 def _port_forward(pair: Pair, one: PortForward, ingress: Interface, target: IPAddress) -> Iterator[Command]:
     version = target.version
-    asked = tuple(ip_network(each) for each in _asked(pair, one) if each.version == version)
+    asked = tuple(ip_network(each) for each in asked_at(pair, one, ingress.zone, version))
     if not asked:
         return
     arriving = match(IIFNAME, interface_name(ingress.name))
@@ -142,24 +162,16 @@ def _port_forward(pair: Pair, one: PortForward, ingress: Interface, target: IPAd
             yield add_rule("dstnat", arriving, *found, COUNTER, becomes, comment=line)
 
 
-def _asked(pair: Pair, one: PortForward) -> tuple[IPAddress, ...]:
-    vips = (vip.ip for interface in pair.in_zone(one.from_zone) for vip in interface.vips)
-    return one.addresses or tuple(vip for vip in vips if not vip.is_link_local)
-
-
-def _hairpins(pair: Pair) -> Iterator[Command]:
+def _hairpins(pair: Pair, one: PortForward) -> Iterator[Command]:
     """Who asks from the server's own network must be answered through the firewall, so the server has to see
     the firewall's address."""
-    for one in pair.forwards:
-        for ingress in pair.in_zone(one.to_zone) if one.hairpin else ():
-            for egress in pair.in_zone(one.to_zone):
-                own = dict(_virtual_addresses(egress))
-                for target in (each for each in one.targets if each.version in own):
-                    becomes = translate("snat", target.version, own[target.version])
-                    for service in one.services or _ANY:
-                        found = to_target(one, service, target)
-                        line = f"{one.to_zone} to itself: {service.name} for {target}"
-                        way = _way(ingress, egress)
-                        yield add_rule(
-                            "srcnat", *way, ONCE_TRANSLATED, *found, COUNTER, becomes, comment=line
-                        )
+    for ingress in pair.in_zone(one.to_zone) if one.hairpin else ():
+        for egress in pair.in_zone(one.to_zone):
+            own = dict(_virtual_addresses(egress))
+            for target in (each for each in one.targets if each.version in own):
+                becomes = translate("snat", target.version, own[target.version])
+                for service in one.services or _ANY:
+                    line = f"{one.to_zone} to itself: {service.name} for {target}"
+                    way = _way(ingress, egress)
+                    for found in translated_by(pair, one, service, target, one.to_zone):
+                        yield add_rule("srcnat", *way, *found, COUNTER, becomes, comment=line)

@@ -134,6 +134,14 @@ def payload(protocol: str, field: str) -> Expr:
     return {"payload": {"protocol": protocol, "field": field}}
 
 
+def original(field: str) -> Expr:
+    """A field of the connection's first packet as it came in, before anything was translated.
+
+    (nft 1.0.6 prints ports there right only alone or as a range, not in a set.)
+    """
+    return {"ct": {"key": field, "dir": "original"}}
+
+
 def concat(*parts: Json) -> Expr:
     return {"concat": list(parts)}
 

@@ -58,6 +58,9 @@ class Packet:
     ct_state: str | None = None
     translated: bool | None = None
     """Whether the destination was rewritten."""
+    asked: IPAddress | None = None
+    """The destination and its port as they were when the connection came in."""
+    asked_port: int | None = None
 
     @property
     def version(self) -> int | None:
@@ -206,6 +209,11 @@ def _value(left: object, packet: Packet) -> Value:
             return _payload(protocol, name, packet)
         case {"ct": {"key": "state"}}:
             return packet.ct_state
+        case {"ct": {"key": "ip daddr" | "ip6 daddr" as key, "dir": "original"}}:
+            other = packet.version not in (None, 4 if key == "ip daddr" else 6)
+            return _ABSENT if other else packet.asked
+        case {"ct": {"key": "proto-dst", "dir": "original"}}:
+            return packet.asked_port
         case {"ct": {"key": "status"}} if packet.translated is not None:
             return "dnat" if packet.translated else ""
         case {"&": [inner, _]}:

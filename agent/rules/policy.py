@@ -1,10 +1,13 @@
 """The policy between the zones: the forward hook, a chain per ordered pair of interfaces, and helpers."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_network
 
 from agent.pair import (
     SELF_ZONE,
     Action,
+    Addresses,
     Interface,
     IPAddress,
     Pair,
@@ -14,7 +17,7 @@ from agent.pair import (
     Rule,
     Service,
 )
-from agent.rules.matching import matches, service_match
+from agent.rules.matching import matches
 from agent.rules.nft import (
     ACCEPT,
     COUNTER,
@@ -37,7 +40,9 @@ from agent.rules.nft import (
     match,
     named_counter,
     one_of,
+    original,
     payload,
+    ports,
     verdict_map,
 )
 from agent.rules.sources import check_of_new
@@ -48,7 +53,6 @@ FILTER = 0
 
 TCP_FLAGS: Expr = {"&": [payload("tcp", "flags"), ["fin", "syn", "rst", "ack"]]}
 NOT_AN_OPENING = match(TCP_FLAGS, "syn", "!=")
-ONCE_TRANSLATED: Expr = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}
 _ANY = (Service("any", Protocol.ANY),)
 
 
@@ -88,16 +92,11 @@ def _ways(pair: Pair) -> Iterator[tuple[tuple[str, str], tuple[Interface, Interf
     """The ordered pairs of interfaces that anything is said about, by their names."""
     zones = [(rule.from_zone, rule.to_zone) for rule in pair.policy if rule.to_zone != SELF_ZONE]
     for one in pair.forwards:
-        zones += [(from_zone, one.to_zone) for from_zone in zones_of(one)]
+        zones += [(from_zone, one.to_zone) for from_zone in one.askers]
     for from_zone, to_zone in zones:
         for ingress in pair.in_zone(from_zone):
             for egress in pair.in_zone(to_zone):
                 yield (ingress.name, egress.name), (ingress, egress)
-
-
-def zones_of(one: PortForward) -> tuple[str, ...]:
-    """The zones that a port forward may be asked from."""
-    return (one.from_zone, one.to_zone) if one.hairpin else (one.from_zone,)
 
 
 def _pair_chain(pair: Pair, ingress: Interface, egress: Interface) -> Iterator[Command]:
@@ -106,8 +105,8 @@ def _pair_chain(pair: Pair, ingress: Interface, egress: Interface) -> Iterator[C
         if (rule.from_zone, rule.to_zone) == (ingress.zone, egress.zone):
             yield from rules_of(pair, chain, rule)
     for one in pair.forwards:
-        if ingress.zone in zones_of(one) and one.to_zone == egress.zone:
-            yield from _forwarded(chain, ingress, one)
+        if ingress.zone in one.askers and one.to_zone == egress.zone:
+            yield from _forwarded(pair, chain, ingress, one)
     line = f"{ingress.zone} to {egress.zone}: nothing else"
     yield add_rule(chain, COUNTER, refusal(pair.zone(ingress.zone)), comment=line)
 
@@ -121,23 +120,56 @@ def rules_of(pair: Pair, chain: str, rule: Rule) -> Iterator[Command]:
             yield add_rule(chain, *found, *helper, COUNTER, verdict(rule), comment=comment)
 
 
-def _forwarded(chain: str, ingress: Interface, one: PortForward) -> Iterator[Command]:
+def _forwarded(pair: Pair, chain: str, ingress: Interface, one: PortForward) -> Iterator[Command]:
+    """What a forward has translated is allowed by it, and nothing else: not what another entry has led to
+    the same server."""
     for target in one.targets:
         for service in one.services or _ANY:
-            if target.version in service.versions:
-                line = f"{ingress.zone} to {one.to_zone}: {service.name} for {target}"
-                found = to_target(one, service, target)
-                yield add_rule(
-                    chain, ONCE_TRANSLATED, *found, *_helper(service), COUNTER, ACCEPT, comment=line
-                )
+            line = f"{ingress.zone} to {one.to_zone}: {service.name} for {target}"
+            for found in translated_by(pair, one, service, target, ingress.zone):
+                yield add_rule(chain, *found, *_helper(service), COUNTER, ACCEPT, comment=line)
 
 
-def to_target(one: PortForward, service: Service, target: IPAddress) -> tuple[Expr, ...]:
-    """A packet of this port forward, as it is after its destination was translated."""
+def translated_by(
+    pair: Pair, one: PortForward, service: Service, target: IPAddress, zone: str
+) -> Iterator[tuple[Expr, ...]]:
+    """Packets from `zone` behind the translation of this forward, told by what they were before it."""
+    asked = asked_at(pair, one, zone, target.version)
+    if not asked:
+        return
+    before = match(original(f"{ip(target.version)} daddr"), one_of([str(each) for each in asked]))
+    after = Addresses((ip_network(target),))
+    for old, new in _ports(pair, one, service, target):
+        for found in matches(pair, new, one.source, after, (target.version,)):
+            yield (before, *found, *([match(original("proto-dst"), ports([old]))] if old else []))
+
+
+def asked_at(pair: Pair, one: PortForward, zone: str, version: int) -> tuple[IPAddress, ...]:
+    """Where a forward is asked for from `zone`, but for what an earlier entry of the file translates."""
+    earlier = [
+        nat.prefixes[1]
+        for nat in pair.nat
+        if nat.prefixes and nat.to_zone == zone and nat.place.number < one.place.number
+    ]
+    return tuple(
+        address
+        for address in pair.asked(one)
+        if address.version == version and not any(address in outside for outside in earlier)
+    )
+
+
+def _ports(
+    pair: Pair, one: PortForward, service: Service, target: IPAddress
+) -> Iterator[tuple[PortRange | None, Service]]:
+    """The service as it is asked for at the server, with the ports it was asked for before. None: they are
+    the same, and nobody leads others there."""
     if one.port:
-        service = Service(service.name, service.protocol, (PortRange(one.port, one.port),))
-    address = match(payload(ip(target.version), "daddr"), str(target))
-    return (address, *service_match(service, target.version))
+        there = PortRange(one.port, one.port)
+        yield from ((old, replace(service, ports=(there,))) for old in service.ports)
+    elif service.ports and any(other.port for other in pair.forwards if target in other.targets):
+        yield from ((each, replace(service, ports=(each,))) for each in service.ports)
+    else:
+        yield None, service
 
 
 def _refusals(pair: Pair) -> Iterator[Command]:

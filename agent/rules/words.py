@@ -125,6 +125,10 @@ def _left_text(left: object) -> str:
             return f"{'tcp or udp' if protocol == 'th' else protocol} {known.get(name, name)}"
         case {"ct": {"key": "state"}}:
             return "connection"
+        case {"ct": {"key": "ip daddr" | "ip6 daddr", "dir": "original"}}:
+            return "asked for at"
+        case {"ct": {"key": "proto-dst", "dir": "original"}}:
+            return "asked for at port"
         case {"ct": {"key": str(key)}}:
             return f"connection's {key}"
         case {"fib": {"flags": [*flags], "result": result}}:

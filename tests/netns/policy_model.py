@@ -36,22 +36,22 @@ class Model:
     def fate_on_backup(self, packet: Packet) -> str:
         """Only what is for the node itself gets as far as the input chain."""
         mine = {own.ip for own in self._interface(packet.interface).own(self.node)}
-        if packet.target not in mine or not self._lives_there(packet):
+        if packet.target not in mine or not self.lives_there(packet):
             return "drop"
         return self._local(packet)
 
     def fate(self, packet: Packet) -> str:
         """In the words of Wire.send, on a primary."""
-        if not self._lives_there(packet):
+        if not self.lives_there(packet):
             return "drop"
-        arrived, translated = self._translate_target(packet)
+        entry, arrived = self._translate_target(packet)
         if arrived.target in self._firewall():
             return self._local(arrived)
         egress = self._egress(arrived.target)
-        fate = self._forward(arrived, egress, translated)
+        fate = self._forward(arrived, egress, entry)
         if fate != "pass":
             return fate
-        left = replace(arrived, source=self._translate_source(arrived, egress, translated))
+        left = replace(arrived, source=self._translate_source(arrived, egress, entry))
         return egress.name + _difference(packet, left)
 
     def _interface(self, name: str) -> Interface:
@@ -70,13 +70,12 @@ class Model:
                 return interface
         return self._interface(next(name for network, name in self.routes.items() if target in network))
 
-    def _lives_there(self, packet: Packet) -> bool:
+    def lives_there(self, packet: Packet) -> bool:
         interface = self._interface(packet.interface)
         return bool(interface.no_source_check) or self._egress(packet.source) == interface
 
     def _local(self, packet: Packet) -> str:
-        managed = any(packet.source in network for network in self.pair.management.sources)
-        if managed and any(is_of(packet, service) for service in self.pair.management.services):
+        if self._is_managed(packet):
             return "self"
         if packet.protocol in (ICMP, ICMPV6) and packet.number in (8, 128):
             return "self"
@@ -85,14 +84,18 @@ class Model:
         fate = FATES[rule.action] if rule else self._refused(zone)
         return "self" if fate == "pass" else fate
 
-    def _forward(self, packet: Packet, egress: Interface, translated: bool) -> str:
+    def _is_managed(self, packet: Packet) -> bool:
+        there = any(packet.source in network for network in self.pair.management.sources)
+        return there and any(is_of(packet, service) for service in self.pair.management.services)
+
+    def _forward(self, packet: Packet, egress: Interface, entry: PortForward | SourceNat | None) -> str:
+        """`entry` has translated the target. What a forward has translated is allowed by that forward."""
         zone = self._interface(packet.interface).zone
         rule = self._first(packet, zone, egress.zone)
         if rule:
             return FATES[rule.action]
-        for one in self.pair.forwards if translated else ():
-            if zone in _askers(one) and one.to_zone == egress.zone and _reaches(packet, one):
-                return "pass"
+        if isinstance(entry, PortForward) and entry.to_zone == egress.zone:
+            return "pass"
         return self._refused(zone)
 
     def _refused(self, zone: str) -> str:
@@ -113,31 +116,58 @@ class Model:
         every = (*addresses.networks, *(network for name in addresses.sets for network in named[name]))
         return addresses.everybody or any(address in network for network in every)
 
-    def _translate_target(self, packet: Packet) -> tuple[Packet, bool]:
-        zone = self._interface(packet.interface).zone
-        for one in self.pair.forwards:
-            asked = one.addresses or tuple(
-                vip.ip for interface in self.pair.in_zone(one.from_zone) for vip in interface.vips
-            )
-            target = next((each for each in one.targets if each.version == packet.target.version), None)
-            wanted = not one.services or any(is_of(packet, service) for service in one.services)
-            fits = zone in _askers(one) and packet.target in asked and self._is_in(packet.source, one.source)
-            if target and wanted and fits:
-                what = f"{packet.what.partition('/')[0]}/{one.port}" if one.port else packet.what
-                return replace(packet, target=target, what=what), True
-        for nat in self.pair.nat:
-            if nat.prefixes and zone == nat.to_zone and packet.target in nat.prefixes[1]:
-                return replace(packet, target=_moved(packet.target, *nat.prefixes[::-1])), True
-        return packet, False
+    def _translate_target(self, packet: Packet) -> tuple[PortForward | SourceNat | None, Packet]:
+        """The first entry of the file that is about `packet` on its way in, and what it makes of it."""
+        if self._is_managed(packet) and packet.target in self._kept():
+            return None, packet
+        for entry in self._entries():
+            if isinstance(entry, PortForward):
+                target = self._forwards_to(entry, packet)
+                if target:
+                    what = f"{packet.what.partition('/')[0]}/{entry.port}" if entry.port else packet.what
+                    return entry, replace(packet, target=target, what=what)
+            elif entry.prefixes and self._interface(packet.interface).zone == entry.to_zone:
+                inside, outside = entry.prefixes
+                if packet.target in outside:
+                    return entry, replace(packet, target=_moved(packet.target, outside, inside))
+        return None, packet
 
-    def _translate_source(self, packet: Packet, egress: Interface, translated: bool) -> IPAddress:
+    def _entries(self) -> tuple[PortForward | SourceNat, ...]:
+        return tuple(sorted((*self.pair.forwards, *self.pair.nat), key=lambda one: one.place.number))
+
+    def _kept(self) -> set[IPAddress]:
+        """The virtual addresses of which no entry takes everything."""
+        kept = {vip.ip for interface in self.pair.interfaces for vip in interface.vips}
+        for one in self.pair.nat:
+            kept -= {vip for vip in kept if one.prefixes and vip in one.prefixes[1]}
+        for forward in self.pair.forwards:
+            whole = not forward.services or any(each.protocol is Protocol.ANY for each in forward.services)
+            kept -= set(forward.addresses if whole and forward.source.everybody else ())
+        return kept
+
+    def _forwards_to(self, one: PortForward, packet: Packet) -> IPAddress | None:
+        """The server that `one` leads `packet` to."""
+        asked = one.addresses or tuple(
+            vip.ip for interface in self.pair.in_zone(one.from_zone) for vip in interface.vips
+        )
+        wanted = not one.services or any(is_of(packet, service) for service in one.services)
+        zones = (one.from_zone, one.to_zone) if one.hairpin else (one.from_zone,)
+        fits = self._interface(packet.interface).zone in zones and packet.target in asked
+        if not (wanted and fits and self._is_in(packet.source, one.source)):
+            return None
+        return next((each for each in one.targets if each.version == packet.target.version), None)
+
+    def _translate_source(
+        self, packet: Packet, egress: Interface, entry: PortForward | SourceNat | None
+    ) -> IPAddress:
+        """`packet` as it was judged; the first entry of the file that is about it decides."""
         zone, version = self._interface(packet.interface).zone, packet.source.version
         vip = next((one.ip for one in egress.vips if one.version == version), None)
-        for one in self.pair.forwards if translated else ():
-            if one.hairpin and zone == egress.zone == one.to_zone and _reaches(packet, one) and vip:
-                return vip
-        for nat in self.pair.nat:
-            if (nat.from_zone, nat.to_zone) == (zone, egress.zone) and self._is_about(packet, nat):
+        for nat in self._entries():
+            if isinstance(nat, PortForward):
+                if nat is entry and nat.hairpin and zone == egress.zone == nat.to_zone and vip:
+                    return vip
+            elif (nat.from_zone, nat.to_zone) == (zone, egress.zone) and self._is_about(packet, nat):
                 own = [each.first for each in nat.addresses if each.first.version == version]
                 if nat.translation is Translation.KEEP:
                     return packet.source
@@ -169,20 +199,6 @@ def is_of(packet: Packet, service: Service) -> bool:
             return packet.protocol == ICMPV6 and packet.number in service.numbers
     ports = any(one.first <= packet.number <= one.last for one in service.ports)
     return packet.protocol == NAMES[service.protocol.value] and ports
-
-
-def _askers(one: PortForward) -> tuple[str, ...]:
-    return (one.from_zone, one.to_zone) if one.hairpin else (one.from_zone,)
-
-
-def _reaches(packet: Packet, one: PortForward) -> bool:
-    """Whether a translated packet may be one of this port forward."""
-    if packet.target not in one.targets:
-        return False
-    if one.port:
-        protocols = [NAMES[service.protocol.value] for service in one.services]
-        return packet.protocol in protocols and packet.number == one.port
-    return not one.services or any(is_of(packet, service) for service in one.services)
 
 
 def _moved(address: IPAddress, old: IPNetwork, new: IPNetwork) -> IPAddress:

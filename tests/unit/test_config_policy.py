@@ -232,6 +232,31 @@ BAD: list[tuple[str, str, str]] = [
     (nat("services: [any], destination: 192.168.0.10"), "nat[0]", "VRRP may be among them"),
     (nat("services: [icmp], destination: 192.168.0.10, port: 8"), "nat[0].port", "with ports only"),
     (nat("address: 10.9.9.9, destination: 192.168.0.10, port: 8"), "nat[0].port", "needs services"),
+    (
+        nat("services: [{tcp: 8000-8010}], destination: 192.168.0.10, port: 80"),
+        "nat[0].port",
+        "tcp 8000-8010 asks for more",
+    ),
+    (
+        nat("services: [http, https], destination: 192.168.0.10, port: 80"),
+        "nat[0].port",
+        "https asks for more",
+    ),
+    (
+        nat("address: 192.168.3.100, destination: 192.168.0.10"),
+        "nat[0]",
+        "the only IPv4 vip that eth3 has left",
+    ),
+    (
+        nat("services: [any], address: 'fd00:c::100', destination: 'fd00:a::9'"),
+        "nat[0]",
+        "the only IPv6 vip that eth1 has left",
+    ),
+    (
+        "nat: [{from: server, to: client, prefix: {inside: 192.168.0.3/32, outside: 192.168.2.100/32}}]",
+        "nat[0]",
+        "takes 192.168.2.100 whole",
+    ),
     (nat("services: [ssh], destination: 192.168.0.0/24"), "nat[0].destination", "more than one address"),
     (nat("services: [ssh], destination: 127.0.0.1"), "nat[0].destination", "that a host can have"),
     (
@@ -251,6 +276,19 @@ BAD: list[tuple[str, str, str]] = [
     ),
     (nat("services: [ssh], address: 'fd00::9', destination: 192.168.0.9"), "nat[0]", "share no IP version"),
 ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        nat("services: [{tcp: 8080, udp: 8080}], destination: 192.168.0.10, port: 80"),
+        # from one source alone, or an address that is not the only one
+        nat("address: 192.168.3.100, destination: 192.168.0.10, match: {source: 203.0.113.9}"),
+        nat("address: 203.0.113.9, destination: 192.168.0.10"),
+    ],
+)
+def test_a_forward_that_leaves_enough(text: str) -> None:
+    assert len(parse(HEAD + text + "\n").forwards) == 1
 
 
 @pytest.mark.parametrize(("text", "path", "message"), BAD)

@@ -1,0 +1,98 @@
+"""The path of a packet through a compiled table, by the simulator that `hafw` asks (agent.rules.packet).
+
+In words as Wire.send has them. The routes are the pair's networks and `routes`, as the model has them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from agent.core.roles import RuleSet
+from agent.pair import IPAddress, IPNetwork, Pair
+from agent.rules import compile_table
+from agent.rules import packet as simulator
+from agent.rules.change import Model, model_of
+from agent.rules.packet import applies, verdict_of
+from tests.netns.wire import ICMP, ICMPV6, Packet
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    pair: Pair
+    node: str
+    table: Model
+    routes: Mapping[IPNetwork, str]
+
+    def fate(self, packet: Packet) -> str:
+        """On a primary. The source must live where the packet comes from."""
+        first = simulator.Packet(
+            iifname=packet.interface,
+            saddr=packet.source,
+            daddr=packet.target,
+            protocol=packet.protocol,
+            sport=40_000,
+            dport=packet.number,
+            ct_state="new",
+            translated=False,
+            asked=packet.target,
+            asked_port=packet.number,
+        )
+        arrived = self._translated(first, "dstnat", "dnat")
+        if arrived.daddr in self._own():
+            fate = self._fate_in("input", arrived)
+            return "self" if fate == "accept" else fate
+        leaving = replace(arrived, oifname=self._way(arrived.daddr))
+        fate = self._fate_in("forward", leaving)
+        if fate != "accept":
+            return fate
+        left = self._translated(leaving, "srcnat", "snat")
+        text = f"{left.oifname}{'' if left.saddr == first.saddr else f' from {left.saddr}'}"
+        text += "" if left.daddr == first.daddr else f" to {left.daddr}"
+        ported = packet.protocol not in (ICMP, ICMPV6) and left.dport != first.dport
+        return text + (f":{left.dport}" if ported else "")
+
+    def _fate_in(self, chain: str, packet: simulator.Packet) -> str:
+        verdict = verdict_of(self.table, chain, packet).verdict
+        assert verdict is not None, f"nobody can say what {chain} does with {packet}"
+        return verdict if verdict in ("accept", "drop") else "reject"
+
+    def _own(self) -> set[IPAddress]:
+        every = ((*one.own(self.node), *one.vips) for one in self.pair.interfaces)
+        return {address.ip for addresses in every for address in addresses}
+
+    def _way(self, target: IPAddress | None) -> str:
+        assert target is not None
+        every = {network: one.name for one in self.pair.interfaces for network in one.networks}
+        return next(name for network, name in {**every, **self.routes}.items() if target in network)
+
+    def _translated(self, packet: simulator.Packet, chain: str, kind: str) -> simulator.Packet:
+        for rule in self.table.rules.get(chain, []):
+            expressions = rule["expr"]
+            assert isinstance(expressions, list)
+            *asked, last = expressions
+            if not all(applies(self.table, one, packet) for one in asked):
+                continue
+            if kind not in last:
+                assert "accept" in last, rule
+                return packet
+            at = "daddr" if kind == "dnat" else "saddr"
+            address = _moved(getattr(packet, at), rule, last[kind]["addr"])
+            port = last[kind].get("port", packet.dport)
+            translated = kind == "dnat" or packet.translated
+            return replace(packet, **{at: address, "dport": port, "translated": translated})
+        return packet
+
+
+def _moved(address: IPAddress, rule: Mapping[str, object], new: object) -> IPAddress:
+    match new:
+        case str():
+            return ip_address(new)
+        case {"prefix": {"addr": str(first), "len": int(length)}}:
+            network: IPv4Network | IPv6Network = ip_network(f"{first}/{length}")
+            host = int(address) & ((1 << network.max_prefixlen - length) - 1)
+            return type(address)(int(network.network_address) | host)
+    raise AssertionError(f"not understood: {rule}")
+
+
+def simulate(pair: Pair, node: str, routes: Mapping[IPNetwork, str]) -> Simulated:
+    return Simulated(pair, node, model_of(compile_table(pair, RuleSet.PRIMARY)), routes)
