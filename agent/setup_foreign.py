@@ -40,9 +40,9 @@ def unfit_for_agent(name: str, there: str, rendered: str, hook: str) -> tuple[st
 
 def _unfit_vrrp(file: Statement, rendered: Statement, hook: str) -> Iterator[str]:
     ours, there = instances(rendered), instances(file)
-    for one in (*file.all("vrrp_sync_group"), *file.all("vrrp_instance")):
+    for one in (*file.all("global_defs"), *file.all("vrrp_sync_group"), *file.all("vrrp_instance")):
         for part in one.body:
-            if part.keyword.startswith("notify") and hook not in part.words:
+            if part.keyword.startswith(("notify", "vrrp_notify_fifo")) and hook not in part.words:
                 yield f"take out {part} of {one}: two would act at a failover, and the agent is one of them"
     groups = {
         name

@@ -182,7 +182,7 @@ BAD: list[tuple[str, str, str]] = [
     ),
     (rule("allow: [{icmp: redirect}]"), "policy[0].allow[0].icmp", "not a request of icmp"),
     (rule("allow: [{protocol: 256}]"), "policy[0].allow[0].protocol", "not an IP protocol"),
-    (rule("allow: [{tcp: 1, helper: fpt}]"), "policy[0].allow[0].helper", "did you mean ftp?"),
+    (rule("allow: [{tcp: 1, helper: ftpp}]"), "policy[0].allow[0].helper", "did you mean ftp?"),
     (rule("allow: [{udp: 1, helper: ftp}]"), "policy[0].allow[0].helper", "reads tcp, not udp"),
     (rule("allow: [{helper: ftp}]"), "policy[0].allow[0]", "names no service"),
     (

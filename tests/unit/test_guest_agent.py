@@ -166,12 +166,21 @@ def test_a_guest_cannot_write_to_the_terminal(tmp_path: Path) -> None:
 def test_nobody_listens(tmp_path: Path, answers: Sequence[bytes]) -> None:
     """Only the port is there, and may hold something."""
 
-    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    callers: list[asyncio.Task[None] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        callers.append(asyncio.current_task())
         writer.writelines(answers)
+        # until the caller hangs up: Python 3.13 closes a writer that nobody holds
+        await reader.read()
+        writer.close()
 
     async def run() -> None:
         async with await asyncio.start_unix_server(serve, tmp_path / "qga.sock"):
-            await GuestAgent("fw-1", tmp_path / "qga.sock").set_clock(timeout_s=SHORT_S)
+            try:
+                await GuestAgent("fw-1", tmp_path / "qga.sock").set_clock(timeout_s=SHORT_S)
+            finally:
+                await asyncio.gather(*(one for one in callers if one))
 
     with pytest.raises(LabError, match="did not answer 'guest-set-time'"):
         asyncio.run(run())

@@ -201,9 +201,11 @@ def test_the_port_of_the_pair_file_is_one_of_both(tmp_path: Path) -> None:
 
 
 def test_what_a_keepalived_conf_that_stays_does_against_the_agent(tmp_path: Path) -> None:
-    write(tmp_path, KEEPALIVED, AGED)
+    aged = f"{AGED}global_defs {{\n vrrp_notify_fifo_script /usr/local/sbin/other\n}}\n"
+    write(tmp_path, KEEPALIVED, aged)
     said = install(tmp_path).stdout
     for line in (
+        "take out vrrp_notify_fifo_script /usr/local/sbin/other",
         "take out notify_master /etc/conntrackd/primary-backup.sh primary (line 6) of vrrp_sync_group G1",
         "take out notify_backup",
         "write state BACKUP in vrrp_instance VI_1",
@@ -212,7 +214,7 @@ def test_what_a_keepalived_conf_that_stays_does_against_the_agent(tmp_path: Path
         assert line in said, line
     # what is no part of the pair is nobody's business
     assert "put vrrp_instance VI_office" not in said
-    assert (tmp_path / KEEPALIVED).read_text() == AGED
+    assert (tmp_path / KEEPALIVED).read_text() == aged
 
 
 def test_what_a_conntrackd_conf_that_stays_does_against_the_agent(tmp_path: Path) -> None:
