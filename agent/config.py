@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agent.config_addresses import read_sets
-from agent.config_checks import INTERFACE_NAME, NODE_NAME, PAIR_NAME, ZONE_NAME, check, lies_in
+from agent.config_checks import INTERFACE_NAME, NODE_NAME, PAIR_NAME, ZONE_NAME, check
 from agent.config_files import Files, Texts, read_main, read_named, text_of
 from agent.config_nat import read_nat
 from agent.config_policy import Words, read_policy, read_zones
 from agent.config_services import read_own_services, read_services
-from agent.config_values import Problems, Spot, suggestion
-from agent.config_yaml import FILE_END, Mapping, Node, Sequence, children, shown, tree_of, tree_problems
+from agent.config_values import MOST_PROBLEMS, Problems, Spot, TooManyProblemsError, suggestion
+from agent.config_yaml import FILE_END, Mapping, Node, Sequence, shown, tree_of, tree_problems
 from agent.errors import ConfigError, Problem
 from agent.pair import (
     AfterLimit,
@@ -43,6 +43,8 @@ _INCLUDED = ("zones", "services", "sets", "policy", "nat")
 _OPTIONAL = ("failover", "sync", "gate", "drift", "management", "include", *_INCLUDED)
 _REASON = (re.compile(r"[A-Za-z][ -~]{2,79}", re.ASCII), "a reason; write why, in 3 to 80 plain characters")
 _CARRY_LOGINS = (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ANY)
+MOST_INTERFACES = 256
+_AND_MORE = Problem("", f"there are more than these {MOST_PROBLEMS} problems; correct them first")
 _LOCKOUT = "this would lock management out"
 
 
@@ -77,9 +79,12 @@ def parse(text: str, source: str = "pair file", texts: Texts | None = None) -> P
     `texts` has the files that it names, by their names.
     """
     tree = tree_of(text, source)
-    problems = Problems(dict(_lines(tree, "")))
-    _add_problems_of(tree, "", problems)
-    pair = _read_pair(Spot(tree, "", problems), texts or {})
+    problems = Problems([(tree, "")])
+    try:
+        _add_problems_of(tree, "", problems)
+        pair = _read_pair(Spot(tree, "", problems), texts or {})
+    except TooManyProblemsError:
+        raise ConfigError((*problems.in_order(), _AND_MORE), source) from None
     if problems.found or pair is None:
         raise ConfigError(problems.in_order(), source)
     return pair
@@ -87,7 +92,7 @@ def parse(text: str, source: str = "pair file", texts: Texts | None = None) -> P
 
 def _add_problems_of(tree: Node, path: str, problems: Problems) -> None:
     for line, problem in tree_problems(tree, path):
-        problems.found.append((line, Problem(problem.path, f"{problem.message} (line {line})")))
+        problems.note(line, Problem(problem.path, f"{problem.message} (line {line})"))
 
 
 def _read_included(spot: Spot | None, texts: Texts) -> Iterator[dict[str, Spot]]:
@@ -104,18 +109,13 @@ def _read_included(spot: Spot | None, texts: Texts) -> Iterator[dict[str, Spot]]
         try:
             tree = tree_of(text, name)
         except ConfigError as error:
-            item.problems.found += [(0, Problem(name, problem.message)) for problem in error.problems]
+            for problem in error.problems:
+                item.problems.note(0, Problem(name, problem.message))
             continue
         root = name + FILE_END
-        item.problems.lines.update(_lines(tree, root))
+        item.problems.trees.append((tree, root))
         _add_problems_of(tree, root, item.problems)
         yield Spot(tree, root, item.problems).fields((), _INCLUDED)
-
-
-def _lines(node: Node, path: str) -> Iterator[tuple[str, int]]:
-    for below, child in children(node, path):
-        yield below, child.line
-        yield from _lines(child, below)
 
 
 def _read_pair(spot: Spot, texts: Texts) -> Pair | None:
@@ -179,6 +179,9 @@ def _read_nodes(spot: Spot) -> tuple[PairNode, ...]:
 def _read_interfaces(spot: Spot, nodes: tuple[PairNode, ...]) -> Iterator[Interface]:
     if _count(spot.node) == 0:
         spot.refuse("is empty; write every interface of the pair")
+    if len(spot.entries()) > MOST_INTERFACES:
+        spot.refuse(f"has {len(spot.entries())} interfaces; a pair has at most {MOST_INTERFACES}")
+        return
     for name, below in spot.entries():
         if not INTERFACE_NAME[0].fullmatch(name):
             below.refuse(f"{shown(name)} is not {INTERFACE_NAME[1]}")
@@ -280,5 +283,14 @@ def _read_sources(spot: Spot, interfaces: tuple[Interface, ...]) -> tuple[IPNetw
 
 def _outermost(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     """Without networks that lie in others: an nft set takes no overlaps."""
-    every = tuple(dict.fromkeys(networks))
-    return tuple(one for one in every if not any(one != other and lies_in(one, other) for other in every))
+    every = dict.fromkeys(networks)
+    lengths = sorted({(network.version, network.prefixlen) for network in every})
+    return tuple(
+        one
+        for one in every
+        if not any(
+            one.supernet(new_prefix=length) in every
+            for version, length in lengths
+            if version == one.version and length < one.prefixlen
+        )
+    )

@@ -65,11 +65,11 @@ def _networks_of_file(spot: Spot, texts: Texts) -> Iterator[IPNetwork]:
                 yield _lone_address(word)
                 continue
             except ValueError:
-                below = Problems({})
+                below = Problems()
             yield from read_networks(Spot(Scalar(word, True, number), name or "", below))
             for _, problem in below.found if wrong < _MOST_PROBLEMS else ():
                 message = f"{name}: {problem.message} (line {number} of that file)"
-                spot.problems.found.append((spot.node.line, Problem(spot.path, message)))
+                spot.problems.note(spot.node.line, Problem(spot.path, message))
             wrong += len(below.found)
 
 

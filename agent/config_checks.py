@@ -80,7 +80,7 @@ def _check_interface(pair: Pair, interface: Interface, problems: Problems) -> No
         problems.add(f"{path}.no_source_check", "nothing is forwarded from the sync link; take it out")
     if interface.name in _RESERVED_INTERFACES:
         problems.add(path, f"{interface.name} is not an interface of the pair; take it out")
-    has_vip, has_vrid = path + ".vip" in problems.lines, path + ".vrid" in problems.lines
+    has_vip, has_vrid = problems.is_written(path + ".vip"), problems.is_written(path + ".vrid")
     if interface.zone == SYNC_ZONE:
         for key, there in (("vip", has_vip), ("vrid", has_vrid)):
             if there:

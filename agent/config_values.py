@@ -16,6 +16,7 @@ from agent.config_yaml import (
     Scalar,
     Sequence,
     children,
+    find_line,
     joined,
     on_one_line,
     shown,
@@ -36,20 +37,45 @@ _DURATION = re.compile(r"(0|[1-9][0-9]{0,8})(ms|s)", re.ASCII)
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{1,45}(/[0-9]{1,3})?", re.ASCII)
 
 
+MOST_PROBLEMS = 100
+_MOST_WORDS = 50
+
+
+class TooManyProblemsError(Exception):
+    """Nobody reads more, and finding them takes time and memory."""
+
+
 @dataclass(slots=True)
 class Problems:
     """Collects what is wrong; a problem knows its line by its path."""
 
-    lines: dict[str, int]
+    trees: list[tuple[Node, str]] = field(default_factory=list)
+    """Each file that is read, and its root path."""
     found: list[tuple[int, Problem]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     """The included ones; the path of whatever is in one of them begins with `NAME:`."""
 
-    def add(self, path: str, message: str) -> None:
-        line = self.lines.get(path)
+    def add(self, path: str, message: str, line: int | None = None) -> None:
+        """`line`: where that is known, which saves a search for it."""
+        line = line or self._find_line(path)
         text = on_one_line(message)
         where = path.removesuffix(FILE_END)
-        self.found.append((line or 0, Problem(where, f"{text} (line {line})" if line else text)))
+        self.note(line or 0, Problem(where, f"{text} (line {line})" if line else text))
+
+    def note(self, line: int, problem: Problem) -> None:
+        """Raises TooManyProblemsError when it is one too many."""
+        if len(self.found) >= MOST_PROBLEMS:
+            raise TooManyProblemsError
+        self.found.append((line, problem))
+
+    def is_written(self, path: str) -> bool:
+        return self._find_line(path) is not None
+
+    def _find_line(self, path: str) -> int | None:
+        for tree, root in self.trees:
+            if path.startswith(root) and (line := find_line(tree, root, path)):
+                return line
+        return None
 
     def are_in(self, path: str) -> bool:
         """Whether something at `path` or below was refused already."""
@@ -68,9 +94,11 @@ class Problems:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for a near miss, else the list of what there is."""
-    words = list(known)
+    every = list(known)
+    words = every[:_MOST_WORDS]
     near = difflib.get_close_matches(word.lower(), words, n=1) if len(word) <= 40 else []
-    return f"; did you mean {near[0]}?" if near else f"; write one of: {', '.join(words)}"
+    more = ", ..." if len(every) > len(words) else ""
+    return f"; did you mean {near[0]}?" if near else f"; write one of: {', '.join(words)}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +110,12 @@ class Spot:
     def refuse(self, message: str) -> None:
         """A problem here, unless the YAML itself was refused here already."""
         if not isinstance(self.node, Refused):
-            self.problems.add(self.path, message)
+            self.problems.add(self.path, message, self._line)
+
+    @property
+    def _line(self) -> int | None:
+        """None for a whole file."""
+        return self.node.line if self.path and not self.path.endswith(FILE_END) else None
 
     def fields(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, "Spot"]:
         """The spots below by key; unknown and missing keys are problems."""
@@ -92,10 +125,11 @@ class Spot:
             return {}
         for name in spots:
             if name not in every and not isinstance(spots[name].node, Refused):
-                self.problems.add(joined(self.path, name), f"unknown key{suggestion(name, every)}")
+                message = f"unknown key{suggestion(name, every)}"
+                self.problems.add(joined(self.path, name), message, spots[name].node.line)
         for name in required:
             if name not in spots:
-                self.problems.add(self.path, f"{name} is missing")
+                self.problems.add(self.path, f"{name} is missing", self._line)
         return {name: spot for name, spot in spots.items() if name in every}
 
     def entries(self) -> tuple[tuple[str, "Spot"], ...]:

@@ -8,6 +8,7 @@ tags are refused where they stand.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import yaml
 
@@ -15,6 +16,11 @@ from agent.errors import ConfigError, Problem
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 10
+MAX_SKIPPED_DEPTH = 100
+"""Deeper than this nothing is looked at: libyaml takes time with the square of the depth."""
+MAX_NODES = 250_000
+"""Words, lists and mappings in one file: 14,000 rules have 140,000."""
+_MOST_TABS = 20
 FILE_END = ":"
 """Stands in a path between the name of an included file and the place in it."""
 
@@ -62,6 +68,8 @@ def tree_of(text: str, source: str) -> Node:
         raise ConfigError(unfit, source)
     try:
         return _Builder(iter(yaml.parse(text, Loader=yaml.CSafeLoader))).document()
+    except _OverLimitError as error:
+        raise ConfigError((Problem("", str(error)),), source) from None
     except yaml.YAMLError as error:
         raise ConfigError((Problem("", _words_of(error)),), source) from None
 
@@ -86,6 +94,17 @@ def children(node: Node, path: str) -> Iterator[tuple[str, Node]]:
             yield joined(path, key.text), value
 
 
+def find_line(node: Node, path: str, wanted: str) -> int | None:
+    """Of the node at the path `wanted`, somewhere below `node`, which is at `path`; the last of equals."""
+    found = None
+    for below, child in children(node, path):
+        if below == wanted:
+            found = child.line
+        elif wanted.startswith(below) and (deeper := find_line(child, below, wanted)):
+            found = deeper
+    return found
+
+
 def joined(path: str, key: str) -> str:
     word = key if key.isascii() and key.isprintable() and 0 < len(key) <= 64 else shown(key)
     return f"{path}.{word}" if path and not path.endswith(FILE_END) else path + word
@@ -98,7 +117,7 @@ def shown(text: str) -> str:
 
 def on_one_line(message: str) -> str:
     """A message may name what the file calls something, whatever characters that has."""
-    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in message)
+    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in message[:601])
     return text if len(text) <= 600 else text[:597] + "..."
 
 
@@ -120,9 +139,9 @@ def _unfit(text: str) -> Iterator[Problem]:
     if size > MAX_BYTES:
         yield Problem("", f"has {size} bytes; a pair file has at most {MAX_BYTES}")
         return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if "\t" in line:
-            yield Problem("", f"a tab stands in line {number}; write spaces")
+    lines = (number for number, line in enumerate(text.split("\n"), start=1) if "\t" in line)
+    for number in islice(lines, _MOST_TABS):
+        yield Problem("", f"a tab stands in line {number}; write spaces")
 
 
 def _words_of(error: yaml.YAMLError) -> str:
@@ -132,11 +151,17 @@ def _words_of(error: yaml.YAMLError) -> str:
     return f"is not valid YAML: {what}{where}; look at the indents, the colons and the brackets"
 
 
+class _OverLimitError(Exception):
+    """Whoever goes on would work, or hold memory, for as long as the file likes."""
+
+
 class _Builder:
-    """Takes parser events, gives nodes. Recursion ends at MAX_DEPTH; deeper events are skipped."""
+    """Takes parser events, gives nodes. Recursion ends at MAX_DEPTH; deeper events are skipped, for a
+    while."""
 
     def __init__(self, events: Iterator[yaml.Event]) -> None:
         self._events = events
+        self._nodes = 0
 
     def document(self) -> Node:
         next(self._events)  # the start of the stream
@@ -154,6 +179,12 @@ class _Builder:
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         line = _line(event)
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise _OverLimitError(
+                f"has more than {MAX_NODES} words, lists and mappings (line {line}); put addresses into "
+                "files of their own, and rules into files to include"
+            )
         if isinstance(event, yaml.AliasEvent):
             return Refused(_NO_ALIAS, line)
         node = self._value(event, line, depth)
@@ -193,6 +224,11 @@ class _Builder:
             open_ends += isinstance(event, yaml.CollectionStartEvent) - isinstance(
                 event, yaml.CollectionEndEvent
             )
+            if open_ends > MAX_SKIPPED_DEPTH:
+                raise _OverLimitError(
+                    f"lists and mappings stand more than {MAX_SKIPPED_DEPTH} deep (line {_line(event)}); "
+                    "look for a bracket that is never closed"
+                )
         return Refused(
             f"lists and mappings stand more than {MAX_DEPTH} deep here; nothing in a pair file does", line
         )

@@ -103,6 +103,7 @@ BAD_FILES = [
     link_to_device,
     written(""),
     written(b"\xff\xfe"),
+    written("[" * 100_000),
     written(A.replace("fw-1", "fw-8")),
     lambda path: path.chmod(0o666),
     lambda path: os.chown(path, 65534, 0),

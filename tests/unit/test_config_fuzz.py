@@ -26,8 +26,9 @@ WORDS = re.findall(
     " fe80::1/64 ::/0 0.0.0.0/0 192.168.0.100/24 192.168.1.1/24 fd00::1/64 ::ffff:1.2.3.4/128 sync server"
     " client eth0 eth0.7 fw-1 fw-2 vip ssh icmp 7 250 65536 99999999999 10ms 40s cache closed true false",
 )
-# what a renderer may write: anything else would mean that a value went through unparsed
-SAFE_LINE = re.compile(r"[ A-Za-z0-9_./:,;'\"{}=#()-]*")
+# what a renderer may write: anything else would mean that a value went through
+# unparsed (a comment may quote the file's own reason)
+SAFE_LINE = re.compile(r"#[ -~]*|[ A-Za-z0-9_./:,;'\"{}=#()-]*")
 
 
 @st.composite

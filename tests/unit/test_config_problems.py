@@ -261,7 +261,7 @@ NOT_YAML: list[tuple[str, str]] = [
     ("version: 1\n---\nversion: 1\n", "second document"),
     ("a: \x00", "not valid YAML"),
     ("a: \ud800", "not UTF-8"),
-    ("x: " + "[" * 5000, "not valid YAML"),
+    ("x: " + "[" * 5000, "more than 100 deep"),
     ("x: " + "[" * 5000 + "]" * 5000, "deep"),
     ("x: " + "{a: " * 3000 + "}" * 3000, "deep"),
     ("x: 1\n" * 250_000, "at most 1048576"),

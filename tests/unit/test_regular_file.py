@@ -104,7 +104,9 @@ def test_everything_that_a_pair_file_names_has_a_limit(directory: Path) -> None:
 
 
 def test_a_pair_file_names_not_more_than_so_many_files(directory: Path) -> None:
-    sets = ", ".join(f"s{number}: {{file: f{number}.txt}}" for number in range(5000))
+    sets = ", ".join(f"s{number}: {{file: f{number}.txt}}" for number in range(300))
+    for number in range(300):
+        (directory / f"f{number}.txt").write_text("203.0.113.9\n")
     (directory / "hafw.yaml").write_text(SMALL + f"sets: {{{sets}}}\n")
     with pytest.raises(ConfigError, match="names at most 256 files"):
         config.load(directory / "hafw.yaml")
