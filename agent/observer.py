@@ -6,6 +6,7 @@ hook datagram   D-Bus signal   netlink   death of keepalived's process   slow po
 """
 
 import asyncio
+import contextlib
 import random
 import re
 import socket
@@ -21,7 +22,7 @@ from agent.adapters.netlink import Addresses
 from agent.adapters.notices import Notice, NoticeSocket
 from agent.adapters.rules_watch import RulesWatch
 from agent.adapters.vrrp_process import VrrpProcess
-from agent.core.assess import Facts, VrrpState, assess, contradictions
+from agent.core.assess import Facts, Finding, VrrpState, assess, contradictions
 from agent.core.conditions import Condition
 from agent.core.events import (
     Answer,
@@ -38,12 +39,15 @@ from agent.pace import Pace, PacedReader
 from agent.pair import Pair
 from agent.paths import Paths
 from agent.records import Kind, Record
+from agent.suspicion import Suspicion
 
 POLL_S = 5.0
 RULES_DEBOUNCE_S = 0.02
 BUS_AFTER_S = 0.1
 """After a hint all states on the bus are asked for: members of a sync group that the group has already taken
 along send no signal."""
+CONSENT_S = 0.01
+"""How long a gate waits for keepalived's word when all addresses have come. Who does not answer consents."""
 REFUSED_AGAIN_S = 10.0
 TELL_AGAIN_S = 0.002
 """An expectation is announced just before the packet that announced it is rewritten; then it has been."""
@@ -71,7 +75,12 @@ class Observer:
         self._loop = loop
         self._conntrackd = conntrackd
         self.addresses = Addresses(pair.vips())
-        self.process = VrrpProcess(paths.vrrp_pid)
+        self._wanted = frozenset(f"{vip.ip}%{interface.name}" for interface, vip in pair.vips())
+        self._instance_of = {
+            f"{vip.ip}%{interface.name}": f"{interface.name} (IPv{vip.version})"
+            for interface, vip in pair.vips()
+        }
+        self.process = VrrpProcess(paths.vrrp_pid, paths.keepalived_pid)
         self.bus = KeepalivedBus(paths.system_bus, pair, Watch(self.hint, self.refuse, self._bus_changed))
         self.notices = NoticeSocket(self._noticed, self.refuse)
         self._rules = RulesWatch()
@@ -82,7 +91,10 @@ class Observer:
         self._lost = 0
         self._closed = False
         self._watched: int | None = None
-        self._orphaned: frozenset[str] = frozenset()
+        self._suspicion = Suspicion()
+        self._held: frozenset[str] = frozenset()
+        self._held_since_ns = 0
+        self._deciding: asyncio.Task[None] | None = None
         self._word: tuple[int, VrrpState] | None = None
         self._suspects: Counter[Condition] = Counter()
         self._conntrackd_seen: tuple[int, int] | None = None
@@ -127,11 +139,14 @@ class Observer:
         self._ask_bus_soon()
         self._look_and_tell(trigger, noticed_ns)
 
-    def _look_and_tell(self, trigger: str, noticed_ns: int | None = None) -> None:
+    def _look_and_tell(self, trigger: str, noticed_ns: int | None = None, *, decided: bool = False) -> None:
         now = time.monotonic_ns()
         facts = self.look()
         role = assess(facts)
         before = self.seen.role if self.seen else None
+        if role is Role.PRIMARY and before is not Role.PRIMARY and facts.contested and not decided:
+            self._ask_first(trigger, noticed_ns or now)
+            return
         self.seen = Seen(facts, role)
         if role is not before:
             self._loop.post(RoleSeen(now, role, trigger, min(noticed_ns or now, now)))
@@ -139,11 +154,46 @@ class Observer:
     def look(self) -> Facts:
         """What is true now, from the kernel; the bus's last word only tells backup from fault."""
         held = self.addresses.held()
-        alive = self.process.is_alive()
+        if held != self._held:
+            self._held, self._held_since_ns = held, time.monotonic_ns()
+        alive = self.process.is_alive(self.bus.pid) or self._speaks()
         self._watch_process(self.process.fileno())
-        self._orphaned = (self._orphaned & held) if alive else held
-        word = self._word[1] if self._word else None
-        return Facts(alive, held, self._orphaned, self.bus.states(), word)
+        # what a keepalived that has died said last is still there until the bus tells of its end
+        answers = self.bus.answers() if alive else {}
+        masters = {label for label, state in answers.items() if state is VrrpState.MASTER}
+        confirmed = frozenset(one for one in held if self._instance_of.get(one) in masters)
+        living = self.process.stat() if alive and self._suspicion.addresses else None
+        self._suspicion = self._suspicion.after(held, confirmed, living, alive)
+        return Facts(
+            alive=alive,
+            held=held,
+            orphaned=self._suspicion.addresses,
+            bus=frozenset(answers.values()),
+            word=self._word[1] if self._word else None,
+            wanted=self._wanted,
+            settled=self.bus.has_said_since(self._held_since_ns),
+            served=self.seen is not None and self.seen.role is Role.PRIMARY,
+        )
+
+    def _speaks(self) -> bool:
+        """keepalived answers on a bus that does not know its process."""
+        return self.bus.owned and self.bus.pid is None and bool(self.bus.states())
+
+    def _ask_first(self, trigger: str, noticed_ns: int) -> None:
+        """All addresses are here and keepalived's last word was another one: it is asked before the gate
+        opens, because somebody may have added them by hand. Its answer is a hint of its own."""
+        if self._deciding is None and self._group is not None:
+            self._deciding = self._group.create_task(self._decide(trigger, noticed_ns))
+
+    async def _decide(self, trigger: str, noticed_ns: int) -> None:
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONSENT_S):
+                    await self.bus.ask()
+            if not self._closed:
+                self._look_and_tell(trigger, noticed_ns, decided=True)
+        finally:
+            self._deciding = None
 
     def refuse(self, reason: str) -> None:
         """Bad input from outside: said at once, then at most every REFUSED_AGAIN_S with the number of times.
@@ -206,7 +256,12 @@ class Observer:
     def _ask_bus(self) -> None:
         self._bus_timer = None
         if self._group is not None:
-            self._group.create_task(self.bus.refresh())
+            self._group.create_task(self._ask_and_look())
+
+    async def _ask_and_look(self) -> None:
+        await self.bus.ask()
+        if not self._closed:
+            self._look_and_tell("D-Bus")
 
     def _noticed(self, notice: Notice) -> None:
         if self._word is None or notice.sent_ns > self._word[0]:
@@ -255,12 +310,32 @@ class Observer:
         """Only what two polls in a row have seen counts: in a transition the sources differ for a moment."""
         if self.seen is None:
             return
-        bus_well = self.bus.owned or not self.seen.facts.alive
-        text = "keepalived is on the system bus" if bus_well else _bus_text(self.bus.connected)
-        for condition, well, words in (*contradictions(self.seen.facts), (Condition.BUS, bus_well, text)):
+        for condition, well, words in (*contradictions(self.seen.facts), *self._find_silence()):
             self._suspects[condition] = 0 if well else self._suspects[condition] + 1
             if well or self._suspects[condition] >= 2:
                 self._loop.post(ConditionSeen(time.monotonic_ns(), condition, well, words))
+
+    def _find_silence(self) -> tuple[Finding, ...]:
+        """Whether keepalived is heard, and all of it. What cannot be judged is left as it was."""
+        if self.seen is None or not self.seen.facts.alive:
+            return tuple((condition, True, "keepalived is not running") for condition in _OF_THE_LIVING)
+        heard = self.bus.owned and not self.bus.hung
+        text = "keepalived is heard on the system bus" if heard else _bus_text(self.bus)
+        found: list[Finding] = [(Condition.BUS, heard, text)]
+        if heard:
+            found.append(_find_silent(self.bus.silent()))
+        stat = self.process.stat()
+        if stat is not None:
+            runs = stat.state not in "Tt"
+            text = f"keepalived's VRRP process {self.process.pid} "
+            text += "runs" if runs else "is stopped (SIGSTOP?): it neither sends nor hears advertisements"
+            found.append((Condition.KEEPALIVED_STOPPED, runs, text))
+        if self.process.pid is not None:
+            right = self.process.file_is_right()
+            verb = "names" if right else "does not name"
+            text = f"{self._paths.vrrp_pid} {verb} keepalived's VRRP process {self.process.pid}"
+            found.append((Condition.PID_FILE, right, text))
+        return tuple(found)
 
     async def _check_conntrackd(self) -> None:
         counted = _count_kernel()
@@ -312,10 +387,27 @@ def _count_kernel() -> tuple[int, int] | None:
         return None
 
 
-def _bus_text(connected: bool) -> str:
-    if connected:
+def _bus_text(bus: KeepalivedBus) -> str:
+    if bus.hung:
+        return "the system bus does not answer; hook and addresses are followed"
+    if bus.connected:
         return (
             "keepalived is not heard on the system bus; hook and addresses are followed, "
             "only its restart mends this"
         )
     return "the system bus is not there; hook and addresses are followed"
+
+
+_OF_THE_LIVING = (
+    Condition.BUS,
+    Condition.INSTANCES,
+    Condition.KEEPALIVED_STOPPED,
+    Condition.PID_FILE,
+)
+
+
+def _find_silent(silent: dict[str, str]) -> Finding:
+    if not silent:
+        return Condition.INSTANCES, True, "every instance of the pair answers on the system bus"
+    named = ", ".join(f"{label}: {reason}" for label, reason in sorted(silent.items()))
+    return Condition.INSTANCES, False, f"not every instance of the pair answers on the system bus: {named}"

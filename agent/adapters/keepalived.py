@@ -21,6 +21,7 @@ import os
 import re
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ ANSWER_LIMIT_S = 1.0
 RECONNECT_S = 2.0
 MOST_GREETING = 1024
 _BUS_PATH = "/org/freedesktop/DBus"
+_SILENT = "no answer"
+_UNKNOWN = "keepalived has no such instance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,10 @@ def object_paths(pair: Pair) -> dict[str, str]:
         path = f"/org/keepalived/Vrrp1/Instance/{name}/{interface.vrid}/IPv{vip.version}"
         found[path] = f"{interface.name} (IPv{vip.version})"
     return found
+
+
+class _RefusedError(UnavailableError):
+    """An answer came, and it is an error."""
 
 
 class _Connection(MessageBus):  # type: ignore[misc]  # its base comes from either library, untyped
@@ -102,6 +109,12 @@ class KeepalivedBus:
         self._claimant = ""
         """Has keepalived's name, and is not known yet to be keepalived."""
         self._states: dict[str, VrrpState] = {}
+        self._asked: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
+        self.pid: int | None = None
+        """Of the process with keepalived's name; None while nobody has it, or where the bus cannot say."""
+        self.hung = False
+        """The bus itself did not answer when it was last asked."""
         self._reading: set[asyncio.Task[None]] = set()
 
     @property
@@ -117,6 +130,18 @@ class KeepalivedBus:
         """The newest known states of the instances; empty while keepalived is not heard."""
         return frozenset(self._states.values())
 
+    def answers(self) -> dict[str, VrrpState]:
+        """The same by instance."""
+        return {self._paths[path]: state for path, state in self._states.items()}
+
+    def silent(self) -> dict[str, str]:
+        """Instances that gave no state when they were last asked, each with the reason."""
+        return {self._paths[path]: reason for path, reason in self._failed.items()}
+
+    def has_said_since(self, moment_ns: int) -> bool:
+        """Whether keepalived has answered for every instance to a question asked after `moment_ns`."""
+        return all(self._asked.get(path, -1) >= moment_ns for path in self._paths)
+
     async def run(self) -> None:
         """Stay connected, for ever. A bus that is not there is tried again every RECONNECT_S."""
         while True:
@@ -128,11 +153,24 @@ class KeepalivedBus:
                 self._lost()
             await asyncio.sleep(RECONNECT_S)
 
-    async def refresh(self) -> None:
+    async def ask(self) -> None:
         """Ask keepalived for every instance's state. Instances that do not answer are forgotten."""
-        if not self._owner:
+        if self._owner:
+            await asyncio.gather(*(self._read_state(path) for path in self._paths))
+
+    async def refresh(self) -> None:
+        """The same, after the question whether the bus itself answers, and who has keepalived's name where
+        that is not known."""
+        self.hung = self._bus is not None and not await self._bus_answers()
+        if self.hung:
+            self._states.clear()  # nobody knows whether they are still true
             return
-        await asyncio.gather(*(self._read_state(path) for path in self._paths))
+        if self._owner:
+            await self.ask()
+        elif self._bus is not None and not self._claimant:
+            await self._find_owner()  # a bus that hung has not said it
+            if self._owner:
+                self._watch.on_change()
 
     async def _stay_connected(self) -> None:
         self._sieve = Sieve(self._watch.on_refused, self._owner_changed, NAME)
@@ -169,6 +207,13 @@ class KeepalivedBus:
     async def _add_match(self, rule: str) -> None:
         await self._call(BUS, _BUS_PATH, BUS, "AddMatch", "s", [rule])
 
+    async def _bus_answers(self) -> bool:
+        try:
+            await self._call(BUS, _BUS_PATH, BUS, "NameHasOwner", "s", [NAME])
+        except UnavailableError:
+            return False
+        return True
+
     async def _find_owner(self) -> None:
         try:
             body = await self._call(BUS, _BUS_PATH, BUS, "GetNameOwner", "s", [NAME])
@@ -182,6 +227,7 @@ class KeepalivedBus:
         self._know("", owner)
         try:
             body = await self._call(BUS, _BUS_PATH, BUS, "GetConnectionUnixUser", "s", [owner])
+            pid = await self._pid_of(owner)
         except UnavailableError:
             return  # gone again
         if owner != self._claimant:
@@ -192,8 +238,17 @@ class KeepalivedBus:
             self._watch.on_refused(f"somebody on the bus with keepalived's name who is user {user}")
             return
         self._know(owner, "")
+        self.pid = pid
         for path in self._paths:
             self._start(self._read_state(path))
+
+    async def _pid_of(self, owner: str) -> int | None:
+        """None where the bus does not know it, as of a process in another pid namespace."""
+        try:
+            body = await self._call(BUS, _BUS_PATH, BUS, "GetConnectionUnixProcessID", "s", [owner])
+        except UnavailableError:
+            return None
+        return body[0] if body and isinstance(body[0], int) and body[0] > 0 else None
 
     async def _adopt_newcomer(self, owner: str) -> None:
         await self._adopt(owner)
@@ -205,6 +260,9 @@ class KeepalivedBus:
         self._owner, self._claimant = owner, claimant
         self._sieve.admit(owner, claimant)
         self._states.clear()
+        self._failed.clear()
+        self._asked.clear()
+        self.pid = None
 
     def _received(self, message: Message) -> None:
         """Every message that the gate lets through. Returns nothing, so the library goes on with it."""
@@ -243,21 +301,31 @@ class KeepalivedBus:
         task.add_done_callback(self._reading.discard)
 
     async def _read_state(self, path: str) -> None:
-        owner = self._owner
+        owner, asked = self._owner, time.monotonic_ns()
+        reason = "its answer cannot be understood"
         try:
             body = await self._call(
                 owner, path, "org.freedesktop.DBus.Properties", "Get", "ss", [INSTANCE, "State"]
             )
             state = _state_of(body[0].value[0])
-        except (UnavailableError, AttributeError, LookupError, TypeError):
-            state = None  # no answer, or one that is not (us): then this instance's state is unknown
+        except UnavailableError as error:
+            state = None
+            reason = _UNKNOWN if isinstance(error, _RefusedError) else _SILENT
+        except (AttributeError, LookupError, TypeError):
+            state = None  # an answer that is not (us): then this instance's state is unknown
         if owner != self._owner:
             return
         before = self._states.get(path)
         if state is None:
             self._states.pop(path, None)
+            self._failed[path] = reason
         else:
             self._states[path] = state
+            self._failed.pop(path, None)
+        if reason == _SILENT:
+            self._asked.pop(path, None)
+        else:
+            self._asked[path] = asked
         if state is not None and state is not before:
             self._watch.on_hint(f"D-Bus state of {self._paths[path]}")
 
@@ -281,7 +349,7 @@ class KeepalivedBus:
         except UnavailableError as error:
             raise UnavailableError(f"no answer to {member} on the system bus") from error
         if reply is None or reply.message_type is not MessageType.METHOD_RETURN:
-            raise UnavailableError(f"the system bus refused {member}")
+            raise _RefusedError(f"the system bus refused {member}")
         return list(reply.body)
 
 

@@ -1,7 +1,10 @@
 """From facts to a role: the one place that says who we are.
 
-An address attracts packets, a word does not; so the kernel's addresses decide who is primary, as long as a
-keepalived is alive that keeps them. Its D-Bus state and its last notice only tell the other roles apart.
+An address attracts packets, a word does not; so a primary has virtual addresses, and a keepalived that keeps
+them. Who has all of the pair's addresses is primary at once, without asking: the first packets are there
+already. A part of them is what somebody may have added by hand, or what a keepalived with an instance too
+few leaves; then keepalived's own word decides, and so it does when it was asked after the addresses came and
+says of every instance that it is not master. Its D-Bus state and its last notice tell the other roles apart.
 """
 
 from dataclasses import dataclass
@@ -24,10 +27,11 @@ class VrrpState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is true now. `held` and `orphaned` are virtual addresses, as text with their interface.
+    """What is true now. `wanted`, `held` and `orphaned` are virtual addresses, as text with their interface.
 
     `orphaned`: held since a keepalived died, by nobody. `bus` is empty when keepalived is not on the bus or
-    was not asked; `word` is the newest state in a notice of the hook.
+    does not answer; `settled`: every instance was asked after the addresses had last changed, and answered.
+    `word` is the newest state in a notice of the hook. `served`: this node was primary at the last look.
     """
 
     alive: bool
@@ -35,46 +39,105 @@ class Facts:
     orphaned: frozenset[str] = frozenset()
     bus: frozenset[VrrpState] = frozenset()
     word: VrrpState | None = None
+    wanted: frozenset[str] = frozenset()
+    settled: bool = False
+    served: bool = False
+
+    @property
+    def kept(self) -> frozenset[str]:
+        return self.held - self.orphaned
+
+    @property
+    def missing(self) -> frozenset[str]:
+        return self.wanted - self.kept
+
+    @property
+    def contested(self) -> bool:
+        """All addresses are here, and keepalived's newest answers, which may be from before they came, do
+        not say that it is master."""
+        return (
+            self.alive and bool(self.kept) and not self.missing and bool(self.bus) and not says_master(self)
+        )
+
+
+def says_master(facts: Facts) -> bool:
+    """By its own answer where it gives one; a notice of the hook may be lost, and then the one before it
+    stands for ever."""
+    if facts.bus:
+        return VrrpState.MASTER in facts.bus
+    return facts.word is VrrpState.MASTER
 
 
 def assess(facts: Facts) -> Role:
     if not facts.alive:
         return Role.STOPPED
-    if facts.held - facts.orphaned:
+    if facts.kept and _keeps_them(facts):
         return Role.PRIMARY
     if facts.bus:
         return Role.FAULT if VrrpState.FAULT in facts.bus else Role.BACKUP
     return Role.FAULT if facts.word is VrrpState.FAULT else Role.BACKUP
 
 
-def contradictions(facts: Facts) -> tuple[tuple[Condition, bool, str], ...]:
-    """Conditions that the facts show: which, whether well, and the words for it. Meant for facts that have
-    had time to settle: in the middle of a transition keepalived's own view and the kernel differ for a
-    moment."""
-    orphans = ", ".join(sorted(facts.orphaned))
-    split = bool(facts.bus) and ((VrrpState.MASTER in facts.bus) != bool(facts.held - facts.orphaned))
+def _keeps_them(facts: Facts) -> bool:
+    if says_master(facts):
+        return True
+    if facts.missing:
+        # who was primary is not closed for one address while nobody says that he is not
+        return facts.served and not facts.bus and facts.word is None
+    return not (facts.bus and facts.settled)
+
+
+Finding = tuple[Condition, bool, str]
+"""Which condition, whether well, and the words for it."""
+
+
+def contradictions(facts: Facts) -> tuple[Finding, ...]:
+    """Conditions that the facts show. Meant for facts that have had time to settle: in the middle of a
+    transition keepalived's own view and the kernel differ for a moment."""
+    return (_find_keepalived(facts), _find_orphans(facts), _find_split(facts), _find_missing(facts))
+
+
+def _find_keepalived(facts: Facts) -> Finding:
+    dead = "keepalived is not running; this node cannot be primary"
+    return Condition.KEEPALIVED, facts.alive, "keepalived is running" if facts.alive else dead
+
+
+def _find_orphans(facts: Facts) -> Finding:
+    if not facts.orphaned:
+        return Condition.ORPHANED_ADDRESS, True, "no orphaned virtual address is left"
+    names = _listed(facts.orphaned)
+    text = f"{names} stayed on this node when keepalived died; remove it or start keepalived"
+    return Condition.ORPHANED_ADDRESS, False, text
+
+
+def _find_split(facts: Facts) -> Finding:
     said = "/".join(sorted(state.name for state in facts.bus))
-    holding = "virtual addresses are on this node" if facts.held else "no virtual address is on this node"
-    return (
-        (
-            Condition.KEEPALIVED,
-            facts.alive,
-            "keepalived is running"
-            if facts.alive
-            else "keepalived is not running; this node cannot be primary",
-        ),
-        (
-            Condition.ORPHANED_ADDRESS,
-            not facts.orphaned,
-            f"{orphans} stayed on this node when keepalived died; remove it or start keepalived"
-            if facts.orphaned
-            else "no orphaned virtual address is left",
-        ),
-        (
-            Condition.CONTRADICTION,
-            not split,
-            f"keepalived says {said} on the bus, but {holding}; following the addresses"
-            if split
-            else "keepalived and the kernel agree",
-        ),
+    if facts.bus and VrrpState.MASTER in facts.bus and not facts.kept:
+        text = f"keepalived says {said} on the bus, but no virtual address is on this node"
+    elif facts.kept and facts.alive and not _agreed(facts):
+        who = (
+            f"keepalived says {said} on the bus" if facts.bus else "keepalived did not say that it is master"
+        )
+        gate = "open, as all are here" if assess(facts) is Role.PRIMARY else "closed: remove it"
+        text = f"{who}, but {_listed(facts.kept)} is on this node; the gate stays {gate}"
+    else:
+        return Condition.CONTRADICTION, True, "keepalived and the kernel agree"
+    return Condition.CONTRADICTION, False, text
+
+
+def _agreed(facts: Facts) -> bool:
+    return assess(facts) is Role.PRIMARY and (not facts.bus or says_master(facts))
+
+
+def _find_missing(facts: Facts) -> Finding:
+    if assess(facts) is not Role.PRIMARY or not facts.missing:
+        return Condition.ADDRESSES, True, "this node has all virtual addresses that its role needs"
+    text = (
+        f"this node is primary without {_listed(facts.missing)}: packets to it are lost; "
+        "does keepalived.conf have an instance for it?"
     )
+    return Condition.ADDRESSES, False, text
+
+
+def _listed(addresses: frozenset[str]) -> str:
+    return ", ".join(sorted(addresses))

@@ -17,6 +17,14 @@ class Condition(Enum):
     KEEPALIVED = "keepalived"
     ORPHANED_ADDRESS = "orphaned-address"
     CONTRADICTION = "contradiction"
+    ADDRESSES = "addresses"
+    """This primary has some of the pair's virtual addresses, and not all."""
+    INSTANCES = "instances"
+    """keepalived is there, and not every instance of the pair answers."""
+    KEEPALIVED_STOPPED = "keepalived-stopped"
+    """Its process is there, and a signal keeps it from running."""
+    PID_FILE = "pid-file"
+    """keepalived was found by other means, because its pid file does not name it."""
     BUS = "bus"
     CONNTRACKD = "conntrackd"
     """Nobody listens on its socket, or it cannot be asked."""
@@ -55,6 +63,7 @@ class Observation(Enum):
 
     PROCESS = "whether a keepalived is alive"
     ADDRESSES = "the virtual addresses in the kernel"
+    INSTANCES = "the answers of keepalived's instances on the system bus"
     BUS = "keepalived on the system bus"
     QUESTION = "a question to conntrackd: whether it is answered"
     LOSSES = "conntrackd's counters of what it could not do"
@@ -94,6 +103,10 @@ CONDITIONS: dict[Condition, Line] = {
     C.KEEPALIVED: Line(By.PROCESS),
     C.ORPHANED_ADDRESS: Line(By.ADDRESSES, S.CRITICAL),
     C.CONTRADICTION: Line(By.ADDRESSES, S.CRITICAL),
+    C.ADDRESSES: Line(By.ADDRESSES, S.CRITICAL),
+    C.INSTANCES: Line(By.INSTANCES, S.CRITICAL),
+    C.KEEPALIVED_STOPPED: Line(By.PROCESS, S.CRITICAL),
+    C.PID_FILE: Line(By.PROCESS),
     C.BUS: Line(By.BUS),
     C.CONNTRACKD: Line(By.QUESTION),
     C.CONNTRACKD_SILENT: Line(By.QUESTION),

@@ -3,7 +3,10 @@
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -142,3 +145,90 @@ def test_no_descriptor_is_left_open(tmp_path: Path, start: Start) -> None:
         process.is_alive()
     assert len(os.listdir("/proc/self/fd")) == before
     process.close()
+
+
+MAIN = """
+import signal, subprocess, sys, time
+child = subprocess.Popen([sys.argv[1], "60"])
+print(child.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def pair_of(tmp_path: Path, start: Start) -> Iterator[tuple[int, int]]:
+    """A main process called keepalived, and the child that it has started."""
+    start("keepalived").kill()
+    shutil.copy(os.path.realpath(sys.executable), tmp_path / "keepalived-main")
+    program, child = tmp_path / "keepalived-main", tmp_path / "keepalived"
+    argv: list[str | Path] = [program, "-I", "-c", MAIN, child]
+    environment = {"PYTHONHOME": sys.base_prefix}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as main:
+        assert main.stdout
+        pid = int(main.stdout.readline())
+        while Path(f"/proc/{pid}/comm").read_text().strip() != "keepalived":
+            os.sched_yield()
+        yield main.pid, pid
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        main.kill()
+
+
+def test_who_has_the_name_on_the_bus_needs_no_file(watched: VrrpProcess, start: Start) -> None:
+    process = start("keepalived")
+    assert watched.is_alive(process.pid)
+    assert watched.pid == process.pid
+    process.kill()
+    process.wait()
+    assert not watched.is_alive(process.pid)
+
+
+def test_the_file_may_name_a_dead_or_another_one(watched: VrrpProcess, tmp_path: Path, start: Start) -> None:
+    stale, alive = start("keepalived"), start("keepalived")
+    write_pid(tmp_path, f"{stale.pid}\n")
+    assert watched.is_alive(alive.pid)
+    assert watched.pid == alive.pid
+    assert not watched.file_is_right()
+    write_pid(tmp_path, f"{alive.pid}\n")
+    assert watched.file_is_right()
+
+
+@pytest.mark.parametrize("written", ["main", "child", "garbage", None])
+def test_the_child_is_found_whatever_the_file_says(
+    tmp_path: Path, pair_of: tuple[int, int], written: str | None
+) -> None:
+    main, child = pair_of
+    (tmp_path / "keepalived.pid").write_text(f"{main}\n")
+    if written:
+        write_pid(tmp_path, {"main": f"{main}\n", "child": f"{child}\n", "garbage": "x"}[written])
+    process = VrrpProcess(tmp_path / "vrrp.pid", tmp_path / "keepalived.pid")
+    assert process.is_alive()
+    assert process.pid == child
+    process.close()
+
+
+def test_the_main_process_alone_is_no_proof(tmp_path: Path, pair_of: tuple[int, int]) -> None:
+    """It lives for a moment longer than its child, and starts another one."""
+    main, child = pair_of
+    os.kill(child, signal.SIGKILL)
+    for name in ("keepalived.pid", "vrrp.pid"):
+        (tmp_path / name).write_text(f"{main}\n")
+    process = VrrpProcess(tmp_path / "vrrp.pid", tmp_path / "keepalived.pid")
+    assert not process.is_alive()
+
+
+def test_a_fifo_in_its_place_holds_up_nothing(watched: VrrpProcess, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "vrrp.pid")
+    assert not watched.is_alive()
+
+
+def test_a_stopped_process_is_alive_and_seen_to_be_stopped(watched: VrrpProcess, start: Start) -> None:
+    process = start("keepalived")
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    assert watched.is_alive(process.pid)
+    stat = watched.stat()
+    assert stat is not None
+    assert stat.state == "T"
+    assert stat.parent == os.getpid()
+    assert abs(stat.started_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) < 60e9

@@ -8,6 +8,9 @@ from agent.core.roles import Role
 
 VIP = frozenset({"192.168.0.100%eth0"})
 NONE: frozenset[str] = frozenset()
+BOTH = VIP | {"172.16.0.1%eth1"}
+BACKUP = frozenset({VrrpState.BACKUP})
+MASTER = frozenset({VrrpState.MASTER})
 S = VrrpState
 
 
@@ -25,6 +28,20 @@ S = VrrpState
         (Facts(alive=True, bus=frozenset({S.BACKUP}), word=S.FAULT), Role.BACKUP),
         (Facts(alive=True, word=S.FAULT), Role.FAULT),
         (Facts(alive=True, word=S.MASTER), Role.BACKUP),
+        # a part of the addresses: keepalived's word decides
+        (Facts(alive=True, held=VIP, wanted=BOTH), Role.BACKUP),
+        (Facts(alive=True, held=VIP, wanted=BOTH, bus=BACKUP), Role.BACKUP),
+        (Facts(alive=True, held=VIP, wanted=BOTH, bus=BACKUP, word=S.MASTER, served=True), Role.BACKUP),
+        (Facts(alive=True, held=VIP, wanted=BOTH, bus=MASTER | BACKUP), Role.PRIMARY),
+        (Facts(alive=True, held=VIP, wanted=BOTH, word=S.MASTER), Role.PRIMARY),
+        (Facts(alive=True, held=VIP, wanted=BOTH, served=True), Role.PRIMARY),
+        (Facts(alive=True, held=VIP, wanted=BOTH, word=S.BACKUP, served=True), Role.BACKUP),
+        # all of them: its word counts once it was asked after they came
+        (Facts(alive=True, held=BOTH, wanted=BOTH), Role.PRIMARY),
+        (Facts(alive=True, held=BOTH, wanted=BOTH, bus=BACKUP), Role.PRIMARY),
+        (Facts(alive=True, held=BOTH, wanted=BOTH, bus=BACKUP, settled=True), Role.BACKUP),
+        (Facts(alive=True, held=BOTH, wanted=BOTH, bus=MASTER, settled=True), Role.PRIMARY),
+        (Facts(alive=True, held=BOTH, wanted=BOTH, settled=True), Role.PRIMARY),
     ],
 )
 def test_assess(facts: Facts, role: Role) -> None:
@@ -41,8 +58,32 @@ def test_assess(facts: Facts, role: Role) -> None:
         (Facts(alive=False, held=VIP, orphaned=VIP), {Condition.KEEPALIVED, Condition.ORPHANED_ADDRESS}),
         (Facts(alive=True, held=VIP, bus=frozenset({S.BACKUP})), {Condition.CONTRADICTION}),
         (Facts(alive=True, held=NONE, bus=frozenset({S.MASTER})), {Condition.CONTRADICTION}),
+        (Facts(alive=True, held=VIP, wanted=BOTH, bus=BACKUP, settled=True), {Condition.CONTRADICTION}),
+        (Facts(alive=True, held=BOTH, wanted=BOTH, bus=BACKUP, settled=True), {Condition.CONTRADICTION}),
+        (Facts(alive=True, held=VIP, wanted=BOTH), {Condition.CONTRADICTION}),
+        (Facts(alive=True, held=VIP, wanted=BOTH, bus=MASTER, settled=True), {Condition.ADDRESSES}),
+        (Facts(alive=True, held=BOTH, wanted=BOTH, bus=MASTER, settled=True), set()),
+        (Facts(alive=True, wanted=BOTH, bus=BACKUP, settled=True), set()),
     ],
 )
 def test_contradictions(facts: Facts, unwell: set[Condition]) -> None:
     assert {condition for condition, well, _ in contradictions(facts) if not well} == unwell
     assert all(text for _, _, text in contradictions(facts))
+
+
+def test_the_missing_addresses_are_named() -> None:
+    facts = Facts(alive=True, held=VIP, wanted=BOTH, bus=MASTER)
+    (text,) = (text for _, well, text in contradictions(facts) if not well)
+    assert "172.16.0.1%eth1" in text
+    assert "192.168.0.100" not in text
+
+
+def test_addresses_are_contested_only_while_nobody_says_that_they_are_ours() -> None:
+    assert Facts(alive=True, held=BOTH, wanted=BOTH, bus=BACKUP).contested
+    for facts in (
+        Facts(alive=True, held=BOTH, wanted=BOTH, bus=MASTER),
+        Facts(alive=True, held=BOTH, wanted=BOTH),
+        Facts(alive=True, held=VIP, wanted=BOTH, bus=BACKUP),
+        Facts(alive=True, wanted=BOTH, bus=BACKUP),
+    ):
+        assert not facts.contested
