@@ -24,7 +24,7 @@ from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, Reloaded, Started
 from agent.core.plan import Settings
 from agent.core.roles import RuleSet
-from agent.core.state import State
+from agent.core.state import Phase, State
 from agent.errors import HafwError
 from agent.hands import Hands
 from agent.lock import BusyError, hold_lock, make_run_dir
@@ -67,12 +67,15 @@ class Agent:
         self.sink = open_sink(paths)
         self.loop = Loop(Settings.of(pair, shortest_timeout_s()), self.hands, self.sink)
         self.manager = ServiceManager()
+        self._owed: bool | None = None
         self.observer = Observer(pair, paths, self.conntrackd, self.loop)
         self.sensors: Sensors | None = None
 
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
-        self.loop.post(Started(time.monotonic_ns(), self.rules.read().rules))
+        self.loop.on_change = self._state_changed
+        owed = self.paths.commit_owed.exists()
+        self.loop.post(Started(time.monotonic_ns(), self.rules.read().rules, owed))
         if self._taken.instead_of is not None:
             self._say_configuration(False, self._taken.instead_of)
         self.observer.hint("start")
@@ -88,7 +91,6 @@ class Agent:
             self.observer.start(group)
             self.sensors = Sensors(self.pair, self.node, self.paths, self.loop)
             group.create_task(self.sensors.run())
-            self.loop.on_change = self._say_status
             self.begin()
             working = group.create_task(self.loop.run())
             group.create_task(self._reload_when(told))
@@ -143,8 +145,14 @@ class Agent:
         self.sink.flush()
         rules_in_force.remember(self.paths, self.rules)
 
-    def _say_status(self, state: State) -> None:
+    def _state_changed(self, state: State) -> None:
         self.manager.say_status(status_line(state))
+        owed = state.owed and state.phase is Phase.SERVING
+        # without the mark the next agent takes it that all states are in
+        with contextlib.suppress(OSError):
+            if owed != self._owed:
+                self.paths.commit_owed.touch() if owed else self.paths.commit_owed.unlink(missing_ok=True)
+        self._owed = owed
 
     async def settle(self) -> None:
         """Once: look, do what the role needs, and end when it is done."""

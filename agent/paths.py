@@ -55,6 +55,11 @@ class Paths:
         return self.run_dir / "rules.json"
 
     @property
+    def commit_owed(self) -> Path:
+        """There while the gate is open though no commit was answered, for the next agent."""
+        return self.run_dir / "commit-owed"
+
+    @property
     def readiness(self) -> Path:
         """keepalived's track_file: 0 when the states are in, negative while they are not."""
         return self.run_dir / "ready"

@@ -57,10 +57,14 @@ class VerifyRules:
 @dataclass(frozen=True, slots=True)
 class CommitStates:
     """conntrackd -c: external caches (states and expectations) into the kernel; `timeout_s` bounds the
-    waiting."""
+    waiting. `late`: the gate is open already, and its closing must not wait for this."""
 
     timeout_s: float
-    abandonable: ClassVar[bool] = False
+    late: bool = False
+
+    @property
+    def abandonable(self) -> bool:
+        return self.late
 
     def describe(self) -> str:
         return (

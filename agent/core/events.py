@@ -12,10 +12,11 @@ from agent.core.roles import Role, RuleSet
 @dataclass(frozen=True, slots=True)
 class Started:
     """The agent is up. `loaded` is the rule set that an earlier run left in the kernel, None if there is
-    none."""
+    none. `owed`: it had opened the gate before a commit was answered."""
 
     at_ns: int
     loaded: RuleSet | None
+    owed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ silently, and TCP repairs the gap by itself.
     mode they
                 already are, in cache mode they are committed first.
     SERVING     primary, the gate is open. The states go out to the peer.
+                Where it opened by its time limit, a commit is owed: it is made as soon as conntrackd
+                answers, and the caches are not emptied before that.
     HOLDING     primary, but the time limit of the gate is over without usable states and the pair file says
                 that it stays closed then. An alarm; tried again until it works.
 
@@ -57,7 +59,7 @@ from agent.core.events import (
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet, rules_of
 from agent.core.state import Notice, Phase, State, learn, note
-from agent.pair import AfterLimit
+from agent.pair import AfterLimit, SyncMode
 
 MOST_COMMITS = 2
 """How often a commit that brought in less than expected is tried: what the kernel refuses twice it
@@ -76,6 +78,10 @@ class Kind(Enum):
     COMMIT_SHORT = "commit short"
     COMMIT_POOR = "commit poor"
     """Tried often enough; what could be had is in the kernel."""
+    COMMIT_OWED = "commit owed"
+    """The gate is open, and no commit was answered yet."""
+    CONNTRACKD_ANSWERS = "conntrackd answers"
+    """And a commit is owed."""
     LIMIT_OVER = "limit over"
     RULES_FAILED = "rules failed"
     RULES_CHANGED = "rules changed"
@@ -104,6 +110,7 @@ class Make(Enum):
     NOT_READY = "not ready"
     REFRESH = "refresh"
     REREAD = "read states again"
+    WAIT = "wait for conntrackd"
     NOTHING = "-"
 
 
@@ -141,6 +148,8 @@ TRANSITIONS: dict[tuple[Phase, Kind], tuple[Phase, Make]] = {
     (P.SERVING, K.REFRESH_DUE): (P.SERVING, M.REFRESH),
     (P.SERVING, K.RETRY_DUE): (P.SERVING, M.OPEN),
     (P.SERVING, K.CONNTRACKD_CAME): (P.SERVING, M.ANNOUNCE),
+    (P.SERVING, K.COMMIT_OWED): (P.SERVING, M.WAIT),
+    (P.SERVING, K.CONNTRACKD_ANSWERS): (P.SERVING, M.ANNOUNCE),
     (P.SERVING, K.STATES_LOST): (P.SERVING, M.REREAD),
     (P.HOLDING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
     (P.HOLDING, K.RULES_CHANGED): (P.HOLDING, M.HOLD),
@@ -172,7 +181,11 @@ def step(settings: Settings, state: State, event: Event) -> Step:
         phase, make = _after_limit(settings)
     if kind in (Kind.PROMOTED, Kind.RESUMED):
         resumed = kind is Kind.RESUMED
-        learned = replace(learned, promoted_ns=event.at_ns, commits=0, resumed=resumed, flushed=False)
+        owed = learned.owed if resumed else settings.mode is SyncMode.CACHE
+        learned = replace(learned, promoted_ns=event.at_ns, commits=0, resumed=resumed)
+        learned = replace(learned, flushed=False, owed=owed)
+    if kind is Kind.DEMOTED:
+        learned = replace(learned, owed=False)
     if make is Make.REREAD:
         learned = replace(learned, coverage=replace(learned.coverage, suspicions=0, asked=True))
     moved = replace(learned, phase=phase)
@@ -214,13 +227,16 @@ def _make(make: Make, settings: Settings, before: State, now: State, event: Even
             served = before.phase in (Phase.SERVING, Phase.PREPARING, Phase.HOLDING)
             return plans.plan_follow(settings, now.role, whole=now.whole, served=served)
         case Make.OPEN:
-            return plans.plan_open(settings, whole=now.whole)
+            return plans.plan_open(settings, whole=now.whole, owed=now.owed)
+        case Make.WAIT:
+            # what is left of the plan would empty the cache
+            return ()
         case Make.HOLD:
             return plans.plan_hold()
         case Make.RETRY:
             return plans.plan_retry(_retry_after_s(event))
         case Make.ANNOUNCE:
-            return plans.plan_announce(settings, now.states, flushed=now.flushed)
+            return plans.plan_announce(settings, now.states, flushed=now.flushed, owed=now.owed)
         case Make.REFRESH:
             return plans.plan_refresh(settings, now.states)
         case Make.REREAD:
@@ -238,7 +254,7 @@ _COMFORTS = (Make.ANNOUNCE, Make.REFRESH, Make.REREAD, Make.CATCH_UP, Make.NOT_R
 
 def _make_promote(settings: Settings, now: State, at_ns: int) -> Plan:
     if now.resumed:
-        return plans.plan_open(settings, whole=now.whole)
+        return plans.plan_open(settings, whole=now.whole, owed=now.owed)
     remaining_s = settings.limit_s - (at_ns - now.promoted_ns) / 1e9
     if remaining_s <= 0:
         # holding: the limit is over, every further try gets as long again
@@ -262,7 +278,9 @@ def _classify(settings: Settings, state: State, learned: State, event: Event) ->
         case RulesChanged() | Reloaded():
             return Kind.RULES_CHANGED
         case ConntrackdAsked():
-            return None if event.answer is Answer.WELL else Kind.CONNTRACKD_WENT
+            if event.answer is not Answer.WELL:
+                return Kind.CONNTRACKD_WENT
+            return Kind.CONNTRACKD_ANSWERS if state.owed else None
         case ConntrackdCame():
             return Kind.CONNTRACKD_CAME
         case StatesCounted():
@@ -275,6 +293,10 @@ def _classify(settings: Settings, state: State, learned: State, event: Event) ->
             return _OF_TIMER[event.timer]
         case ActionDone(action=SwitchRules() | LoadRules() as action) if action.rules is RuleSet.PRIMARY:
             return Kind.OPENED
+        case ActionDone(action=CommitStates(late=True), outcome=Committed() as outcome):
+            return Kind.COMMIT_OWED if outcome.skipped else None
+        case ActionFailed(action=CommitStates(late=True)):
+            return Kind.COMMIT_OWED
         case ActionDone(action=CommitStates(), outcome=Committed() as outcome):
             return None if outcome.complete else _classify_short(settings, state, event.at_ns, outcome)
         case ActionFailed(action=SwitchRules() | LoadRules() | VerifyRules()):

@@ -31,6 +31,7 @@ SETTLE_AFTER_S = 1.0
 RETRY_AFTER_S = 1.0
 SKIPPED_COMMIT_RETRY_S = 0.05
 AWAIT_STATES_S = 30.0
+LATE_COMMIT_S = 30.0
 CATCH_UP_AGAIN_S = 30.0
 
 BULK_COST_S = 30e-6
@@ -103,23 +104,29 @@ def plan_promote(settings: Settings, loaded: RuleSet | None, *, whole: bool, rem
     return (*close, CommitStates(remaining_s), *plan_open(settings, whole=True))
 
 
-def plan_open(settings: Settings, *, whole: bool) -> Plan:
+def plan_open(settings: Settings, *, whole: bool, owed: bool = False) -> Plan:
     """Open the gate now.
 
     In cache mode the external cache is emptied at once: a second commit of the same states would put old
-    ones over live ones. The plan serves as well for a primary whose rules must be made anew.
+    ones over live ones. Unless a commit is `owed`: then it has states that the kernel never got. The plan
+    serves as well for a primary whose rules must be made anew.
     """
     open_gate = put_rules(RuleSet.PRIMARY, whole=whole)
-    flush: Plan = (FlushCaches(),) if settings.mode is SyncMode.CACHE else ()
+    flush: Plan = (FlushCaches(),) if settings.mode is SyncMode.CACHE and not owed else ()
     verify = plan_verify(settings, RuleSet.PRIMARY)
     return (open_gate, SetTimer(Timer.SETTLE, SETTLE_AFTER_S), *flush, *verify)
 
 
-def plan_announce(settings: Settings, states: int, *, flushed: bool) -> Plan:
-    """A settled primary: conntrackd knows all states and so does the peer."""
+def plan_announce(settings: Settings, states: int, *, flushed: bool, owed: bool = False) -> Plan:
+    """A settled primary: conntrackd knows all states and so does the peer.
+
+    A commit that is `owed` is made now: it puts old states over new ones, of which there are few,
+    since connections do not pass without the translation of their old one.
+    """
     direct = settings.mode is SyncMode.DIRECT
+    commit: Plan = (CommitStates(LATE_COMMIT_S, late=True),) if owed and not direct else ()
     flush: Plan = () if direct or flushed else (FlushCaches(),)
-    return (SetReadiness(ready=True), *flush, *plan_reread(settings, states))
+    return (SetReadiness(ready=True), *commit, *flush, *plan_reread(settings, states))
 
 
 def plan_refresh(settings: Settings, states: int) -> Plan:

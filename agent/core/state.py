@@ -56,7 +56,8 @@ class State:
     `resumed`: the gate was open when this run of the agent began. `flushed`: nothing of a commit is left in
     the external cache. `states`: how many went out with the last bulk. `ready`: what keepalived was told of
     the states. `problems`: conditions that are not well now, with the newest words for each. `reading`:
-    conntrackd reads the kernel's table, or is about to, and sends all of it after that.
+    conntrackd reads the kernel's table, or is about to, and sends all of it after that. `owed`: no commit of
+    this promotion was answered (cache mode), so that conntrackd may still have states for the kernel.
     """
 
     phase: Phase = Phase.START
@@ -72,6 +73,7 @@ class State:
     ready: bool | None = None
     coverage: Coverage = field(default_factory=Coverage)
     reading: bool = False
+    owed: bool = False
 
     @property
     def unwell(self) -> frozenset[Condition]:
@@ -91,7 +93,7 @@ def learn(state: State, event: Event) -> tuple[State, tuple[Notice, ...]]:
     """What an event tells, whatever the phase: about rules, states and conditions."""
     match event:
         case Started():
-            return replace(state, loaded=event.loaded), ()
+            return replace(state, loaded=event.loaded, owed=event.owed), ()
         case RulesChanged():
             return note(replace(state, whole=False), Condition.RULES, False, event.what)
         case RoleSeen():
@@ -146,7 +148,9 @@ def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[Notice
             flushed = replace(state, flushed=True)
             return note(flushed, Condition.FLUSH, True, "conntrackd has emptied its caches")
         case CommitStates() if isinstance(event.outcome, Committed):
-            learned = replace(state, commits=state.commits + (0 if event.outcome.skipped else 1))
+            answered = not event.outcome.skipped
+            commits = state.commits + int(answered)
+            learned = replace(state, commits=commits, owed=state.owed and not answered)
             return note(learned, Condition.STATES, event.outcome.complete, _commit_text(event.outcome))
         case ResyncKernel() if isinstance(event.outcome, Reread):
             return _learn_reread(state, event.at_ns, event.outcome)
@@ -221,6 +225,9 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Notic
             verdicts = _of_answer(event.action, event.answer, event.reason)
             if isinstance(event.action, FlushCaches) and event.answer is Answer.REFUSED:
                 verdicts = (*verdicts, (Condition.FLUSH, False, event.reason))
+            if isinstance(event.action, CommitStates):
+                # one that timed out waits in conntrackd's socket, where a flush would come behind it
+                state = replace(state, owed=True)
             return note_all(state, verdicts)
 
 

@@ -217,6 +217,8 @@ def test_a_take_over_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
     primary = lab.wait_primary(None, 5)
     heir = lab.node(other(lab, primary))
     direct = mode is SyncMode.DIRECT
+    setup = Setup(sync=mode, states=500)
+    put_states(lab, setup, primary, heir.name, lambda _: None)
     pair_file = heir.read_text(PAIR_FILE)
     heir.write_text(PAIR_FILE, pair_file + "gate: {limit: 2s, then: open}\n")
     reload(heir)
@@ -229,7 +231,7 @@ def test_a_take_over_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
     alarm = wait_record(heir, since, POLL_S + 10, event="alarm", condition="conntrackd-silent")
     assert "gave no answer" in str(alarm["message"]) or direct
     flush_rules(heir)  # nothing waits for conntrackd
-    asked = 1 if direct else 2  # by the poll, and in cache mode by the flush that follows the open gate
+    asked = 1 if direct else 2  # by the poll, and in cache mode by the commit that is still owed
     until(lambda: questions(heir) <= asked, 0.9, lambda: f"{questions(heir)} questions are left behind")
     back = heir.signal_service("conntrackd", signal.SIGCONT)
     wait_record(heir, back, POLL_S + 10, event="recovered", condition="conntrackd-silent")
@@ -237,7 +239,15 @@ def test_a_take_over_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
     reload(heir)
     lab.heal(primary)
     assert_consistent(lab, since, unwell=() if direct else {"states"})
+    assert count_states(heir) >= setup.states, "they could still be had"
     if not direct:
+        late = [one for one in records(heir, back) if one.get("step") in ("CommitStates", "FlushCaches")]
+        assert [one["step"] for one in late if one["result"] == "done"][:2] == [
+            "CommitStates",
+            "FlushCaches",
+        ]
+        assert not find(records(heir, since)[: -len(late)], step="FlushCaches", result="failed")
+        wait_record(heir, back, POLL_S, event="recovered", condition="states")
         states = find(records(heir, since), event="alarm", condition="states")
         assert any("the gate opens without them" in str(one["message"]) for one in states)
         hand_back(lab, since)

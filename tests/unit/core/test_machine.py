@@ -20,6 +20,7 @@ from agent.core.events import (
     Reloaded,
     RoleSeen,
     RulesChanged,
+    Started,
     StatesCounted,
     TimerFired,
 )
@@ -58,6 +59,7 @@ EVENTS: dict[str, object] = {
     "reload": Reloaded,
     "conntrackd-went": ConntrackdAsked,
     "conntrackd-came": ConntrackdCame,
+    "conntrackd-answers": ConntrackdAsked,
     "states-lost": StatesCounted,
     "settle": Timer.SETTLE,
     "refresh": Timer.REFRESH,
@@ -91,6 +93,8 @@ def _simple(name: str, now: int) -> Event:
         return StatesCounted(now, kernel=60_000, cached=10)
     if name == "conntrackd-went":
         return ConntrackdAsked(now, Answer.UNREACHABLE, "cannot connect")
+    if name == "conntrackd-answers":
+        return ConntrackdAsked(now, Answer.WELL)
     return ConntrackdCame(now)
 
 
@@ -241,6 +245,66 @@ def test_limit_of_the_gate_decides(name: str, phase: Phase) -> None:
     world.work()
     assert world.state.phase is phase
     assert any("within 10 s" in notice.text for notice in world.notices)
+
+
+def test_what_can_still_be_had_is_committed_before_any_cache_is_emptied() -> None:
+    """conntrackd hangs at the take-over, the gate opens by its limit, conntrackd continues much later."""
+    world = make_world("cache")
+    world.see(Role.BACKUP)
+    world.run_dry()
+    world.broken, world.answer = frozenset({"CommitStates", "FlushCaches"}), Answer.NONE
+    world.see(Role.PRIMARY)
+    world.work()
+    for _ in range(3):  # settled, settled again, rules mended: it still hangs
+        happen(world, "settle")
+        world.work()
+        happen(world, "drift")
+        world.work()
+    assert world.state.phase is Phase.SERVING
+    assert "FlushCaches" not in world.log, "it would wait in conntrackd's socket"
+    assert Condition.STATES in world.state.unwell
+    world.broken = frozenset()
+    world.log.clear()
+    happen(world, "conntrackd-answers")
+    world.work()
+    assert world.log == ["SetReadiness", "CommitStates", "FlushCaches", "ResyncKernel", "SendBulk"]
+    assert not world.state.unwell
+    happen(world, "conntrackd-answers")
+    assert not world.plan, "nothing is owed any more"
+
+
+def test_a_late_commit_that_is_skipped_empties_nothing() -> None:
+    world = make_world("cache")
+    world.broken, world.answer = frozenset({"CommitStates"}), Answer.NONE
+    world.see(Role.PRIMARY)
+    world.work()
+    world.broken, world.skipped = frozenset(), True
+    world.log.clear()
+    happen(world, "conntrackd-answers")
+    world.work()
+    assert world.log == ["SetReadiness", "CommitStates"]
+
+
+@pytest.mark.parametrize("owed", [True, False])
+def test_an_agent_that_comes_back_knows_whether_a_commit_is_owed(owed: bool) -> None:
+    world = World(CACHE, loaded=RuleSet.PRIMARY)
+    world.usable = True
+    world.meet(Started(world.tick(), RuleSet.PRIMARY, owed))
+    world.see(Role.PRIMARY)
+    world.run_dry()
+    assert ("CommitStates" in world.log) is owed
+    assert "FlushCaches" in world.log
+
+
+def test_the_alarm_of_the_limit_is_said_once() -> None:
+    world = make_world("cache-closed")
+    world.broken, world.answer = frozenset({"CommitStates"}), Answer.NONE
+    world.see(Role.PRIMARY)
+    for _ in range(5):
+        world.work()
+        happen(world, "retry")
+    assert world.state.phase is Phase.PREPARING
+    assert [one.condition for one in world.notices].count(Condition.STATES) == 1
 
 
 def test_dead_conntrackd_does_not_hold_up_a_take_over() -> None:

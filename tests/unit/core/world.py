@@ -120,7 +120,8 @@ class World:
             case VerifyRules():
                 assert action.rules is self.loaded
             case CommitStates():
-                assert self.loaded is RuleSet.BACKUP, "committed old states over live ones"
+                late = self.loaded is RuleSet.PRIMARY and self.state.owed and action.late
+                assert late or self.loaded is RuleSet.BACKUP, "committed old states over live ones"
                 return self._commit()
             case ShortenTimers():
                 assert self.settings.mode is SyncMode.CACHE, "conntrackd -t in direct mode wipes the states"
@@ -136,6 +137,7 @@ class World:
                 return Reread(10, 10, 10)
             case FlushCaches():
                 assert self.loaded is RuleSet.PRIMARY, "emptied the cache that a take-over needs"
+                assert not self.state.owed, "emptied the cache before its states were committed"
             case _:
                 pass
         return None
