@@ -46,8 +46,10 @@ RULES_DEBOUNCE_S = 0.02
 BUS_AFTER_S = 0.1
 """After a hint all states on the bus are asked for: members of a sync group that the group has already taken
 along send no signal."""
-CONSENT_S = 0.01
-"""How long a gate waits for keepalived's word when all addresses have come. Who does not answer consents."""
+TOGETHER_NS = 50_000_000
+"""keepalived adds all addresses of a group within milliseconds, and asking it takes as long again."""
+CONSENT_S = 0.05
+"""How long a gate waits for keepalived's word at other times. Who does not answer consents."""
 REFUSED_AGAIN_S = 10.0
 TELL_AGAIN_S = 0.002
 """An expectation is announced just before the packet that announced it is rewritten; then it has been."""
@@ -93,7 +95,7 @@ class Observer:
         self._watched: int | None = None
         self._suspicion = Suspicion()
         self._held: frozenset[str] = frozenset()
-        self._held_since_ns = 0
+        self._held_since_ns = self._first_held_ns = 0
         self._deciding: asyncio.Task[None] | None = None
         self._word: tuple[int, VrrpState] | None = None
         self._suspects: Counter[Condition] = Counter()
@@ -145,8 +147,10 @@ class Observer:
         role = assess(facts)
         before = self.seen.role if self.seen else None
         if role is Role.PRIMARY and before is not Role.PRIMARY and facts.contested and not decided:
+            together = now - self._first_held_ns < TOGETHER_NS
             self._ask_first(trigger, noticed_ns or now)
-            return
+            if not together:
+                return
         self.seen = Seen(facts, role)
         if role is not before:
             self._loop.post(RoleSeen(now, role, trigger, min(noticed_ns or now, now)))
@@ -154,6 +158,8 @@ class Observer:
     def look(self) -> Facts:
         """What is true now, from the kernel; the bus's last word only tells backup from fault."""
         held = self.addresses.held()
+        if held and not self._held:
+            self._first_held_ns = time.monotonic_ns()
         if held != self._held:
             self._held, self._held_since_ns = held, time.monotonic_ns()
         alive = self.process.is_alive(self.bus.pid) or self._speaks()
@@ -180,8 +186,8 @@ class Observer:
         return self.bus.owned and self.bus.pid is None and bool(self.bus.states())
 
     def _ask_first(self, trigger: str, noticed_ns: int) -> None:
-        """All addresses are here and keepalived's last word was another one: it is asked before the gate
-        opens, because somebody may have added them by hand. Its answer is a hint of its own."""
+        """All addresses are here and keepalived's last word was another one, so it is asked: they may have
+        been added by hand. The gate waits for it where they did not come together, as keepalived's do."""
         if self._deciding is None and self._group is not None:
             self._deciding = self._group.create_task(self._decide(trigger, noticed_ns))
 
