@@ -380,6 +380,15 @@ class Pair:
     def in_zone(self, zone: str) -> tuple[Interface, ...]:
         return tuple(interface for interface in self.interfaces if interface.zone == zone)
 
+    def advertiser(self, node: str, interface: Interface) -> IPv6Address | None:
+        """The link-local address that `node` sends VRRP from over IPv6; None where there is none of that.
+        It is made of the VRID, which nobody else on that link has, and of the place of the node's name: both
+        nodes know it of each other, and no host gives itself such a one."""
+        if interface.vrid is None or all(vip.version == 4 for vip in interface.vips):
+            return None
+        place = sorted(one.name for one in self.nodes).index(node) + 1
+        return IPv6Address(f"fe80::6861:6677:{interface.vrid:x}:{place:x}")
+
     def vips(self) -> Iterator[tuple[Interface, IPInterface]]:
         """Every virtual address with the interface it lives on."""
         for interface in self.interfaces:

@@ -1,5 +1,6 @@
 """What this node can see by itself of the pair that its owner believes in: links, the peer's conntrackd, who
-answers for the virtual addresses, room for connections, and rules of other programs.
+answers for the virtual addresses, who else speaks as it does, room for connections, and rules of other
+programs.
 
 Nothing here changes a role or a rule. Every look is made beside the loop and ends in ConditionSeen, whether
 well or not; what the looks mean is judged in agent/core.
@@ -19,6 +20,7 @@ from agent.adapters.conntrackd_counters import ask_counters
 from agent.adapters.links import Links, LinkWatch
 from agent.adapters.neighbours import Neighbours
 from agent.adapters.rules_watch import RulesWatch
+from agent.adapters.strangers import Strangers
 from agent.adapters.table_room import read_room
 from agent.core.answers import ROUND_S, Answer, judge_no_primary, judge_primaries, rounds_without_primary
 from agent.core.chains import BaseChain, judge_chains
@@ -33,6 +35,7 @@ from agent.loop import Loop
 from agent.pair import Interface, IPAddress, Pair
 from agent.paths import Paths
 from agent.rules.nft import FAMILY, TABLES
+from agent.rules.strangers import words
 
 LOOK_S = 1.0
 LINKS_AGAIN_S = 5.0
@@ -82,6 +85,7 @@ class Sensors:
                 group.create_task(self._watch_room())
                 group.create_task(self._ask_links())
                 group.create_task(self._watch_chains())
+                group.create_task(self._watch_strangers())
         finally:
             self._close()
 
@@ -194,6 +198,16 @@ class Sensors:
                 self._tell(judge_chains(await self._beside(self._read_chains), names))
             await asyncio.sleep(max(LOOK_S, CHAINS_PAUSE * (time.monotonic() - begun_s)))
             await _soon(self._rules_changed, CHAINS_AGAIN_S)
+
+    async def _watch_strangers(self) -> None:
+        """At the same price whatever they send. Without our table there is nothing to be said."""
+        strangers = await self._beside(Strangers)
+        while True:
+            await asyncio.sleep(LOOK_S)
+            with self._looking("who speaks as the other node"):
+                found = await self._beside(strangers.read)
+                if found is not None:
+                    self._tell((Condition.STRANGER, not found, words(found)))
 
     def _read_chains(self) -> tuple[BaseChain, ...]:
         return self._chains.read(OURS)

@@ -54,6 +54,8 @@ class Condition(Enum):
     TABLE_FULL = "table-full"
     FOREIGN_DROPS = "foreign-drops"
     """A table of another program drops what ours let through."""
+    STRANGER = "stranger"
+    """Somebody else sends what only the other node may send; the rules drop it."""
     BLIND = "blind"
     """The agent cannot look at something; what that shows is not known."""
 
@@ -77,6 +79,7 @@ class Observation(Enum):
     ANSWERS = "who answers for the virtual addresses on the links"
     ROOM = "the kernel's connection table: how full it is"
     CHAINS = "the chains of other programs"
+    STRANGERS = "who the rules have lately dropped for speaking as the other node"
     LOOKING = "whether a look succeeds"
 
 
@@ -127,6 +130,7 @@ CONDITIONS: dict[Condition, Line] = {
     C.TABLE_FILLING: Line(By.ROOM),
     C.TABLE_FULL: Line(By.ROOM, S.CRITICAL),
     C.FOREIGN_DROPS: Line(By.CHAINS),
+    C.STRANGER: Line(By.STRANGERS),
     C.BLIND: Line(By.LOOKING),
 }
 

@@ -15,6 +15,9 @@ Hard facts (keepalived 2.2.7 and 2.3.3; read in the source, tried with the daemo
 * The first IPv6 address of an instance has to be link-local (RFC 9568); keepalived only grumbles, but hosts
   that take the virtual router as their gateway need one. A link-local VIP is never taken as source of
   advertisements.
+* Over IPv6 it sends from the first link-local address that it finds, which the system makes of the hardware
+  address or by chance. Only one that is given by mcast_src_ip can be known to the other node's rules. It is
+  not looked after: without the address nothing is sent.
 * advert_int of VRRPv3 is in hundredths of a second; an unnamed prefix length would be 32 or 128.
 """
 
@@ -57,6 +60,7 @@ def render(pair: Pair, node: str, paths: Paths) -> str:
         because(f"hafw render keepalived --node {node}: made from the pair file, changes here are lost"),
         _globals(me),
         _readiness(pair, paths),
+        *_advertisers(pair, me),
         _group(pair, paths),
         *(
             _instance(pair, me, interface, version, paths)
@@ -111,6 +115,18 @@ def _readiness(pair: Pair, paths: Paths) -> Lines:
     )
 
 
+def _advertisers(pair: Pair, me: Node) -> Iterator[Lines]:
+    """Here and not among the system's own addresses: who installs this file has the addresses as well."""
+    addresses = [
+        f"{address}/64 dev {interface.name}"
+        for interface in pair.data_interfaces
+        if (address := pair.advertiser(me.name, interface)) is not None
+    ]
+    if addresses:
+        known_by = block("static_ipaddress", addresses)
+        yield tuple(because("what the other node's rules know this one by", *known_by))
+
+
 def _group(pair: Pair, paths: Paths) -> Lines:
     members = (
         instance_name(interface, version)
@@ -124,6 +140,7 @@ def _group(pair: Pair, paths: Paths) -> Lines:
 
 
 def _instance(pair: Pair, me: Node, interface: Interface, version: int, paths: Paths) -> Lines:
+    source = pair.advertiser(me.name, interface) if version == 6 else None
     vips = (f"{vip} dev {interface.name}" for vip in _addresses(interface, version))
     return block(
         f"vrrp_instance {instance_name(interface, version)}",
@@ -133,6 +150,7 @@ def _instance(pair: Pair, me: Node, interface: Interface, version: int, paths: P
             f"interface {interface.name}",
             f"virtual_router_id {interface.vrid}",
             f"priority {me.priority}",
+            *((f"mcast_src_ip {source}",) if source else ()),
             f"advert_int {pair.failover.advert_interval_ms / 1000:g}",
             *block("virtual_ipaddress", vips),
             f'notify "{paths.hook}"',

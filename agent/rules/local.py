@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from agent.errors import ConfigError, Problem
 from agent.pair import SELF_ZONE, Interface, Pair
-from agent.rules.gate import AH, IGMP, VRRP, neighbour_rules, vrrp_rules
+from agent.rules.gate import IGMP, VRRP, neighbour_rules
 from agent.rules.matching import VERSIONS, service_match
 from agent.rules.nft import (
     ACCEPT,
@@ -17,12 +17,10 @@ from agent.rules.nft import (
     OIFNAME,
     Command,
     Commands,
-    Expr,
     add_base_chain,
     add_chain,
     add_counter,
     add_rule,
-    concat,
     from_networks,
     interface_name,
     jump,
@@ -31,13 +29,13 @@ from agent.rules.nft import (
     payload,
     verdict_map,
 )
+from agent.rules.peer import peer, sync_port
 from agent.rules.policy import FILTER, INVALID, NOT_AN_OPENING, rules_of
 from agent.rules.sources import check_of_new
 from agent.rules.verdicts import has_refuse_chain, refusal
 
 RAW = -300
 _BY_STATE = verdict_map(CT_STATE, (("established", ACCEPT), ("related", ACCEPT), ("invalid", jump(INVALID))))
-BFD_PORTS: Expr = {"set": [3784, 4784]}
 
 
 def local(pair: Pair) -> Commands:
@@ -47,10 +45,9 @@ def local(pair: Pair) -> Commands:
         add_base_chain("input", "input", FILTER, policy="drop"),
         add_base_chain("output", "output", FILTER),
         add_rule("input", match(IIFNAME, "lo"), ACCEPT),
+        *peer(pair),
         check_of_new("input"),
         *_management(pair),
-        *_sync(pair),
-        *_vrrp_and_bfd(),
         add_rule("input", match(L4PROTO, IGMP), ACCEPT),
         *neighbour_rules("input"),
         add_rule("input", _BY_STATE),
@@ -76,33 +73,6 @@ def _management(pair: Pair) -> list[Command]:
         message = "no rule would let anybody manage the firewalls; name at least one source and one service"
         raise ConfigError((Problem("management", message),))
     return rules
-
-
-def _sync(pair: Pair) -> list[Command]:
-    """conntrackd's messages, from the sync network and on the sync interface only."""
-    link = pair.sync_interface
-    return [
-        add_rule(
-            "input", match(IIFNAME, interface_name(link.name)), source, _sync_port(pair), COUNTER, ACCEPT
-        )
-        for version in (4, 6)
-        if (source := from_networks(link.networks, version)) is not None
-    ]
-
-
-def _sync_port(pair: Pair) -> Expr:
-    return match(payload("udp", "dport"), pair.sync.port)
-
-
-def _vrrp_and_bfd() -> list[Command]:
-    """From either node's own address, or by multicast, on data interfaces."""
-    rules: list[Command] = [add_rule("input", match(IIFNAME, "@data"), jump("vrrp"))]
-    chain: list[Command] = [*vrrp_rules("vrrp")]
-    for protocol, own in (("ip", "@own4"), ("ip6", "@own6")):
-        peer = match(concat(IIFNAME, payload(protocol, "saddr")), own)
-        chain.append(add_rule("vrrp", peer, match(L4PROTO, {"set": [AH, VRRP]}), ACCEPT))
-        chain.append(add_rule("vrrp", peer, match(payload("udp", "dport"), BFD_PORTS), ACCEPT))
-    return [add_chain("vrrp"), *rules, *chain]
 
 
 def _icmp() -> list[Command]:
@@ -153,8 +123,8 @@ def _untracked(pair: Pair) -> list[Command]:
         add_base_chain("raw-in", "prerouting", RAW),
         add_base_chain("raw-out", "output", RAW),
         # first what an ordinary packet fails fastest
-        add_rule("raw-in", _sync_port(pair), match(IIFNAME, sync), NOTRACK),
-        add_rule("raw-out", _sync_port(pair), match(OIFNAME, sync), NOTRACK),
+        add_rule("raw-in", sync_port(pair), match(IIFNAME, sync), NOTRACK),
+        add_rule("raw-out", sync_port(pair), match(OIFNAME, sync), NOTRACK),
         add_rule("raw-in", match(L4PROTO, VRRP), match(IIFNAME, "@data"), NOTRACK),
         add_rule("raw-out", match(L4PROTO, VRRP), match(OIFNAME, "@data"), NOTRACK),
     ]

@@ -170,6 +170,11 @@ def once_a_source(protocol: str, name: str, statement: Expr, operation: str) -> 
     return {"set": {"op": operation, "elem": element, "set": f"@{name}", "stmt": [statement]}}
 
 
+def update_set(name: str, element: Json) -> Expr:
+    """Puts the packet's `element` into the set, or renews its time there."""
+    return {"set": {"op": "update", "elem": element, "set": f"@{name}"}}
+
+
 def log(prefix: str) -> Expr:
     return {"log": {"prefix": comment_text(prefix), "level": "info"}}
 

@@ -218,6 +218,9 @@ def _value(left: object, packet: Packet) -> Value:
             return "dnat" if packet.translated else ""
         case {"&": [inner, _]}:
             return _value(inner, packet)
+        case {"fib": {"result": "type"}}:
+            # and to be nobody here
+            return "unicast"
         case {"fib": _}:
             # no routes here: a source is taken to live where its packets come from
             return True

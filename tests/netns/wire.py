@@ -23,7 +23,7 @@ from tests.netns.packets import checksum, make_socket
 
 ETH_P_ALL = 3
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
-TCP, UDP, GRE, VRRP, ICMP, ICMPV6, SCTP = 6, 17, 47, 112, 1, 58, 132
+IGMP, TCP, UDP, GRE, AH, VRRP, ICMP, ICMPV6, SCTP = 2, 6, 17, 47, 51, 112, 1, 58, 132
 NAMES = {"tcp": TCP, "udp": UDP, "sctp": SCTP}
 PATIENCE_S = 30.0
 SETTINGS = (
@@ -41,7 +41,8 @@ SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """`what` is tcp/PORT, udp/PORT, sctp/PORT, icmp (an echo request), icmp/TYPE or proto/NUMBER."""
+    """`what` is tcp/PORT, udp/PORT, sctp/PORT, icmp (an echo request), icmp/TYPE or proto/NUMBER; it may
+    end in @TTL."""
 
     interface: str
     source: IPAddress
@@ -52,8 +53,16 @@ class Packet:
         return f"{self.interface} {self.source} {self.target} {self.what}"
 
     @property
+    def kind(self) -> str:
+        return self.what.partition("@")[0]
+
+    @property
+    def hops(self) -> int:
+        return int(self.what.partition("@")[2] or 64)
+
+    @property
     def protocol(self) -> int:
-        name, _, number = self.what.partition("/")
+        name, _, number = self.kind.partition("/")
         if name == "icmp":
             return ICMP if self.source.version == 4 else ICMPV6
         return NAMES.get(name) or int(number)
@@ -61,7 +70,7 @@ class Packet:
     @property
     def number(self) -> int:
         """The port, or the type of ICMP."""
-        name, _, number = self.what.partition("/")
+        name, _, number = self.kind.partition("/")
         if name == "proto":
             return 0
         return int(number) if number else (8 if self.source.version == 4 else 128)
@@ -80,12 +89,18 @@ class Seen:
 def frame_of(packet: Packet, mac: bytes, source_port: int) -> bytes:
     body = _body(packet, source_port)
     if packet.source.version == 4:
-        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, 64, packet.protocol, 0)
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, packet.hops, packet.protocol, 0)
         addresses = packet.source.packed + packet.target.packed
         head = head[:10] + struct.pack("!H", checksum(head + addresses)) + addresses
-        return mac + b"\x02\0\0\0\0\1" + b"\x08\x00" + head + body
-    head = struct.pack("!IHBB", 6 << 28, len(body), packet.protocol, 64)
-    return mac + b"\x02\0\0\0\0\1" + b"\x86\xdd" + head + packet.source.packed + packet.target.packed + body
+        return mac + hardware_of(packet.source) + b"\x08\x00" + head + body
+    head = struct.pack("!IHBB", 6 << 28, len(body), packet.protocol, packet.hops)
+    addresses = packet.source.packed + packet.target.packed
+    return mac + hardware_of(packet.source) + b"\x86\xdd" + head + addresses + body
+
+
+def hardware_of(source: IPAddress) -> bytes:
+    """Each host has its own."""
+    return b"\x02\0\0" + source.packed[-3:]
 
 
 def _body(packet: Packet, source_port: int) -> bytes:
@@ -123,7 +138,7 @@ def _crc32c(data: bytes) -> int:
 
 
 def read_ip(packet: bytes) -> Seen | None:
-    """None for what a node says by itself: neighbour discovery, listeners."""
+    """None for what a node says by itself: neighbour discovery, listeners, groups."""
     if packet[0] >> 4 == 4:
         source, target = ip_address(packet[12:16]), ip_address(packet[16:20])
         return _seen(source, target, packet[9], packet[(packet[0] & 15) * 4 :])
@@ -131,7 +146,7 @@ def read_ip(packet: bytes) -> Seen | None:
 
 
 def _seen(source: IPAddress, target: IPAddress, protocol: int, body: bytes) -> Seen | None:
-    if protocol == 0 or (protocol == ICMPV6 and 130 <= body[0] <= 143):
+    if protocol in (0, IGMP) or (protocol == ICMPV6 and 130 <= body[0] <= 143):
         return None
     ports = (0, 0)
     if protocol in (ICMP, ICMPV6):
@@ -189,7 +204,7 @@ class Wire:
         out += [(name, seen) for name, tap in self.taps.items() for seen in _arrived(tap)]
         # a socket of IPv6 hears no headers: what it heard is told by its ports alone
         raw = self.raws[packet.source.version, packet.protocol]
-        bodies = [body for body, _ in _received(raw)]
+        bodies = [body for body, _ in received(raw)]
         if any(_is_body(body, packet, number) for body in bodies):
             return "self"
         for name, seen in out:
@@ -218,12 +233,12 @@ class Wire:
 
 
 def _arrived(tap: socket.socket) -> Iterator[Seen]:
-    for frame, _ in _received(tap):
+    for frame, _ in received(tap):
         if seen := _of_frame(frame):
             yield seen
 
 
-def _received(each: socket.socket) -> Iterator[tuple[bytes, object]]:
+def received(each: socket.socket) -> Iterator[tuple[bytes, object]]:
     while select.select([each], [], [], 0)[0]:
         yield each.recvfrom(65536)
 
@@ -279,8 +294,8 @@ def start_wire(pair: Pair, name: str) -> Iterator[Wire]:
         raws = {
             (version, protocol): stack.enter_context(make_socket(node, family, socket.SOCK_RAW, protocol))
             for version, family, protocols in (
-                (4, socket.AF_INET, (TCP, UDP, SCTP, GRE, VRRP, ICMP)),
-                (6, socket.AF_INET6, (TCP, UDP, SCTP, GRE, VRRP, ICMPV6)),
+                (4, socket.AF_INET, (TCP, UDP, SCTP, GRE, AH, VRRP, ICMP)),
+                (6, socket.AF_INET6, (TCP, UDP, SCTP, GRE, AH, VRRP, ICMPV6)),
             )
             for protocol in protocols
         }

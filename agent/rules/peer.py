@@ -1,0 +1,179 @@
+"""Only the other node speaks VRRP, BFD and replication to this one. Everybody else is dropped here, whatever
+the policy says, counted as `strangers`, and remembered for a while by interface and address.
+
+VRRPv3 has no passwords: who may send is all there is. A client that sends our VRID with priority 255 from an
+address of its own would otherwise take the role from both nodes for as long as it sends.
+
+The input hook is early enough: a raw socket, keepalived's, gets a packet only behind it. It is also behind
+reassembly, so a fragment is judged as part of its packet. AH, and any other header between IP and VRRP, is
+nobody's here: keepalived's VRRPv3 sends none.
+
+Over IPv6 VRRP comes from a link-local address. The rendered keepalived.conf gives each node one that both
+know. A node whose keepalived.conf does not (it was made by hand, or before this) sends from one that only
+that node knows; it is heard where its advertisements over IPv4 come from the same hardware address by the
+same interface, as they do on every link with both.
+
+The sets own4 and own6 hold the addresses of both nodes, so that the table is the same on both. An address of
+this node itself is no source of anything that arrives.
+"""
+
+from collections.abc import Iterator
+
+from agent.pair import Pair
+from agent.rules.gate import AH, LINK_LOCAL_6, VRRP, VRRP_GROUP_4, VRRP_GROUP_6
+from agent.rules.nft import (
+    ACCEPT,
+    DROP,
+    IIFNAME,
+    L4PROTO,
+    Command,
+    Commands,
+    Expr,
+    Json,
+    add_chain,
+    add_counter,
+    add_rule,
+    add_set,
+    concat,
+    interface_name,
+    ip,
+    jump,
+    match,
+    named_counter,
+    one_of,
+    payload,
+    update_set,
+)
+
+SINGLE_HOP_BFD, MULTI_HOP_BFD = 3784, 4784
+STRANGERS = "strangers"
+STRANGER_SETS = ("strangers4", "strangers6")
+STRANGER_KEPT_S = 10
+"""A stranger that has sent nothing for so long is forgotten."""
+MOST_STRANGERS = 64
+"""More at a time are dropped like them, but not remembered."""
+_UNTOUCHED_BY_ROUTERS = 255
+_OWN_SOURCE = match({"fib": {"result": "type", "flags": ["saddr", "iif"]}}, "local")
+_HOPS = {4: payload("ip", "ttl"), 6: payload("ip6", "hoplimit")}
+_NEXT_HEADER = {4: payload("ip", "protocol"), 6: payload("ip6", "nexthdr")}
+_SPEAKERS = {4: "@own4", 6: "@advertisers6"}
+HARDWARE = "peer-hardware"
+_HARDWARE_KEPT_S = 3600
+_FROM_HARDWARE = concat(IIFNAME, payload("ether", "saddr"))
+_GROUP = {4: VRRP_GROUP_4, 6: VRRP_GROUP_6}
+
+
+def peer(pair: Pair) -> Commands:
+    """For the head of the chain `input`: before management, connection tracking and the policy."""
+    return (
+        add_counter(STRANGERS),
+        *(
+            add_set(
+                name,
+                ["ifname", f"ipv{version}_addr", "inet_proto"],
+                flags=["timeout"],
+                timeout_s=STRANGER_KEPT_S,
+                size=MOST_STRANGERS,
+            )
+            for name, version in zip(STRANGER_SETS, (4, 6), strict=True)
+        ),
+        add_set("advertisers6", ["ifname", "ipv6_addr"], _advertisers(pair)),
+        add_set(
+            HARDWARE,
+            ["ifname", "ether_addr"],
+            flags=["timeout"],
+            timeout_s=_HARDWARE_KEPT_S,
+            size=MOST_STRANGERS,
+        ),
+        *(add_chain(name) for name in (STRANGERS, "vrrp", "bfd", "replication")),
+        add_rule("input", match(L4PROTO, {"set": [AH, VRRP]}), jump("vrrp")),
+        add_rule(
+            "input",
+            match(payload("udp", "dport"), {"set": [SINGLE_HOP_BFD, MULTI_HOP_BFD]}),
+            jump("bfd"),
+        ),
+        add_rule("input", sync_port(pair), jump("replication")),
+        *_vrrp(),
+        *_bfd(),
+        *_replication(pair),
+        *_strangers(),
+    )
+
+
+def _advertisers(pair: Pair) -> list[Json]:
+    """What VRRP over IPv6 may come from: the address that keepalived.conf gives each node for it, or an own
+    one."""
+    addresses = (
+        (interface, address)
+        for interface in pair.data_interfaces
+        for name, own in interface.addresses
+        for address in (pair.advertiser(name, interface), *(one.ip for one in own))
+        if address is not None and address.version == 6
+    )
+    return [concat(interface_name(interface.name), str(address)) for interface, address in addresses]
+
+
+def sync_port(pair: Pair) -> Expr:
+    return match(payload("udp", "dport"), pair.sync.port)
+
+
+def _vrrp() -> Iterator[Command]:
+    """By multicast, or to an own address."""
+    yield add_rule("vrrp", _OWN_SOURCE, jump(STRANGERS))
+    for version in (4, 6):
+        as_sent = (match(_NEXT_HEADER[version], VRRP), match(_HOPS[version], _UNTOUCHED_BY_ROUTERS))
+        sender = (match(concat(IIFNAME, payload(ip(version), "saddr")), _SPEAKERS[version]), *as_sent)
+        to_group = match(payload(ip(version), "daddr"), _GROUP[version])
+        if version == 4:
+            yield add_rule("vrrp", *sender, to_group, update_set(HARDWARE, _FROM_HARDWARE))
+        yield add_rule("vrrp", *sender, to_group, ACCEPT)
+        to_own = match(concat(IIFNAME, payload(ip(version), "daddr")), _SPEAKERS[version])
+        yield add_rule("vrrp", *sender, to_own, ACCEPT)
+        if version == 6:
+            link_local = match(payload("ip6", "saddr"), LINK_LOCAL_6)
+            known = match(_FROM_HARDWARE, f"@{HARDWARE}")
+            yield add_rule("vrrp", link_local, *as_sent, to_group, known, ACCEPT)
+        yield add_rule("vrrp", to_group, jump(STRANGERS))
+    yield add_rule("vrrp", match(L4PROTO, VRRP), jump(STRANGERS))
+    # IPv4 only: of IPv6 the kernel and nft see the protocol behind AH
+    yield add_rule("vrrp", match(payload("ah", "nexthdr"), VRRP), jump(STRANGERS))
+
+
+def _bfd() -> Iterator[Command]:
+    yield add_rule("bfd", _OWN_SOURCE, jump(STRANGERS))
+    for version in (4, 6):
+        near, far = (match(payload("udp", "dport"), port) for port in (SINGLE_HOP_BFD, MULTI_HOP_BFD))
+        direct = match(_HOPS[version], _UNTOUCHED_BY_ROUTERS)
+        yield add_rule("bfd", _from_a_node(version), near, direct, ACCEPT)
+        yield add_rule("bfd", _from_a_node(version), far, ACCEPT)
+    yield add_rule("bfd", jump(STRANGERS))
+
+
+def _from_a_node(version: int) -> Expr:
+    return match(concat(IIFNAME, payload(ip(version), "saddr")), f"@own{version}")
+
+
+def _replication(pair: Pair) -> Iterator[Command]:
+    """conntrackd listens on the sync addresses alone; to another address the port may be anything."""
+    link = interface_name(pair.sync_interface.name)
+    yield add_rule("replication", _OWN_SOURCE, jump(STRANGERS))
+    for version in (4, 6):
+        addresses: list[Json] = [
+            str(address.ip)
+            for _, own in pair.sync_interface.addresses
+            for address in own
+            if address.version == version
+        ]
+        if addresses:
+            of_nodes = one_of(addresses)
+            sender = match(payload(ip(version), "saddr"), of_nodes)
+            yield add_rule("replication", match(IIFNAME, link), sender, ACCEPT)
+            yield add_rule("replication", match(payload(ip(version), "daddr"), of_nodes), jump(STRANGERS))
+    yield add_rule("replication", match(IIFNAME, link), jump(STRANGERS))
+
+
+def _strangers() -> Iterator[Command]:
+    """A set that is full ends the rule and nothing more: the last one drops all the same."""
+    for name, version in zip(STRANGER_SETS, (4, 6), strict=True):
+        yield add_rule(STRANGERS, update_set(name, concat(IIFNAME, payload(ip(version), "saddr"), L4PROTO)))
+    yield add_rule(STRANGERS, named_counter(STRANGERS), DROP, comment="not from the other node")
