@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from agent import bugs, config, heartbeat, rules_in_force, rules_life, status
-from agent.adapters import control, process, scheduling
+from agent.adapters import control, memory, process, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
 from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
@@ -57,7 +57,9 @@ class Agent:
         self.pair = pair = taken.pair
         self.node = node
         self.paths = paths
-        self.rules = rules_in_force.adapter_of(paths, pair)
+        self.rules = rules_in_force.adapter_of(paths, pair, process.in_child)
+        self._tidied = -1
+        self._reloads = 0
         self.conntrackd = Conntrackd(paths, pair.sync.mode, process.run, expectations=uses_helpers(pair))
         # one thread, so that what was begun first is done first; as urgent as the loop, which waits while
         # the thread has the interpreter
@@ -144,6 +146,10 @@ class Agent:
     def _flush(self) -> None:
         self.sink.flush()
         rules_in_force.remember(self.paths, self.rules)
+        # not between the compile of a new policy and its use
+        if self.rules.changes != self._tidied and self.loop.state.whole and not self._reloads:
+            self._tidied = self.rules.changes
+            asyncio.get_running_loop().run_in_executor(self._aside, _tidy)
 
     def _state_changed(self, state: State) -> None:
         self.manager.say_status(status_line(state))
@@ -188,15 +194,17 @@ class Agent:
     async def _reload(self) -> str | None:
         """Returns what is wrong. In force, or on the way to it, when this returns; kept as a generation."""
         self.manager.say_reloading()
+        self._reloads += 1
         try:
             pair, files = await self._beside(self._read_pair_file)
+            self._use(pair)
         except HafwError as error:
             refused = f"{error}; keeping the pair file from before"
             self._say_configuration(False, refused)
             return refused
         finally:
+            self._reloads -= 1
             self.manager.say_ready()
-        self._use(pair)
         await self._note("reloaded", files)
         return None
 
@@ -207,7 +215,7 @@ class Agent:
             # until the loop has met the reload, what it says of the rules is about the old ones
             await heartbeat.through(self.loop)
             refused = await self._wait_loaded()
-        found = {"schema": status.SCHEMA, "rules": rules_in_force.rules_of(self.pair)}
+        found = {"schema": status.SCHEMA, "rules": self.rules.digest}
         return found if refused is None else {**found, "error": refused}
 
     async def _wait_loaded(self) -> str | None:
@@ -220,14 +228,15 @@ class Agent:
 
     def _read_pair_file(self) -> tuple[Pair, Files]:
         """Raises HafwError; also when it would change what other daemons were rendered from."""
-        fresh, files = config.load_with_files(self.paths.pair_file)
+        fresh, files = process.in_child(lambda: config.load_with_files(self.paths.pair_file))
         rules_life.require_same_wires(self.pair, fresh, self.paths)
         rules_in_force.rules_of(fresh)  # compiled here, and not by the loop
         return fresh, files
 
     def _use(self, pair: Pair) -> None:
         self.rules = self.hands.rules = self.rules.succeed(pair)
-        self.pair = pair
+        self.pair = self._taken.pair = pair
+        self._taken.files = ()
         if self.sensors is not None:
             self.sensors.pair = pair
         self.loop.settings = Settings.of(pair, shortest_timeout_s())
@@ -243,6 +252,11 @@ class Agent:
 
     def _record(self, kind: Kind, message: str) -> None:
         self.loop.record(Record(kind, message, time.monotonic_ns()))
+
+
+def _tidy() -> None:
+    rules_in_force.forget_compiled()
+    memory.give_back()
 
 
 def uses_helpers(pair: Pair) -> bool:

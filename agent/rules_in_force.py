@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from agent import config
-from agent.adapters.nftables import Nftables, Seal
+from agent.adapters import process
+from agent.adapters.nftables import Apart, Nftables, Seal, in_place
 from agent.adapters.ruleset import read_table
 from agent.config_files import Files
 from agent.errors import ConfigError, HafwError, ToolError
@@ -36,7 +37,12 @@ def load_files(files: Files) -> Pair:
     return config.parse(text, "pair file", dict(included))
 
 
-@dataclass(frozen=True, slots=True)
+def forget_compiled() -> None:
+    """What adapters have in use they keep; of policies from before nothing is left."""
+    compile_pair.cache_clear()
+
+
+@dataclass(slots=True)
 class Taken:
     """`files`: what `pair` was made of. `instead_of`: why it is not what the pair file says, or None."""
 
@@ -52,7 +58,8 @@ def take(paths: Paths, named: Path | None, require_node: Callable[[Pair], object
     generations are those of the installed one.
     """
     try:
-        return _usable(*config.load_with_files(named or paths.pair_file), require_node)
+        found = process.in_child(lambda: config.load_with_files(named or paths.pair_file))
+        return _usable(*found, require_node)
     except HafwError as error:
         for one in () if named is not None else _best_first(paths):
             with contextlib.suppress(HafwError):
@@ -75,16 +82,16 @@ def _best_first(paths: Paths) -> Iterator[Generation]:
     yield from (one for one in known if one.rules != loaded)
 
 
-def adapter_of(paths: Paths, pair: Pair) -> Nftables:
+def adapter_of(paths: Paths, pair: Pair, apart: Apart = in_place) -> Nftables:
     """For the rules of `pair`. Its first load() lets be what is the same in the table that a process before
-    this one has left, if nobody has touched that table since."""
+    this one has left, if nobody has touched that table since. `apart` as Nftables() has it."""
     seal = _recall(paths)
     before = _find_pair(paths, pair, seal.rules) if seal is not None else None
     if seal is not None and before is not None:
-        rules = Nftables(before)
+        rules = Nftables(before, apart=apart)
         if rules.recognise(seal):
             return rules.succeed(pair)
-    return Nftables(pair)
+    return Nftables(pair, apart=apart)
 
 
 def remember(paths: Paths, rules: Nftables) -> None:

@@ -26,17 +26,16 @@ Hard facts
 """
 
 import errno
-import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import nftables
 
+from agent.adapters.packed import Packed, digest_of
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.pair import Pair
@@ -48,6 +47,14 @@ from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, Command, Commands, add_ta
 from agent.rules.table import compile_pair
 
 HELPER = "ct helper"
+
+
+class Apart(Protocol):
+    def __call__(self, job: Callable[[], "RulesState"]) -> "RulesState": ...
+
+
+def in_place(job: Callable[[], "RulesState"]) -> "RulesState":
+    return job()
 
 
 class Context(Protocol):
@@ -112,8 +119,16 @@ class Nftables:
     """Loads, flips and reads the table of `pair`. Holds two libnftables contexts open for its whole life:
     one to change things, and one to look, so that verify() may run in another thread (one at a time)."""
 
-    def __init__(self, pair: Pair, context: Context | None = None, looking: Context | None = None) -> None:
-        """Raises ConfigError when `pair` cannot be compiled. Touches nothing in the kernel."""
+    def __init__(
+        self,
+        pair: Pair,
+        context: Context | None = None,
+        looking: Context | None = None,
+        apart: Apart = in_place,
+    ) -> None:
+        """Raises ConfigError when `pair` cannot be compiled. Touches nothing in the kernel. `apart` carries
+        out a look at a table that may be large."""
+        self._apart = apart
         self._table = compile_pair(pair)
         self._flips = {rules: _command_text(self._table.flip(rules)) for rules in RuleSet}
         self._context = open_context() if context is None else context
@@ -124,13 +139,13 @@ class Nftables:
         model = model_of(self._table.body)
         self._moving = model.moving
         self._helpers = [body for (kind, _), body in model.objects.items() if kind == HELPER]
-        self._left: Listing | None = None
+        self._left: Packed | None = None
         self._before: Nftables | None = None
 
     def succeed(self, pair: Pair) -> "Nftables":
         """The adapter for another policy, whose first load() changes the table of this one where the
         policies differ: all else keeps its counts and dynamic elements. Raises ConfigError as __init__."""
-        fresh = Nftables(pair, self._context, self._looking)
+        fresh = Nftables(pair, self._context, self._looking, self._apart)
         fresh._changes = self._changes
         # an adapter that never loaded has nothing to hand on, but may have got something itself
         fresh._before = self if self._left is not None else self._before
@@ -138,16 +153,26 @@ class Nftables:
 
     def seal(self) -> Seal | None:
         """Of the table that this object has loaded, as it left it. None before the first load."""
-        return None if self._left is None else _seal_of(self._table.digest, self._left.lasting)
+        return None if self._left is None else Seal(self._table.digest, self._left.digest)
 
     def recognise(self, seal: Seal) -> bool:
         """Whether the kernel still has the table of this pair as another process loaded and sealed it. Then
         it counts as loaded by this object, so that what succeed()s it lets be what stays the same."""
         listing = self._listing()
-        if listing is None or _seal_of(self._table.digest, listing.lasting) != seal:
+        if listing is None or seal.rules != self._table.digest or seal.listed != digest_of(listing.lasting):
             return False
-        self._left = listing
+        self._left = Packed(listing.lasting)
         return True
+
+    @property
+    def digest(self) -> str:
+        """Of what the table is made from."""
+        return self._table.digest
+
+    @property
+    def changes(self) -> int:
+        """Another number whenever the table was changed by this process."""
+        return self._changes.count
 
     def check(self, rules: RuleSet) -> None:
         """Lets the kernel check the whole table without loading it; ToolError when it would not."""
@@ -172,7 +197,7 @@ class Nftables:
                 raise self._error(
                     message, retryable=True, hint="look for another program that changes this table"
                 )
-            self._left = listing
+            self._left = Packed(listing.lasting)
         return LoadedRules(rules, self._table.digest)
 
     def _load_whole(self, rules: RuleSet) -> Listing | None:
@@ -208,14 +233,15 @@ class Nftables:
         there = self._listing() if self._left is not None else None
         if self._left is None or there is None:
             return None
-        parts = changed_parts(self._left.lasting, there.lasting)
+        left = self._left.unpack()
+        parts = changed_parts(left, there.lasting)
         refill = compile_refill(self._table.body, parts)
         try:
             self._run(_command_text((*refill, *self._table.flip(rules))), "mend the rules")
         except ToolError:
             return None  # all is as it was; the whole table in place of that says what is wrong
         after = self._listing()
-        if after is None or changed_parts(self._left.lasting, after.lasting):
+        if after is None or changed_parts(left, after.lasting):
             return None
         return after
 
@@ -237,12 +263,15 @@ class Nftables:
         in another thread than all else; OvertakenError when load() or flip() came in between."""
         begun = self._changes.count
         try:
-            listing = self._listing(self._looking)
-            state = _state(listing, self._drift(listing, rules))
+            state = self._apart(lambda: self._look(rules))
         finally:
             if begun % 2 or self._changes.count != begun:
                 raise OvertakenError(f"table {FAMILY} {TABLE} was changed while it was read", "ask again")
         return state
+
+    def _look(self, rules: RuleSet) -> RulesState:
+        listing = self._listing(self._looking)
+        return _state(listing, self._drift(listing, rules))
 
     def _drift(self, listing: Listing | None, rules: RuleSet) -> str | None:
         if listing is None:
@@ -251,12 +280,13 @@ class Nftables:
             return f"table {FAMILY} {TABLE} was not made from this pair file"
         if self._left is None:
             return f"table {FAMILY} {TABLE} was not loaded by this process"
-        parts = changed_parts(self._left.lasting, listing.lasting)
+        left = None if self._left.is_of(listing.lasting) else self._left.unpack()
+        parts = () if left is None else changed_parts(left, listing.lasting)
         if listing.rules is None:
             parts = (*parts, *(f"chain {chain}" for chain in ROLE_CHAINS))
         if parts or listing.rules is None:
             text = f"table {FAMILY} {TABLE} was changed by somebody else: {', '.join(parts)}"
-            found = to_sentence(changes(self._left.lasting, listing.lasting))
+            found = to_sentence(changes(left, listing.lasting)) if left is not None else ""
             return f"{text} ({found})" if found else text
         if listing.rules is not rules:
             return f"table {FAMILY} {TABLE} has the {listing.rules.value}'s rules, not the {rules.value}'s"
@@ -267,6 +297,8 @@ class Nftables:
         if text is None:
             return None
         gate = self._list(GATE_TABLE, context)
+        if gate is None and self._list(TABLE, context) is None:
+            return None  # both went between the two readings
         try:
             return read_listing(text, *([gate] if gate else []), moving=self._moving)
         except ValueError as error:
@@ -333,11 +365,6 @@ class Nftables:
         return ToolError(
             argv, message, exit_status=exit_status, stderr=stderr, retryable=retryable, hint=hint
         )
-
-
-@lru_cache(maxsize=1)
-def _seal_of(rules: str, lasting: tuple[tuple[str, str], ...]) -> Seal:
-    return Seal(rules, hashlib.sha256(repr(lasting).encode()).hexdigest())
 
 
 def _command_text(commands: Commands) -> str:

@@ -6,14 +6,22 @@ or never ends, is cut off and reported.
 
 import asyncio
 import contextlib
+import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import traceback
+import warnings
 from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn, TypeVar, cast
 
-from agent.errors import MissingToolError, SilentError, ToolError
+from agent.errors import HafwError, MissingToolError, SilentError, ToolError
+
+Found = TypeVar("Found")
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "LANG": "C"}
 MOST_OUTPUT = 1 << 20
@@ -87,6 +95,55 @@ def start_detached(argv: tuple[str, ...], environment: dict[str, str]) -> None:
         raise ToolError(argv, f"cannot start {argv[0]}: {error.strerror}") from error
     # nobody waits for it: without this Python warns that it is still running
     started.returncode = 0
+
+
+def in_child(job: Callable[[], Found]) -> Found:
+    """What `job` returns, or the HafwError that it raises, found out by a copy of this process: the memory
+    that it takes goes with that copy, and it does not hold up our interpreter. Of what it changes in this
+    process nothing lasts.
+
+    Raises ToolError when the copy ends before that.
+    """
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        # Python 3.12 and later: other threads may hold a lock. The copy takes none of theirs
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        _be_child(job, writer)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        data = answer.read()
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        code = os.waitstatus_to_exitcode(status)
+        message = f"a process of the agent ended with {code} before its work was done"
+        raise ToolError(("hafw",), message, retryable=True)
+    found, error = pickle.loads(data)
+    if error is None:
+        return cast(Found, found)
+    kind, arguments, attributes = error
+    raised: HafwError = kind.__new__(kind, *arguments)
+    raised.__dict__.update(attributes)
+    raise raised
+
+
+def _be_child(job: Callable[[], object], writer: int) -> NoReturn:
+    gc.disable()  # it would copy every page
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        signal.set_wakeup_fd(-1)
+        try:
+            answer = pickle.dumps((job(), None))
+        except HafwError as error:
+            answer = pickle.dumps((None, (type(error), error.args, error.__dict__)))
+        with open(writer, "wb") as out:
+            out.write(answer)
+    except BaseException:  # noqa: BLE001 -- nothing of the parent's may run on here, whatever happens
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 
 
 class _Output(asyncio.SubprocessProtocol):

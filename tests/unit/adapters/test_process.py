@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.adapters import process
+from agent.adapters.packed import Packed
+from agent.adapters.process import in_child
 from agent.errors import ToolError
 
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd(), os.getsid(0)]))"
@@ -130,3 +132,47 @@ def test_cancelling_kills(tmp_path: Path) -> None:
 
 def test_a_program_that_was_killed_by_somebody_else_ends_with_its_signal() -> None:
     assert run("/bin/sh", "-c", "kill -9 $$").exit_status == -signal.SIGKILL
+
+
+def test_a_copy_answers_with_what_it_finds_and_changes_nothing_here() -> None:
+    found = [1]
+
+    def job() -> tuple[int, list[int]]:
+        found.append(2)
+        return os.getpid(), found
+
+    pid, answer = in_child(job)
+    assert pid != os.getpid()
+    assert answer == [1, 2]
+    assert found == [1]
+
+
+def test_an_error_of_a_copy_is_the_same_here() -> None:
+    def job() -> None:
+        raise ToolError(("nft", "-j"), "nft cannot", exit_status=3, stderr="no", retryable=True, hint="do")
+
+    with pytest.raises(ToolError) as raised:
+        in_child(job)
+    error = raised.value
+    assert (str(error), error.argv, error.exit_status) == ("nft cannot; do", ("nft", "-j"), 3)
+    assert (error.stderr, error.retryable) == ("no", True)
+
+
+@pytest.mark.parametrize(
+    "end", [lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: os._exit(7), lambda: 1 // 0]
+)
+def test_a_copy_that_ends_before_its_work_is_done(end: Callable[[], object]) -> None:
+    with pytest.raises(ToolError, match=r"ended with .* before its work was done"):
+        in_child(end)
+
+
+def test_an_answer_of_any_size_comes_whole() -> None:
+    assert in_child(lambda: "x" * 5_000_000) == "x" * 5_000_000
+
+
+def test_a_listing_is_packed_without_loss() -> None:
+    lasting = (("chain forward", '{"rule": 1}'), ("set own4", "\u00e4"))
+    packed = Packed(lasting)
+    assert packed.unpack() == lasting
+    assert packed.is_of(lasting)
+    assert not packed.is_of(lasting[:1])

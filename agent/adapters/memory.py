@@ -1,0 +1,14 @@
+"""Memory that Python and libnftables have freed, back to the system: the C library keeps it for the next
+time, and after a large policy that is a few hundred megabytes."""
+
+import ctypes
+
+_libc = ctypes.CDLL(None)
+
+
+def give_back() -> None:
+    """May run in any thread; takes milliseconds, in which the others run. Does nothing where the C library
+    has no such function."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
