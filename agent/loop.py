@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agent.adapters.journal import Sink
@@ -30,7 +30,7 @@ from agent.core.actions import (
     SwitchRules,
     Timer,
 )
-from agent.core.conditions import Condition
+from agent.core.conditions import Condition, doubt
 from agent.core.events import (
     ActionDone,
     ActionFailed,
@@ -67,6 +67,8 @@ class Transition:
     steps: list[Record] = field(default_factory=list)
     closed: Record | None = None
     committed: Committed | None = None
+    doubt: str | None = None
+    """Why states may be missing, as far as that was known when the role came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Loop:
         taken = step(self.settings, before, event)
         self.state = taken.state
         if isinstance(event, RoleSeen) and event.role is not before.role:
-            self._begin_transition(event, before.role)
+            self._begin_transition(event, before.role, before.problems)
         self._tell(taken)
         if taken.state != before:
             self.on_change(taken.state)
@@ -283,10 +285,12 @@ class Loop:
         self._timers.pop(timer, None)
         self.post(TimerFired(time.monotonic_ns(), timer))
 
-    def _begin_transition(self, seen: RoleSeen, before: Role) -> None:
+    def _begin_transition(self, seen: RoleSeen, before: Role, problems: Mapping[Condition, str]) -> None:
         if self.transition is not None and self.transition.closed is None:
             self._write_transition(self.transition, time.monotonic_ns(), "superseded")
         self.transition = Transition(uuid.uuid4().hex[:12], seen, before)
+        if seen.role is Role.PRIMARY:
+            self.transition.doubt = doubt(problems)
         self.role_since_ns = seen.at_ns
 
     def _close_transition(self, action: LoadRules | SwitchRules, now: int) -> None:
@@ -306,6 +310,8 @@ class Loop:
         opened = result == "done" and seen.role is Role.PRIMARY
         commit = transition.committed
         words = "superseded by a newer one" if result == "superseded" else f"in force after {took_ms:.1f} ms"
+        if transition.doubt is not None:
+            words += f"; states may be missing: {transition.doubt}"
         record = Record(
             event=Kind.TRANSITION,
             message=f"{transition.before.value} -> {seen.role.value} ({seen.trigger}): {words}",
@@ -319,6 +325,7 @@ class Loop:
             notified_to_open_ms=round(took_ms, 3) if opened else None,
             expected=commit.expected if commit else None,
             committed=commit.committed if commit else None,
+            doubt=transition.doubt,
         )
         transition.closed = record
         self.record(record)
@@ -338,8 +345,12 @@ class Loop:
             message += f": {commit.committed} of {commit.expected} (says the {commit.evidence})"
         if isinstance(outcome, StatesIn):
             message += f": {outcome.states}" if outcome.peer_heard else ": nothing came from the peer"
+            message += f"; {outcome.losses}" if outcome.losses else ""
         if isinstance(outcome, Reread):
-            message += f": {outcome.after} of the kernel's {outcome.kernel}, {outcome.before} before"
+            message += (
+                f": it has {outcome.after} that are replicated, {outcome.before} before; "
+                f"the kernel has {outcome.kernel} with the firewall's own"
+            )
         record = Record(
             event=Kind.STEP,
             message=message if result == "done" else f"{message} ({result})",

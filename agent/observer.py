@@ -32,6 +32,7 @@ from agent.core.events import (
     RoleSeen,
     StatesCounted,
 )
+from agent.core.replication import Losses, judge_losses
 from agent.core.roles import Role
 from agent.errors import HafwError, UnavailableError
 from agent.loop import Loop, answer_of
@@ -100,7 +101,7 @@ class Observer:
         self._word: tuple[int, VrrpState] | None = None
         self._suspects: Counter[Condition] = Counter()
         self._conntrackd_seen: tuple[int, int] | None = None
-        self._trouble: tuple[int, int, int] | None = None
+        self._losses: Losses | None = None
         self._rules_timer: asyncio.TimerHandle | None = None
         self._bus_timer: asyncio.TimerHandle | None = None
         self._group: asyncio.TaskGroup | None = None
@@ -356,7 +357,7 @@ class Observer:
             unheard = _UNHEARD & self._loop.state.problems.keys()
             first = self._conntrackd_seen is None and not unheard
             self._conntrackd_seen = identity
-            self._trouble = None
+            self._losses = None
             if not first:
                 self._loop.post(ConntrackdCame(time.monotonic_ns()))
         self._loop.post(ConntrackdAsked(time.monotonic_ns(), Answer.WELL))
@@ -367,18 +368,10 @@ class Observer:
     def _check_replication(self, statistics: Statistics) -> None:
         """conntrackd only counts what it could not do; a count that has grown since the last poll is an
         alarm."""
-        trouble = (statistics.inject_failed, statistics.lost_messages, statistics.malformed_messages)
-        before, self._trouble = self._trouble or trouble, trouble
-        failed, lost, malformed = (now - then for now, then in zip(trouble, before, strict=True))
-        well = max(failed, lost, malformed) <= 0
-        text = "replication goes on without losses"
-        if not well:
-            text = (
-                f"since the last look {failed} states of the peer did not go into the kernel "
-                f"(is nf_conntrack_max twice their number?), {lost} messages were lost, "
-                f"{malformed} were malformed"
-            )
-        self._loop.post(ConditionSeen(time.monotonic_ns(), Condition.REPLICATION, well, text))
+        before, self._losses = self._losses or statistics.losses, statistics.losses
+        found = judge_losses(self._loop.state.role, self._losses.since(before))
+        if found is not None:
+            self._loop.post(ConditionSeen(time.monotonic_ns(), *found))
 
 
 MOST_REASONS = 100

@@ -65,6 +65,8 @@ class Record:
     expected: int | None = None
     committed: int | None = None
     condition: str | None = None
+    doubt: str | None = None
+    """Why states may be missing to a new primary."""
 
 
 _NAMES = {"from_role": "from", "to_role": "to"}

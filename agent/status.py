@@ -7,12 +7,13 @@ from typing import Any
 from agent.adapters.conntrackd import Conntrackd, kernel_states
 from agent.adapters.nftables import RulesState
 from agent.core.conditions import severity_of
+from agent.core.plan import refresh_after_s
 from agent.core.roles import Role, RuleSet, rules_of
 from agent.core.state import Phase
 from agent.errors import HafwError, OvertakenError
 from agent.loop import Loop
 from agent.observer import Observer
-from agent.pair import Pair
+from agent.pair import Pair, SyncMode
 from agent.records import to_fields
 
 SCHEMA = 1
@@ -33,7 +34,7 @@ async def describe(
 ) -> Values:
     """Everything that can be read now; what cannot be read says why. `look`: at the rules, and whether they
     are those of a role."""
-    states = await _describe_states(pair, conntrackd)
+    states = await _describe_states(pair, conntrackd, loop)
     rules = await _describe_rules(loop, look)
     state = loop.state
     return {
@@ -91,8 +92,10 @@ async def _look_at_rules(wanted: RuleSet, look: Look) -> Values | None:
     }
 
 
-async def _describe_states(pair: Pair, conntrackd: Conntrackd) -> Values:
-    found: Values = {"mode": pair.sync.mode.value, "kernel": None}
+async def _describe_states(pair: Pair, conntrackd: Conntrackd, loop: Loop) -> Values:
+    direct = pair.sync.mode is SyncMode.DIRECT
+    refresh_s = refresh_after_s(loop.settings, loop.state.states) if direct else None
+    found: Values = {"mode": pair.sync.mode.value, "kernel": None, "refresh_seconds": refresh_s}
     try:
         found["kernel"] = kernel_states()
         statistics = await conntrackd.statistics(STATISTICS_LIMIT_S)
@@ -122,6 +125,7 @@ def _describe_transition(loop: Loop) -> Values | None:
         "trigger": transition.seen.trigger,
         "result": closed["result"] if closed else "at work",
         "duration_ms": closed["duration_ms"] if closed else None,
+        "doubt": transition.doubt,
         "steps": [to_fields(step) for step in transition.steps],
     }
 
@@ -159,6 +163,8 @@ def to_text(values: Values) -> str:
         lines.append(
             f"  last        {last['from']} -> {last['to']} ({last['trigger']}): {last['result']}{took}"
         )
+        if last.get("doubt"):
+            lines.append(f"              states may be missing: {last['doubt']}")
         lines += [
             f"              {step['duration_ms']:9.1f} ms  {step['message']}" for step in last["steps"]
         ]
@@ -181,8 +187,10 @@ def _states_text(states: Values) -> str:
         if states["mode"] == "direct"
         else f"external cache {states['external_cache']}"
     )
+    refresh = states.get("refresh_seconds")
+    again = f"the primary sends all again every {refresh:g} s, " if refresh is not None else ""
     return (
         f"{states['mode']} mode: kernel {states['kernel']}, internal cache {states['internal_cache']}, "
-        f"{peer}, "
+        f"{peer}, {again}"
         f"{states['bytes_from_peer']} bytes from the peer, {states['lost_messages']} messages lost"
     )

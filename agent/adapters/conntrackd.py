@@ -21,6 +21,7 @@ from typing import Protocol
 
 from agent.adapters.process import Finished
 from agent.core.actions import Committed, Reread, Sent, StatesIn
+from agent.core.replication import Losses, losses_text
 from agent.errors import ToolError, UnavailableError
 from agent.pair import SyncMode
 from agent.paths import Paths
@@ -32,6 +33,8 @@ machine."""
 
 QUIET_S = 0.25
 SILENT_PEER_S = 2.0
+MOST_TRICKLE = 1000
+"""In QUIET_S; a stream brings ten times as many."""
 MOST_LOG = 1 << 20
 """How much of the log is read after a command; a commit has six lines."""
 
@@ -59,6 +62,10 @@ class Statistics:
     @property
     def from_peer(self) -> int:
         return self.injected if self.injected is not None else self.external or 0
+
+    @property
+    def losses(self) -> Losses:
+        return Losses(self.inject_failed, self.lost_messages, self.malformed_messages)
 
 
 class Conntrackd:
@@ -127,12 +134,11 @@ class Conntrackd:
             await asyncio.sleep(QUIET_S)
             now = await self.statistics()
             heard = now.bytes_received > first.bytes_received
-            # live connections keep a trickle going: what counts is that the stream has ended
-            grown = now.from_peer - before.from_peer
-            if (heard and grown <= now.from_peer // 100) or (not heard and clock() - begun >= SILENT_PEER_S):
-                return StatesIn(now.from_peer, heard)
+            arrived, newest = now.from_peer - first.from_peer, now.from_peer - before.from_peer
+            if (heard and _has_ended(arrived, newest)) or (not heard and clock() - begun >= SILENT_PEER_S):
+                return _states_in(first, now, peer_heard=heard)
             before = now
-        return StatesIn(before.from_peer, peer_heard=True)
+        return _states_in(first, before, peer_heard=True)
 
     def socket_identity(self) -> tuple[int, int] | None:
         """Changes whenever another conntrackd has made its socket; None when nobody has. Cheap enough for a
@@ -153,6 +159,17 @@ class Conntrackd:
                 "look at conntrackd's log and start it again",
             )
         return finished.stdout
+
+
+def _has_ended(arrived: int, newest: int) -> bool:
+    """Whether a stream of states has, of which `newest` came in the last QUIET_S. Live connections keep a
+    trickle going. What came before the stream says nothing: direct mode's counter never goes back."""
+    return newest <= arrived // 100 or (newest < arrived and newest <= MOST_TRICKLE)
+
+
+def _states_in(first: Statistics, now: Statistics, *, peer_heard: bool) -> StatesIn:
+    losses = now.losses.since(first.losses)
+    return StatesIn(now.from_peer, peer_heard, losses_text(losses) if losses else "")
 
 
 class LogTail:

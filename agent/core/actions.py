@@ -210,10 +210,12 @@ class Reread:
 
 @dataclass(frozen=True, slots=True)
 class StatesIn:
-    """`states` have come in; `peer_heard` is False when nothing came from the peer at all."""
+    """`states` have come in; `peer_heard` is False when nothing came from the peer at all. `losses`: what
+    could not be taken of it, in words, empty when all could."""
 
     states: int
     peer_heard: bool
+    losses: str = ""
 
 
 Outcome = Committed | Sent | Reread | StatesIn

@@ -9,6 +9,7 @@ To add one: a member here, a line in CONDITIONS, a line in systemd/hafw.catalog 
 event ConditionSeen after every look, whether well or not.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -68,7 +69,7 @@ class Observation(Enum):
     INSTANCES = "the answers of keepalived's instances on the system bus"
     BUS = "keepalived on the system bus"
     QUESTION = "a question to conntrackd: whether it is answered"
-    LOSSES = "conntrackd's counters of what it could not do"
+    LOSSES = "conntrackd's counters of what it could not do, at a poll and over a catch-up"
     COMMIT = "conntrackd -c: what came into the kernel"
     FLUSH = "conntrackd -f: whether it was done"
     COUNT = "the kernel's states counted against conntrackd's"
@@ -116,7 +117,7 @@ CONDITIONS: dict[Condition, Line] = {
     C.CONNTRACKD_UNCLEAR: Line(By.QUESTION),
     C.STATES: Line(By.COMMIT, of_role=True),
     C.FLUSH: Line(By.FLUSH, of_role=True),
-    C.REPLICATION: Line(By.LOSSES),
+    C.REPLICATION: Line(By.LOSSES, of_role=True),
     C.LOST_EVENTS: Line(By.COUNT, of_role=True),
     C.RULES: Line(By.RULES, S.CRITICAL),
     C.CONFIGURATION: Line(By.RELOAD, S.CRITICAL),
@@ -133,6 +134,16 @@ CONDITIONS: dict[Condition, Line] = {
     C.STRANGER: Line(By.STRANGERS),
     C.BLIND: Line(By.LOOKING),
 }
+
+
+STATES_IN_DOUBT = (C.SYNC_LINK, C.PEER_SILENT, C.CONNTRACKD, C.CONNTRACKD_SILENT, C.REPLICATION)
+"""While one of these is open, the newest states of the peer may not be here."""
+
+
+def doubt(problems: Mapping[Condition, str]) -> str | None:
+    """Why a node that becomes primary may be without states; None when nothing speaks for that."""
+    reasons = [problems[condition] for condition in STATES_IN_DOUBT if condition in problems]
+    return "; ".join(reasons) or None
 
 
 def severity_of(name: str) -> Severity:

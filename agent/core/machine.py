@@ -46,6 +46,7 @@ from agent.core.events import (
     ActionDone,
     ActionFailed,
     Answer,
+    ConditionSeen,
     ConntrackdAsked,
     ConntrackdCame,
     Event,
@@ -89,6 +90,8 @@ class Kind(Enum):
     REFRESH_DUE = "refresh due"
     RETRY_DUE = "retry due"
     CATCH_UP_FAILED = "catch up failed"
+    STATES_MISSED = "states missed"
+    """A backup that had all states could not take some of what came later."""
     CONNTRACKD_WENT = "conntrackd went"
     CONNTRACKD_CAME = "conntrackd came"
     STATES_LOST = "states lost"
@@ -131,6 +134,7 @@ TRANSITIONS: dict[tuple[Phase, Kind], tuple[Phase, Make]] = {
     (P.FOLLOWING, K.SETTLED): (P.FOLLOWING, M.CATCH_UP),
     (P.FOLLOWING, K.RETRY_DUE): (P.FOLLOWING, M.FOLLOW),
     (P.FOLLOWING, K.CATCH_UP_FAILED): (P.FOLLOWING, M.NOT_READY),
+    (P.FOLLOWING, K.STATES_MISSED): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.CONNTRACKD_WENT): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.CONNTRACKD_CAME): (P.FOLLOWING, M.CATCH_UP),
     (P.PREPARING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
@@ -244,7 +248,8 @@ def _make(make: Make, settings: Settings, before: State, now: State, event: Even
         case Make.CATCH_UP:
             return plans.plan_catch_up()
         case Make.NOT_READY:
-            return plans.plan_not_ready()
+            asked_s = (event.at_ns - now.asked_ns) / 1e9
+            return plans.plan_not_ready(plans.catch_up_after_s(settings, now.kernel, asked_s))
         case Make.LIMIT:
             raise AssertionError("the limit is decided before the plan is made")
 
@@ -297,6 +302,10 @@ def _classify(settings: Settings, state: State, learned: State, event: Event) ->
             return Kind.COMMIT_OWED if outcome.skipped else None
         case ActionFailed(action=CommitStates(late=True)):
             return Kind.COMMIT_OWED
+        case ActionDone(action=AwaitStates()) if Condition.REPLICATION in learned.problems:
+            return Kind.CATCH_UP_FAILED
+        case ConditionSeen(condition=Condition.REPLICATION, well=False):
+            return Kind.STATES_MISSED if state.ready else None
         case ActionDone(action=CommitStates(), outcome=Committed() as outcome):
             return None if outcome.complete else _classify_short(settings, state, event.at_ns, outcome)
         case ActionFailed(action=SwitchRules() | LoadRules() | VerifyRules()):

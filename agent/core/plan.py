@@ -33,6 +33,7 @@ SKIPPED_COMMIT_RETRY_S = 0.05
 AWAIT_STATES_S = 30.0
 LATE_COMMIT_S = 30.0
 CATCH_UP_AGAIN_S = 30.0
+CATCH_UP_SOON_S = 2.0
 
 BULK_COST_S = 30e-6
 """What one re-sent state costs the backup's processor: its conntrackd deletes the entry and makes it
@@ -162,10 +163,21 @@ def plan_catch_up() -> Plan:
     return (RequestResync(), AwaitStates(AWAIT_STATES_S), SetReadiness(ready=True))
 
 
-def plan_not_ready() -> Plan:
+def plan_not_ready(again_s: float) -> Plan:
     """A backup that does not get the peer's states should not be preferred as primary; it asks again
     later."""
-    return (SetReadiness(ready=False), SetTimer(Timer.RETRY, CATCH_UP_AGAIN_S))
+    return (SetReadiness(ready=False), SetTimer(Timer.RETRY, again_s))
+
+
+def catch_up_after_s(settings: Settings, states: int, asked_s: float) -> float:
+    """When to ask the peer for all its states again, having asked `asked_s` ago.
+
+    Soon the first time. What is lost again is lost because there is more than this node can take, and asking
+    adds to that: so it is asked for at half the pace of the primary's own re-send. In cache mode states only
+    go into a cache.
+    """
+    bulk_s = 2 * states * BULK_COST_S / BULK_SHARE if settings.mode is SyncMode.DIRECT else 0.0
+    return max(CATCH_UP_SOON_S, CATCH_UP_AGAIN_S - asked_s, bulk_s - asked_s)
 
 
 def plan_retry(after_s: float = RETRY_AFTER_S) -> Plan:

@@ -6,6 +6,7 @@ from enum import Enum
 
 from agent.core.actions import (
     Action,
+    AwaitStates,
     CommitStates,
     Committed,
     FlushCaches,
@@ -18,6 +19,7 @@ from agent.core.actions import (
     SetReadiness,
     SetTimer,
     ShortenTimers,
+    StatesIn,
     SwitchRules,
     VerifyRules,
 )
@@ -58,6 +60,8 @@ class State:
     the states. `problems`: conditions that are not well now, with the newest words for each. `reading`:
     conntrackd reads the kernel's table, or is about to, and sends all of it after that. `owed`: no commit of
     this promotion was answered (cache mode), so that conntrackd may still have states for the kernel.
+    `asked_ns`: when the peer was last asked for all its states. `kernel`: how many states the kernel had
+    when last counted.
     """
 
     phase: Phase = Phase.START
@@ -74,6 +78,8 @@ class State:
     coverage: Coverage = field(default_factory=Coverage)
     reading: bool = False
     owed: bool = False
+    asked_ns: int = 0
+    kernel: int = 0
 
     @property
     def unwell(self) -> frozenset[Condition]:
@@ -109,14 +115,16 @@ def learn(state: State, event: Event) -> tuple[State, tuple[Notice, ...]]:
         case StatesCounted():
             return _learn_count(state, event)
         case ActionDone():
-            return _learn_done(_ended(state, event.action), event)
+            return _learn_done(_ended(state, event.action, event.at_ns), event)
         case ActionFailed():
-            return _learn_failed(_ended(state, event.action), event)
+            return _learn_failed(_ended(state, event.action, event.at_ns), event)
         case _:
             return state, ()
 
 
-def _ended(state: State, action: Action) -> State:
+def _ended(state: State, action: Action, at_ns: int) -> State:
+    if isinstance(action, RequestResync):
+        return replace(state, asked_ns=at_ns)
     return replace(state, reading=False) if isinstance(action, ResyncKernel) else state
 
 
@@ -154,6 +162,10 @@ def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[Notice
             return note(learned, Condition.STATES, event.outcome.complete, _commit_text(event.outcome))
         case ResyncKernel() if isinstance(event.outcome, Reread):
             return _learn_reread(state, event.at_ns, event.outcome)
+        case AwaitStates() if isinstance(event.outcome, StatesIn) and event.outcome.peer_heard:
+            return note(
+                state, Condition.REPLICATION, not event.outcome.losses, _catch_up_text(event.outcome)
+            )
         case SendBulk() if isinstance(event.outcome, Sent):
             return replace(state, states=event.outcome.states), ()
         case _:
@@ -171,7 +183,7 @@ def _learn_role(state: State, role: Role) -> tuple[State, tuple[Notice, ...]]:
 
 
 def _learn_count(state: State, event: StatesCounted) -> tuple[State, tuple[Notice, ...]]:
-    counted = replace(state, coverage=judge(state.coverage, event))
+    counted = replace(state, coverage=judge(state.coverage, event), kernel=event.kernel)
     if counted.coverage.outside is None or counted.coverage.suspicions:
         return counted, ()
     return note(counted, Condition.LOST_EVENTS, True, "conntrackd knows all of this kernel's states again")
@@ -229,6 +241,12 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Notic
                 # one that timed out waits in conntrackd's socket, where a flush would come behind it
                 state = replace(state, owed=True)
             return note_all(state, verdicts)
+
+
+def _catch_up_text(outcome: StatesIn) -> str:
+    if outcome.losses:
+        return f"{outcome.losses}, while all states came anew; they are asked for again"
+    return "all of the peer's states have come in, and nothing was lost"
 
 
 def _commit_text(outcome: Committed) -> str:

@@ -3,6 +3,7 @@ condition begins, gives `hafw status` its exit status, and ends by itself."""
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +16,7 @@ from hafw_lab.lab import Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.scenario import other, put_states
 from hafw_lab.scenario_result import Setup
+from hafw_lab.services import READINESS
 from tests.netns.pair_checks import LINK_FAULT, find, mend, records, until, wait_record
 
 pytestmark = [
@@ -121,6 +123,43 @@ def test_a_peer_whose_conntrackd_says_nothing(lab: Lab) -> None:
         back = time.monotonic_ns()
     for node in nodes:
         wait_end(node, back, Condition.PEER_SILENT)
+
+
+def test_a_failover_while_the_peer_is_silent_says_what_it_may_lack(lab: Lab) -> None:
+    victim = lab.wait_primary(None, 5)
+    heir = lab.node(other(lab, victim))
+    since = time.monotonic_ns()
+    with blocked([lab.node(name) for name in lab.firewalls], "iifname eth2 meta l4proto udp"):
+        wait_alarm(heir, since, Condition.PEER_SILENT)
+        moment = lab.fail(victim, LINK_FAULT)
+        done = wait_record(heir, moment, SOON_S, event="transition", to="primary", result="done")
+        for words in (str(done["message"]), status_of(heir)[1]):
+            assert f"states may be missing: nothing has come from {victim}'s conntrackd" in words
+        assert str(done["doubt"]) in str(done["message"])
+    lab.heal(victim)
+
+
+def test_messages_that_were_lost_are_made_good_before_it_is_called_well(lab: Lab) -> None:
+    backup = lab.node(other(lab, lab.wait_primary(None, 5)))
+    since = time.monotonic_ns()
+    with blocked([backup], "iifname eth2 meta l4proto udp numgen random mod 2 == 0"):
+        words = wait_alarm(backup, since, Condition.REPLICATION)
+        assert re.search("[1-9][0-9]* of the peer's messages were lost on the way; all states", words)
+        assert "kernel" not in words, "it refused none"
+        until(lambda: backup.read_text(READINESS).strip() != "0", SOON_S, "it still says that it is ready")
+    back = time.monotonic_ns()
+    end = wait_record(backup, since, 60, event="recovered", condition="replication")
+    caught_up = find(records(backup, back), event="step", step="AwaitStates", result="done")
+    assert caught_up, "only a catch-up says that nothing is missing"
+    assert int(str(end["mono_ns"])) >= int(str(caught_up[0]["mono_ns"]))
+    until(lambda: backup.read_text(READINESS).strip() == "0", SOON_S, "it is never ready again")
+
+
+def test_the_status_tells_how_often_all_states_are_sent(lab: Lab) -> None:
+    found = lab.status().node(lab.wait_primary(None, 5)).agent
+    assert found is not None
+    assert found["states"]["refresh_seconds"] == 10
+    assert "the primary sends all again every 10 s" in status_of(lab.node(lab.firewalls[0]))[1]
 
 
 # -- who is primary --

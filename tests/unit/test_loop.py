@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.core.actions import Committed, Timer
-from agent.core.events import RoleSeen, Started, TimerFired
+from agent.core.conditions import Condition
+from agent.core.events import ConditionSeen, RoleSeen, Started, TimerFired
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.hands import Hands
@@ -364,5 +365,26 @@ def test_whatever_comes_there_is_one_action_at_a_time_and_the_gate_fits_the_last
         assert bench.host.loaded is (RuleSet.PRIMARY if last is Role.PRIMARY else RuleSet.BACKUP)
         identities = {record.transition for record in bench.sink.of(Kind.TRANSITION)}
         assert None not in identities
+
+    asyncio.run(scenario())
+
+
+def test_a_take_over_from_a_silent_peer_says_that_states_may_be_missing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.role(Role.PRIMARY)
+            await bench.at_rest()
+            bench.role(Role.BACKUP)
+            silence = "nothing has come from fw-2's conntrackd for 9 s"
+            bench.loop.post(ConditionSeen(time.monotonic_ns(), Condition.PEER_SILENT, False, silence))
+            await bench.at_rest()
+            bench.role(Role.PRIMARY)
+            await bench.at_rest()
+        first, _, last = bench.sink.of(Kind.TRANSITION)[-3:]
+        assert first.doubt is None
+        assert "missing" not in first.message
+        assert last.doubt == silence
+        assert f"states may be missing: {silence}" in last.message
 
     asyncio.run(scenario())

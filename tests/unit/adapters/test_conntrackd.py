@@ -371,3 +371,26 @@ def test_whatever_the_tool_prints_is_statistics_or_an_error(text: str) -> None:
         assert parse_statistics(text).internal >= 0
     assert parse_expectations(text) >= 0
     assert parse_commit(text, 5).expected == 5
+
+
+def test_what_was_lost_while_states_came_in_is_told(tool: FakeTool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what was lost meanwhile: conntrackd counts for as long as it runs."""
+    monkeypatch.setattr(adapter, "QUIET_S", 0.01)
+    for number, (states, lost) in enumerate(((0, 50), (4000, 50), (4000, 56)), 1):
+        text = from_peer(states, 1 + states * 100)
+        (tool.directory / f"look{number}").write_text(text.replace("0 Lost msgs", f"{lost} Lost msgs"))
+    tool.does("-s", 'cat "$here/look$(grep -c . "$here/calls")"')
+    found = asyncio.run(tool.conntrackd().await_states(5.0))
+    assert found == StatesIn(4000, peer_heard=True, losses="6 of the peer's messages were lost on the way")
+
+
+def test_a_counter_of_long_ago_does_not_end_the_waiting(
+    tool: FakeTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In direct mode it only grows; after a day of re-sends a whole table is a small part of it."""
+    monkeypatch.setattr(adapter, "QUIET_S", 0.01)
+    day = 10_000_000
+    for number, states in enumerate((day, day + 40_000, day + 90_000, day + 90_010), 1):
+        (tool.directory / f"look{number}").write_text(from_peer(states, states * 100))
+    tool.does("-s", 'cat "$here/look$(grep -c . "$here/calls")"')
+    assert asyncio.run(tool.conntrackd().await_states(5.0)) == StatesIn(day + 90_010, peer_heard=True)

@@ -78,13 +78,18 @@ def observed_by_actions() -> Iterator[tuple[Event, set[Observation]]]:
         yield ActionFailed(NOW, action, "nft refused it"), {By.RULES}
     for action, outcome in ASKED.items():
         looks = {By.QUESTION} | ({OF_ACTION[type(action)]} if type(action) in OF_ACTION else set())
-        yield ActionDone(NOW, action, outcome), looks
+        # nothing can be lost of what was not waited for
+        over = {By.LOSSES} if isinstance(action, AwaitStates) else set()
+        yield ActionDone(NOW, action, outcome), looks | over
         for answer in Answer:
             yield ActionFailed(NOW, action, "a reason", False, answer), looks
             yield ActionFailed(NOW, action, "a reason", True, answer), looks
     yield ActionDone(NOW, CommitStates(1.0), SHORT), {By.QUESTION, By.COMMIT}
     yield ActionDone(NOW, CommitStates(1.0), replace(ALL_WELL, skipped=True)), {By.QUESTION, By.COMMIT}
     yield ActionDone(NOW, ResyncKernel(), Reread(10, 5000, 5000)), {By.QUESTION, By.COUNT}
+    lossy = StatesIn(10, peer_heard=True, losses="6 messages were lost")
+    yield ActionDone(NOW, AwaitStates(1.0), lossy), {By.QUESTION, By.LOSSES}
+    yield ActionDone(NOW, AwaitStates(1.0), StatesIn(0, peer_heard=False)), {By.QUESTION}
     yield ActionDone(NOW, SetReadiness(ready=True)), set()
     yield ActionFailed(NOW, SetReadiness(ready=True), "read-only"), set()
 

@@ -395,6 +395,10 @@ def test_no_line_of_the_table_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     world.run_dry()
     happen(world, "states-lost")
     happen(world, "states-lost")
+    world = make_world("direct")
+    world.see(Role.BACKUP)
+    world.run_dry()
+    world.meet(ConditionSeen(world.now, Condition.REPLICATION, False, "6 messages were lost"))
     assert set(TRANSITIONS) - table.taken == set()
 
 

@@ -42,6 +42,10 @@ class World:
     broken: frozenset[str] = frozenset()
     short: bool = False
     skipped: bool = False
+    silent: bool = False
+    """Nothing comes from the peer."""
+    losses: str = ""
+    """What the next catch-ups cannot take of what the peer sends."""
     answer: Answer = Answer.UNREACHABLE
     """What comes of a question that is broken."""
     state: State = field(default_factory=State)
@@ -130,7 +134,7 @@ class World:
             case SetTimer():
                 self.timers.add(action.timer)
             case AwaitStates():
-                return StatesIn(10, peer_heard=True)
+                return StatesIn(10, peer_heard=not self.silent, losses=self.losses)
             case SendBulk():
                 return Sent(10)
             case ResyncKernel():

@@ -1,0 +1,152 @@
+"""What lost messages and refused states mean, and what is said of them."""
+
+import pytest
+from world import World
+
+from agent.core.actions import SetTimer, Timer
+from agent.core.conditions import Condition, doubt
+from agent.core.events import ConditionSeen, StatesCounted, TimerFired
+from agent.core.plan import Settings, catch_up_after_s
+from agent.core.replication import Losses, judge_losses, losses_text
+from agent.core.roles import Role
+from agent.pair import SyncMode
+
+SIX = Losses(lost=6)
+
+
+@pytest.mark.parametrize(
+    ("losses", "said", "unsaid"),
+    [
+        (SIX, ["6 of the peer's messages were lost"], ["kernel", "version", " 0 "]),
+        (Losses(refused=3), ["refused 3 of the peer's states", "room"], ["lost", "version", " 0 "]),
+        (
+            Losses(unread=2),
+            ["2 of the peer's messages could not be read", "version"],
+            ["lost", "room", " 0 "],
+        ),
+        (Losses(1, 2, 3), ["refused 1", "2 of the peer's messages were lost", "3 of the"], [" 0 "]),
+    ],
+)
+def test_only_what_happened_and_its_cause_is_said(
+    losses: Losses, said: list[str], unsaid: list[str]
+) -> None:
+    text = losses_text(losses)
+    assert all(words in text for words in said), text
+    assert not any(words in text for words in unsaid), text
+
+
+def test_a_growth_is_a_loss_and_a_standstill_says_nothing() -> None:
+    assert judge_losses(Role.BACKUP, SIX.since(SIX)) is None
+    found = judge_losses(Role.BACKUP, SIX.since(Losses()))
+    assert found is not None
+    assert found[:2] == (Condition.REPLICATION, False)
+
+
+def test_another_conntrackd_counts_from_nothing() -> None:
+    assert not Losses().since(SIX)
+    assert Losses(lost=2).since(SIX) == Losses(lost=2)
+
+
+def test_a_primary_misses_nothing_of_its_peers() -> None:
+    assert judge_losses(Role.PRIMARY, SIX) is None
+
+
+def settled_backup(mode: SyncMode = SyncMode.DIRECT) -> World:
+    world = World(Settings(mode=mode))
+    world.start()
+    world.see(Role.BACKUP)
+    world.run_dry()
+    assert world.ready is True
+    return world
+
+
+def lose(world: World) -> None:
+    finding = judge_losses(Role.BACKUP, SIX)
+    assert finding is not None
+    world.meet(ConditionSeen(world.tick(60), *finding))
+    world.work()
+
+
+@pytest.mark.parametrize("mode", SyncMode)
+def test_what_was_lost_is_asked_for_and_until_then_the_states_are_not_in(mode: SyncMode) -> None:
+    world = settled_backup(mode)
+    lose(world)
+    assert world.ready is False
+    world.log.clear()
+    world.run_dry()
+    assert "RequestResync" in world.log
+    assert world.ready is True
+    assert [notice.well for notice in world.notices if notice.condition is Condition.REPLICATION] == [
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("trouble", ["losses", "silent"])
+def test_a_catch_up_that_was_not_whole_is_none(trouble: str) -> None:
+    world = settled_backup()
+    lose(world)
+    setattr(world, trouble, "6 messages were lost" if trouble == "losses" else True)
+    for timer in (Timer.RETRY, Timer.SETTLE):
+        world.timers.discard(timer)
+        world.meet(TimerFired(world.tick(1), timer))
+        world.work()
+    assert world.log[-4:] == ["RequestResync", "AwaitStates", "SetReadiness", "SetTimer"]
+    assert world.ready is False
+    assert Condition.REPLICATION in world.state.unwell
+    setattr(world, trouble, "" if trouble == "losses" else False)
+    world.run_dry()
+    assert world.ready is True
+    assert Condition.REPLICATION not in world.state.unwell
+
+
+def test_losses_while_it_catches_up_do_not_break_that_off() -> None:
+    world = settled_backup()
+    lose(world)
+    plan = tuple(world.plan)
+    lose(world)
+    assert tuple(world.plan) == plan
+
+
+@pytest.mark.parametrize(
+    ("mode", "states", "asked_s", "after_s"),
+    [
+        (SyncMode.DIRECT, 100, 3600.0, 2.0),
+        (SyncMode.DIRECT, 100, 1.0, 29.0),
+        (SyncMode.DIRECT, 1_000_000, 1.0, 599.0),
+        (SyncMode.DIRECT, 1_000_000, 3600.0, 2.0),
+        (SyncMode.CACHE, 1_000_000, 1.0, 29.0),
+    ],
+)
+def test_what_is_lost_again_is_asked_for_at_a_slower_pace(
+    mode: SyncMode, states: int, asked_s: float, after_s: float
+) -> None:
+    assert catch_up_after_s(Settings(mode=mode), states, asked_s) == pytest.approx(after_s)
+
+
+def test_the_pace_is_that_of_the_kernels_states() -> None:
+    world = settled_backup()
+    world.meet(counted(world, 1_000_000))
+    world.losses = "6 messages were lost"
+    lose(world)
+    waits: list[float] = []
+    for timer in (Timer.RETRY, Timer.SETTLE):
+        world.meet(TimerFired(world.tick(1), timer))
+        waits = [action.after_s for action in world.plan if isinstance(action, SetTimer)] or waits
+        while world.plan:
+            world.work(1)
+            waits = [action.after_s for action in world.plan if isinstance(action, SetTimer)] or waits
+    assert waits[-1] > 500
+
+
+def counted(world: World, kernel: int) -> StatesCounted:
+    return StatesCounted(world.tick(), kernel, 0)
+
+
+def test_what_makes_states_doubtful() -> None:
+    assert doubt({}) is None
+    assert doubt({Condition.BUS: "no bus"}) is None
+    words = doubt(
+        {Condition.BUS: "no bus", Condition.PEER_SILENT: "silence", Condition.SYNC_LINK: "no carrier"}
+    )
+    assert words == "no carrier; silence"
