@@ -7,7 +7,8 @@ Hard facts (keepalived 2.2.7 and 2.3.3, conntrackd 1.4.7):
 * VRRP is version 2 unless vrrp_version or the instance's own `version` says otherwise; over IPv6 always 3.
 * An advertisement of another version, with other authentication, sent to another address, or that names
   other virtual addresses is dropped, and so does not keep a backup from becoming primary. With version 2 so
-  is one with another advert_int. virtual_ipaddress_excluded is not sent.
+  is one with another advert_int. (2.3.3 takes other addresses in version 3 and complains; 2.2.7 drops.)
+  virtual_ipaddress_excluded is not sent.
 * `!` begins a comment in keepalived.conf, as `#` does; in conntrackd.conf only `#`.
 """
 

@@ -78,6 +78,9 @@ def test_a_lock_elsewhere_is_found(booted: Booted) -> None:
 @pytest.mark.parametrize("state", ["running", "stopped"])
 def test_the_lock_of_one_that_lives_stays(booted: Booted, state: str) -> None:
     """Started by hand, beside the unit: two of them would take each other's socket."""
+    # what it comes after has been started then: on Debian 13 also the mount of /run/lock
+    booted.run("systemctl", "start", UNIT)
+    booted.run("systemctl", "stop", UNIT)
     own = ("conntrackd", "-d", "-C", str(PATHS.conntrackd_config))
     booted.run(*own)
     process = booted.run("pidof", "conntrackd").strip()

@@ -112,10 +112,15 @@ def texts(make: Change) -> tuple[str, str]:
 @pytest.mark.parametrize("name", APART)
 def test_two_that_are_said_to_differ_are_both_primary(both: Namespace, name: str) -> None:
     old, new = texts(APART[name])
-    run_both(both, old, new)
-    until(lambda: holds(both, SECOND), LIMIT_S, lambda: both.must(f"cat /run/{SECOND}/log"))
-    assert holds(both, FIRST)
     assert wire_differences("keepalived.conf", old, new)
+    if name == "an address more" and "v2.2" not in both.must("keepalived --version"):
+        pytest.skip("keepalived 2.3 only complains; the other node may have an older one")
+    run_both(both, old, new)
+    until(
+        lambda: holds(both, FIRST) and holds(both, SECOND),
+        LIMIT_S,
+        lambda: both.must(f"cat /run/{SECOND}/log"),
+    )
 
 
 @pytest.mark.parametrize("name", TOGETHER)
@@ -124,5 +129,9 @@ def test_two_that_are_said_to_agree_have_one_primary(both: Namespace, name: str)
     run_both(both, old, new)
     link = LINKS[0].name
     both.must(f"ip netns exec {SECOND} tcpdump -n -i {link} -c {ENOUGH} ip proto 112 >/run/seen 2>&1")
-    assert not holds(both, SECOND)
+    until(
+        lambda: holds(both, FIRST) != holds(both, SECOND),
+        LIMIT_S,
+        lambda: both.must(f"cat /run/{SECOND}/log"),
+    )
     assert wire_differences("keepalived.conf", old, new) == ()
