@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from agent import config
+from agent.errors import HafwError
 from agent.pair import Pair
 from agent.render import conntrackd, keepalived
 from agent.setup_blocks import NotUnderstoodError, parse_blocks
 from agent.setup_foreign import unfit_for_agent, what_would_go
+from agent.setup_hazards import Hazards, advice_for_both, refuse_hazards
 from agent.setup_wire import wire_differences
 from tests.unit.setup_run import PAIR, PATHS, files_in, install, setup, write
 from tests.unit.setup_run import PAIR_FILE as FILE
@@ -263,3 +265,26 @@ def test_words_lines_and_braces() -> None:
     assert parse_blocks("a!b\n", "#").body[0].words == ("a!b",)
     with pytest.raises(NotUnderstoodError, match="larger"):
         parse_blocks("a\n" * 1_000_000, "#")
+
+
+def test_the_way_to_change_both_stops_both_first() -> None:
+    commands = (
+        ("systemctl", "restart", "conntrackd.service"),
+        ("systemctl", "restart", "keepalived.service"),
+    )
+    said = advice_for_both(Hazards(vrrp=("x",)), commands)
+    assert (
+        said.index("stop keepalived.service")
+        < said.index("stopped on both")
+        < said.index("restart conntrackd")
+    )
+    said = advice_for_both(Hazards(replication=("x",)), commands)
+    assert "on both" in said
+    assert "stop keepalived" not in said
+
+
+@pytest.mark.parametrize("hazards", [Hazards(vrrp=("x",)), Hazards(replication=("x",))])
+def test_no_restart_of_one_alone(hazards: Hazards) -> None:
+    refuse_hazards(hazards, both_together=True, drop_others=False, restart=False)
+    with pytest.raises(HafwError, match="changed together, and --restart is for one alone"):
+        refuse_hazards(hazards, both_together=True, drop_others=True, restart=True)
