@@ -39,6 +39,7 @@ class RulesAdapter(Protocol):
 
     def load(self, rules: RuleSet) -> object: ...
     def flip(self, rules: RuleSet) -> None: ...
+    def close_if_gone(self) -> bool: ...
     def verify(self, rules: RuleSet) -> Verified: ...
 
 
@@ -86,6 +87,11 @@ class Hands:
                 self.rules.flip(action.rules)
             case SetReadiness():
                 write_readiness(self._readiness, 0 if action.ready else self._not_ready)
+
+    def close_if_gone(self) -> bool:
+        """Whether the rules were removed by somebody; then nothing is forwarded any more. Raises
+        HafwError."""
+        return self.rules.close_if_gone()
 
     async def ask(self, action: Asked) -> Outcome | None:
         """Raises HafwError."""

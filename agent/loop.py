@@ -161,6 +161,19 @@ class Loop:
         self._checking = True
         self._group.create_task(self._check_until_still())
 
+    def rules_may_be_gone(self) -> None:
+        """Forwarding without any rules would let everything through: it is closed within this turn, and then
+        the rules come back, also where the pair file says that changes are only reported."""
+        if self.state.loaded is None:
+            return
+        try:
+            gone = self._hands.close_if_gone()
+        except HafwError:
+            return  # the look that follows every change says what is wrong
+        if gone:
+            text = "table inet hafw is gone; nothing is forwarded until it is loaded again"
+            self.post(RulesChanged(time.monotonic_ns(), text))
+
     async def _check_until_still(self) -> None:
         """Who changes rules without end gets a part of our time: a look at a large table takes long."""
         try:

@@ -41,6 +41,8 @@ class FakeHost:
 
     loaded: RuleSet | None = None
     edited: str = ""
+    flushed: bool = False
+    """Another program has removed our table."""
     failing: set[str] = field(default_factory=set)
     buggy: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
@@ -80,6 +82,13 @@ class FakeHost:
             assert self.loaded is not None, "there is no table to flip"
             self.loaded = rules
             self.gate_opened += rules is RuleSet.PRIMARY
+
+    def close_if_gone(self) -> bool:
+        if not self.flushed:
+            return False
+        with self._rules("close"):
+            self.flushed = False
+        return True
 
     def verify(self, rules: RuleSet) -> FakeVerified:
         with self._rules(f"verify {rules.value}"):

@@ -41,7 +41,7 @@ from agent.errors import OvertakenError, ToolError
 from agent.pair import Pair
 from agent.rules.change import compile_change, compile_refill, model_of, touched_parts
 from agent.rules.diff import changes, to_sentence
-from agent.rules.gate import ROLE_CHAINS
+from agent.rules.gate import ROLE_CHAINS, stop_gap
 from agent.rules.listing import Counter, Listing, changed_parts, read_listing
 from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, Command, Commands, add_table
 from agent.rules.table import compile_pair
@@ -231,7 +231,7 @@ class Nftables:
         """What is there after the parts of our own table that somebody else has edited were filled anew.
         None when there is no such table, or when that has not made it what it was."""
         there = self._listing() if self._left is not None else None
-        if self._left is None or there is None:
+        if self._left is None or there is None or there.digest is None:
             return None
         left = self._left.unpack()
         parts = changed_parts(left, there.lasting)
@@ -244,6 +244,18 @@ class Nftables:
         if after is None or changed_parts(left, after.lasting):
             return None
         return after
+
+    def close_if_gone(self) -> bool:
+        """Whether somebody has removed the table: then nothing is forwarded until load(). One transaction of
+        the same small size whatever the policy; it fails as a whole where the table is there."""
+        with self._changes.one():
+            try:
+                self._run(_STOP_GAP, "close what is left")
+            except ToolError as error:
+                if os.strerror(errno.EEXIST) in error.message:
+                    return False
+                raise
+        return True
 
     def flip(self, rules: RuleSet) -> None:
         """Changes the role of the loaded table in one small transaction; does not look before or after.
@@ -369,6 +381,9 @@ class Nftables:
 
 def _command_text(commands: Commands) -> str:
     return json.dumps({"nftables": commands}, separators=(",", ":"))
+
+
+_STOP_GAP = _command_text(stop_gap())
 
 
 def first_line(errors: str) -> str:

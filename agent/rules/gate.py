@@ -40,9 +40,11 @@ from agent.rules.nft import (
     add_rule,
     add_set,
     concat,
+    create_table,
     delete_chain,
     flush_chain,
     in_gate_table,
+    in_state,
     interface_name,
     ip,
     jump,
@@ -53,6 +55,7 @@ from agent.rules.nft import (
 
 BEFORE_DEFRAG = -450
 BEFORE_POLICY = -1
+SOURCE_NAT = 100
 GATE = "gate"
 ROLE = "role"
 ROLE_CHAINS = (GATE, ROLE)
@@ -103,6 +106,19 @@ def flip(rules: RuleSet) -> Commands:
     change = (*flushed, *_RULES) if rules is RuleSet.BACKUP else map(delete_chain, ROLE_CHAINS)
     # what is not there cannot be deleted, and adding what is there does nothing
     return in_gate_table(*_CHAINS, *change)
+
+
+def stop_gap() -> Commands:
+    """In the place of a table that somebody has removed, until it is back: nothing is forwarded. Fails, and
+    changes nothing, where there is a table. The same as systemd/boot.nft, which says why each line is there.
+    """
+    return (
+        create_table(),
+        add_base_chain("lost", "forward", BEFORE_DEFRAG, policy="drop"),
+        add_base_chain("lost-nat", "postrouting", SOURCE_NAT, kind="nat"),
+        add_rule("lost", in_state("established"), DROP),
+        add_rule("lost", DROP),
+    )
 
 
 def is_role_part(kind: str, body: Mapping[str, object]) -> bool:

@@ -18,6 +18,7 @@ from agent.pair import (
     SourceNat,
     Translation,
 )
+from agent.rules.gate import SOURCE_NAT
 from agent.rules.matching import VERSIONS, matches
 from agent.rules.nft import (
     ACCEPT,
@@ -38,7 +39,6 @@ from agent.rules.nft import (
 )
 from agent.rules.policy import asked_at, translated_by
 
-SOURCE_NAT = 100
 DESTINATION_NAT = -100
 _ANY = (Service("any", Protocol.ANY),)
 

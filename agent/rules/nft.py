@@ -68,6 +68,11 @@ def add_table() -> Command:
     return {"add": {"table": {"family": FAMILY, "name": TABLE}}}
 
 
+def create_table() -> Command:
+    """Fails where it is there."""
+    return {"create": {"table": {"family": FAMILY, "name": TABLE}}}
+
+
 def delete_table() -> Command:
     return {"delete": {"table": {"family": FAMILY, "name": TABLE}}}
 

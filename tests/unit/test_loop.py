@@ -261,6 +261,27 @@ def test_rules_that_are_refused_keep_the_old_ones_and_are_tried_again(tmp_path: 
 
 
 @pytest.mark.parametrize("mend", [True, False])
+def test_a_flush_closes_first_and_loads_then_whatever_the_pair_file_says(tmp_path: Path, mend: bool) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, mend=mend)
+        async with bench.running(as_role=Role.PRIMARY):
+            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
+            await bench.at_rest()
+            bench.host.done.clear()
+            bench.loop.rules_may_be_gone()
+            assert bench.host.done == [], "it was not gone"
+            bench.host.flushed = True
+            bench.loop.rules_may_be_gone()
+            assert bench.host.done == ["close"]
+            await bench.until(lambda: "load primary" in bench.host.done)
+            await bench.at_rest()
+        (alarm,) = bench.sink.of(Kind.ALARM)
+        assert "is gone; nothing is forwarded" in alarm.message
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("mend", [True, False])
 def test_an_edit_just_after_a_flip_is_mended_or_only_told_of(tmp_path: Path, mend: bool) -> None:
     async def scenario() -> None:
         bench = Bench(tmp_path, mend=mend)
