@@ -23,6 +23,7 @@ from hafw_lab.inside import become_inside
 from hafw_lab.lab import Lab, LabStatus, NodeStatus
 from hafw_lab.machine_options import add_machine_arguments, choose_machines
 from hafw_lab.options import AgentKind, Fault, LabOptions
+from hafw_lab.terminal import clean_lines
 from hafw_lab.topology_file import choose_topology
 
 _LATE_VERBS = {
@@ -282,7 +283,7 @@ def _logs(args: argparse.Namespace) -> int:
     if args.follow and status.alive:
         _enter(lab, args.node, ["tail", "-n", "20", "-F", *(f"/var/log/{name}" for name in names)])
     for name in names:
-        for line in node.read_text(f"/var/log/{name}").splitlines():
+        for line in _shown(node.read_text(f"/var/log/{name}")).splitlines():
             print(line if len(names) == 1 else f"{name.partition('.')[0]:11} {line}")
     return 0
 
@@ -296,8 +297,13 @@ def _machine_logs(args: argparse.Namespace, lab: Lab) -> int:
         )
     if args.follow and args.service != "console":
         _enter(lab, args.node, machine.log_argv(args.service or "all", follow=True))
-    print(machine.read_log(args.service or "all"), end="")
+    print(_shown(machine.read_log(args.service or "all")), end="")
     return 0
+
+
+def _shown(text: str) -> str:
+    """What a node has written: as it is for programs, without what a terminal would obey for people."""
+    return clean_lines(text) if sys.stdout.isatty() else text
 
 
 def _fail(args: argparse.Namespace) -> int:

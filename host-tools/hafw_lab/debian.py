@@ -5,26 +5,40 @@ Hard facts
 * Both releases are on the same mirrors: the archive is `bookworm` or `trixie`, and so are the names before
   `-updates` and `-security`.
 * mmdebstrap looks at none of this machine's apt.conf: proxies and the like are handed on.
-* Without root it makes a user namespace of its own, with the numbers of /etc/subuid and newuidmap.
+* Without root it makes a user namespace of its own, with the numbers of /etc/subuid and newuidmap. As root
+  it mounts proc, sys and dev where it is, so it is started in mount and process namespaces of its own:
+  whatever ends it, they are gone with it.
 """
 
 import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from hafw_lab.cache import hold_cache
 from hafw_lab.errors import LabError
+from hafw_lab.lab_directory import find_room
 from hafw_lab.process import run
 from hafw_lab.progress import Progress
+from hafw_lab.room import require_room
 from hafw_lab.shown import run_shown
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TIMEOUT_S = 3600.0
+_APART = (
+    "unshare",
+    "--mount",
+    "--propagation",
+    "private",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)
 _BRANCHES = ("", "-updates", "-security")
 _HANDED_ON = (
     "Acquire::http::",
@@ -78,17 +92,21 @@ def cached_tree(
     *,
     options: Sequence[str] = (),
     fresh: bool = False,
+    megabytes: int = 600,
 ) -> Path:
     """A tar of a Debian with these packages, kept in the cache for as long as nobody asks for a `fresh` one.
-    `options` are further ones for mmdebstrap. Raises LabError."""
+    `options` are further ones for mmdebstrap, `megabytes` its size at most. Raises LabError."""
     wanted = sorted(set(packages))
     key = hashlib.sha256("\n".join((release.value, _architecture(), *wanted, "--", *options)).encode())
     with hold_cache("debian", say) as directory:
         found = directory / f"{release.value}-{key.hexdigest()[:12]}.tar"
         if fresh or not found.exists():
+            _clear_half(directory)
+            require_room(f"{release} from packages", _plan_room(directory, megabytes))
             half = found.with_suffix(".half")
             try:
                 make_tree(release, wanted, half, say, options=options)
+                half.with_suffix(".half.log").replace(found.with_suffix(".log"))
                 half.replace(found)
             finally:
                 half.unlink(missing_ok=True)
@@ -96,16 +114,28 @@ def cached_tree(
         return found
 
 
+def _plan_room(directory: Path, megabytes: int) -> Iterator[tuple[Path, int]]:
+    yield directory, megabytes * 1_000_000
+    yield find_room(), megabytes * 1_500_000  # with the packages that it is unpacked from
+
+
+def _clear_half(directory: Path) -> None:
+    """What is left of a tree whose making was broken off too hard to clear it away, or failed."""
+    for path in (*directory.glob("*.half"), *directory.glob("*.half.log")):
+        path.unlink()
+
+
 def make_tree(
     release: Release, packages: Iterable[str], target: Path, say: Progress, *, options: Sequence[str] = ()
 ) -> None:
-    """Make `target`, a tar, from the network. Raises LabError."""
+    """Make `target`, a tar, from the network; the output of mmdebstrap is beside it. Raises LabError."""
     if shutil.which("mmdebstrap", path="/usr/sbin:/usr/bin") is None:
         raise LabError(
             "mmdebstrap is not there", "apt-get install --no-install-recommends mmdebstrap uidmap"
         )
     sources = find_sources(release)
     argv = [
+        *(_APART if os.geteuid() == 0 else ()),
         "mmdebstrap",
         f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
         "--variant=minbase",
@@ -122,7 +152,8 @@ def make_tree(
     ]
     what = f"{release} from packages"
     say(what)
-    run_shown(argv, say, what, log=target.with_suffix(".log"), timeout_s=_TIMEOUT_S)
+    log = target.with_suffix(f"{target.suffix}.log")
+    run_shown(argv, say, what, log=log, timeout_s=_TIMEOUT_S, left=(target, log))
 
 
 def find_sources(release: Release) -> tuple[Source, ...]:

@@ -93,6 +93,7 @@ def require_image(
         kind = compose_kind(chosen.value, desktop=desktop)
         home = directory / f"{kind}-{key}"
         if not (home / "image.json").exists():
+            _clear_half(directory)
             build_image(chosen, tree, packages, home, say)
             _remove_old(kind, say)
         os.utime(home)
@@ -115,9 +116,7 @@ def prune_images(say: Progress, *, every: bool = False) -> int:
             if image.kind in seen or every:
                 freed += _remove(image.disk.parent)
             seen.add(image.kind)
-        for path in directory.iterdir():
-            if path.is_dir() and not (path / "image.json").exists():
-                freed += _remove(path)
+        freed += _clear_half(directory)
         used = {json.loads(path.read_text())["tree"] for path in directory.glob("*/image.json")}
         for path in trees.glob("*.tar"):
             if path.name not in used:
@@ -163,6 +162,13 @@ def read_depends(package: Path) -> list[str]:
     fields = ", ".join(line.partition(": ")[2] or line for line in text.splitlines())
     names = (part.split("|")[0].split("(")[0].strip().partition(":")[0] for part in fields.split(","))
     return [name for name in names if name]
+
+
+def _clear_half(directory: Path) -> int:
+    """Remove images whose making failed, or was broken off too hard to clear them away. Returns the number
+    of bytes."""
+    paths = [one for one in directory.iterdir() if one.is_dir() and not (one / "image.json").exists()]
+    return sum(map(_remove, paths))
 
 
 def _remove_old(kind: str, say: Progress) -> None:

@@ -13,14 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hafw_lab.debian import Release
+from hafw_lab.errors import LabError
 from hafw_lab.image_boot import extract_boot
+from hafw_lab.lab_directory import remove_tree
 from hafw_lab.process import run
 from hafw_lab.progress import Progress
+from hafw_lab.room import explain_full, is_full, require_room
 from hafw_lab.shown import run_shown
 
 GUEST = Path(__file__).resolve().parent / "guest"
 SIZE = "2G"
 _TIMEOUT_S = 1800.0
+_LOG = "build.log"
 
 _CLOUD_KERNEL = "linux-image-cloud-amd64"
 """It knows no screens and no USB."""
@@ -114,24 +118,59 @@ def _tree_time(tree: Path) -> str:
     return str(log.stat().st_mtime_ns) if log.exists() else ""
 
 
+def plan_room(tree: Path, home: Path) -> Iterator[tuple[Path, int]]:
+    """The bytes that building an image takes, and where."""
+    size = tree.stat().st_size
+    yield home, size + size // 4
+
+
 def build_image(release: Release, tree: Path, packages: tuple[Path, ...], home: Path, say: Progress) -> None:
     """Fill `home`; image.json in it comes last. Raises LabError."""
     what = f"image of {release}"
+    require_room(what, plan_room(tree, home))
     say(what)
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
+    try:
+        _fill(release, tree, packages, home, say, what)
+    except LabError:
+        _remove_but_log(home)
+        raise
+    except OSError as error:
+        _remove_but_log(home)
+        if is_full(error):
+            raise explain_full(what, (home.parent,)) from error
+        raise LabError(f"{what}: {error.strerror}: {error.filename}") from error
+    except BaseException:  # broken off
+        remove_tree(home)
+        raise
+    say(f"{what} is ready: {home}")
+
+
+def _remove_but_log(home: Path) -> None:
+    """Half an image is of no use and large; what its making said tells why."""
+    for path in home.iterdir() if home.is_dir() else ():
+        if path.name != _LOG:
+            remove_tree(path)
+
+
+def _fill(
+    release: Release, tree: Path, packages: tuple[Path, ...], home: Path, say: Progress, what: str
+) -> None:
     _make_key(home)
     extract_boot(tree, GUEST / "init", home / "vmlinuz", home / "initrd")
     with _as_root_of(home) as (prefix, work):
         shutil.copy(home / "authorized_keys", work / "authorized_keys")
         # The script is handed to sh: a file of the package need not be executable.
         argv = [*prefix, "sh", str(GUEST / "make-disk"), str(tree), str(GUEST), str(work), SIZE]
-        run_shown([*argv, *map(str, packages)], say, what, log=home / "build.log", timeout_s=_TIMEOUT_S)
+        argv += map(str, packages)
+        run_shown(argv, say, what, log=home / _LOG, timeout_s=_TIMEOUT_S, left=(home,))
         (work / "disk.raw").replace(home / "disk.raw")
     (home / "disk.raw").chmod(0o444)
     about = {"release": release.value, "tree": tree.name, "packages": [path.name for path in packages]}
-    (home / "image.json").write_text(json.dumps(about, indent=2) + "\n")
-    say(f"{what} is ready: {home}")
+    last = home / "image.json.half"
+    last.write_text(json.dumps(about, indent=2) + "\n")
+    last.replace(home / "image.json")
 
 
 @contextlib.contextmanager

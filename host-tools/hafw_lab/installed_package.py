@@ -16,11 +16,14 @@ from hafw_lab.process import run
 
 _OF_DPKG = re.compile(r"^(Status|Conffiles):.*\n(?:[ \t].*\n)*", re.MULTILINE)
 _BUILD_TIMEOUT_S = 300.0
+_WORK = "work-"
 
 
 def repack(package: str, target: Path) -> None:
     """Make `target`, a .deb; the same files make the same bytes. Raises LabError."""
-    with tempfile.TemporaryDirectory(prefix="hafw-lab-") as directory:
+    for path in target.parent.glob(f"{_WORK}*"):  # of one that was killed
+        shutil.rmtree(path)
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=target.parent) as directory:
         root = Path(directory)
         for path in map(Path, _ask("--listfiles", package).splitlines()):
             if path.is_file():

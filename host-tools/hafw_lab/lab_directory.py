@@ -7,8 +7,13 @@
                 initrd
                 own/                what qemu itself writes: the overlay disk, the console's log
 
+Programs that take long, as those that build an image, have such a directory for what they leave lying about.
 A lab that was killed cannot remove its directory, but the kernel has taken its lock away; the next lab
 clears it. Standard library only.
+
+Hard facts
+* mmdebstrap without root leaves files of the user's subordinate ids, which only a user namespace with these
+  can remove. A lab's own namespace has none of them.
 """
 
 import contextlib
@@ -17,6 +22,7 @@ import os
 import secrets
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,10 +53,15 @@ class LabDirectory:
         self.path = path
         self._lock = lock
 
+    @property
+    def lock(self) -> int:
+        """The descriptor with which it is locked: whoever inherits it keeps the directory."""
+        return self._lock
+
     def remove(self) -> None:
         """Everything in it, and the room too if it was the last one."""
         with _locked(self.path.parent):
-            shutil.rmtree(self.path)
+            remove_tree(self.path)
             with contextlib.suppress(OSError):  # another lab is there
                 self.path.parent.rmdir()
         os.close(self._lock)
@@ -90,11 +101,24 @@ def _clear(room: Path) -> list[Path]:
         except BlockingIOError:
             continue
         else:
-            shutil.rmtree(path)
-            cleared.append(path)
+            if remove_tree(path):
+                cleared.append(path)
         finally:
             os.close(descriptor)
     return cleared
+
+
+def remove_tree(path: Path) -> bool:
+    """A file or a directory with all that is in it; whether it is gone."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        shutil.rmtree(path)
+    if path.is_dir() and os.geteuid() != 0:
+        become = ["unshare", "--user", "--map-root-user", "--map-auto"]
+        with contextlib.suppress(OSError):
+            subprocess.run([*become, "rm", "-rf", "--one-file-system", path], capture_output=True)
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+        path.unlink()
+    return not path.exists()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import os
-import re
 import shutil
 import socket
 from collections import deque
@@ -15,10 +14,10 @@ from hafw_lab.guest_ssh import SSH_SOCKET
 from hafw_lab.plan import Machine, NodePlan
 from hafw_lab.process import run
 from hafw_lab.qemu import Accelerator
+from hafw_lab.terminal import clean
 
 QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET = "qmp.sock", "con.sock", "qga.sock"
 _COPY_TIMEOUT_S = 600.0
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 QEMU_LOG, BY_HAND = "qemu.log", "start-by-hand.sh"
 
 
@@ -93,8 +92,8 @@ class MachineFiles:
 
     def last_line(self) -> str:
         """The last line on the console, such that it can be shown within another."""
-        text = _ESCAPES.sub("", self.console_tail(1))
-        return "".join(letter for letter in text if letter.isprintable()).strip()[:70]
+        lines = (clean(line) for line in reversed(self.console_tail().splitlines()))
+        return next((line for line in lines if line), "")[:70]
 
     def qemu_words(self) -> str:
         """The last line that qemu itself has said."""

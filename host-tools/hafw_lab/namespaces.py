@@ -14,6 +14,7 @@ Hard facts
 import contextlib
 import ctypes
 import os
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ _LOCKABLE = {
     os.ST_RELATIME: MS_RELATIME,
 }
 
+_OPENAT2, _RESOLVE_IN_ROOT = 437, 0x10
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -74,6 +76,27 @@ def bind(source: str | Path, target: str | Path, *, read_only: bool = False) -> 
         present = os.statvfs(target).f_flag
         locked = sum(flag for bit, flag in _LOCKABLE.items() if present & bit)
         mount("none", target, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | locked)
+
+
+def open_inside(root: str | Path, path: str, flags: int, mode: int = 0) -> int:
+    """Open `path` as if `root` were the root directory: no symbolic link in it leads out, and no FIFO holds
+    us up. Raises OSError."""
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    how = struct.pack(
+        "=QQQ",
+        flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY,
+        mode if flags & os.O_CREAT else 0,
+        _RESOLVE_IN_ROOT,
+    )
+    try:
+        arguments = (ctypes.c_long(_OPENAT2), ctypes.c_int(directory), os.fsencode(path), how)
+        found: int = _libc.syscall(*arguments, ctypes.c_size_t(len(how)))
+    finally:
+        os.close(directory)
+    if found < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return found
 
 
 def make_mounts_private() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hafw_lab import fabric, wire
 from hafw_lab.errors import LabError, NodeDownError
-from hafw_lab.namespaces import spawn_init
+from hafw_lab.namespaces import open_inside, spawn_init
 from hafw_lab.netlink import Address, AddressWatch, LinkSwitch
 from hafw_lab.plan import Cable, NodePlan
 from hafw_lab.powered import Powered
@@ -167,20 +167,21 @@ class PoweredNamespaces(Powered):
     # -- files --
 
     def open_file(self, path: str, flags: int) -> int:
-        """Of a node that is off, only its logs are left."""
+        """Of a node that is off, only its logs are left. The node may have put links or FIFOs there."""
         if not path.startswith("/"):
             raise LabError(f"{path!r} is not an absolute path")
         logs = "/var/log/"
         if path.startswith(logs):
-            place = self._log_store / path.removeprefix(logs)
+            root, path_inside = str(self._log_store), path.removeprefix(logs)
         elif self.alive:
-            place = Path(f"/proc/{self.pid}/root{path}")
+            root, path_inside = f"/proc/{self.pid}/root", path
         else:
             raise NodeDownError(self.plan.name)
         try:
-            return os.open(place, flags | os.O_CLOEXEC, 0o644)
+            return open_inside(root, path_inside, flags, 0o644)
         except OSError as error:
             raise LabError(f"{self.plan.name}: {path}: {error.strerror}") from error
 
     def log_names(self) -> list[str]:
-        return sorted(path.name for path in self._log_store.iterdir() if path.is_file())
+        files = (path for path in self._log_store.iterdir() if path.is_file() and not path.is_symlink())
+        return sorted(path.name for path in files)

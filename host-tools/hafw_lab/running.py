@@ -158,6 +158,9 @@ def _socket_path(name: str) -> Path:
 
 
 def _connect(path: Path) -> socket.socket | None:
+    """Raises LabError, also when what is there may be somebody else's."""
+    if path.parent.is_dir():
+        _require_private(path.parent)
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         channel.connect(str(path))
@@ -166,7 +169,17 @@ def _connect(path: Path) -> socket.socket | None:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
             return None
         raise LabError(f"cannot reach the lab at {path}: {error.strerror}") from error
+    _, owner, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if owner != os.geteuid():
+        channel.close()
+        raise LabError(f"who answers at {path} is user {owner}", "remove it and try again")
     return channel
+
+
+def _require_private(directory: Path) -> None:
+    facts = directory.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+        raise LabError(f"{directory} is not a private directory of yours", "remove it and try again")
 
 
 @contextlib.contextmanager
@@ -197,9 +210,7 @@ def _locked_directory() -> Iterator[None]:
     directory = find_directory()
     while True:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = directory.lstat()
-        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
-            raise LabError(f"{directory} is not a private directory of yours", "remove it and try again")
+        _require_private(directory)
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,0 +1,36 @@
+"""Text that others have written, such that a terminal only shows it.
+
+A node can write what it likes on its console and into its logs, and a terminal obeys what it reads: it can
+be made to change its title, its size and its keys, or to type. Pure.
+"""
+
+import re
+
+# in this order: strings (OSC, DCS, APC, PM, SOS) up to their end, control sequences, other escapes
+_ESCAPES = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
+    r"|\x1b[ -/]*[0-~]?"
+)
+_KEPT = "\n\t"
+
+
+def clean(text: str) -> str:
+    """One line: nothing but what can be printed, without blanks at its ends."""
+    return "".join(
+        letter for letter in strip_escapes(text).replace("\t", " ") if letter.isprintable()
+    ).strip()
+
+
+def clean_lines(text: str) -> str:
+    """The same for many lines; a line that was written over ends up as it was last."""
+    return "\n".join(_printable(line) for line in strip_escapes(text).split("\n"))
+
+
+def strip_escapes(text: str) -> str:
+    return _ESCAPES.sub("", text)
+
+
+def _printable(line: str) -> str:
+    last = line.rstrip("\r").rpartition("\r")[2]
+    return "".join(letter for letter in last if letter.isprintable() or letter in _KEPT)
