@@ -183,7 +183,12 @@ def test_faults_add_up_in_any_order_and_heal_undoes_them_all(faults: tuple[str, 
 
 
 COUNT = """
-table inet seen { chain input { type filter hook input priority 0; ip saddr 192.168.2.10 counter; } }
+table inet seen {
+    chain input {
+        type filter hook input priority 0
+        ip saddr 192.168.2.10 counter
+    }
+}
 """
 
 
