@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from agent import __version__
 from agent.errors import HafwError
 from agent.pair import SyncMode
-from hafw_lab import console, doctor, running
+from hafw_lab import console, doctor, hints, running
 from hafw_lab.accelerator import find_obstacle
 from hafw_lab.advert_option import add_advert_argument, choose_advert_ms
 from hafw_lab.desktop_options import add_desktop_arguments, choose_desktops
@@ -157,6 +157,12 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _hint(text: str, args: argparse.Namespace | None) -> str:
+    """With commands that can be pasted."""
+    name = getattr(args, "name", running.DEFAULT_NAME)
+    return hints.adapt(text, os.environ.get(hints.CALLED), None if name == running.DEFAULT_NAME else name)
+
+
 def _up(args: argparse.Namespace) -> int:
     topology = choose_topology(args.topology)
     names = [node.name for node in topology.nodes if node.name != args.host]
@@ -176,7 +182,8 @@ def _up(args: argparse.Namespace) -> int:
         remote=args.remote,
     )
     if running.up(args.name, options, topology, _say):
-        _say("the lab is up; try: hafw-lab status, hafw-lab fail fw-1 --how power, hafw-lab down")
+        text = "the lab is up; try: hafw-lab status, hafw-lab fail fw-1 --how power, hafw-lab down"
+        _say(_hint(text, args))
     else:
         _say("the lab is already up, as asked")
     return 0
@@ -192,7 +199,7 @@ def _status(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps({"name": args.name, "up": False}))
         else:
-            print(f"no lab {args.name!r} is up; start one with: hafw-lab up")
+            print(_hint(f"no lab {args.name!r} is up; start one with: hafw-lab up", args))
         return _NOT_UP
     status = running.attach(args.name).status()
     if args.json:
@@ -309,7 +316,7 @@ def _shown(text: str) -> str:
 def _fail(args: argparse.Namespace) -> int:
     lab = running.attach(args.name)
     lab.fail(args.node, args.how)
-    _say(f"{args.node}: {args.how}; mend it with: hafw-lab heal {args.node}")
+    _say(_hint(f"{args.node}: {args.how}; heal it with: hafw-lab heal {args.node}", args))
     return 0
 
 
@@ -326,7 +333,7 @@ def _doctor(args: argparse.Namespace) -> int:
     else:
         for finding in found:
             hint = f"; {finding.hint}" if finding.hint and finding.level is not doctor.Level.OK else ""
-            print(f"{finding.level.value:5} {finding.text}{hint}")
+            print(_hint(f"{finding.level.value:5} {finding.text}{hint}", args))
     return 1 if any(finding.level is doctor.Level.BAD for finding in found) else 0
 
 
@@ -346,6 +353,7 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(number, _end_in_order)
     late_verb = argv[0] if argv and argv[0] in _LATE_VERBS else None
     late = importlib.import_module(f"hafw_lab.{late_verb}") if late_verb else None
+    args: argparse.Namespace | None = None
     try:
         try:
             args = make_parser(late, late_verb).parse_args(argv)
@@ -354,11 +362,15 @@ def main(argv: Sequence[str]) -> int:
         finally:
             sys.stdout.flush()
     except (LabError, HafwError) as error:
-        print(f"hafw-lab: {error}", file=sys.stderr)
+        print(_hint(f"hafw-lab: {error}", args), file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of our output has had enough; a demo that was left is no success
         sys.stderr.close()
         return 128 + signal.SIGPIPE
+    except OSError as error:  # a disk that is full, a directory that is closed
+        place = f": {error.filename}" if error.filename else ""
+        print(f"hafw-lab: {error.strerror or error}{place}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

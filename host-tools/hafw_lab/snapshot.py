@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hafw_lab import qemu, running
+from hafw_lab import hints, qemu, running
 from hafw_lab.cache import cache_dir
 from hafw_lab.errors import LabError
 from hafw_lab.plan import LabPlan, NodePlan
@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("load", "start a lab as it was kept, within seconds"),
         ("rm", "forget one"),
     ):
-        orders.add_parser(order, help=text).add_argument("snapshot", metavar="SNAPSHOT")
+        one = orders.add_parser(order, help=text)
+        one.add_argument("snapshot", metavar="SNAPSHOT")
+        if order != "rm":  # also after the order, where one looks for it
+            one.add_argument("--name", default=argparse.SUPPRESS, help="which lab, if there are several")
     orders.add_parser("list", help="what is kept")
 
 
@@ -68,7 +71,8 @@ def save(name: str, snapshot: str) -> None:
     except BaseException:  # half a snapshot is of no use, and it is large
         shutil.rmtree(place)
         raise
-    _say(f"kept as {snapshot!r}; hafw-lab snapshot load {snapshot} brings it back")
+    text = f"kept as {snapshot!r}; hafw-lab snapshot load {snapshot} brings it back"
+    _say(hints.adapt(text, os.environ.get(hints.CALLED), None if name == running.DEFAULT_NAME else name))
 
 
 def load(name: str, snapshot: str) -> None:

@@ -18,7 +18,7 @@ What the firewalls' daemons need is checked by the pair file's own parser afterw
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from hafw_lab.topology import DEFAULT, IPInterface, Link, NodeKind, NodeSpec, Ro
 
 _LINK_NAME = re.compile(r"[A-Za-z0-9._-]{1,15}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_ROUTE = "write for example default: 192.168.2.100"
 _Map = Mapping[str, Any]  # decoded YAML, narrowed field by field
 
 
@@ -44,8 +45,10 @@ def load_topology(path: Path) -> Topology:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LabError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, bytes that are no text
         raise LabError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise LabError(f"{path} is nested too deeply", "a topology needs five levels") from error
     try:
         return parse_topology(data)
     except LabError as error:
@@ -123,9 +126,7 @@ def _node(name: str, entry: object, segments: Sequence[str]) -> NodeSpec:
         name,
         NodeKind.HOST if priority is None else NodeKind.FIREWALL,
         tuple(_link(link, one, f"{place}.links.{link}", segments) for link, one in links.items()),
-        tuple(
-            _route(target, via, f"{place}.routes") for target, via in (fields.get("routes") or {}).items()
-        ),
+        tuple(_routes(fields.get("routes"), f"{place}.routes")),
         priority,
     )
 
@@ -142,11 +143,17 @@ def _link(name: object, entry: object, place: str, segments: Sequence[str]) -> L
     return Link(name, segment, _interfaces(fields.get("addresses"), f"{place}.addresses"))
 
 
+def _routes(value: object, place: str) -> Iterator[Route]:
+    if value is not None and not isinstance(value, dict):
+        raise LabError(f"{place}: there should be targets and gateways here", _ROUTE)
+    for target, via in (value or {}).items():
+        yield _route(target, via, place)
+
+
 def _route(target: object, via: object, place: str) -> Route:
     try:
         gateway = ip_address(str(via))
         anywhere = "0.0.0.0/0" if gateway.version == 4 else "::/0"
         return Route(ip_network(anywhere if target == "default" else str(target)), gateway)
     except ValueError as error:
-        hint = "write for example default: 192.168.2.100"
-        raise LabError(f"{place}: {target!r} via {via!r} is no route ({error})", hint) from error
+        raise LabError(f"{place}: {target!r} via {via!r} is no route ({error})", _ROUTE) from error
