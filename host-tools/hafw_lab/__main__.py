@@ -262,6 +262,7 @@ def _console(args: argparse.Namespace) -> int:
 
 def _enter(lab: Lab, node: str, command: Sequence[str]) -> NoReturn:
     if node in lab.machines:
+        lab.machine(node).require_reachable()
         terminal = sys.stdin.isatty() and sys.stdout.isatty()
         argv = lab.machine(node).enter_argv(command, terminal=terminal)
         lab.close()

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 from hafw_lab import libvirt, machine_plan, services
+from hafw_lab.accelerator import find_obstacle
 from hafw_lab.errors import LabError
-from hafw_lab.machine_files import compose_initrd
+from hafw_lab.machine_files import compose_initrd, copy_sparse
+from hafw_lab.machine_options import DEFAULT_RELEASE, RELEASES
 from hafw_lab.options import LabOptions
 from hafw_lab.plan import Machine, NodePlan
 from hafw_lab.process import run as run_program
+from hafw_lab.progress import Progress
 from hafw_lab.qemu import kernel_line
 from hafw_lab.topology import Topology
 from hafw_lab.topology_file import choose_topology
@@ -33,9 +36,13 @@ they are. Give each machine its interfaces in the order and with the hardware ad
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument(
-        "--release", default="bookworm", choices=("bookworm", "trixie"), help="default: bookworm"
+        "--release", default=DEFAULT_RELEASE, choices=RELEASES, help=f"default: {DEFAULT_RELEASE}"
     )
-    parser.add_argument("--no-kvm", dest="kvm", action="store_false", help="for a host without KVM")
+    parser.add_argument(
+        "--kvm",
+        action=argparse.BooleanOptionalAction,
+        help="for a host with KVM, or without (default: as this one is)",
+    )
     parser.add_argument(
         "--no-screen", dest="screen", action="store_false", help="without SPICE screen and USB"
     )
@@ -47,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Raises LabError when the directory holds something already or cannot be written."""
     topology = choose_topology(args.topology)
+    args.kvm = choose_kvm(args.kvm, find_obstacle(), _say)
     home = _make_directory(args.directory)
     options = LabOptions(machines={node.name: args.release for node in topology.nodes})
     plan = services.plan_lab("export", topology, options, privileged=True)
@@ -64,6 +72,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def choose_kvm(wanted: bool | None, obstacle: str | None, say: Progress) -> bool:
+    """Whether the definitions ask for KVM; `obstacle` is what keeps this machine from it."""
+    if wanted is None and obstacle is not None:
+        say(f"without KVM, as on this machine: {obstacle}; --kvm is for another one that has it")
+    return obstacle is None if wanted is None else wanted
+
+
 def _make_directory(directory: Path) -> Path:
     home = directory.absolute()
     try:
@@ -79,7 +94,7 @@ def _copy_base(node: NodePlan, home: Path) -> None:
     machine = _machine_of(node)
     _say("copying the base disk and the kernel")
     try:
-        shutil.copyfile(machine.disk, home / "base")
+        copy_sparse(Path(machine.disk), home / "base")  # most of it is holes
         shutil.copyfile(machine.kernel, home / "vmlinuz")
     except OSError as error:
         raise LabError(f"cannot write into {home}: {error.strerror}", "is there room?") from error

@@ -15,6 +15,11 @@ UNITS = {
 }
 
 
+_PROPERTIES = ("MainPID", "ActiveState", "ExecMainStatus", "ExecMainExitTimestampMonotonic")
+_UP = ("active", "reloading", "deactivating")
+"""A unit that is activating may have a process already, which has not yet said that it is up."""
+
+
 def unit_of(service: str) -> str:
     """Raises LabError for a service that a machine does not have."""
     if service not in UNITS:
@@ -42,9 +47,7 @@ def plan_status(services: Sequence[str]) -> str:
     if not services:
         return count
     units = " ".join(unit_of(service) for service in services)
-    return (
-        f"{count}\nsystemctl show --property=MainPID,ExecMainStatus,ExecMainExitTimestampMonotonic {units}"
-    )
+    return f"{count}\nsystemctl show --property={','.join(_PROPERTIES)} {units}"
 
 
 def parse_status(text: str, services: Sequence[str]) -> Message:
@@ -53,7 +56,7 @@ def parse_status(text: str, services: Sequence[str]) -> Message:
     found = {}
     for service, block in zip(services, rest.strip().split("\n\n"), strict=False):
         facts = dict(line.partition("=")[::2] for line in block.splitlines())
-        pid = int(facts.get("MainPID", "0"))
+        pid = int(facts.get("MainPID", "0")) if facts.get("ActiveState") in _UP else 0
         ran = facts.get("ExecMainExitTimestampMonotonic", "0") not in ("", "0")
         found[service] = {"pid": pid or None, "exit": int(facts["ExecMainStatus"]) if ran else None}
     count = int(first)

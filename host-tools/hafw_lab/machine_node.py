@@ -55,6 +55,17 @@ class MachineNode(Node):
         """`argv` such that it runs inside the guest."""
         return plan_session(self._name, self._directory, argv, terminal=terminal)
 
+    def require_reachable(self) -> None:
+        """Raises NodeDownError or LabError: ssh itself would hang, or say it in words of its own."""
+        facts = self._client.ask("connection", node=self._name)
+        if not facts["alive"]:
+            raise NodeDownError(self._name)
+        if facts["paused"]:
+            raise LabError(f"{self._name} is paused", f"let it continue with: hafw-lab heal {self._name}")
+        if not facts["ready"]:
+            text = f"{self._name} cannot be reached; is it booting?"
+            raise LabError(text, f"look at it with: hafw-lab console {self._name}")
+
     def _require_reached(self, done: subprocess.CompletedProcess[str]) -> None:
         """A program may also end with ssh's status itself."""
         if done.returncode != _SSH_FAILED:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from hafw_lab.errors import LabError
 
 RELEASES = ("bookworm", "trixie")
-_DEFAULT_RELEASE = "trixie"
+DEFAULT_RELEASE = "trixie"
 _ALL = "all"
 
 
@@ -27,7 +27,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--release",
         metavar="RELEASE",
-        help=f"Debian in the machines: {' or '.join(RELEASES)} (default: {_DEFAULT_RELEASE}),"
+        help=f"Debian in the machines: {' or '.join(RELEASES)} (default: {DEFAULT_RELEASE}),"
         " or of each: fw-1=bookworm,fw-2=trixie",
     )
 
@@ -46,9 +46,9 @@ def choose_machines(
     for name in chosen:
         if name not in names:
             raise LabError(f"there is no node {name!r} for --vm", f"the nodes are {', '.join(names)}")
-    releases = _read_releases(release or _DEFAULT_RELEASE, names)
+    releases = _read_releases(release or DEFAULT_RELEASE, names)
     wished = {*chosen, *desktops}
-    return {name: releases.get(name, _DEFAULT_RELEASE) for name in names if name in wished}
+    return {name: releases.get(name, DEFAULT_RELEASE) for name in names if name in wished}
 
 
 def _read_releases(text: str, names: list[str]) -> dict[str, str]:

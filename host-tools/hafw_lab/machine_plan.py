@@ -9,6 +9,7 @@ from hafw_lab.errors import LabError
 from hafw_lab.options import AgentKind, LabOptions
 from hafw_lab.plan import LabPlan, Machine, NodePlan
 from hafw_lab.progress import Progress
+from hafw_lab.taps import require_taps
 from hafw_lab.topology import NodeSpec, Topology
 
 _MEMORY_MB, _DESKTOP_MB = 512, 1024
@@ -20,6 +21,7 @@ def add_machines(plan: LabPlan, topology: Topology, options: LabOptions, say: Pr
     if not options.machines:
         return plan
     check_machines(topology, options)
+    require_taps()  # before the minutes that an image takes
     from hafw_lab import image, image_seed  # building is the business of labs with machines only
 
     text = pair_file.compose(topology, options)

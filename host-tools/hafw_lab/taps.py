@@ -8,6 +8,7 @@ Hard facts
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -20,6 +21,20 @@ from hafw_lab.process import run_ip
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x4004_54CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+
+
+def require_taps(device: str = _DEVICE) -> None:
+    """Raises LabError that says what to do where this user cannot make any."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        hints = {
+            errno.ENOENT: "modprobe tun",
+            errno.ENODEV: "modprobe tun",
+            errno.EACCES: f"start the lab as root, or let this user in: setfacl -m u:$USER:rw {device}",
+        }
+        hint = hints.get(error.errno or 0, "start the lab as root")
+        raise LabError(f"machines need {device}, which cannot be opened: {error.strerror}", hint) from error
 
 
 def open_taps(cables: Sequence[Cable]) -> list[int]:
@@ -45,11 +60,8 @@ def plan_taps(cables: Sequence[Cable]) -> str:
 
 
 def _open_tap(name: str) -> int:
-    try:
-        descriptor = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        text = f"machines need {_DEVICE}, which cannot be opened: {error.strerror}"
-        raise LabError(text, "modprobe tun; or start the lab as root") from error
+    require_taps()
+    descriptor = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, request)

@@ -5,23 +5,26 @@ import shlex
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from agent.records import Kind, Record, from_journal, to_journal
-from hafw_lab import guest_services
+from hafw_lab import export, guest_services, image, machine_plan
 from hafw_lab.advert_option import choose_advert_ms
+from hafw_lab.client import Client
 from hafw_lab.clock import Clock, compute_clock
 from hafw_lab.errors import LabError
 from hafw_lab.guest_addresses import GuestAddresses
 from hafw_lab.guest_ssh import plan_master, plan_session
+from hafw_lab.machine_node import MachineNode
 from hafw_lab.machine_options import choose_machines
 from hafw_lab.machine_plan import check_machines
 from hafw_lab.options import AgentKind, LabOptions
 from hafw_lab.plan import Cable, LabPlan, Machine, NodePlan
 from hafw_lab.qemu import Accelerator, Wires, plan_qemu, write_by_hand
 from hafw_lab.services import plan_lab
-from hafw_lab.taps import plan_taps
+from hafw_lab.taps import plan_taps, require_taps
 from hafw_lab.timeline import Moment
 from hafw_lab.topology import DEFAULT
 
@@ -186,18 +189,29 @@ def test_records_come_out_of_the_journal_as_they_went_in() -> None:
 
 STATUS = """12
 MainPID=88
+ActiveState=active
 ExecMainStatus=0
 ExecMainExitTimestampMonotonic=0
 
 MainPID=0
+ActiveState=failed
 ExecMainStatus=9
 ExecMainExitTimestampMonotonic=5551212
+
+MainPID=99
+ActiveState=activating
+ExecMainStatus=0
+ExecMainExitTimestampMonotonic=0
 """
 
 
 def test_the_status_of_services() -> None:
-    assert guest_services.parse_status(STATUS, ("agent", "keepalived")) == {
-        "services": {"agent": {"pid": 88, "exit": None}, "keepalived": {"pid": None, "exit": 9}},
+    assert guest_services.parse_status(STATUS, ("agent", "keepalived", "conntrackd")) == {
+        "services": {
+            "agent": {"pid": 88, "exit": None},
+            "keepalived": {"pid": None, "exit": 9},
+            "conntrackd": {"pid": None, "exit": None},
+        },
         "conntrack": 12,
     }
     assert guest_services.parse_status("-1\n", ()) == {"services": {}, "conntrack": None}
@@ -211,6 +225,81 @@ def test_orders_become_systemctl() -> None:
     assert plan("signal", fields) == "systemctl kill --signal=SIGKILL --kill-who=all keepalived.service"
     with pytest.raises(LabError, match="there is no service 'cron' here"):
         plan("start", {"service": "cron"})
+
+
+def test_taps_are_looked_for_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="cannot be opened: No such file or directory; modprobe tun"):
+        require_taps(str(tmp_path / "tun"))
+    (tmp_path / "tun").touch()
+    require_taps(str(tmp_path / "tun"))
+
+
+def test_what_a_machine_needs_is_looked_for_before_its_image_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
+        raise LabError("no taps here")
+
+    monkeypatch.setattr(machine_plan, "require_taps", refuse)
+    monkeypatch.setattr(image, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
+    options = LabOptions(machines={"client": "trixie"})
+    plan = plan_lab("lab", DEFAULT, options, privileged=True)
+    with pytest.raises(LabError, match="no taps here"):
+        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None)
+
+
+class Answers:
+    """A lab's supervisor, as far as a machine's node asks it."""
+
+    def __init__(self, **facts: bool) -> None:
+        self.facts = {"alive": True, "paused": False, "ready": True, **facts}
+
+    def ask(self, _op: str, **_fields: object) -> dict[str, bool]:
+        return self.facts
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"alive": False}, "fw-1 is switched off"),
+        ({"paused": True}, "fw-1 is paused; let it continue with: hafw-lab heal fw-1"),
+        ({"ready": False}, "fw-1 cannot be reached; is it booting"),
+    ],
+)
+def test_a_machine_that_cannot_be_reached_says_so(facts: dict[str, bool], said: str) -> None:
+    with pytest.raises(LabError, match=said):
+        MachineNode(cast("Client", Answers(**facts)), "fw-1", Path("/lab")).require_reachable()
+    MachineNode(cast("Client", Answers()), "fw-1", Path("/lab")).require_reachable()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "obstacle", "chosen", "notes"),
+    [
+        (None, None, True, 0),
+        (None, "/dev/kvm is not there", False, 1),
+        (True, "/dev/kvm is not there", True, 0),
+        (False, None, False, 0),
+    ],
+)
+def test_an_export_has_kvm_where_this_machine_has(
+    wanted: bool | None, obstacle: str | None, chosen: bool, notes: int
+) -> None:
+    said: list[str] = []
+    assert export.choose_kvm(wanted, obstacle, said.append) is chosen
+    assert len(said) == notes
+
+
+def test_an_export_keeps_the_holes_of_a_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    with disk.open("wb") as file:
+        file.truncate(64 << 20)
+        file.write(b"x")
+    (tmp_path / "vmlinuz").touch()
+    machine = replace(MACHINE, disk=str(disk), kernel=str(tmp_path / "vmlinuz"))
+    (tmp_path / "out").mkdir()
+    export._copy_base(replace(NODE, machine=machine), tmp_path / "out")
+    copied = (tmp_path / "out" / "base").stat()
+    assert (copied.st_size, copied.st_blocks * 512 < 8 << 20) == (64 << 20, True)
 
 
 # -- options --
