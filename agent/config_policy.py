@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from agent.config_addresses import Sets, read_addresses, versions_of
@@ -16,6 +16,7 @@ from agent.pair import (
     Action,
     Connections,
     Interface,
+    Place,
     Rate,
     Rule,
     Service,
@@ -27,6 +28,8 @@ _RATE = re.compile(r"([1-9][0-9]{0,6})/(second|minute|hour|day)( burst ([1-9][0-
 _CONNECTIONS = re.compile(r"([1-9][0-9]{0,6})( per source)?")
 _ACTIONS = {"allow": Action.ACCEPT, "reject": Action.REJECT, "drop": Action.DROP}
 _LIMITS = ("limit", "connections")
+_LENGTHS = {"ipv4_prefix": 32, "ipv6_prefix": 128}
+_LONGEST_REFILL_S = 365 * 86_400
 _DEFAULT_BURST = 5
 
 
@@ -62,13 +65,15 @@ def read_zones(spots: Iterable[Spot], words: Words) -> Iterator[Zone]:
 
 def read_policy(spots: Iterable[Spot], words: Words) -> Iterator[Rule]:
     names: set[str] = set()
-    for spot in spots:
-        for item in spot.items():
-            yield from _read_rule(item, words, names)
+    every = (item for spot in spots for item in spot.items())
+    for number, item in enumerate(every):
+        place = Place(number, item.path, item.node.line)
+        yield from (replace(rule, place=place) for rule in _read_rule(item, words, names))
 
 
 def _read_rule(item: Spot, words: Words, names: set[str]) -> Iterator[Rule]:
-    fields = item.fields(("from", "to"), (*_ACTIONS, "name", "source", "destination", *_LIMITS, "log"))
+    optional = (*_ACTIONS, "name", "source", "destination", *_LIMITS, *_LENGTHS, "log")
+    fields = item.fields(("from", "to"), optional)
     if not isinstance(item.node, Tree):
         return
     name = _read_name(fields, names)
@@ -88,10 +93,20 @@ def _read_rule(item: Spot, words: Words, names: set[str]) -> Iterator[Rule]:
                 )
     versions = versions_of(source, words.sets) & versions_of(destination, words.sets)
     check_versions(item, services, versions)
+    limits = (rate, connections, bool(log), _read_lengths(fields, rate, connections))
     for from_zone, to_zone in ways:
-        yield Rule(
-            from_zone, to_zone, services, action, name, source, destination, rate, connections, bool(log)
-        )
+        yield Rule(from_zone, to_zone, services, action, name, source, destination, *limits)
+
+
+def _read_lengths(
+    fields: Mapping[str, Spot], rate: Rate | None, connections: Connections | None
+) -> tuple[int, int]:
+    """How much of an address is one source."""
+    per_source = any(limit is not None and limit.per_source for limit in (rate, connections))
+    found = {key: fields[key].integer(1, most) for key, most in _LENGTHS.items() if key in fields}
+    for key in found if not per_source else ():
+        fields[key].refuse("is for limits per source; write `per source` behind one, or take this out")
+    return found.get("ipv4_prefix") or 32, found.get("ipv6_prefix") or 64
 
 
 def _read_name(fields: Mapping[str, Spot], names: set[str]) -> str | None:
@@ -181,7 +196,11 @@ def _read_rate(spot: Spot) -> Rate | None:
             " or 5/second per source"
         )
         return None
-    return Rate(int(parts[1]), parts[2], int(parts[4] or _DEFAULT_BURST), bool(parts[5]))
+    rate = Rate(int(parts[1]), parts[2], int(parts[4] or _DEFAULT_BURST), bool(parts[5]))
+    if rate.refill_s > _LONGEST_REFILL_S:
+        spot.refuse(f"a burst of {rate.burst} would take more than a year at this rate; write a smaller one")
+        return None
+    return rate
 
 
 def _read_connections(spot: Spot) -> Connections | None:

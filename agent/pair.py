@@ -205,6 +205,9 @@ class Place:
 NOWHERE = Place()
 
 
+PERIODS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """At most `count` new connections a `period` (nft's word), `burst` of them at once."""
@@ -213,6 +216,11 @@ class Rate:
     period: str
     burst: int
     per_source: bool = False
+
+    @property
+    def refill_s(self) -> int:
+        """After so long without a connection the whole burst may come again."""
+        return -(-self.burst * PERIODS_S[self.period] // self.count)
 
     def __str__(self) -> str:
         return f"{self.count}/{self.period}{' per source' if self.per_source else ''}"
@@ -247,6 +255,8 @@ class Rule:
     rate: Rate | None = None
     connections: Connections | None = None
     log: bool = False
+    source_lengths: tuple[int, int] = (32, 64)
+    """The networks of IPv4 and IPv6 that are one source each to the limits per source."""
     place: Place = NOWHERE
 
     @property

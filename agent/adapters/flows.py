@@ -70,10 +70,11 @@ def read_ways() -> Ways:
                 network = everywhere if target == "default" else target
                 routes.append((ip_network(network, strict=False), name))
     own = {
-        ip_address(str(address["local"]))
+        ip_address(str(address[kind]))
         for link in _ip("-json", "address", "show")
         for address in _listed(link.get("addr_info"))
-        if isinstance(address, dict) and "local" in address
+        for kind in ("local", "broadcast")
+        if isinstance(address, dict) and kind in address
     }
     return Ways(tuple(sorted(routes, key=lambda one: -one[0].prefixlen)), frozenset(own))
 

@@ -4,6 +4,8 @@ Hard facts:
 * Writing ip_forward sets redirects and more anew on every interface, so it comes first.
 * For rp_filter the larger of `all` and the interface's own counts, and Debian sets 2 (loose) on each
   interface; for send_redirects one of the two is enough to switch it on. So each interface is named.
+* rp_filter drops without a count. The rules check first packets before it, and count them; it is left to
+  drop what pretends to belong to a connection.
 * At boot systemd-sysctl passes over keys that are not there. Those of an interface it writes when udev sees
   the interface, those of nf_conntrack are there because our modules-load.d file comes before.
 * A key with slashes is taken as it is; with dots an interface named eth0.100 would be two words.
@@ -81,7 +83,7 @@ def _ipv4(interface: Interface) -> Iterator[Setting]:
     prefix = f"net/ipv4/conf/{interface.name}/"
     name = interface.name
     if interface.no_source_check:
-        yield Setting(f"{prefix}rp_filter", "2", f"{name}: {interface.no_source_check}")
+        yield Setting(f"{prefix}rp_filter", "0", f"{name}: {interface.no_source_check}")
     else:
         yield Setting(f"{prefix}rp_filter", "1", f"{name}: no packet with a source that lives elsewhere")
     yield Setting(f"{prefix}arp_ignore", "1", f"{name}: answer for addresses of this interface only")

@@ -1,8 +1,8 @@
 """Which of the connections that go on would not be let in any more. Pure.
 
 Rules see only the first packet of a connection, so a new policy changes nothing for those that are there.
-Here the first packet is judged again, as the forward hook saw it: behind the translation of its target,
-before that of its source. What cannot be judged stays.
+Here the first packet is judged again, as the forward or the input hook saw it: behind the translation of its
+target, before that of its source. What cannot be judged stays, and so does what this node has begun itself.
 """
 
 from collections.abc import Iterable
@@ -14,6 +14,7 @@ from agent.rules.packet import Packet, verdict_of
 
 IPAddress = IPv4Address | IPv6Address
 ICMP = (1, 58)
+_EVERYBODY = IPv4Address("255.255.255.255")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """`routes` by longest prefix first; `own`: the addresses of this node."""
+    """`routes` by longest prefix first; `own`: the addresses of this node, also those of its broadcasts."""
 
     routes: tuple[tuple[IPv4Network | IPv6Network, str], ...]
     own: frozenset[IPAddress]
@@ -48,28 +49,32 @@ class Ways:
 
 
 def find_forbidden(table: Model, flows: Iterable[Flow], ways: Ways) -> list[Flow]:
-    """The forwarded connections that the chain `forward` of `table`, in the role of a primary, would refuse
-    now. Announced ones (FTP's data) belong to one that is judged by itself."""
-    known: dict[Packet, bool] = {}
+    """The connections that `table`, in the role of a primary, would refuse now: the forwarded ones, and
+    those to this node. Announced ones (FTP's data) belong to one that is judged by itself.
+    """
+    known: dict[tuple[str, Packet], bool] = {}
     found = []
     for flow in flows:
-        packet = None if flow.expected else _first_packet(flow, ways)
-        if packet is None:
+        asked = None if flow.expected else _first_packet(flow, ways)
+        if asked is None:
             continue
-        if packet not in known:
-            known[packet] = verdict_of(table, "forward", packet).verdict in ("drop", "reject")
-        if known[packet]:
+        if asked not in known:
+            known[asked] = verdict_of(table, *asked).verdict in ("drop", "reject")
+        if known[asked]:
             found.append(flow)
     return found
 
 
-def _first_packet(flow: Flow, ways: Ways) -> Packet | None:
-    if flow.saddr in ways.own or flow.target in ways.own:
+def _first_packet(flow: Flow, ways: Ways) -> tuple[str, Packet] | None:
+    """With the chain that judges it."""
+    if flow.saddr in ways.own:
         return None
-    ingress, egress = ways.find(flow.saddr), ways.find(flow.target)
-    if ingress is None or egress is None or ingress == "lo":
+    # nothing of ours forwards to a group or to everybody
+    to_self = flow.target in ways.own or flow.target.is_multicast or flow.target == _EVERYBODY
+    ingress, egress = ways.find(flow.saddr), None if to_self else ways.find(flow.target)
+    if ingress is None or ingress == "lo" or (egress is None and not to_self):
         return None
-    return Packet(
+    packet = Packet(
         iifname=ingress,
         oifname=egress,
         saddr=flow.saddr,
@@ -81,3 +86,4 @@ def _first_packet(flow: Flow, ways: Ways) -> Packet | None:
         asked=flow.daddr,
         asked_port=flow.dport,
     )
+    return "input" if to_self else "forward", packet

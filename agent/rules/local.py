@@ -31,7 +31,7 @@ from agent.rules.nft import (
 )
 from agent.rules.peer import peer, sync_port
 from agent.rules.policy import FILTER, INVALID, NOT_AN_OPENING, rules_of
-from agent.rules.sources import check_of_new
+from agent.rules.sources import check
 from agent.rules.verdicts import has_refuse_chain, refusal
 
 RAW = -300
@@ -46,7 +46,7 @@ def local(pair: Pair) -> Commands:
         add_base_chain("output", "output", FILTER),
         add_rule("input", match(IIFNAME, "lo"), ACCEPT),
         *peer(pair),
-        check_of_new("input"),
+        check("input", "invalid", "related", "new"),
         *_management(pair),
         add_rule("input", match(L4PROTO, IGMP), ACCEPT),
         *neighbour_rules("input"),

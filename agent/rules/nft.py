@@ -7,7 +7,7 @@ inside JSON strings: a leading `@` names a set, a trailing `*` is a wildcard. `i
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import TypeAlias
 
 from agent.errors import ConfigError, Problem
@@ -169,10 +169,16 @@ def more_connections(most: int) -> Expr:
     return {"ct count": {"val": most, "inv": True}}
 
 
-def once_a_source(protocol: str, name: str, statement: Expr, operation: str) -> Expr:
-    """`statement`, counted apart for each source address, in the set `name`."""
-    element = payload(protocol, "saddr")
-    return {"set": {"op": operation, "elem": element, "set": f"@{name}", "stmt": [statement]}}
+def networks_of_source(version: int, length: int) -> Expr:
+    """The source address, cut to a network of this length."""
+    address = payload(ip(version), "saddr")
+    whole = ip_network(f"{'0.0.0.0' if version == 4 else '::'}/{length}")
+    return address if length == whole.max_prefixlen else {"&": [address, str(whole.netmask)]}
+
+
+def once_a_source(source: Expr, name: str, statement: Expr, operation: str) -> Expr:
+    """`statement`, counted apart for each `source`, in the set `name`."""
+    return {"set": {"op": operation, "elem": source, "set": f"@{name}", "stmt": [statement]}}
 
 
 def update_set(name: str, element: Json) -> Expr:

@@ -191,6 +191,8 @@ def applies(table: Model, expression: Mapping[str, object], packet: Packet) -> K
 
 
 def _matches(table: Model, body: Mapping[str, object], packet: Packet) -> Known:
+    if body.get("right") == "confirmed" and packet.ct_state == "new":
+        return False
     value = _value(body.get("left"), packet)
     if isinstance(value, _Nothing):
         return False

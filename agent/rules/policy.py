@@ -45,7 +45,7 @@ from agent.rules.nft import (
     ports,
     verdict_map,
 )
-from agent.rules.sources import check_of_new
+from agent.rules.sources import check
 from agent.rules.verdicts import has_refuse_chain, refusal, verdict, verdict_chains
 
 INVALID = "invalid"
@@ -70,11 +70,12 @@ def forward(pair: Pair) -> Commands:
         *(add_chain(chain_name(*way)) for way in ways.values()),
         add_rule(INVALID, named_counter(INVALID), DROP),
         # nearly every packet ends here: it is to meet nothing before
-        add_rule("forward", in_state("established", "related"), ACCEPT, comment="known"),
+        add_rule("forward", in_state("established"), ACCEPT, comment="known"),
         add_rule("forward", in_state("invalid"), jump(INVALID)),
         add_rule("forward", match(IIFNAME, sync), COUNTER, DROP, comment="the sync link is not a way"),
         add_rule("forward", match(OIFNAME, sync), COUNTER, DROP, comment="the sync link is not a way"),
-        check_of_new("forward"),
+        check("forward", "related", "new", "untracked"),
+        add_rule("forward", in_state("related"), ACCEPT, comment="announced, or an error about a known one"),
         add_rule("forward", NOT_AN_OPENING, jump(INVALID), comment="TCP opens by SYN only"),
         *([add_rule("forward", verdict_map(concat(IIFNAME, OIFNAME), dispatch))] if dispatch else []),
         *_refusals(pair),

@@ -1,10 +1,13 @@
 """No packet comes in by an interface where its source does not live.
 
-Asked of the kernel's routes (fib) by the first packet of each connection, IPv4 and IPv6 alike, in the
-forward and in the input chain: a packet of a known connection needs no second look, and pays nothing. In the
-input chain it comes before management, whose sources are checked with it. On a backup all routes of the
-pair's own networks are the same as on the primary. A virtual address as a source is the firewall's own
-address on the primary, which lives on no interface, and an ordinary neighbour's on the backup.
+Asked of the kernel's routes (fib) by the first packet of each connection, IPv4 and IPv6 alike: a packet of a
+known connection needs no second look, and pays nothing. The look is before routing, where rp_filter would
+drop a packet of IPv4 without a word; a chain of type nat sees first packets alone. The forward and the input
+chain look again at what has been through there before: a second packet of a connection without answers, an
+error about one, and what is not tracked. In the input chain it comes before management, whose sources are
+checked with it. On a backup all routes of the pair's own networks are the same as on the primary. A virtual
+address as a source is the firewall's own address on the primary, which lives on no interface, and an
+ordinary neighbour's on the backup. Interfaces that are no part of the pair are checked like the others.
 """
 
 from agent.pair import Pair
@@ -15,6 +18,7 @@ from agent.rules.nft import (
     Command,
     Commands,
     Json,
+    add_base_chain,
     add_chain,
     add_counter,
     add_rule,
@@ -27,6 +31,7 @@ from agent.rules.nft import (
 )
 
 CHECK = "source-check"
+BEFORE_TRANSLATION = -110
 _LIVES_ELSEWHERE = match({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, False)
 _LINK_LOCAL: Json = {"prefix": {"addr": "fe80::", "len": 10}}
 
@@ -36,6 +41,8 @@ def sources(pair: Pair) -> Commands:
     return (
         add_counter("spoofed"),
         add_chain(CHECK),
+        add_base_chain("sources", "prerouting", BEFORE_TRANSLATION, kind="nat"),
+        add_rule("sources", match(IIFNAME, "lo", "!="), jump(CHECK)),
         *(
             add_rule(
                 CHECK,
@@ -53,6 +60,6 @@ def sources(pair: Pair) -> Commands:
     )
 
 
-def check_of_new(chain: str) -> Command:
-    """Sends the first packet of a connection through the check."""
-    return add_rule(chain, in_state("new"), match(IIFNAME, "@data"), jump(CHECK))
+def check(chain: str, *states: str) -> Command:
+    """Sends packets in these states through the check."""
+    return add_rule(chain, in_state(*states), jump(CHECK))

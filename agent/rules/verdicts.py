@@ -1,7 +1,9 @@
 """What becomes of a packet that a rule is about, and of one that no rule is about.
 
 A rule with limits or a log has a chain of its own, `rule/NAME`, that all its interfaces share. What is above
-a limit is dropped, not looked at any further. A refused packet is answered only where its zone is inside,
+a limit is dropped, not looked at any further. A limit is about new connections: a packet of one that was let
+in and has no answer yet goes past it. Sources are counted each in a bucket of its own, kept until it is full
+again; those that find no room for one share one. A refused packet is answered only where its zone is inside,
 and only by a primary: the chain `role` comes first. Since TCP opens by SYN only, no reset ever hits a
 connection that lives.
 """
@@ -20,21 +22,21 @@ from agent.rules.nft import (
     add_chain,
     add_rule,
     add_set,
-    ip,
     jump,
     limit,
     log,
     match,
     more_connections,
+    networks_of_source,
     once_a_source,
 )
 
 # `reject` alone is a word of nft's own
 REJECT = "reject-it"
 _LOG_LIMIT = limit(10, "minute", 5)
-# as many sources are counted at a time; a source beyond that is let through
+# as many sources are counted at a time; those beyond share one bucket
 _MOST_SOURCES = 65_535
-_PERIODS_S = {"second": 60, "minute": 60, "hour": 3600, "day": 86_400}
+_BEGUN: Expr = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "confirmed"}}
 _PLAIN = {Action.ACCEPT: ACCEPT, Action.DROP: DROP, Action.REJECT: jump(REJECT)}
 
 
@@ -97,6 +99,8 @@ def _chain(rule: Rule) -> str:
 def _limits(rule: Rule) -> Iterator[Command]:
     chain = _chain(rule)
     yield add_chain(chain)
+    if rule.rate or rule.connections:
+        yield add_rule(chain, _BEGUN, COUNTER, ACCEPT, comment=f"{rule.label}: let in before")
     if rule.rate:
         yield from _rate(rule, rule.rate)
     if rule.connections:
@@ -114,10 +118,9 @@ def _rate(rule: Rule, rate: Rate) -> Iterator[Command]:
         return
     for version in VERSIONS:
         name = f"limit/{rule.name}/{version}"
-        kept_s = _PERIODS_S[rate.period]
+        kept_s = rate.refill_s + 1
         yield add_set(name, f"ipv{version}_addr", flags=["timeout"], timeout_s=kept_s, size=_MOST_SOURCES)
-        counted = once_a_source(ip(version), name, over, "update")
-        yield add_rule(_chain(rule), counted, COUNTER, DROP, comment=comment)
+        yield from _per_source(rule, version, name, over, "update", comment)
 
 
 def _connections(rule: Rule, connections: Connections) -> Iterator[Command]:
@@ -128,5 +131,15 @@ def _connections(rule: Rule, connections: Connections) -> Iterator[Command]:
     for version in VERSIONS:
         name = f"connections/{rule.name}/{version}"
         yield add_set(name, f"ipv{version}_addr", size=_MOST_SOURCES)
-        counted = once_a_source(ip(version), name, over, "add")
-        yield add_rule(_chain(rule), counted, COUNTER, DROP, comment=comment)
+        yield from _per_source(rule, version, name, over, "add", comment)
+
+
+def _per_source(
+    rule: Rule, version: int, name: str, over: Expr, operation: str, comment: str
+) -> Iterator[Command]:
+    source = networks_of_source(version, rule.source_lengths[VERSIONS.index(version)])
+    counted = once_a_source(source, name, over, operation)
+    yield add_rule(_chain(rule), counted, COUNTER, DROP, comment=comment)
+    # the kernel passes over a rule whose set takes no more
+    beyond = match(source, f"@{name}", "!=")
+    yield add_rule(_chain(rule), beyond, over, COUNTER, DROP, comment=f"{comment}, for all beyond the set")

@@ -290,6 +290,37 @@ def test_exactly_the_forbidden_connections_end(firewall: Firewall) -> None:
             answers.close()
 
 
+@pytest.mark.parametrize(("own", "client"), [("192.168.2.1", CLIENT), ("fd00:0:0:c::1", CLIENT_6)])
+def test_connections_to_the_firewall_itself_end_but_for_management(
+    firewall: Firewall, own: str, client: str
+) -> None:
+    to_self = "  - {from: client, to: self, allow: [{tcp: 8080}, {udp: 5300}]}\n"
+    old = config.parse(PAIR_FILE.replace("policy:\n", f"policy:\n{to_self}"))
+    rules = firewall.rules.succeed(old)
+    rules.load(RuleSet.PRIMARY)
+    with listen(firewall.node, own, 22) as ssh, listen(firewall.node, own, 8080) as other:
+        kept, cut = connect(firewall.client, own, 22), connect(firewall.client, own, 8080)
+        assert kept is not None
+        assert cut is not None
+        with kept, cut, accept(ssh) as kept_end, accept(other) as cut_end:
+            with udp(firewall.client, client, 0) as asking, udp(firewall.node, own, 5300) as answering:
+                asking.sendto(b"?", (own, 5300))
+                assert receive(answering, 3) == b"?"
+            # begun here, and allowed whatever the rules say
+            with udp(firewall.node, own, 0) as ours:
+                ours.sendto(b"out", (client, 9))
+            assert forbidden(firewall, old) == []
+            found = forbidden(firewall, firewall.pair)
+            assert sorted((flow.protocol, flow.target_port) for flow in found) == [(6, 8080), (17, 5300)]
+            rules.succeed(firewall.pair).load(RuleSet.PRIMARY)
+            with firewall.node.entered():
+                assert flows.end_flows(found) == 2
+            kept.send(b"and on")
+            assert kept_end.recv(6) == b"and on"
+            cut.send(b"lost")
+            assert receive(cut_end, 0.5) is None
+
+
 def forbidden(firewall: Firewall, pair: Pair) -> list[Any]:
     with firewall.node.entered():
         every, ways = flows.read_flows(), flows.read_ways()

@@ -192,6 +192,16 @@ BAD: list[tuple[str, str, str]] = [
     ),
     ("policy: [{from: server, to: server, allow: [ssh]}]", "policy[0]", "itself, which is one network"),
     ("policy: [{from: [client, client], to: server, allow: [ssh]}]", "policy[0].from[1]", "twice"),
+    (
+        "policy: [{from: client, to: server, allow: [ssh], name: a, limit: 1/day burst 400}]",
+        "policy[0].limit",
+        "more than a year",
+    ),
+    (
+        "policy: [{from: client, to: server, allow: [ssh], name: a, limit: 1/day, ipv6_prefix: 56}]",
+        "policy[0].ipv6_prefix",
+        "is for limits per source",
+    ),
     ("services: {ssh: {tcp: 2222}}", "services.ssh", "knows already"),
     ("services: {'a b': {tcp: 2222}}", "services.a b", "is not a name"),
     ("services: {a: []}", "services.a", "names no service"),

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import load
+from agent.config import load, parse
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError
 from agent.pair import Interface, Management, Pair, PortRange, Protocol, Service
 from agent.rules import Commands, compile_flip, compile_table, digest
-from agent.rules.nft import comment_text, elements, from_networks, intervals, of_version, ports
+from agent.rules.nft import additions, comment_text, elements, from_networks, intervals, of_version, ports
+from tests.unit.small_pair import SMALL
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rules"
 CASES = sorted(case.name for case in GOLDEN.iterdir())
@@ -155,3 +156,26 @@ def test_a_pair_is_compiled_once_for_all_its_tables(pair: Pair) -> None:
 def test_a_comment_cannot_leave_its_place() -> None:
     assert comment_text('a"; flush ruleset\n\\') == "a?; flush ruleset??"
     assert len(comment_text("x" * 500)) == 120
+
+
+@pytest.mark.parametrize(
+    ("limit", "least_s"),
+    [
+        ("2/minute burst 10", 300),
+        ("1/day", 5 * 86_400),
+        ("10/second burst 20", 2),
+        ("7/hour burst 3", 3 * 3600 / 7),
+    ],
+)
+def test_a_source_is_counted_until_its_burst_is_there_again(limit: str, least_s: float) -> None:
+    rule = f"{{from: client, to: server, allow: [ssh], name: few, limit: {limit} per source}}"
+    pair = parse(f"{SMALL}policy: [{rule}]\n")
+    sets = [
+        body
+        for kind, body in additions(compile_table(pair, RuleSet.PRIMARY))
+        if kind == "set" and str(body["name"]).startswith("limit/few")
+    ]
+    assert len(sets) == 2
+    for one in sets:
+        assert isinstance(one["timeout"], int)
+        assert least_s <= one["timeout"] <= least_s + 2

@@ -115,12 +115,15 @@ def flow(source: str, target: str, port: int, **more: Any) -> Flow:
     )
 
 
-def test_only_forwarded_connections_are_judged_by_where_they_really_go() -> None:
+def test_connections_are_judged_by_where_they_really_go() -> None:
     routes = tuple((interface.networks[0], interface.name) for interface in PAIR.interfaces)
     ways = Ways(routes, frozenset({ip_address("192.168.2.1")}))
     kept = [
         flow("192.168.2.10", "192.168.0.10", 443),
-        flow("192.168.2.10", "192.168.2.1", 9999),
+        flow("192.168.2.10", "192.168.2.1", 22),
+        # what this node has begun itself
+        flow("192.168.2.1", "192.168.2.10", 9999),
+        flow("192.168.2.1", "192.168.0.10", 9999),
         flow("192.168.2.10", "192.168.0.10", 9999, expected=True),
         flow("192.168.2.10", "198.51.100.1", 9999),
         flow("192.168.2.10", "192.168.0.10", 9999, target_port=443),
@@ -129,6 +132,10 @@ def test_only_forwarded_connections_are_judged_by_where_they_really_go() -> None
         flow("192.168.2.10", "192.168.0.10", 9999),
         flow("192.168.2.10", "192.168.0.10", 443, daddr="192.168.2.100", target_port=9999),
         flow("192.168.0.10", "192.168.2.10", 443),
+        flow("192.168.2.10", "192.168.2.1", 9999),
+        flow("192.168.2.10", "192.168.2.1", 9999, daddr="192.168.2.100"),
+        flow("192.168.2.10", "224.0.0.251", 5353),
+        flow("192.168.2.10", "255.255.255.255", 9999),
     ]
     assert find_forbidden(TABLE, [*kept, *forbidden], ways) == forbidden
 
