@@ -207,12 +207,14 @@ def run_settle(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.rules.unreached import find_unreached
+
     if arguments.file is not None or not arguments.kernel:
         file = arguments.file or paths.pair_file
         pair = config.load(file)
         nodes = " and ".join(node.name for node in pair.nodes)
         print(f"{file} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
-        for warning in _host_warnings(pair):
+        for warning in (*map(str, find_unreached(pair)), *_host_warnings(pair)):
             print(f"warning: {warning}")
     return _check_kernel() if arguments.kernel else 0
 

@@ -114,12 +114,15 @@ def _number(text: str, least: int, most: int) -> int:
 def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.adapters.nftables import Nftables
     from agent.core.roles import RuleSet
+    from agent.rules.unreached import find_unreached
     from agent.rules_in_force import rules_of
 
     path = arguments.file or paths.pair_file
     pair = config.load(path)
     Nftables(pair).check(RuleSet.BACKUP)
     print(f"{path} is good, and the kernel takes its rules ({rules_of(pair)})")
+    for warning in find_unreached(pair):
+        print(f"warning: {warning}")
     return 0
 
 

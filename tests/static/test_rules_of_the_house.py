@@ -11,6 +11,7 @@ MOST_LINES = 500
 # What the pure core may use: no clock, no files, no processes, no logging. Time arrives inside events.
 PURE = {
     "__future__",
+    "bisect",
     "collections",
     "collections.abc",
     "dataclasses",

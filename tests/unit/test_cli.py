@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.status import exit_status, to_text
+from tests.unit.small_pair import SMALL
 
 ROOT = Path(__file__).parents[2]
 PAIR = ROOT / "examples" / "pair.yaml"
@@ -52,6 +53,17 @@ def test_check_of_a_good_file() -> None:
     done = hafw("check", PAIR)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == f"{PAIR} is good: pair G1, nodes fw-1 and fw-2, direct mode\n"
+
+
+def test_check_warns_of_what_never_takes_effect(tmp_path: Path) -> None:
+    file = tmp_path / "pair.yaml"
+    file.write_text(f"{SMALL}policy:\n  - {{from: client, to: self, drop: [ping]}}\n")
+    done = hafw("check", str(file))
+    assert done.returncode == 0
+    good, warning = done.stdout.decode().splitlines()
+    assert good.startswith(f"{file} is good")
+    assert warning.startswith("warning: policy[0]: does nothing to ping")
+    assert warning.endswith("always passes (line 11)")
 
 
 def test_check_says_everything_that_is_wrong(tmp_path: Path) -> None:
