@@ -211,6 +211,8 @@ def trace(firewall: Firewall, saddr: str, daddr: str, *more: str, ingress: str =
         (CLIENT_6, SERVER_6, ("--proto", "icmp"), "accept", "client to server: icmp"),
         (CLIENT, "192.168.2.1", ("--dport", "22"), "accept", "management: ssh"),
         (CLIENT, "192.0.2.1", ("--dport", "443"), None, "knows no way"),
+        ("192.168.0.77", SERVER, ("--dport", "443"), "drop", "it lives elsewhere"),
+        ("fd00:0:0:a::77", SERVER_6, ("--dport", "443"), "drop", "it lives elsewhere"),
     ],
 )
 def test_the_kernel_says_which_rule_decides(
