@@ -11,6 +11,8 @@ from agent.core.conditions import CONDITIONS, Condition
 from agent.paths import Paths
 from agent.records import MESSAGE_IDS
 
+LARGE_POLICY_MIB = 430
+"""The agent and its copy together, at their peak."""
 MOST_EXPOSURE = 20
 """Tenths: 2.0."""
 
@@ -117,6 +119,13 @@ def test_units_and_code_mean_the_same_places(units: Path) -> None:
         conditions = re.findall("^Condition(.*)$", path.read_text(), re.MULTILINE)
         generations = paths.state_dir / "generations"
         assert conditions == [f"PathExists=|{paths.pair_file}", f"DirectoryNotEmpty=|{generations}"], path
+
+
+def test_the_agent_has_a_wall_that_no_large_policy_reaches(units: Path) -> None:
+    (most,) = re.findall(
+        r"^MemoryMax=(\d+)([MG])$", (units / "hafw-agent.service").read_text(), re.MULTILINE
+    )
+    assert int(most[0]) * {"M": 1, "G": 1024}[most[1]] >= 2 * LARGE_POLICY_MIB
 
 
 def catalog_entries(units: Path) -> dict[str, str]:
