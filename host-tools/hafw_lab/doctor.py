@@ -156,6 +156,9 @@ def _accelerator() -> Finding:
 def _labs() -> list[Finding]:
     found = []
     for name in running.find_names():
+        if running.find_holder(name) is not None:
+            found.append(Finding(Level.OK, f"lab {name!r} is starting or ending"))
+            continue
         try:
             running.attach(name).close()
             found.append(Finding(Level.OK, f"lab {name!r} is up"))

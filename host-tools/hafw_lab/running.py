@@ -27,6 +27,7 @@ from hafw_lab.progress import Progress
 from hafw_lab.topology import Topology
 
 DEFAULT_NAME = "lab"
+_UP = "up"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _END_TIMEOUT_S = 20.0
 
@@ -47,6 +48,8 @@ def find_names() -> list[str]:
 def attach(name: str = DEFAULT_NAME) -> Lab:
     """The lab that `hafw-lab up` left running. Raises LabError."""
     channel = _connect(_socket_path(name))
+    if channel is None and find_holder(name) is not None:
+        raise LabError(f"lab {name!r} is starting or ending", "what started it says how far it is")
     if channel is None:
         others = [other for other in find_names() if other != name]
         also = f" (there is {', '.join(others)}; choose with --name)" if others else ""
@@ -59,7 +62,7 @@ def up(name: str, options: LabOptions, topology: Topology, progress: Progress) -
     plan = services.plan_lab(name, topology, options, privileged=os.geteuid() == 0)
     plan = machine_plan.add_machines(plan, topology, options, progress)
     path = _socket_path(name)
-    with _locked(name):
+    with _locked(name, _UP, progress):
         channel = _connect(path)
         if channel is not None:
             lab = Lab(Client(channel))
@@ -81,7 +84,7 @@ def up(name: str, options: LabOptions, topology: Topology, progress: Progress) -
 def up_plan(name: str, plan: LabPlan, progress: Progress) -> None:
     """Start a lab from a plan that is made already. Raises LabError if one of that name is up."""
     path = _socket_path(name)
-    with _locked(name):
+    with _locked(name, _UP, progress):
         channel = _connect(path)
         if channel is not None:
             channel.close()
@@ -109,7 +112,8 @@ def down(name: str, progress: Progress, *, patience_s: float = _END_TIMEOUT_S) -
         progress(f"no lab {name!r} is up")
         _clear_crashed(progress)
         return
-    with _locked(name):
+    _break_off_start(name, progress)
+    with _locked(name, "down", progress):
         channel = _connect(path)
         if channel is not None:
             _end(channel, progress, patience_s)
@@ -120,6 +124,31 @@ def down(name: str, progress: Progress, *, patience_s: float = _END_TIMEOUT_S) -
             progress(f"no lab {name!r} is up")
         path.unlink(missing_ok=True)
     _clear_crashed(progress)
+
+
+def find_holder(name: str) -> tuple[str, int] | None:
+    """What is being done with this lab, `up` or `down`, and by which process; None if nothing is."""
+    try:
+        descriptor = os.open(find_directory() / f"{name}.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        doing, _, pid = os.read(descriptor, 64).decode(errors="replace").partition(" ")
+        return doing, int(pid) if pid.isdigit() else 0
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _break_off_start(name: str, progress: Progress) -> None:
+    """An `up` that has not come to its end is interrupted, and then clears away itself what it has begun."""
+    holder = find_holder(name)
+    if holder is not None and holder[0] == _UP and holder[1] > 0:
+        progress(f"lab {name!r} is still starting; ending that")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(holder[1], signal.SIGINT)
 
 
 def _clear_crashed(progress: Progress) -> None:
@@ -183,18 +212,24 @@ def _require_private(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(name: str) -> Iterator[None]:
+def _locked(name: str, doing: str, progress: Progress) -> Iterator[None]:
     """One `up` or `down` of this lab at a time. Another lab may take minutes to come up, and is not waited
     for. Leaves no file, and no directory when no lab is there."""
     path = find_directory() / f"{name}.lock"
     while True:
         with _locked_directory():
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"another process starts or ends lab {name!r}; waiting for it")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
             break
         os.close(descriptor)  # whoever had it has removed it
     try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{doing} {os.getpid()}".encode(), 0)
         yield
     finally:
         with _locked_directory():

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from hafw_lab import lab_directory, running
+from hafw_lab import doctor, lab_directory, running
+from hafw_lab.errors import LabError
 from tests.netns.keepalived_bus import ROOT
 from tests.netns.tiny_machine import WORD
 
@@ -136,6 +137,26 @@ def test_ctrl_c_in_the_middle_of_a_boot_leaves_nothing(tmp_path: Path) -> None:
         wait_end(pid)
     assert not places.pop().exists()
     assert not (running.find_directory() / f"{name}.sock").exists()
+
+
+def test_a_lab_that_boots_is_seen_and_can_be_ended(tmp_path: Path) -> None:
+    name = f"boots-{os.getpid()}"
+    program = ["/usr/bin/python3", "-P", "-m", "tests.netns.tiny_lab", name, str(tmp_path), "1"]
+    said: list[str] = []
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        assert any("kernel" in line for line in process.stdout)
+        with pytest.raises(LabError, match=f"lab '{name}' is starting"):
+            running.attach(name)
+        assert [one.text for one in doctor._labs() if name in one.text] == [
+            f"lab '{name}' is starting or ending"
+        ]
+        (supervisor,) = find_children_of(process.pid)
+        running.down(name, said.append)
+        assert process.wait(PATIENCE_S) != 0
+    wait_end(supervisor)
+    assert said[0] == f"lab '{name}' is still starting; ending that"
+    assert name not in running.find_names()
 
 
 def test_root_of_a_user_namespace_does_not_share_roots_directory() -> None:
