@@ -22,7 +22,9 @@ from agent.core.actions import (
 )
 from agent.core.roles import RuleSet
 from agent.errors import HafwError, OvertakenError, ToolError
-from agent.regular_file import replace_file
+from agent.regular_file import UnfitFileError, read_regular, replace_file
+
+MOST_READINESS = 32
 
 
 class Verified(Protocol):
@@ -92,6 +94,20 @@ class Hands:
         """Whether the rules were removed by somebody; then nothing is forwarded any more. Raises
         HafwError."""
         return self.rules.close_if_gone()
+
+    def restore_readiness(self, ready: bool) -> str | None:
+        """Writes it anew where somebody else has changed it, and says so. Raises HafwError."""
+        wanted = 0 if ready else self._not_ready
+        try:
+            found = read_regular(self._readiness, MOST_READINESS).decode(errors="replace").strip()
+        except UnfitFileError as error:
+            words = error.reason
+        else:
+            if found == str(wanted):
+                return None
+            words = f"said {found!r}"
+        write_readiness(self._readiness, wanted)
+        return f"{self._readiness} {words}; keepalived chooses the primary by it, so it says {wanted} again"
 
     async def ask(self, action: Asked) -> Outcome | None:
         """Raises HafwError."""

@@ -54,6 +54,7 @@ from agent.errors import (
     UnavailableError,
 )
 from agent.hands import Hands
+from agent.pulse import Pulse
 from agent.records import Kind, Record
 
 
@@ -94,6 +95,7 @@ class Loop:
         self._running_action: Action | None = None
         self._running_until = 0.0
         self._group: asyncio.TaskGroup | None = None
+        self.pulse = Pulse(self._stood_still)
         self._checking = False
         self._check_again = False
         self._timers: dict[Timer, asyncio.TimerHandle] = {}
@@ -114,6 +116,7 @@ class Loop:
 
     async def run(self) -> None:
         """For ever; cancel to end. Nothing in the kernel changes at the end."""
+        self.pulse.start()
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
@@ -121,6 +124,7 @@ class Loop:
                 finally:
                     self._group = None  # takes no more tasks
         finally:
+            self.pulse.stop()
             for timer in self._timers.values():
                 timer.cancel()
 
@@ -317,12 +321,32 @@ class Loop:
             return
         self._write_transition(transition, now, "done")
 
+    def _stood_still(self, still: bool, seconds: float) -> None:
+        text = (
+            f"the agent itself stood still for {seconds:.1f} s" if still else "the agent runs without a halt"
+        )
+        self.post(ConditionSeen(time.monotonic_ns(), Condition.STALL, not still, text))
+
+    def check_readiness(self) -> None:
+        """keepalived reads it from a file, in which somebody else may have written."""
+        if self.state.ready is None:
+            return
+        try:
+            found = self._hands.restore_readiness(self.state.ready)
+        except HafwError as error:
+            found = error.message
+        text = found or "keepalived reads the readiness that the agent has written"
+        self.post(ConditionSeen(time.monotonic_ns(), Condition.READINESS, found is None, text))
+
     def _write_transition(self, transition: Transition, now: int, result: str) -> None:
         seen = transition.seen
         took_ms = (now - seen.noticed_ns) / 1e6
         opened = result == "done" and seen.role is Role.PRIMARY
         commit = transition.committed
         words = "superseded by a newer one" if result == "superseded" else f"in force after {took_ms:.1f} ms"
+        stalled_s = self.pulse.stalled_ns(seen.noticed_ns, now) / 1e9
+        if stalled_s > 0:
+            words += f", of which the agent itself stood still for {stalled_s:.1f} s"
         if transition.doubt is not None:
             words += f"; states may be missing: {transition.doubt}"
         record = Record(

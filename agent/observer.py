@@ -98,6 +98,7 @@ class Observer:
         self._held: frozenset[str] = frozenset()
         self._held_since_ns = self._first_held_ns = 0
         self._deciding: asyncio.Task[None] | None = None
+        self._catching_up = False
         self._word: tuple[int, VrrpState] | None = None
         self._suspects: Counter[Condition] = Counter()
         self._conntrackd_seen: tuple[int, int] | None = None
@@ -143,6 +144,7 @@ class Observer:
         self._look_and_tell(trigger, noticed_ns)
 
     def _look_and_tell(self, trigger: str, noticed_ns: int | None = None, *, decided: bool = False) -> None:
+        noticed_ns = self._catch_up(noticed_ns)
         now = time.monotonic_ns()
         facts = self.look()
         role = assess(facts)
@@ -155,6 +157,19 @@ class Observer:
         self.seen = Seen(facts, role)
         if role is not before:
             self._loop.post(RoleSeen(now, role, trigger, min(noticed_ns or now, now)))
+
+    def _catch_up(self, noticed_ns: int | None) -> int | None:
+        """After a halt of this process: what waits to be read has the moment at which it was sent, and what
+        has none may be as old as the halt is long."""
+        stood_still_ns = self._loop.pulse.behind_since_ns(time.monotonic_ns())
+        if self._catching_up or stood_still_ns is None:
+            return noticed_ns
+        self._catching_up = True
+        try:
+            self.notices.receive()
+        finally:
+            self._catching_up = False
+        return min(noticed_ns or stood_still_ns, stood_still_ns)
 
     def look(self) -> Facts:
         """What is true now, from the kernel; the bus's last word only tells backup from fault."""
@@ -312,6 +327,7 @@ class Observer:
             await self.bus.refresh()
             self._look_and_tell("poll")
             self._look_for_contradictions()
+            self._loop.check_readiness()
             await self._check_conntrackd()
 
     def _look_for_contradictions(self) -> None:

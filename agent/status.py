@@ -49,6 +49,7 @@ async def describe(
         "unwell": sorted(condition.value for condition in state.unwell),
         "problems": {condition.value: text for condition, text in state.problems.items()},
         "keepalived": _describe_keepalived(observer),
+        "ready": state.ready,
         "rules": rules,
         "states": states,
         "last_transition": _describe_transition(loop),
@@ -154,6 +155,7 @@ def to_text(values: Values) -> str:
         *(f"              {name}: {text}" for name, text in sorted(values.get("problems", {}).items())),
         f"  keepalived  {alive}, virtual addresses here: {addresses}",
         f"  bus         {keepalived['bus']} {' '.join(keepalived['bus_states'])}".rstrip(),
+        f"  readiness   {_READINESS[values.get('ready')]}",
         f"  rules       {_rules_text(rules)}",
         f"  states      {_states_text(states)}",
     ]
@@ -169,6 +171,13 @@ def to_text(values: Values) -> str:
             f"              {step['duration_ms']:9.1f} ms  {step['message']}" for step in last["steps"]
         ]
     return "\n".join(lines)
+
+
+_READINESS = {
+    True: "keepalived is told that the states are in",
+    False: "keepalived is told that the states are not in: the peer is preferred",
+    None: "keepalived was told nothing yet",
+}
 
 
 def _rules_text(rules: Values) -> str:

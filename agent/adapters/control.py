@@ -7,6 +7,7 @@ disk. Nothing else comes over this socket. Mode 0600, so root alone may ask.
 import asyncio
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +28,9 @@ AT_ONCE = 8
 PACE = Pace(at_once=100, per_second=400)
 READING_LIMIT_S = 5.0
 QUESTION_LIMIT_S = 2.0
+SIGN_OF_LIFE = b" "
+"""Comes at once, and means nothing in JSON: who asks knows that the agent is at work on the answer."""
+SIGN_LIMIT_S = 1.5
 ANSWER_LIMIT_S = 10.0
 RELOAD_LIMIT_S = 30.0
 
@@ -75,6 +79,8 @@ class Server:
         try:
             async with asyncio.timeout(QUESTION_LIMIT_S):
                 question = await reader.readline()
+            if question == STATUS:
+                writer.write(SIGN_OF_LIFE)
             found = await self._answer(question)
             writer.write(json.dumps(found).encode() + b"\n")
             async with asyncio.timeout(READING_LIMIT_S):
@@ -129,7 +135,7 @@ def _names(answers: Mapping[bytes, Answer]) -> str:
 
 def ask_status(path: Path) -> dict[str, Any]:
     """Raises UnavailableError if no agent answers, HafwError if the answer is not one."""
-    return _ask(path, STATUS, ANSWER_LIMIT_S)
+    return _ask(path, STATUS, ANSWER_LIMIT_S, sign_limit_s=SIGN_LIMIT_S)
 
 
 def ask_reload(path: Path) -> dict[str, Any]:
@@ -146,11 +152,23 @@ def _connect(line: socket.socket, path: Path, limit_s: float) -> None:
     line.settimeout(limit_s)
 
 
-def _ask(path: Path, question: bytes, limit_s: float) -> dict[str, Any]:
+def _await_sign(line: socket.socket, path: Path, limit_s: float) -> None:
+    """Raises UnavailableError when an agent is there and shows no sign of life."""
+    if not select.select([line], [], [], limit_s)[0]:
+        raise UnavailableError(
+            f"the agent at {path} does not answer: it is stopped by a signal, or hangs; rules and states "
+            "stay as they are, and nobody follows keepalived",
+            "see `systemctl status hafw-agent`, then: systemctl restart hafw-agent",
+        )
+
+
+def _ask(path: Path, question: bytes, limit_s: float, sign_limit_s: float | None = None) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         try:
             _connect(line, path, limit_s)
             line.sendall(question)
+            if sign_limit_s is not None:
+                _await_sign(line, path, sign_limit_s)
             with line.makefile("rb") as reply:
                 text = reply.readline(1 << 20)
         except OSError as error:

@@ -59,6 +59,10 @@ class Condition(Enum):
     """Somebody else sends what only the other node may send; the rules drop it."""
     BLIND = "blind"
     """The agent cannot look at something; what that shows is not known."""
+    READINESS = "readiness"
+    """Somebody else wrote the file by which keepalived chooses the primary, or nobody can."""
+    STALL = "stall"
+    """The agent itself stood still."""
 
 
 class Observation(Enum):
@@ -82,6 +86,8 @@ class Observation(Enum):
     CHAINS = "the chains of other programs"
     STRANGERS = "who the rules have lately dropped for speaking as the other node"
     LOOKING = "whether a look succeeds"
+    READINESS = "the readiness file, at a poll"
+    PULSE = "whether the agent's own timer comes in time"
 
 
 class Severity(IntEnum):
@@ -133,6 +139,8 @@ CONDITIONS: dict[Condition, Line] = {
     C.FOREIGN_DROPS: Line(By.CHAINS),
     C.STRANGER: Line(By.STRANGERS),
     C.BLIND: Line(By.LOOKING),
+    C.READINESS: Line(By.READINESS),
+    C.STALL: Line(By.PULSE),
 }
 
 

@@ -231,7 +231,9 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Notic
         case SwitchRules() | LoadRules() | VerifyRules():
             text = f"{event.reason}; keeping the loaded rules"
             return note(replace(state, whole=False), Condition.RULES, False, text)
-        case SetReadiness() | SetTimer():
+        case SetReadiness(ready=ready):
+            return replace(state, ready=ready), ()  # what it should say; a poll writes it anew
+        case SetTimer():
             return state, ()
         case _:
             verdicts = _of_answer(event.action, event.answer, event.reason)

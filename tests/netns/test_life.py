@@ -18,6 +18,7 @@ from hafw_lab.lab import Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.scenario import other
 from tests.netns.pair_checks import (
+    LINK_FAULT,
     assert_consistent,
     find,
     gate_is_open,
@@ -220,3 +221,41 @@ def test_a_bus_that_hangs(lab: Lab) -> None:
         node.signal_service("bus", signal.SIGCONT)
     wait_record(node, since, TWO_POLLS_S, event="recovered", condition="bus")
     assert_consistent(lab, since)
+
+
+def test_an_agent_that_stands_still_says_so_and_counts_it_in(lab: Lab) -> None:
+    """It is stopped, the pair fails over, and it continues: the records have the time outside."""
+    primary = lab.wait_settled(30)
+    heir = lab.node(other(lab, primary))
+    since = heir.signal_service("agent", signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        asked = heir.run(["hafw", "status"], check=False)
+        assert time.monotonic() - begun < 5, "ten seconds before"
+        assert asked.returncode == 3
+        assert "does not answer" in asked.stderr
+        lab.fail(primary, LINK_FAULT)
+        lab.wait_primary(heir.name, 10)
+        until(lambda: time.monotonic_ns() - since > 6_000_000_000, 10, "time stands still")
+    finally:
+        back = heir.signal_service("agent", signal.SIGCONT)
+    done = wait_record(heir, since, 10, event="transition", to="primary", result="done")
+    outside_ms = (back - since) / 1e6
+    assert 1000 < float(str(done["duration_ms"])) < outside_ms + 3000
+    assert "the agent itself stood still for" in str(done["message"])
+    stall = wait_record(heir, since, 10, event="alarm", condition="stall")
+    assert "stood still for" in str(stall["message"])
+    wait_record(heir, back, TWO_POLLS_S, event="recovered", condition="stall")
+    lab.heal(primary)
+    lab.wait_settled(30)
+    assert_consistent(lab, since)
+
+
+def test_readiness_is_restored(lab: Lab) -> None:
+    node = lab.node(other(lab, lab.wait_settled(30)))
+    kept = node.read_text(Paths().readiness)
+    since = time.monotonic_ns()
+    node.write_text(Paths().readiness, "-200\n")
+    wait_record(node, since, TWO_POLLS_S, event="alarm", condition="readiness")
+    assert node.read_text(Paths().readiness) == kept
+    wait_record(node, since, TWO_POLLS_S, event="recovered", condition="readiness")

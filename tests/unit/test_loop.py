@@ -1,6 +1,7 @@
 """The loop between the real core, the real hands and a fake host."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -407,5 +408,33 @@ def test_a_take_over_from_a_silent_peer_says_that_states_may_be_missing(tmp_path
         assert "missing" not in first.message
         assert last.doubt == silence
         assert f"states may be missing: {silence}" in last.message
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("written", ["7\n", "", None, "a pipe"])
+def test_readiness_that_somebody_else_wrote_is_restored(tmp_path: Path, written: str | None) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.fire(Timer.SETTLE)
+            await bench.at_rest()
+            assert bench.ready.read_text() == "0\n"
+            bench.loop.check_readiness()
+            await bench.at_rest()
+            assert not bench.sink.of(Kind.ALARM)
+            bench.ready.unlink()
+            if written == "a pipe":
+                os.mkfifo(bench.ready)
+            elif written is not None:
+                bench.ready.write_text(written)
+            bench.loop.check_readiness()
+            await bench.at_rest()
+            assert bench.ready.read_text() == "0\n"
+            bench.loop.check_readiness()
+            await bench.at_rest()
+        (alarm,) = bench.sink.of(Kind.ALARM)
+        (over,) = bench.sink.of(Kind.RECOVERED)
+        assert (alarm.condition, over.condition) == ("readiness", "readiness")
 
     asyncio.run(scenario())

@@ -255,9 +255,35 @@ def test_a_reload_is_asked_for_by_name(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "ANSWER_LIMIT_S", 0.2)
+    monkeypatch.setattr(control, "RELOAD_LIMIT_S", 0.2)
     with (
         an_agent_that_says(tmp_path / "s", None),
         pytest.raises(UnavailableError, match="no answer in time"),
     ):
+        control.ask_reload(tmp_path / "s")
+
+
+def test_an_agent_that_stands_still_is_told_from_one_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "SIGN_LIMIT_S", 0.2)
+    with (
+        an_agent_that_says(tmp_path / "s", None),
+        pytest.raises(UnavailableError, match=r"does not answer.*systemctl restart"),
+    ):
         control.ask_status(tmp_path / "s")
+
+
+def test_a_status_that_takes_long_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "SIGN_LIMIT_S", 2.0)
+
+    async def slow() -> dict[str, Any]:
+        await asyncio.sleep(3)
+        return {"schema": 1}
+
+    async def scenario() -> None:
+        server = await control.serve(tmp_path / "s", slow)
+        assert await asyncio.to_thread(control.ask_status, tmp_path / "s") == {"schema": 1}
+        server.close()
+
+    asyncio.run(scenario())
