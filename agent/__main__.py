@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from agent import __version__, config, rules_command, setup_command
 from agent.core.plan import Settings, plan_announce, plan_catch_up, plan_follow, plan_promote
@@ -22,6 +22,7 @@ from agent.core.roles import Role, RuleSet
 from agent.errors import ConfigError, HafwError, ToolError
 from agent.pair import Pair
 from agent.paths import Paths
+from agent.streams import complain, open_missing, write_answer
 
 EPILOG = """\
 examples:
@@ -47,19 +48,19 @@ _Add = Callable[[str, _Verb, str], argparse.ArgumentParser]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    open_missing()
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
             status = _run(argv)
-        _write(printed.getvalue())
+        write_answer(printed.getvalue())
         return status
     except ConfigError as error:
-        print(f"hafw: {error.source} cannot be used:", file=sys.stderr)
-        for problem in error.problems:
-            print(f"  {problem}", file=sys.stderr)
+        problems = "".join(f"\n  {problem}" for problem in error.problems)
+        complain(f"hafw: {error.source} cannot be used:{problems}")
         return 2
     except HafwError as error:
-        print(f"hafw: {error}", file=sys.stderr)
+        complain(f"hafw: {error}")
         return 1
     except BrokenPipeError:
         return 1
@@ -68,27 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    said = io.StringIO()
     try:
-        arguments = make_parser().parse_args(argv)
+        with contextlib.redirect_stderr(said):
+            arguments = make_parser().parse_args(argv)
     except SystemExit as done:  # help was asked for, or the arguments are wrong: argparse has said so
+        if said.getvalue():
+            complain(said.getvalue().rstrip("\n"))
         return int(done.code or 0)
     return int(arguments.run(arguments, Paths()))
-
-
-def _write(text: str, out: TextIO | None = None) -> None:
-    """Everything at once, so that a reader who has gone, a full disk and letters that the terminal does not
-    know are met here and nowhere else."""
-    out = out or sys.stdout
-    encoding = out.encoding or "utf-8"
-    try:
-        out.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        out.flush()
-    except OSError as error:
-        # what could not be written would be tried again, and complained about, when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), out.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise HafwError(f"cannot write the answer: {error.strerror}") from error
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -179,13 +168,23 @@ def _load(arguments: argparse.Namespace, paths: Paths) -> Pair:
 
 
 def _find_node(pair: Pair, wanted: str | None) -> str:
-    name = wanted or socket.gethostname().split(".")[0]
+    name = wanted or find_host(pair, socket.gethostname())
     if pair.node(name) is None:
         known = " and ".join(node.name for node in pair.nodes)
         raise HafwError(
             f"{name} is not a node of pair {pair.name} ({known} are)", "name the node with --node"
         )
     return name
+
+
+def find_host(pair: Pair, host: str) -> str:
+    """The node that is this host: by its whole name, or by the part before the first dot where only one
+    node has it; the host's name when none is."""
+    if pair.node(host) is not None:
+        return host
+    short = host.partition(".")[0]
+    same = [node.name for node in pair.nodes if node.name.partition(".")[0] == short]
+    return same[0] if len(same) == 1 and (same[0] == short or host == short) else host
 
 
 def run_agent(arguments: argparse.Namespace, paths: Paths) -> int:
@@ -263,7 +262,7 @@ def run_render(arguments: argparse.Namespace, paths: Paths) -> int:
 def run_setup(arguments: argparse.Namespace, paths: Paths) -> int:
     # not the one that collects: the question comes after the diff
     out = sys.__stdout__
-    return setup_command.run(arguments, paths, _find_node, lambda text: _write(text, out))
+    return setup_command.run(arguments, paths, _find_node, lambda text: write_answer(text, out))
 
 
 def run_plan(arguments: argparse.Namespace, paths: Paths) -> int:
@@ -291,6 +290,20 @@ def _action(action: Any) -> dict[str, str]:
     return {"action": type(action).__name__, "text": action.describe()}
 
 
+_NO_PAIR_FILE = "write the pair file first, on both nodes; without one the agent does not start"
+
+
+def _can_start(paths: Paths) -> bool:
+    """As the conditions of the unit have it. Who may not look does not know better."""
+    generations = paths.state_dir / "generations"
+    try:
+        return os.path.exists(paths.pair_file) or any(generations.iterdir())
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
 def run_status(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent import status
     from agent.adapters.control import ask_status
@@ -298,11 +311,12 @@ def run_status(arguments: argparse.Namespace, paths: Paths) -> int:
 
     try:
         values = ask_status(paths.control_socket)
-    except UnavailableError as error:
+    except UnavailableError as given:
+        error = given if _can_start(paths) else UnavailableError(given.message, _NO_PAIR_FILE)
         if arguments.json:
             print(json.dumps({"schema": 1, "error": str(error)}))
         else:
-            print(f"hafw: {error}", file=sys.stderr)
+            complain(f"hafw: {error}")
         return 3
     print(json.dumps(values) if arguments.json else status.to_text(values))
     return status.exit_status(values)

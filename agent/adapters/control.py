@@ -174,7 +174,9 @@ def _ask(path: Path, question: bytes, limit_s: float, sign_limit_s: float | None
         except OSError as error:
             raise UnavailableError(
                 f"no agent answers at {path} ({error.strerror or 'no answer in time'})",
-                "start it: systemctl start hafw-agent",
+                "run as root"
+                if isinstance(error, PermissionError)
+                else "start it: systemctl start hafw-agent",
             ) from error
     if not text:
         raise UnavailableError(

@@ -10,6 +10,7 @@ Hard facts
 * Any local user may send entries that look like ours; _UID, which the journal adds itself, says who did.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -25,8 +26,10 @@ from typing import Any, Protocol
 import structlog
 from systemd import journal
 
+from agent.errors import HafwError
 from agent.paths import Paths
 from agent.records import MESSAGE_IDS, Record, from_journal, to_fields, to_journal
+from agent.regular_file import UnfitFileError, read_regular
 
 MOST_LINE = 64 * 1024
 MOST_FILE = 16 << 20
@@ -36,6 +39,9 @@ MOST_FILE = 16 << 20
 MOST_WAITING = 1000
 MOST_VALUE = 32 * 1024
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+JOURNALS = (Path("/run/log/journal"), Path("/var/log/journal"))
+# a pipe of that name would wait for a reader
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class Sink(Protocol):
@@ -117,7 +123,7 @@ class FileSink:
     def info(self, line: str) -> None:
         try:
             self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            descriptor = os.open(self._path, _APPEND, 0o640)
             try:
                 os.write(descriptor, line.encode() + b"\n")
                 if os.fstat(descriptor).st_size > MOST_FILE:
@@ -155,8 +161,9 @@ def open_sink(paths: Paths) -> JournalSink | FileSink:
 
 def read_records(paths: Paths, most: int, since: datetime | None = None) -> list[dict[str, object]]:
     """The newest `most` records that are not older than `since`, oldest first, of all boots. `t` is the
-    moment, `boot` the boot's identity. Lines that are none of ours are passed over."""
-    found = _read_journal(most) if paths.journal_socket.exists() else _read_file(paths.log_file, most)
+    moment, `boot` the boot's identity. Lines that are none of ours are passed over. Raises HafwError when
+    they cannot be read."""
+    found = [*(_read_journal(most) if paths.journal_socket.exists() else _read_file(paths.log_file, most))]
     return [record for record in found if since is None or _is_since(record, since)]
 
 
@@ -168,10 +175,15 @@ def _is_since(record: Mapping[str, object], since: datetime) -> bool:
 
 
 def _read_journal(most: int) -> Iterator[dict[str, object]]:
+    if os.geteuid() != 0 and not any(os.access(path, os.R_OK) for path in _find_system_journals()):
+        raise HafwError(
+            f"user {os.geteuid()} may not read the agent's records in the journal",
+            "run as root, or as a member of the group systemd-journal",
+        )
     reader = journal.Reader()
     for identity in MESSAGE_IDS.values():
         reader.add_match(MESSAGE_ID=identity)
-    reader.add_match(_UID=os.getuid())
+    reader.add_match(_UID=0)
     reader.seek_tail()
     # get_previous() stops at an entry and returns it; iterating goes on with the one behind it
     first = reader.get_previous(most)
@@ -182,13 +194,20 @@ def _read_journal(most: int) -> Iterator[dict[str, object]]:
         yield record
 
 
+def _find_system_journals() -> Iterator[Path]:
+    for directory in JOURNALS:
+        with contextlib.suppress(OSError):
+            yield from directory.glob("*/system.journal")
+
+
 def _read_file(path: Path, most: int) -> Iterator[dict[str, object]]:
     lines: list[bytes] = []
     for name in (path.with_suffix(".jsonl.1"), path):
         try:
-            lines += name.read_bytes().splitlines()
-        except OSError:
-            continue
+            lines += read_regular(name, 2 * MOST_FILE, else_do="run as root").splitlines()
+        except UnfitFileError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
     for line in lines[-most:]:
         try:
             record = json.loads(line[:MOST_LINE])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.__main__ import find_host
+from agent.config import parse
 from agent.status import exit_status, to_text
 from tests.unit.small_pair import SMALL
 
@@ -201,6 +203,32 @@ def test_status_without_an_agent_is_unknown_to_a_monitor() -> None:
 
 
 @needs_root
+def test_what_status_advises_can_be_done() -> None:
+    """The unit is skipped without a pair file, and only root may ask."""
+    no_pair = "mount -t tmpfs none /etc && mount -t tmpfs none /var/lib && " + EMPTY
+    done = hafw("status", prefix=no_pair)
+    assert done.returncode == 3
+    assert b"write the pair file first" in done.stderr
+    kept = no_pair.replace("exec", "mkdir -p /var/lib/hafw/generations/1.json && exec")
+    assert b"systemctl start hafw-agent" in hafw("status", prefix=kept).stderr
+
+
+@needs_root
+def test_an_ordinary_user_is_told_who_may_read_the_history() -> None:
+    drop = "exec setpriv --reuid=65534 --regid=65534 --clear-groups"
+    if subprocess.run([*drop.split()[1:], "test", "-r", PAIR]).returncode != 0:
+        pytest.skip("an ordinary user cannot read this checkout")
+    files = EMPTY.replace("exec", f"mkdir -m 700 /var/log/hafw && {drop}")
+    journal = EMPTY.replace(
+        "exec", f"mkdir -p /run/systemd/journal && touch /run/systemd/journal/socket && {drop}"
+    )
+    for prefix in (files, journal):
+        done = hafw("history", prefix=prefix)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"run as root" in done.stderr
+
+
+@needs_root
 def test_history_of_nothing_and_of_garbage() -> None:
     done = hafw("history", prefix=EMPTY)
     assert done.returncode == 0
@@ -276,6 +304,87 @@ def test_a_reader_that_has_gone() -> None:
     os.close(write)
     assert done.returncode == 1
     assert done.stderr == b""
+
+
+VERBS = ["check", "render", "plan", "status", "history", "setup", "rules", "agent", "settle"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_reader_of_the_help_who_has_gone(verb: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = hafw(verb, "--help", stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+STREAMS = [
+    "<&-",
+    ">&-",
+    "2>&-",
+    "<&- >&- 2>&-",
+    ">/dev/full",
+    "2>/dev/full",
+    "2>&1 >/dev/full",
+    "2>&1 | true",
+]
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (f"check {PAIR}", (0, 1)),
+        ("check /nonexistent", (2,)),
+        ("check --nonsense", (2,)),
+        (f"setup --root / --file {PAIR} --node fw-1", (1,)),
+        ("--help", (0, 1)),
+    ],
+)
+def test_streams_that_are_closed_or_full(
+    tmp_path: Path, streams: str, arguments: str, status: tuple[int, ...]
+) -> None:
+    script = f"{{ /usr/bin/python3 -P -m agent {arguments} 2>{tmp_path}/said; }}"
+    if "2>" in streams:  # what would be said there is nowhere, so look at the exit status
+        script = f"/usr/bin/python3 -P -m agent {arguments}"
+    command = f"set -o pipefail; {script} {streams}"
+    done = subprocess.run(
+        ["/bin/bash", "-c", command],
+        env={
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "SUDO_UID": os.environ["SUDO_UID"],
+        },
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    if (tmp_path / "said").exists():
+        said += (tmp_path / "said").read_bytes()
+    assert b"Traceback" not in said, said.decode()
+    assert b"Exception ignored" not in said, said.decode()
+    assert done.returncode in status, said.decode()
+
+
+@pytest.mark.parametrize(
+    ("host", "nodes", "found"),
+    [
+        ("fw-1", ("fw-1", "fw-2"), "fw-1"),
+        ("fw-1.example.net", ("fw-1", "fw-2"), "fw-1"),
+        ("fw-1.example.net", ("fw-1.example.net", "fw-2.example.net"), "fw-1.example.net"),
+        ("fw-1", ("fw-1.example.net", "fw-2.example.net"), "fw-1.example.net"),
+        ("fw.site-a", ("fw.site-a", "fw.site-b"), "fw.site-a"),
+        ("fw.site-b", ("fw.site-a", "fw.site-b"), "fw.site-b"),
+        ("fw", ("fw.site-a", "fw.site-b"), "fw"),
+        ("fw.site-c", ("fw.site-a", "fw.site-b"), "fw.site-c"),
+        ("fw-1.example.org", ("fw-1.example.net", "fw-2.example.net"), "fw-1.example.org"),
+        ("other", ("fw-1", "fw-2"), "other"),
+    ],
+)
+def test_the_node_that_a_host_is(host: str, nodes: tuple[str, str], found: str) -> None:
+    text = PAIR.read_text().replace("fw-1", "FIRST").replace("fw-2", nodes[1]).replace("FIRST", nodes[0])
+    assert find_host(parse(text), host) == found
 
 
 def test_a_full_disk_behind_the_output() -> None:
