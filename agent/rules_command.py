@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -12,6 +11,7 @@ from agent import config
 from agent.errors import HafwError
 from agent.pair import Pair
 from agent.paths import Paths
+from agent.streams import complain
 
 if TYPE_CHECKING:
     from agent.rules_life import Applied  # it leans on everything that the agent leans on
@@ -116,6 +116,7 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.core.roles import RuleSet
     from agent.rules.unreached import find_unreached
     from agent.rules_in_force import rules_of
+    from agent.rules_life import refusal_of
 
     path = arguments.file or paths.pair_file
     pair = config.load(path)
@@ -123,13 +124,17 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     print(f"{path} is good, and the kernel takes its rules ({rules_of(pair)})")
     for warning in find_unreached(pair):
         print(f"warning: {warning}")
-    return 0
+    refusal = refusal_of(paths, pair)
+    if refusal is not None:
+        complain(f"hafw: `hafw rules apply` would refuse it all the same: {refusal}")
+    return 0 if refusal is None else 1
 
 
 def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.core.roles import RuleSet
     from agent.rules import compile_table, diff
     from agent.rules_in_force import find_in_force, rules_of
+    from agent.rules_life import refusal_of
 
     pair = config.load(arguments.file or paths.pair_file)
     in_force = find_in_force(paths)
@@ -137,11 +142,15 @@ def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
         diff.parts_of(compile_table(in_force, RuleSet.BACKUP)),
         diff.parts_of(compile_table(pair, RuleSet.BACKUP)),
     )
+    refusal = refusal_of(paths, pair)
+    if refusal is not None:
+        complain(f"hafw: `hafw rules apply` would refuse this file: {refusal}")
     if arguments.json:
         print(
             json.dumps(
                 {
                     "schema": 1,
+                    "refusal": refusal,
                     "in_force": rules_of(in_force),
                     "file": rules_of(pair),
                     "changes": [
@@ -235,8 +244,9 @@ def _applied_text(applied: "Applied") -> str:
         lines.append("no agent runs here; the rules were loaded without it")
     lines += _flows_text(applied)
     if applied.pending is not None:
+        left_s = max(0.0, applied.pending.remaining_s())
         lines.append(
-            f"generation {applied.pending.back_to} comes back in {applied.pending.remaining_s():.0f} s "
+            f"generation {applied.pending.back_to} comes back in {left_s:.0f} s "
             "unless you say: hafw rules confirm"
         )
     else:
@@ -293,7 +303,7 @@ def run_generations(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.rules_in_force import find_generation_in_force
 
     for reason in generations.unusable():
-        print(f"hafw: {reason}; it is passed over", file=sys.stderr)
+        complain(f"hafw: {reason}; it is passed over")
     known, pending, in_force = generations.known(), generations.pending(), find_generation_in_force(paths)
     marks = {in_force.number: "in force"} if in_force else {}
     if pending is not None:

@@ -24,7 +24,7 @@ from agent.adapters.journal import open_sink
 from agent.adapters.nftables import Nftables
 from agent.adapters.ruleset import read_table
 from agent.core.roles import RuleSet
-from agent.errors import HafwError, UnavailableError
+from agent.errors import HafwError, ToolError, UnavailableError
 from agent.generations import Generation, Generations, Pending, boot_id, same_files
 from agent.lock import BusyError, hold_lock, make_run_dir
 from agent.pair import Pair
@@ -47,6 +47,7 @@ LOCK_WAIT_S = 5.0
 UNCONFIRMED_WAIT_S = 60.0
 """How long the roll-back waits for another command; it is not to be lost to one."""
 DIRECT_WAIT_S = 2.0
+MOST_HURRIED_S = 0.05
 TRIES = 5
 MOST_COUNTED = 50_000
 """Reading more connections than that takes seconds; only --cut is worth them."""
@@ -68,14 +69,37 @@ class Applied:
 
 def require_same_wires(old: Pair, new: Pair, paths: Paths) -> None:
     """Raises HafwError when `new` wants another keepalived.conf or conntrackd.conf than `old`."""
+    daemon = find_other_wires(old, new, paths)
+    if daemon is not None:
+        raise HafwError(*_other_wires(daemon))
+
+
+def find_other_wires(old: Pair, new: Pair, paths: Paths) -> str | None:
+    """The daemon whose configuration `new` wants changed."""
     for node in old.nodes:
         for daemon, render in (("keepalived", keepalived.render), ("conntrackd", conntrackd.render)):
             if new.node(node.name) is None or render(old, node.name, paths) != render(new, node.name, paths):
-                raise HafwError(
-                    f"this pair file needs another {daemon}.conf than the one in force; only rules can "
-                    f"change while {daemon} runs",
-                    "install it by `hafw setup` on both nodes, the backup first",
-                )
+                return daemon
+    return None
+
+
+def _other_wires(daemon: str) -> tuple[str, str]:
+    return (
+        f"this pair file needs another {daemon}.conf than the one in force; only rules can "
+        f"change while {daemon} runs",
+        "install it by `hafw setup` on both nodes, the backup first",
+    )
+
+
+def refusal_of(paths: Paths, pair: Pair) -> str | None:
+    """Why apply() would refuse a good pair file, whose rules the kernel takes; None when it would not."""
+    before = find_generation_in_force(paths) or Generations(paths.state_dir).newest()
+    try:
+        old = load_files(before.files) if before is not None else config.load(paths.pair_file)
+    except HafwError:
+        return None  # with nothing to compare it is as good as it looks
+    daemon = find_other_wires(old, pair, paths)
+    return "; ".join(_other_wires(daemon)) if daemon is not None else None
 
 
 def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = False) -> Applied:
@@ -103,13 +127,20 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
         except HafwError:
             _take_back(paths, generations, fresh, before, in_place=_is_installed(paths, source))
             raise
-        return _with_flows(applied, pair, cut=cut)
+        counted = _with_flows(applied, pair, cut=cut)
+        return replace(counted, pending=_begin_window(generations, pending, confirm_s))
 
 
 def _with_flows(applied: Applied, pair: Pair, *, cut: bool) -> Applied:
     """On the primary alone: a backup has copies of the primary's connections."""
     many = not cut and flows.count() > MOST_COUNTED
-    if many or read_table().rules is not RuleSet.PRIMARY:
+    try:
+        loaded = read_table().rules
+    except ToolError:
+        if cut:
+            raise
+        return applied  # flushed by somebody else this moment: in force again soon, and not counted
+    if many or loaded is not RuleSet.PRIMARY:
         return applied
     table = model_of(compile_table(pair, RuleSet.PRIMARY))
     forbidden = find_forbidden(table, flows.read_flows(), flows.read_ways())
@@ -143,22 +174,31 @@ def roll_back(paths: Paths, number: int | None) -> Applied:
 
 
 def roll_back_unconfirmed(paths: Paths, identity: str, after_s: float) -> Applied | None:
-    """What the timer calls. None when that apply was confirmed or ended otherwise."""
+    """What the timer calls. None when that apply was confirmed or ended otherwise. With `after_s` it waits,
+    and goes on waiting until the apply is due: its window begins when the rules are in force."""
     time.sleep(after_s)
-    with _one_at_a_time(paths, UNCONFIRMED_WAIT_S, finish=False) as generations:
-        pending = generations.pending()
-        if pending is None or pending.identity != identity:
-            return None
-        target = generations.require(pending.back_to)
-        why = f"generation {pending.number} was not confirmed: back to generation {target.number}"
-        try:
-            applied = _go_to(paths, generations, target, "hafw", why)
-        except HafwError as error:
-            # nobody reads what this process says; what waits stays waiting for the next command or start
-            _record(paths, f"{why}, which has failed: {error}")
-            raise
-        generations.clear_pending()
-        return applied
+    while True:
+        with _one_at_a_time(paths, UNCONFIRMED_WAIT_S, finish=False) as generations:
+            pending = generations.pending()
+            if pending is None or pending.identity != identity:
+                return None
+            if not after_s or pending.is_due():
+                return _go_back(paths, generations, pending)
+            left_s = pending.remaining_s()
+        time.sleep(max(left_s, MOST_HURRIED_S))
+
+
+def _go_back(paths: Paths, generations: Generations, pending: Pending) -> Applied:
+    target = generations.require(pending.back_to)
+    why = f"generation {pending.number} was not confirmed: back to generation {target.number}"
+    try:
+        applied = _go_to(paths, generations, target, "hafw", why)
+    except HafwError as error:
+        # nobody reads what this process says; what waits stays waiting for the next command or start
+        _record(paths, f"{why}, which has failed: {error}")
+        raise
+    generations.clear_pending()
+    return applied
 
 
 def recover(paths: Paths) -> None:
@@ -195,10 +235,21 @@ def make_live(paths: Paths) -> bool:
     raise HafwError("an agent is at work on this node but gives no answer", "systemctl restart hafw-agent")
 
 
+def _load(rules: Nftables, wanted: RuleSet) -> None:
+    """Another program may flush everything at the very moment that it is read back."""
+    for left in reversed(range(TRIES)):
+        try:
+            rules.load(wanted)
+            return
+        except ToolError as error:
+            if not error.retryable or not left:
+                raise
+
+
 def _load_directly(paths: Paths) -> None:
     pair, files = config.load_with_files(paths.pair_file)
     rules = adapter_of(paths, pair)
-    rules.load(rules.read().rules or RuleSet.BACKUP)
+    _load(rules, rules.read().rules or RuleSet.BACKUP)
     remember(paths, rules)
     _record(paths, note_in_force(paths, pair, "loaded without an agent", files))
 
@@ -250,6 +301,17 @@ def _set_pending(generations: Generations, fresh: Generation, before: Generation
     pending = Pending(identity, fresh.number, before.number, deadline_s, boot_id())
     generations.set_pending(pending)
     return pending
+
+
+def _begin_window(
+    generations: Generations, pending: Pending | None, confirm_s: int | None
+) -> Pending | None:
+    """Anew, now that the rules are in force: loading many took some of it, or all."""
+    if pending is None or confirm_s is None:
+        return pending
+    begun = replace(pending, deadline_s=time.clock_gettime(time.CLOCK_BOOTTIME) + confirm_s)
+    generations.set_pending(begun)
+    return begun
 
 
 def _take_back(

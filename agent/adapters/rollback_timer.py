@@ -36,6 +36,8 @@ def start(identity: str, after_s: int) -> None:
             f"--setenv=PYTHONPATH={_package_dir()}",
             f"--description=Roll the rules of hafw back unless confirmed ({identity})",
             *_command(identity),
+            "--after",
+            "0.1",
         )
     else:
         process.start_detached(

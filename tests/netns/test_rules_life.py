@@ -107,6 +107,63 @@ def test_what_was_checked_is_what_is_kept_and_loaded(machine: Machine) -> None:
     assert machine.rules_json("generations")[1]["rules"] == RULES_B
 
 
+def test_what_an_apply_would_refuse_is_said_before(machine: Machine) -> None:
+    """Another helper is another conntrackd.conf."""
+    for old, new in (("ftp, ", ""), ("ssh, ", "ssh, tftp, ")):
+        assert old in A
+        machine.write("/run/b.yaml", A.replace(old, new))
+        for verb, status in (("check", 1), ("diff", 0), ("apply", 1)):
+            said = machine.rules(verb, "/run/b.yaml", status=status)
+            assert "needs another conntrackd.conf" in said, verb
+            assert "install it by `hafw setup` on both nodes" in said, verb
+        assert_in_force(machine, A)
+    assert machine.rules_json("diff", PAIR_FILE)["refusal"] is None
+
+
+SLOW = """
+import sys, time
+import nftables
+real = nftables.Nftables.cmd
+def slow(self, text):
+    if '"add"' in text:
+        time.sleep(1.5)
+    return real(self, text)
+nftables.Nftables.cmd = slow
+from agent.__main__ import main
+sys.exit(main(["rules", "apply", "/run/b.yaml", "--confirm", "2", "--json"]))
+"""
+
+
+def test_the_time_to_confirm_begins_when_the_rules_are_in_force(machine: Machine) -> None:
+    """Loading them takes longer than that here, and the timer meets an apply that is not due yet."""
+    applied = json.loads(machine.must(sys.executable, "-P", "-c", SLOW))
+    assert 1.0 < applied["confirm_within_s"] <= 2.0
+    assert_in_force(machine, B)
+    until(lambda: not is_pending(machine), ROLLED_BACK_S, "nothing rolls back")
+    assert_in_force(machine, A)
+
+
+FLUSHED = """
+import subprocess, sys
+from agent import rules_life
+real = rules_life.make_live
+def flushed(paths):
+    done = real(paths)
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    return done
+rules_life.make_live = flushed
+from agent.__main__ import main
+sys.exit(main(["rules", "apply", "/run/b.yaml"]))
+"""
+
+
+def test_a_flush_by_another_program_is_no_failure_of_the_apply(machine: Machine) -> None:
+    """What is in force is loaded again by the agent; the command had only to count connections."""
+    said = machine.must(sys.executable, "-P", "-c", FLUSHED)
+    assert "generation 2 is in force" in said
+    assert machine.read(PAIR_FILE) == B
+
+
 def test_a_pipe_is_refused_and_changes_nothing(machine: Machine) -> None:
     done = machine.run("sh", "-c", f"cat /run/b.yaml | {sys.executable} -P -m agent rules apply /dev/stdin")
     assert (done.returncode, done.stdout) == (2, "")
