@@ -76,6 +76,7 @@ class Server:
 
     async def _serve(self, line: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=line, limit=MOST_QUESTION)
+        is_closed = False
         try:
             async with asyncio.timeout(QUESTION_LIMIT_S):
                 question = await reader.readline()
@@ -87,10 +88,14 @@ class Server:
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
+            is_closed = True
         except (TimeoutError, OSError, ValueError):
             pass  # whoever asked has gone, or asked without end, or does not read; nothing is owed
         finally:
-            writer.transport.abort()
+            if (
+                not is_closed
+            ):  # asyncio has nothing left to abort in one that closed when its buffer was empty
+                writer.transport.abort()
 
     async def _answer(self, question: bytes) -> dict[str, Any]:
         asked = self._answers.get(question)

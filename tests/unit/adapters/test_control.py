@@ -82,6 +82,36 @@ def test_who_does_not_wait_for_the_answer_does_no_harm(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_an_answer_that_is_read_in_small_pieces_is_whole(tmp_path: Path) -> None:
+    """Its end is still in the buffer when the line is closed: nothing may go wrong behind that."""
+    told: list[dict[str, Any]] = []
+    sizes = iter(range(400_000, 1_000_000, 9_973))
+
+    async def long_answer() -> dict[str, Any]:
+        return {"schema": 1, "text": "x" * next(sizes)}
+
+    async def read_slowly() -> int:
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s", limit=4096)
+        writer.write(b"status\n")
+        size = 0
+        while part := await reader.read(2048):
+            size += len(part)
+            await asyncio.sleep(0)
+        writer.close()
+        return size
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        server = await control.serve(tmp_path / "s", long_answer)
+        for _ in range(60):
+            assert await read_slowly() > 400_000
+        await asyncio.sleep(0)
+        server.close()
+
+    asyncio.run(scenario())
+    assert told == []
+
+
 def test_those_who_ask_nothing_are_in_nobodys_way(tmp_path: Path) -> None:
     async def scenario() -> None:
         server = await control.serve(tmp_path / "s", answer)
