@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from agent.errors import ConfigError, Problem
-from agent.pair import SELF_ZONE, Interface, Pair
+from agent.pair import SELF_ZONE, Interface, Pair, PortRange
 from agent.rules.gate import IGMP, VRRP, neighbour_rules
 from agent.rules.matching import VERSIONS, service_match
 from agent.rules.nft import (
@@ -17,21 +17,26 @@ from agent.rules.nft import (
     OIFNAME,
     Command,
     Commands,
+    Json,
     add_base_chain,
     add_chain,
     add_counter,
     add_rule,
+    concat,
     from_networks,
+    in_state,
     interface_name,
+    ip,
     jump,
     match,
     named_counter,
     payload,
+    ports,
     verdict_map,
 )
 from agent.rules.peer import peer, sync_port
 from agent.rules.policy import FILTER, INVALID, NOT_AN_OPENING, rules_of
-from agent.rules.sources import check
+from agent.rules.sources import CHECK, check
 from agent.rules.verdicts import has_refuse_chain, refusal
 
 RAW = -300
@@ -47,11 +52,13 @@ def local(pair: Pair) -> Commands:
         add_rule("input", match(IIFNAME, "lo"), ACCEPT),
         *peer(pair),
         check("input", "invalid", "related", "new"),
+        *_check_of_untracked(pair),
         *_management(pair),
         add_rule("input", match(L4PROTO, IGMP), ACCEPT),
         *neighbour_rules("input"),
-        add_rule("input", _BY_STATE),
+        # errors first: one about an untracked connection is `invalid`
         *_icmp(),
+        add_rule("input", _BY_STATE),
         *_own_services(pair),
         add_rule("input", named_counter("input"), DROP),
         *_untracked(pair),
@@ -73,6 +80,43 @@ def _management(pair: Pair) -> list[Command]:
         message = "no rule would let anybody manage the firewalls; name at least one source and one service"
         raise ConfigError((Problem("management", message),))
     return rules
+
+
+def _untracked_services(pair: Pair) -> Iterator[tuple[str, Json]]:
+    """The protocols and ports of management that need no connection tracking."""
+    ports_of: dict[str, list[PortRange]] = {}
+    for service in pair.management.services:
+        if service.ports:
+            ports_of.setdefault(service.protocol.value, []).extend(service.ports)
+    for protocol, ranges in ports_of.items():
+        yield protocol, ports(ranges)
+
+
+def _check_of_untracked(pair: Pair) -> Iterator[Command]:
+    """Each packet, because none of them is the first of anything."""
+    for protocol, wanted in _untracked_services(pair):
+        asked = match(payload(protocol, "dport"), wanted)
+        yield add_rule("input", in_state("untracked"), match(IIFNAME, "@data"), asked, jump(CHECK))
+
+
+def _untracked_management(pair: Pair) -> Iterator[Command]:
+    """A connection table that is full must not lock anybody out. Both directions are told by the same
+    addresses and ports, so that no half of a connection is tracked. Only to a node's own address on its own
+    interface: what comes to a virtual one may be on its way to elsewhere."""
+    ways = (
+        ("raw-in", "manage-in", "dport", IIFNAME, "daddr", "saddr"),
+        ("raw-out", "manage-out", "sport", OIFNAME, "saddr", "daddr"),
+    )
+    services = list(_untracked_services(pair))
+    for base, chain, port, interface, near, far in ways if services else ():
+        yield add_chain(chain)
+        for protocol, wanted in services:
+            yield add_rule(base, match(payload(protocol, port), wanted), jump(chain))
+        for version in VERSIONS:
+            sources = from_networks(pair.management.sources, version, far)
+            if sources is not None:
+                own = match(concat(interface, payload(ip(version), near)), f"@own{version}")
+                yield add_rule(chain, own, sources, NOTRACK)
 
 
 def _icmp() -> list[Command]:
@@ -117,7 +161,7 @@ def _own_chain(pair: Pair, interface: Interface) -> list[Command]:
 
 
 def _untracked(pair: Pair) -> list[Command]:
-    """Replication and VRRP leave no entries in the table that they keep alike."""
+    """Replication and VRRP leave no entries in the table that they keep alike; management needs none."""
     sync = interface_name(pair.sync_interface.name)
     return [
         add_base_chain("raw-in", "prerouting", RAW),
@@ -127,4 +171,5 @@ def _untracked(pair: Pair) -> list[Command]:
         add_rule("raw-out", sync_port(pair), match(OIFNAME, sync), NOTRACK),
         add_rule("raw-in", match(L4PROTO, VRRP), match(IIFNAME, "@data"), NOTRACK),
         add_rule("raw-out", match(L4PROTO, VRRP), match(OIFNAME, "@data"), NOTRACK),
+        *_untracked_management(pair),
     ]

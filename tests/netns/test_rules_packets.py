@@ -4,6 +4,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 
 import pytest
 
@@ -277,9 +278,16 @@ def test_a_change_is_atomic(
     assert received == (sent if passes else 0)
 
 
+PEER_SPEAKS = {
+    "eth0": {4: "192.168.0.2", 6: "fe80::6861:6677:3e:2"},
+    "eth1": {4: "192.168.2.2", 6: "fe80::6861:6677:3d:2"},
+    "eth2": {4: "192.168.1.2", 6: "fe80::2"},
+}
+
+
 @roles
 @versions
-def test_vrrp_passes_on_data_interfaces_in_every_role(
+def test_vrrp_of_the_other_node_passes_on_data_interfaces_in_every_role(
     firewall: Firewall, version: int, role: RuleSet
 ) -> None:
     firewall.rules.load(role)
@@ -290,9 +298,10 @@ def test_vrrp_passes_on_data_interfaces_in_every_role(
             ("eth0", firewall.server, True),
             ("eth2", firewall.peer, False),
         ):
+            source = PEER_SPEAKS[interface][version]
             _join_vrrp(firewall, receiver, interface, version)
             own = "eth2" if interface == "eth2" else "eth0"
-            _send_vrrp(sender, own, version, interface.encode())
+            _send_vrrp(sender, own, source, interface.encode())
             packet = receive(receiver)
             assert (packet is not None and packet.endswith(interface.encode())) == passes
     group = "224.0.0.18" if version == 4 else "ff02::12"
@@ -310,14 +319,19 @@ def _join_vrrp(firewall: Firewall, receiver: socket.socket, interface: str, vers
         receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
 
 
-def _send_vrrp(sender: Namespace, interface: str, version: int, body: bytes) -> None:
+def _send_vrrp(sender: Namespace, interface: str, source: str, body: bytes) -> None:
+    version = ip_address(source).version
+    sender.ip(f"address replace {source}/{24 if version == 4 else '64 nodad'} dev {interface}")
     group = "224.0.0.18" if version == 4 else "ff02::12"
     with make_socket(sender, family_of(group), socket.SOCK_RAW, 112) as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         if version == 4:
             raw.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+            raw.bind((source, 0))
         else:
             raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            with sender.entered():
+                raw.bind((source, 0, 0, socket.if_nametoindex(interface)))
         raw.sendto(body, (group, 0))
 
 

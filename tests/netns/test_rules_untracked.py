@@ -64,4 +64,8 @@ def test_vrrp_arrives_and_leaves(firewall: Firewall, version: int) -> None:
 def _raw(namespace: Namespace, address: str) -> socket.socket:
     raw = make_socket(namespace, family_of(address), socket.SOCK_RAW, VRRP)
     raw.bind((address, 0))
+    if raw.family == socket.AF_INET:
+        raw.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+    else:
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
     return raw
