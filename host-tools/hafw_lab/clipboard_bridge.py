@@ -13,11 +13,15 @@ Hard facts
 
 import importlib
 import os
+import secrets
+import struct
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hafw_lab import running
@@ -35,7 +39,7 @@ def run_bridge(lab_name: str, names: Sequence[str]) -> int:
     """Until it is interrupted or the lab ends. Raises LabError."""
     lab = running.attach(lab_name)
     try:
-        with _ensure_display():
+        with ensure_display():
             return Bridge(lab, names or tuple(lab.options["desktops"])).run()
     finally:
         lab.close()
@@ -141,18 +145,36 @@ def _library_said(_domain: str, _level: int, message: str, _data: object) -> Non
 
 
 @contextmanager
-def _ensure_display() -> Iterator[None]:
+def ensure_display() -> Iterator[None]:
     """This session's X display; without one, a server that shows nothing, until the end of the block."""
     if os.environ.get("DISPLAY"):
         os.environ["GDK_BACKEND"] = "x11"
         yield
         return
     print("there is no X display here: the machines are joined to each other only", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="hafw-lab-") as place:
+        authority = Path(place, "authority")
+        _write_authority(authority)
+        with _start_screenless(authority) as display:
+            os.environ |= {"DISPLAY": display, "XAUTHORITY": str(authority), "GDK_BACKEND": "x11"}
+            yield
+
+
+def _write_authority(path: Path) -> None:
+    """Without a cookie every user of this machine could read what is copied. In Xau's format: a family that
+    stands for any display, then address, display, method and cookie, each behind its length."""
+    fields = (b"", b"", b"MIT-MAGIC-COOKIE-1", secrets.token_bytes(16))
+    path.write_bytes(b"\xff\xff" + b"".join(struct.pack(">H", len(field)) + field for field in fields))
+
+
+@contextmanager
+def _start_screenless(authority: Path) -> Iterator[str]:
+    """The name of the display. Raises LabError."""
     reader, writer = os.pipe()
-    argv = ["Xvfb", "-displayfd", str(writer), "-nolisten", "tcp", "-screen", "0", "16x16x24"]
+    argv = ["Xvfb", "-displayfd", str(writer), "-auth", str(authority), "-nolisten", "tcp"]
     try:
         server = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "--", *argv],
+            ["setpriv", "--pdeathsig", "KILL", "--", *argv, "-screen", "0", "16x16x24"],
             pass_fds=(writer,),
             env=ENVIRONMENT,
             stderr=subprocess.DEVNULL,
@@ -166,7 +188,6 @@ def _ensure_display() -> Iterator[None]:
             if not number:
                 install = "apt-get install --no-install-recommends xvfb"
                 raise LabError("an X server without a screen (Xvfb) could not be started", install)
-            os.environ |= {"DISPLAY": f":{number}", "GDK_BACKEND": "x11"}
-            yield
+            yield f":{number}"
         finally:
             server.kill()

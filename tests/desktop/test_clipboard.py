@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from hafw_lab.clipboard import Kind, get_clipboard, set_clipboard
+from hafw_lab.clipboard_bridge import ensure_display
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
 from tests.desktop.conftest import LAB
@@ -148,3 +149,21 @@ def _pasted_after_set(lab: Lab, screen: VirtualScreen) -> bool:
     text = make_text(os.getpid(), 100)
     set_clipboard(lab.machine(VIEWED), Kind.TEXT, text)
     return get_host(screen, Kind.TEXT) == text
+
+
+def test_the_display_that_is_started_is_closed_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "XAUTHORITY", "GDK_BACKEND"):
+        monkeypatch.setenv(name, "")
+    with ensure_display():
+        owner = dict(os.environ)
+        stranger = {**owner, "XAUTHORITY": os.devnull}
+        put = subprocess.run(
+            [*SET, "STRING"], input=b"secret", env=owner, stdout=subprocess.DEVNULL, check=False
+        )
+        assert put.returncode == 0
+        assert (
+            subprocess.run([*GET, "STRING"], env=owner, capture_output=True, check=True).stdout == b"secret"
+        )
+        refused = subprocess.run([*GET, "STRING"], env=stranger, capture_output=True, check=False)
+        assert (refused.returncode, refused.stdout) == (1, b"")
+        assert b"Can't open display" in refused.stderr
