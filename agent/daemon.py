@@ -77,7 +77,9 @@ class Agent:
         """The first things: which rules an earlier run left, and who we are."""
         self.loop.on_change = self._state_changed
         owed = self.paths.commit_owed.exists()
-        self.loop.post(Started(time.monotonic_ns(), self.rules.read().rules, owed))
+        left = self.rules.read().rules
+        self.loop.post(Started(time.monotonic_ns(), left, owed))
+        self.observer.was_primary = left is RuleSet.PRIMARY
         if self._taken.instead_of is not None:
             self._say_configuration(False, self._taken.instead_of)
         self.observer.hint("start")

@@ -101,12 +101,16 @@ class Observer:
         self._catching_up = False
         self._word: tuple[int, VrrpState] | None = None
         self._suspects: Counter[Condition] = Counter()
+        self._unheard = False
+        """The last poll found no conntrackd."""
         self._conntrackd_seen: tuple[int, int] | None = None
         self._losses: Losses | None = None
         self._rules_timer: asyncio.TimerHandle | None = None
         self._bus_timer: asyncio.TimerHandle | None = None
         self._group: asyncio.TaskGroup | None = None
         self._refused: dict[str, tuple[float, int]] = {}
+        self.was_primary = False
+        """Before the first look: the rules that an earlier run left say so."""
         self.seen: Seen | None = None
 
     def start(self, group: asyncio.TaskGroup) -> None:
@@ -194,7 +198,7 @@ class Observer:
             word=self._word[1] if self._word else None,
             wanted=self._wanted,
             settled=self.bus.has_said_since(self._held_since_ns),
-            served=self.seen is not None and self.seen.role is Role.PRIMARY,
+            served=self.seen.role is Role.PRIMARY if self.seen else self.was_primary,
         )
 
     def _speaks(self) -> bool:
@@ -367,13 +371,14 @@ class Observer:
             statistics = await self._conntrackd.statistics()
         except HafwError as error:
             self._conntrackd_seen = None
+            self._unheard = True
             self._loop.post(ConntrackdAsked(time.monotonic_ns(), answer_of(error), error.message))
             return
         identity = self._conntrackd.socket_identity()
         if identity != self._conntrackd_seen and identity is not None:
-            unheard = _UNHEARD & self._loop.state.problems.keys()
+            unheard = self._unheard or _UNHEARD & self._loop.state.problems.keys()
             first = self._conntrackd_seen is None and not unheard
-            self._conntrackd_seen = identity
+            self._conntrackd_seen, self._unheard = identity, False
             self._losses = None
             if not first:
                 self._loop.post(ConntrackdCame(time.monotonic_ns()))
@@ -385,7 +390,8 @@ class Observer:
     def _check_replication(self, statistics: Statistics) -> None:
         """conntrackd only counts what it could not do; a count that has grown since the last poll is an
         alarm."""
-        before, self._losses = self._losses or statistics.losses, statistics.losses
+        before = statistics.losses if self._losses is None else self._losses
+        self._losses = statistics.losses
         found = judge_losses(self._loop.state.role, self._losses.since(before))
         if found is not None:
             self._loop.post(ConditionSeen(time.monotonic_ns(), *found))

@@ -66,7 +66,7 @@ class Sensors:
         self._links, self._neighbours, self._chains = Links(), Neighbours(), Chains()
         self._link_watch, self._rules_watch = LinkWatch(), RulesWatch()
         self._links_changed, self._rules_changed = asyncio.Event(), asyncio.Event()
-        self._aside = ThreadPoolExecutor(1, "sensors", scheduling.take_precedence)
+        self._aside = ThreadPoolExecutor(1, "sensors")
         self._seen: tuple[Link, ...] = ()
         self._failed: dict[str, int] = {}
         self._room: Room | None = None
@@ -229,7 +229,11 @@ class Sensors:
         self._tell((Condition.BLIND, not blind, text))
 
     async def _beside(self, look: Callable[[], Seen]) -> Seen:
-        return await asyncio.get_running_loop().run_in_executor(self._aside, look)
+        def urgently() -> Seen:
+            scheduling.take_precedence()  # again, after an overrun
+            return look()
+
+        return await asyncio.get_running_loop().run_in_executor(self._aside, urgently)
 
     def _tell(self, *findings: Finding) -> None:
         now = time.monotonic_ns()

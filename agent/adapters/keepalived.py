@@ -229,7 +229,9 @@ class KeepalivedBus:
             body = await self._call(BUS, _BUS_PATH, BUS, "GetConnectionUnixUser", "s", [owner])
             pid = await self._pid_of(owner)
         except UnavailableError:
-            return  # gone again
+            if owner == self._claimant:
+                self._know("", "")  # gone again, or the bus is slow: refresh() asks anew
+            return
         if owner != self._claimant:
             return
         self._know("", "")

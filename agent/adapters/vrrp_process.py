@@ -43,12 +43,14 @@ class VrrpProcess:
         self._main_pid_file = main_pid_file
         self._descriptor: int | None = None
         self._scanned = -SCAN_AGAIN_S
+        self._foreign: int | None = None
+        """What the bus calls keepalived's process, in the numbers of another pid namespace."""
         self.pid: int | None = None
 
     def is_alive(self, bus_pid: int | None = None) -> bool:
         """Looks at the process last seen, and for a new one if that is gone, or if another one has the
         name."""
-        same = bus_pid is None or bus_pid == self.pid
+        same = bus_pid in (None, self.pid, self._foreign)
         if same and self._descriptor is not None and not _has_ended(self._descriptor):
             return True
         # before the old descriptor is closed: with the same number nobody would see the change
@@ -83,8 +85,11 @@ class VrrpProcess:
         return None
 
     def _candidates(self, bus_pid: int | None) -> Iterator[int]:
-        if bus_pid is not None:
+        self._foreign = None
+        if bus_pid is not None and _is_keepalived(bus_pid) and _is_here(bus_pid):
             yield bus_pid
+        else:
+            self._foreign = bus_pid
         main = _pid_in(self._main_pid_file) if self._main_pid_file else None
         written = _pid_in(self._pid_file)
         if written is not None and _is_keepalived(written) and _is_here(written):

@@ -195,7 +195,8 @@ def step(settings: Settings, state: State, event: Event) -> Step:
     moved = replace(learned, phase=phase)
     plan = _make(make, settings, state, moved, event)
     if plan is not None:
-        moved = replace(moved, reading=ResyncKernel() in plan)
+        commits = any(isinstance(action, CommitStates) and action.late for action in plan)
+        moved = replace(moved, reading=ResyncKernel() in plan, committing=commits)
     return Step(moved, plan, notices)
 
 
@@ -285,7 +286,8 @@ def _classify(settings: Settings, state: State, learned: State, event: Event) ->
         case ConntrackdAsked():
             if event.answer is not Answer.WELL:
                 return Kind.CONNTRACKD_WENT
-            return Kind.CONNTRACKD_ANSWERS if state.owed else None
+            # it answers in the middle of a commit as well, which is not begun anew then
+            return Kind.CONNTRACKD_ANSWERS if state.owed and not state.committing else None
         case ConntrackdCame():
             return Kind.CONNTRACKD_CAME
         case StatesCounted():

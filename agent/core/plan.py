@@ -31,7 +31,8 @@ SETTLE_AFTER_S = 1.0
 RETRY_AFTER_S = 1.0
 SKIPPED_COMMIT_RETRY_S = 0.05
 AWAIT_STATES_S = 30.0
-LATE_COMMIT_S = 30.0
+LATE_COMMIT_S = 300.0
+"""Nothing waits for it; a million states that the kernel has already take most of a minute."""
 CATCH_UP_AGAIN_S = 30.0
 CATCH_UP_SOON_S = 2.0
 

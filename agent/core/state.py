@@ -60,6 +60,7 @@ class State:
     the states. `problems`: conditions that are not well now, with the newest words for each. `reading`:
     conntrackd reads the kernel's table, or is about to, and sends all of it after that. `owed`: no commit of
     this promotion was answered (cache mode), so that conntrackd may still have states for the kernel.
+    `committing`: that commit is being made, or is about to.
     `asked_ns`: when the peer was last asked for all its states. `kernel`: how many states the kernel had
     when last counted.
     """
@@ -78,6 +79,7 @@ class State:
     coverage: Coverage = field(default_factory=Coverage)
     reading: bool = False
     owed: bool = False
+    committing: bool = False
     asked_ns: int = 0
     kernel: int = 0
 
@@ -125,6 +127,8 @@ def learn(state: State, event: Event) -> tuple[State, tuple[Notice, ...]]:
 def _ended(state: State, action: Action, at_ns: int) -> State:
     if isinstance(action, RequestResync):
         return replace(state, asked_ns=at_ns)
+    if isinstance(action, CommitStates) and action.late:
+        return replace(state, committing=False)
     return replace(state, reading=False) if isinstance(action, ResyncKernel) else state
 
 

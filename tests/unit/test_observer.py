@@ -12,10 +12,12 @@ import pytest
 from agent import config
 from agent.adapters.conntrackd import Conntrackd
 from agent.adapters.process import run
-from agent.core.events import ConntrackdCame
+from agent.core.conditions import Condition
+from agent.core.events import ConditionSeen, ConntrackdCame, Event
 from agent.core.plan import Settings
+from agent.core.roles import Role
 from agent.hands import Hands
-from agent.loop import Loop
+from agent.loop import Beat, Loop
 from agent.observer import Observer
 from agent.paths import Paths
 from agent.records import Kind
@@ -146,5 +148,73 @@ def test_a_conntrackd_that_restarts_before_the_first_poll_is_another_one(
         queue = bench.loop._queue
         events = [queue.get_nowait() for _ in range(queue.qsize())]
         assert any(isinstance(event, ConntrackdCame) for event in events) is restarts
+
+    asyncio.run(scenario())
+
+
+def events_of(loop: Loop) -> list[Event]:
+    queue = loop._queue
+    found = [queue.get_nowait() for _ in range(queue.qsize())]
+    return [event for event in found if not isinstance(event, Beat)]
+
+
+def test_the_first_loss_of_all_is_told(tmp_path: Path) -> None:
+    """Counters of 0 are counters as well."""
+    recorded = (Path(__file__).parent / "adapters" / "recorded" / "direct-statistics.txt").read_text()
+    told = tmp_path / "told"
+    tool = tmp_path / "conntrackd"
+    tool.write_text(f"#!/bin/sh\nexec cat {told}\n")
+    tool.chmod(0o755)
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, tool)
+        bench.paths.conntrackd_socket.touch()
+        for lost in (0, 500):
+            assert "0 Lost msgs" in recorded
+            told.write_text(recorded.replace("0 Lost msgs", f"{lost} Lost msgs"))
+            await bench.observer._check_conntrackd()
+        bench.observer.close()
+        problems = [one for one in events_of(bench.loop) if isinstance(one, ConditionSeen) and not one.well]
+        assert [one.condition for one in problems] == [Condition.REPLICATION]
+        assert "500" in problems[0].text
+
+    asyncio.run(scenario())
+
+
+def test_a_conntrackd_that_comes_back_is_told_of_though_a_question_was_answered_first(
+    tmp_path: Path,
+) -> None:
+    statistics = Path(__file__).parent / "adapters" / "recorded" / "direct-statistics.txt"
+    tool = tmp_path / "conntrackd"
+    tool.write_text(f"#!/bin/sh\ntest -e {tmp_path}/conntrackd.ctl && exec cat {statistics}\n")
+    tool.chmod(0o755)
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, tool)
+        await bench.observer._check_conntrackd()
+        bench.paths.conntrackd_socket.touch()
+        # nothing has met the failure, as if an answer had ended what it began
+        assert not bench.loop.state.problems
+        await bench.observer._check_conntrackd()
+        bench.observer.close()
+        assert any(isinstance(event, ConntrackdCame) for event in events_of(bench.loop))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("left_open", [True, False])
+def test_a_primary_that_lacks_an_address_stays_one_over_a_restart(tmp_path: Path, left_open: bool) -> None:
+    """At the first look neither bus nor hook have said anything."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        bench.observer.was_primary = left_open
+        one = next(iter(bench.observer._wanted))
+        bench.observer.addresses.held = lambda: frozenset({one})  # type: ignore[method-assign]
+        bench.observer.process.is_alive = lambda _pid=None: True  # type: ignore[method-assign]
+        bench.observer.hint("start")
+        bench.observer.close()
+        assert bench.observer.seen is not None
+        assert bench.observer.seen.role is (Role.PRIMARY if left_open else Role.BACKUP)
 
     asyncio.run(scenario())

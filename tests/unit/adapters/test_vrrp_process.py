@@ -232,3 +232,19 @@ def test_a_stopped_process_is_alive_and_seen_to_be_stopped(watched: VrrpProcess,
     assert stat.state == "T"
     assert stat.parent == os.getpid()
     assert abs(stat.started_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) < 60e9
+
+
+def test_a_number_of_another_pid_namespace_is_nobody(
+    watched: VrrpProcess, start: Start, tmp_path: Path
+) -> None:
+    """The bus of the host tells its own number, which may be that of any program here."""
+    keepalived, other = start("keepalived"), start("sshd")
+    write_pid(tmp_path, f"{keepalived.pid}\n")
+    assert watched.is_alive(other.pid)
+    assert watched.pid == keepalived.pid
+    before = watched.fileno()
+    assert watched.is_alive(other.pid)
+    assert watched.fileno() == before, "looked for anew each time"
+    other.kill()
+    other.wait()
+    assert watched.is_alive(other.pid)

@@ -285,6 +285,24 @@ def test_a_late_commit_that_is_skipped_empties_nothing() -> None:
     assert world.log == ["SetReadiness", "CommitStates"]
 
 
+def test_a_late_commit_that_takes_long_is_not_begun_anew() -> None:
+    """conntrackd answers other questions between the steps of a commit."""
+    world = make_world("cache")
+    world.broken, world.answer = frozenset({"CommitStates"}), Answer.NONE
+    world.see(Role.PRIMARY)
+    world.work()
+    world.broken = frozenset()
+    happen(world, "conntrackd-answers")
+    assert world.work(1) == 1
+    left = [type(action).__name__ for action in world.plan]
+    assert left[0] == "CommitStates"
+    happen(world, "conntrackd-answers")
+    assert [type(action).__name__ for action in world.plan] == left
+    world.work()
+    assert not world.state.owed
+    assert not world.state.committing
+
+
 @pytest.mark.parametrize("owed", [True, False])
 def test_an_agent_that_comes_back_knows_whether_a_commit_is_owed(owed: bool) -> None:
     world = World(CACHE, loaded=RuleSet.PRIMARY)
