@@ -176,7 +176,7 @@ class Observer:
         return min(noticed_ns or stood_still_ns, stood_still_ns)
 
     def look(self) -> Facts:
-        """What is true now, from the kernel; the bus's last word only tells backup from fault."""
+        """What is true now: addresses, process, and what keepalived has said of its instances."""
         held = self.addresses.held()
         if held and not self._held:
             self._first_held_ns = time.monotonic_ns()

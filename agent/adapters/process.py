@@ -25,6 +25,8 @@ Found = TypeVar("Found")
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "LANG": "C"}
 MOST_OUTPUT = 1 << 20
+COPY_LIMIT_S = 120
+"""Ten times what the largest policy takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def in_child(job: Callable[[], Found]) -> Found:
     that it takes goes with that copy, and it does not hold up our interpreter. Of what it changes in this
     process nothing lasts.
 
-    Raises ToolError when the copy ends before that.
+    Raises ToolError when the copy ends before that, or is ended because it takes longer than COPY_LIMIT_S.
     """
     reader, writer = os.pipe()
     with warnings.catch_warnings():
@@ -130,8 +132,9 @@ def in_child(job: Callable[[], Found]) -> Found:
 
 def _be_child(job: Callable[[], object], writer: int) -> NoReturn:
     gc.disable()  # it would copy every page
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
+    signal.alarm(COPY_LIMIT_S)  # whoever waits for a copy that hangs would hang as well
     try:
         signal.set_wakeup_fd(-1)
         try:

@@ -9,9 +9,8 @@ silently, and TCP repairs the gap by itself.
 
     START       nothing is known. The gate is closed, unless an earlier run of the agent left it open.
     FOLLOWING   not the primary, for whatever reason. The gate is closed, the peer's states come in.
-    PREPARING   primary by keepalived's word. The gate is closed until the states are usable; in direct
-    mode they
-                already are, in cache mode they are committed first.
+    PREPARING   primary by the addresses and keepalived's word. The gate is closed until the states are
+                usable; in direct mode they already are, in cache mode they are committed first.
     SERVING     primary, the gate is open. The states go out to the peer.
                 Where it opened by its time limit, a commit is owed: it is made as soon as conntrackd
                 answers, and the caches are not emptied before that.

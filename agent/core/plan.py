@@ -54,7 +54,7 @@ class Settings:
     refresh_s: float | None = None
     shortest_timeout_s: float = 30.0
     mend: bool = True
-    """Whether rules that another hand has changed are put right at once, or only told of."""
+    """Whether external changes of the rules are repaired at once, or only reported."""
 
     @classmethod
     def of(cls, pair: Pair, shortest_timeout_s: float) -> "Settings":

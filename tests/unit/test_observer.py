@@ -211,7 +211,7 @@ def test_a_primary_that_lacks_an_address_stays_one_over_a_restart(tmp_path: Path
         bench.observer.was_primary = left_open
         one = next(iter(bench.observer._wanted))
         bench.observer.addresses.held = lambda: frozenset({one})  # type: ignore[method-assign]
-        bench.observer.process.is_alive = lambda _pid=None: True  # type: ignore[method-assign]
+        bench.observer.process.is_alive = lambda bus_pid=None: True  # type: ignore[method-assign]
         bench.observer.hint("start")
         bench.observer.close()
         assert bench.observer.seen is not None

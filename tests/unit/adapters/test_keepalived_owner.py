@@ -28,12 +28,13 @@ class SlowBus(KeepalivedBus):
     ) -> list[Any]:
         if member in self.slow or member == "Get":
             raise UnavailableError(f"no answer to {member} on the system bus")
-        return {
+        answers: dict[str, list[Any]] = {
             "NameHasOwner": [True],
             "GetNameOwner": [":1.7"],
             "GetConnectionUnixUser": [os.geteuid()],
             "GetConnectionUnixProcessID": [os.getpid()],
-        }[member]
+        }
+        return answers[member]
 
 
 def test_an_owner_who_could_not_be_asked_about_in_time_is_asked_about_again() -> None:

@@ -176,3 +176,9 @@ def test_a_listing_is_packed_without_loss() -> None:
     assert packed.unpack() == lasting
     assert packed.is_of(lasting)
     assert not packed.is_of(lasting[:1])
+
+
+def test_a_copy_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "COPY_LIMIT_S", 1)
+    with pytest.raises(ToolError, match="before its work was done"):
+        in_child(lambda: time.sleep(60))
