@@ -118,13 +118,19 @@ def start_machine() -> Iterator[Machine]:
             holder.stdout.close()
 
 
+def unit_environment() -> dict[str, str]:
+    lines = (ROOT / "systemd" / "hafw-agent.service").read_text().splitlines()
+    words = [word for line in lines if line.startswith("Environment=") for word in line[12:].split()]
+    return dict(word.split("=", 1) for word in words)
+
+
 @contextmanager
 def start_agent(
     machine: Machine, program: tuple[str, ...] = ("-m", "agent", "agent")
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """The resident agent; there is neither keepalived nor a bus."""
+    """The resident agent, in the environment that its unit gives it, without keepalived and bus."""
     argv = machine.argv(sys.executable, "-P", *program)
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    environment = {**ENVIRONMENT, **unit_environment(), "PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(argv, env=environment, cwd="/", stderr=subprocess.DEVNULL)
     try:
         until((machine.root / "run/hafw/control.sock").is_socket, PATIENCE_S, "the agent does not start")

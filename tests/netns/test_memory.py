@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="na
 
 PAIR_FILE = "/etc/hafw/hafw.yaml"
 SMALL = (ROOT / "examples" / "pair.yaml").read_text()
-RULES = 4_000
+RULES = 12_000
 MOST_MIB = 64
 PATIENCE_S = 240.0
 
