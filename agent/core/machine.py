@@ -58,7 +58,7 @@ from agent.core.events import (
 )
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet, rules_of
-from agent.core.state import Notice, Phase, State, learn, note
+from agent.core.state import Notice, Phase, State, is_stale, learn, note
 from agent.pair import AfterLimit, SyncMode
 
 MOST_COMMITS = 2
@@ -280,6 +280,8 @@ def _classify(settings: Settings, state: State, learned: State, event: Event) ->
             return Kind.STARTED
         case RoleSeen():
             return _classify_role(state, event.role)
+        case RulesChanged() if is_stale(state, event):
+            return None
         case RulesChanged() | Reloaded():
             return Kind.RULES_CHANGED
         case ConntrackdAsked():

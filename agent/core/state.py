@@ -60,7 +60,7 @@ class State:
     the states. `problems`: conditions that are not well now, with the newest words for each. `reading`:
     conntrackd reads the kernel's table, or is about to, and sends all of it after that. `owed`: no commit of
     this promotion was answered (cache mode), so that conntrackd may still have states for the kernel.
-    `committing`: that commit is being made, or is about to.
+    `committing`: that commit is being made, or is about to. `put_ns`: when all rules were last put in force.
     `asked_ns`: when the peer was last asked for all its states. `kernel`: how many states the kernel had
     when last counted.
     """
@@ -80,6 +80,7 @@ class State:
     reading: bool = False
     owed: bool = False
     committing: bool = False
+    put_ns: int = 0
     asked_ns: int = 0
     kernel: int = 0
 
@@ -102,6 +103,8 @@ def learn(state: State, event: Event) -> tuple[State, tuple[Notice, ...]]:
     match event:
         case Started():
             return replace(state, loaded=event.loaded, owed=event.owed), ()
+        case RulesChanged() if is_stale(state, event):
+            return state, ()
         case RulesChanged():
             return note(replace(state, whole=False), Condition.RULES, False, event.what)
         case RoleSeen():
@@ -124,6 +127,11 @@ def learn(state: State, event: Event) -> tuple[State, tuple[Notice, ...]]:
             return state, ()
 
 
+def is_stale(state: State, event: RulesChanged) -> bool:
+    """Seen before the rules were put in force anew; a flush is seen twice, by its notice and by a look."""
+    return event.at_ns < state.put_ns
+
+
 def _ended(state: State, action: Action, at_ns: int) -> State:
     if isinstance(action, RequestResync):
         return replace(state, asked_ns=at_ns)
@@ -136,7 +144,7 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Notice, .
     match event.action:
         case LoadRules(rules=rules):
             return note(
-                replace(state, loaded=rules, whole=True),
+                replace(state, loaded=rules, whole=True, put_ns=event.at_ns),
                 Condition.RULES,
                 True,
                 "the rules are in force again",

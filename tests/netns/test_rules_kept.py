@@ -26,6 +26,7 @@ A = (ROOT / "examples" / "pair.yaml").read_text() + "sets: {blocked: {dynamic: t
 B = A.replace("allow: [", "allow: [smtp, ")
 C = A.replace("allow: [", "allow: [imaps, ")
 RULES_A, RULES_B, RULES_C = (rules_of(config.parse(text)) for text in (A, B, C))
+VIPS = (("192.168.0.100/24", "eth0"), ("192.168.2.100/24", "eth1"))
 KNOCKS = 7
 KNOCK = f"""
 import socket
@@ -151,13 +152,15 @@ def test_a_slow_disk_holds_up_no_take_over(machine: Machine) -> None:
     with start_agent(machine, ("-c", SLOW_DISK)):
         wait_rules(machine, RULES_A)
         machine.must("sh", "-c", KEEPALIVED)
-        machine.must("ip", "address", "add", "192.168.2.100/24", "dev", "eth1")
+        for vip, interface in VIPS:
+            machine.must("ip", "address", "add", vip, "dev", interface)
         until(lambda: is_open(machine), PATIENCE_S, "the start holds up the take-over")
         assert generations(machine) == [], "the disk is not slow"
         for text in (B, C):
             machine.write(PAIR_FILE, text)
             tell_agent(machine, signal.SIGHUP)
-        machine.must("ip", "address", "delete", "192.168.2.100/24", "dev", "eth1")
+        for vip, interface in VIPS:
+            machine.must("ip", "address", "delete", vip, "dev", interface)
         until(lambda: not is_open(machine), PATIENCE_S, "the reload holds up the way back")
         assert generations(machine) == []
         pipe = machine.root / "run/disk"

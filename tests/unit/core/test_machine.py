@@ -425,3 +425,19 @@ def test_promotion_clock_starts_at_the_promotion() -> None:
     taken = step(CACHE, state, RoleSeen(5 * SECOND, Role.PRIMARY, "netlink", 5 * SECOND))
     assert taken.plan is not None
     assert taken.plan[0] == CommitStates(10.0)
+
+
+def test_what_was_seen_before_the_rules_came_back_is_over() -> None:
+    """One flush is seen by its notice and by a look; the second is met when the first has been cured."""
+    world = make_world("direct")
+    world.see(Role.PRIMARY)
+    world.run_dry()
+    seen = world.tick()
+    world.meet(RulesChanged(seen, "gone"))
+    world.work()
+    assert not world.state.problems
+    before = world.state, list(world.plan), len(world.notices)
+    world.meet(RulesChanged(seen, "table inet hafw is gone"))
+    assert (world.state, list(world.plan), len(world.notices)) == before
+    world.meet(RulesChanged(world.tick(), "gone again"))
+    assert world.state.problems
