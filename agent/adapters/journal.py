@@ -40,8 +40,6 @@ MOST_WAITING = 1000
 MOST_VALUE = 32 * 1024
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 JOURNALS = (Path("/run/log/journal"), Path("/var/log/journal"))
-# a pipe of that name would wait for a reader
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class Sink(Protocol):
@@ -123,7 +121,7 @@ class FileSink:
     def info(self, line: str) -> None:
         try:
             self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            descriptor = os.open(self._path, _APPEND, 0o640)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
                 os.write(descriptor, line.encode() + b"\n")
                 if os.fstat(descriptor).st_size > MOST_FILE:
