@@ -203,16 +203,18 @@ def _status(args: argparse.Namespace) -> int:
         return _NOT_UP
     status = running.attach(args.name).status()
     if args.json:
-        print(json.dumps({"up": True, **status.to_json()}, indent=2))
+        print(json.dumps({"up": status.starting is None, **status.to_json()}, indent=2))
     else:
         print(describe(status))
-    return 0
+    return 0 if status.starting is None else _NOT_UP
 
 
 def describe(status: LabStatus) -> str:
     """The table of `hafw-lab status`."""
     lines = [f"lab {status.name!r}: agent {status.options['agent']}, sync {status.options['sync']}; "]
     lines[0] += f"primary: {status.primary or 'nobody'}"
+    if status.starting is not None:
+        lines.append(f"  it is starting: {status.starting}")
     for node in status.nodes:
         lines.append(f"  {node.name:10} {_describe_node(node)}")
     refused = sorted({text for node in status.nodes for text in node.refused_sysctls})
@@ -255,9 +257,11 @@ def _shell(args: argparse.Namespace) -> int:
 
 def _console(args: argparse.Namespace) -> int:
     lab = running.attach(args.name)
-    path = lab.machine(args.node).console_socket
+    machine = lab.machine(args.node)
+    if lab.status().starting is not None:  # what it has said already is what one wants to see
+        print(_shown(machine.read_log("console")), end="", flush=True)
     lab.close()
-    return console.talk(path)
+    return console.talk(machine.console_socket)
 
 
 def _enter(lab: Lab, node: str, command: Sequence[str]) -> NoReturn:

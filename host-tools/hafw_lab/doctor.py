@@ -156,8 +156,10 @@ def _accelerator() -> Finding:
 def _labs() -> list[Finding]:
     found = []
     for name in running.find_names():
-        if running.find_holder(name) is not None:
-            found.append(Finding(Level.OK, f"lab {name!r} is starting or ending"))
+        holder = running.find_holder(name)
+        if holder is not None:
+            doing = "starting" if holder[0] == "up" else "ending"
+            found.append(Finding(Level.OK, f"lab {name!r} is {doing}"))
             continue
         try:
             running.attach(name).close()

@@ -73,6 +73,8 @@ class LabStatus:
     primary: str | None
     options: Mapping[str, Any]
     nodes: tuple[NodeStatus, ...]
+    starting: str | None = None
+    """How far a lab is that is not up yet."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -266,7 +268,7 @@ class Lab:
     def status(self) -> LabStatus:
         answer = self._client.ask("status")
         nodes = tuple(self._node_status(facts) for facts in answer["nodes"])
-        return LabStatus(self.name, answer["primary"], self.options, nodes)
+        return LabStatus(self.name, answer["primary"], self.options, nodes, answer["starting"])
 
     def _facts(self, node: str) -> wire.Message:
         found: wire.Message = next(one for one in self._client.ask("status")["nodes"] if one["name"] == node)

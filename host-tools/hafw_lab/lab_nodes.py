@@ -47,10 +47,17 @@ class LabNodes:
     def __iter__(self) -> Iterator[Powered]:
         return iter(self._nodes.values())
 
+    def get(self, name: str) -> Powered | None:
+        """None for one that is not made yet."""
+        return self._nodes.get(name)
+
     def find(self, name: str) -> Powered:
         """Raises LabError."""
         if name not in self._nodes:
-            raise LabError(f"there is no node {name!r}", f"the nodes are {', '.join(self._nodes)}")
+            known = [node.name for node in self.plan.nodes]
+            if name in known:
+                raise LabError(f"{name} is not made yet: the lab is starting")
+            raise LabError(f"there is no node {name!r}", f"the nodes are {', '.join(known)}")
         return self._nodes[name]
 
     @property
@@ -66,10 +73,11 @@ class LabNodes:
     def primary(self) -> str | None:
         """The firewall that has all virtual addresses, if no other one has any of them."""
         vips = self.plan.vips
-        holders = [name for name in self.plan.firewalls if self._nodes[name].holds(vips)]
-        if len(holders) != 1 or len(self._nodes[holders[0]].holds(vips)) < len(vips):
+        made = [self._nodes[name] for name in self.plan.firewalls if name in self._nodes]
+        holders = [node for node in made if node.holds(vips)]
+        if len(holders) != 1 or len(holders[0].holds(vips)) < len(vips):
             return None
-        return holders[0]
+        return holders[0].plan.name
 
     async def wait_primary(self, wanted: str | None, timeout_s: float) -> str:
         """Until `wanted`, or any firewall for None, is primary(). Raises LabError."""

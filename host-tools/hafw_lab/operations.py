@@ -15,6 +15,35 @@ from hafw_lab.screen import Screen
 
 _CONSOLE_LINES = 2000
 
+_ALSO_WHILE_STARTING = frozenset(
+    (
+        "info",
+        "status",
+        "primary",
+        "pid",
+        "connection",
+        "console",
+        "open",
+        "ticket",
+        "viewers",
+        "screenshot",
+        "down",
+    )
+)
+"""What looks, and `down`. All else needs the whole lab."""
+
+_NOTHING_YET: wire.Message = {
+    "alive": False,
+    "pid": None,
+    "vips": [],
+    "links": {},
+    "logs": [],
+    "services": {},
+    "conntrack": None,
+    "refused_sysctls": [],
+    "machine": None,
+}
+
 Reply = tuple[wire.Message, tuple[int, ...]]
 """The answer, and descriptors that go with it; who sends it closes them."""
 
@@ -26,6 +55,8 @@ class Operations:
         self._plan = nodes.plan
         self._directory = directory
         self._end = end
+        self.stage: str | None = "just begun"
+        """What was the last thing to be done of a lab that is starting; None when it is up."""
         self._known: dict[str, Callable[[wire.Message], Awaitable[Reply]]] = {
             "info": self._info,
             "pid": self._pid,
@@ -53,6 +84,9 @@ class Operations:
         """Raises LabError, OSError."""
         if op not in self._known:
             raise LabError("the running lab does not know this request", "hafw-lab down, then up again")
+        if self.stage is not None and op not in _ALSO_WHILE_STARTING:
+            hint = "wait until it is up; hafw-lab status says how far it is"
+            raise LabError(f"lab {self._plan.name!r} is starting: {self.stage}", hint)
         return await self._known[op](message)
 
     # -- the lab --
@@ -73,12 +107,16 @@ class Operations:
         return facts, ()
 
     async def _status(self, _: wire.Message) -> Reply:
-        nodes = await asyncio.gather(*map(self._describe, self._nodes))
-        return {"primary": self._nodes.primary(), "nodes": list(nodes)}, ()
+        nodes = await asyncio.gather(*(self._describe(plan.name) for plan in self._plan.nodes))
+        return {"primary": self._nodes.primary(), "nodes": list(nodes), "starting": self.stage}, ()
 
-    async def _describe(self, node: Powered) -> wire.Message:
+    async def _describe(self, name: str) -> wire.Message:
+        node = self._nodes.get(name)
+        if node is None:  # the lab is only starting
+            plan = next(one for one in self._plan.nodes if one.name == name)
+            return _NOTHING_YET | {"name": name, "firewall": plan.firewall}
         facts = {
-            "name": node.plan.name,
+            "name": name,
             "firewall": node.plan.firewall,
             "alive": node.alive,
             "pid": node.pid if node.alive else None,

@@ -46,10 +46,13 @@ def find_names() -> list[str]:
 
 
 def attach(name: str = DEFAULT_NAME) -> Lab:
-    """The lab that `hafw-lab up` left running. Raises LabError."""
+    """The lab that `hafw-lab up` left running. One that is still starting lets itself be looked at, and
+    refuses the rest. Raises LabError."""
     channel = _connect(_socket_path(name))
-    if channel is None and find_holder(name) is not None:
-        raise LabError(f"lab {name!r} is starting or ending", "what started it says how far it is")
+    holder = find_holder(name) if channel is None else None
+    if holder is not None:  # before its first process, or behind its last
+        doing = "starting" if holder[0] == _UP else "ending"
+        raise LabError(f"lab {name!r} is {doing}", "what started that says how far it is")
     if channel is None:
         others = [other for other in find_names() if other != name]
         also = f" (there is {', '.join(others)}; choose with --name)" if others else ""
@@ -97,8 +100,7 @@ def _start(plan: LabPlan, path: Path, progress: Progress) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
         try:
-            # The supervisor itself listens, when all is up: then the kernel can tell its pid to whoever
-            # connects.
+            # The supervisor itself listens: then the kernel can tell its pid to whoever connects.
             SupervisorProcess(plan, listener).wait_ready(progress).close()
         except BaseException:  # also Ctrl-C: the supervisor ends with this process, the name has to go too
             path.unlink(missing_ok=True)

@@ -28,13 +28,15 @@ from hafw_lab.screen import open_doors
 
 
 class Supervisor:
-    """Serves clients, any number at a time, until `ended`."""
+    """Serves clients, any number at a time, until `ended`: from its first moment, since a lab that does not
+    come up is the one that people want to look into."""
 
     def __init__(self, nodes: LabNodes, directory: Path | None) -> None:
         self.ended = asyncio.Event()
         self._nodes = nodes
         self._operations = Operations(nodes, directory, self.ended.set)
-        self._stays = False
+        self._owner: socket.socket | None = None
+        """With whom the lab ends; nobody any more when it is up and stays."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- clients --
@@ -42,9 +44,7 @@ class Supervisor:
     def serve(self, client: socket.socket) -> None:
         asyncio.get_running_loop().add_reader(client, self._on_client, client)
 
-    def stay(self, listener: socket.socket) -> None:
-        """From here on the lab lives until it is told to end, whoever comes and goes."""
-        self._stays = True
+    def _listen(self, listener: socket.socket) -> None:
         listener.listen()
         asyncio.get_running_loop().add_reader(listener, self._on_listener, listener)
 
@@ -57,7 +57,7 @@ class Supervisor:
         if received is None:
             asyncio.get_running_loop().remove_reader(client)
             client.close()
-            if not self._stays:
+            if client is self._owner:
                 self.ended.set()
             return
         message, files = received
@@ -93,21 +93,33 @@ class Supervisor:
     # -- the lab's life --
 
     def begin(self, owner: socket.socket, listener: socket.socket | None) -> None:
-        """Build the lab, and tell its owner how that goes. With a `listener` the lab outlives its owner."""
+        """Build the lab, and tell its owner how that goes. With a `listener` the lab, once it is up, lives
+        until it is told to end, whoever comes and goes."""
+        self._owner = owner
         self.serve(owner)
-        self._spawn(self._build(owner, listener))
+        if listener is not None:
+            self._listen(listener)
+        self._spawn(self._build(owner, stays=listener is not None))
 
-    async def _build(self, owner: socket.socket, listener: socket.socket | None) -> None:
+    async def _build(self, owner: socket.socket, *, stays: bool) -> None:
+        def tell(text: str) -> None:
+            self._operations.stage = text
+            _tell(owner, progress=text)
+
         try:
-            await self._nodes.build(lambda text: _tell(owner, progress=text))
+            await self._nodes.build(tell)
+        except asyncio.CancelledError:
+            _tell(owner, failed="the lab was told to end while it was starting")
+            raise
         except (LabError, OSError) as error:
             hint = error.hint if isinstance(error, LabError) else None
             text = error.message if isinstance(error, LabError) else str(error)
             _tell(owner, failed=text, hint=hint)
             self.ended.set()
             return
-        if listener is not None:
-            self.stay(listener)
+        self._operations.stage = None
+        if stays:
+            self._owner = None
         _tell(owner, ready=True)
 
     async def end(self) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from hafw_lab import doctor, lab_directory, running
-from hafw_lab.errors import LabError
 from tests.netns.keepalived_bus import ROOT
 from tests.netns.tiny_machine import WORD
 
@@ -139,23 +138,60 @@ def test_ctrl_c_in_the_middle_of_a_boot_leaves_nothing(tmp_path: Path) -> None:
     assert not (running.find_directory() / f"{name}.sock").exists()
 
 
-def test_a_lab_that_boots_is_seen_and_can_be_ended(tmp_path: Path) -> None:
+def run_lab(*argv: str) -> subprocess.CompletedProcess[str]:
+    """Through a pipe, which a program reads; nobody types anything."""
+    program = ["/usr/bin/python3", "-P", "-m", "hafw_lab", *argv]
+    return subprocess.run(
+        program,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        timeout=PATIENCE_S,
+    )
+
+
+def test_a_lab_that_boots_is_looked_into_and_can_be_ended(tmp_path: Path) -> None:
+    """A machine that does not come up is the one whose console is wanted. What changes a lab is refused."""
     name = f"boots-{os.getpid()}"
     program = ["/usr/bin/python3", "-P", "-m", "tests.netns.tiny_lab", name, str(tmp_path), "1"]
     said: list[str] = []
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None
         assert any("kernel" in line for line in process.stdout)
-        with pytest.raises(LabError, match=f"lab '{name}' is starting"):
-            running.attach(name)
-        assert [one.text for one in doctor._labs() if name in one.text] == [
-            f"lab '{name}' is starting or ending"
-        ]
+        named = ("--name", name)
+        while WORD not in (logs := run_lab("logs", "tiny-0", "console", *named)).stdout:
+            assert (logs.returncode, logs.stderr) == (0, "")
+        assert WORD in run_lab("console", "tiny-0", *named).stdout, "what it had said before one looked"
+        status = run_lab("status", *named)
+        assert (status.returncode, status.stderr) == (3, "")
+        assert "it is starting: tiny-0: kernel" in status.stdout
+        assert "tiny-0     not reachable (booting?), none on" in status.stdout
+        found = json.loads(run_lab("status", "--json", *named).stdout)
+        assert (found["up"], found["primary"]) == (False, None)
+        assert "kernel" in found["starting"]
+        refused = run_lab("fail", "tiny-0", *named)
+        assert f"hafw-lab: lab '{name}' is starting: tiny-0: kernel" in refused.stderr
+        assert f"hafw-lab status --name {name} says how far it is" in refused.stderr
+        assert refused.returncode == 1
+        assert [one.text for one in doctor._labs() if name in one.text] == [f"lab '{name}' is starting"]
         (supervisor,) = find_children_of(process.pid)
         running.down(name, said.append)
         assert process.wait(PATIENCE_S) != 0
     wait_end(supervisor)
     assert said[0] == f"lab '{name}' is still starting; ending that"
+    assert name not in running.find_names()
+
+
+def test_who_starts_a_lab_hears_that_somebody_has_ended_it(tmp_path: Path) -> None:
+    name = f"boots-{os.getpid()}"
+    program = ["/usr/bin/python3", "-P", "-m", "tests.netns.tiny_lab", name, str(tmp_path), "1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(program, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        assert any("kernel" in line for line in process.stdout)
+        running.attach(name).down()
+        assert "the lab was told to end while it was starting" in process.communicate(timeout=PATIENCE_S)[1]
     assert name not in running.find_names()
 
 
