@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 from agent import __version__
 from agent.errors import HafwError
 from agent.pair import SyncMode
-from hafw_lab import console, doctor, hints, running
+from hafw_lab import console, doctor, running
 from hafw_lab.accelerator import find_obstacle
 from hafw_lab.advert_option import add_advert_argument, choose_advert_ms
 from hafw_lab.desktop_options import add_desktop_arguments, choose_desktops
@@ -22,7 +23,9 @@ from hafw_lab.errors import LabError
 from hafw_lab.inside import become_inside
 from hafw_lab.lab import Lab, LabStatus, NodeStatus
 from hafw_lab.machine_options import add_machine_arguments, choose_machines
+from hafw_lab.node import Node
 from hafw_lab.options import AgentKind, Fault, LabOptions
+from hafw_lab.spoken import adapted, program, say, show
 from hafw_lab.terminal import clean_lines
 from hafw_lab.topology_file import choose_topology
 
@@ -41,6 +44,7 @@ _LATE_VERBS = {
     "watch": "both firewalls side by side, live, with keys to fail and heal",
 }
 _NOT_UP = 3
+_LONGEST_LINE = 65536
 _EXAMPLES = """examples:
   hafw-lab up                            the pair, its client and its server, until `hafw-lab down`
   hafw-lab status
@@ -63,9 +67,9 @@ def _fault(text: str) -> Fault:
 
 def make_parser(late: ModuleType | None = None, late_verb: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hafw-lab",
+        prog=program(),
         description="A firewall pair, its client and its server in namespaces of this machine.",
-        epilog=_EXAMPLES,
+        epilog=adapted(_EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"hafw-lab {__version__}")
@@ -106,6 +110,7 @@ def make_parser(late: ModuleType | None = None, late_verb: str | None = None) ->
         verb = add(name, text, late.run if late and name == late_verb else _later)
         if late and name == late_verb:
             late.add_arguments(verb)
+            verb.usage, verb.epilog = (adapted(text) if text else None for text in (verb.usage, verb.epilog))
     return parser
 
 
@@ -137,7 +142,7 @@ def _add_up(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_command(verb: argparse.ArgumentParser) -> None:
-    verb.usage = "hafw-lab exec [--name NAME] NODE -- COMMAND [ARGUMENT...]"
+    verb.usage = adapted("hafw-lab exec [--name NAME] NODE -- COMMAND [ARGUMENT...]")
     verb.add_argument("node")
     verb.add_argument("command", nargs=argparse.REMAINDER, help="after --")
 
@@ -153,14 +158,10 @@ def _add_logs(verb: argparse.ArgumentParser) -> None:
 # -- verbs --
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _hint(text: str, args: argparse.Namespace | None) -> str:
-    """With commands that can be pasted."""
-    name = getattr(args, "name", running.DEFAULT_NAME)
-    return hints.adapt(text, os.environ.get(hints.CALLED), None if name == running.DEFAULT_NAME else name)
+def _lab_of(args: argparse.Namespace | None) -> str | None:
+    """As hints have to name it; None for the one that is meant without a name."""
+    name: str = getattr(args, "name", running.DEFAULT_NAME)
+    return None if name == running.DEFAULT_NAME else name
 
 
 def _up(args: argparse.Namespace) -> int:
@@ -171,7 +172,7 @@ def _up(args: argparse.Namespace) -> int:
     options = LabOptions(
         agent=AgentKind(args.agent),
         sync=SyncMode(args.sync),
-        advert_interval_ms=choose_advert_ms(args.advert, machines, topology, find_obstacle(), _say),
+        advert_interval_ms=choose_advert_ms(args.advert, machines, topology, find_obstacle(), say),
         nat=args.nat,
         server_route=args.server_route,
         preempt=args.preempt,
@@ -181,16 +182,16 @@ def _up(args: argparse.Namespace) -> int:
         desktops=desktops,
         remote=args.remote,
     )
-    if running.up(args.name, options, topology, _say):
+    if running.up(args.name, options, topology, say):
         text = "the lab is up; try: hafw-lab status, hafw-lab fail fw-1 --how power, hafw-lab down"
-        _say(_hint(text, args))
+        say(text, _lab_of(args))
     else:
-        _say("the lab is already up, as asked")
+        say("the lab is already up, as asked")
     return 0
 
 
 def _down(args: argparse.Namespace) -> int:
-    running.down(args.name, _say)
+    running.down(args.name, say)
     return 0
 
 
@@ -199,13 +200,13 @@ def _status(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps({"name": args.name, "up": False}))
         else:
-            print(_hint(f"no lab {args.name!r} is up; start one with: hafw-lab up", args))
+            show(f"no lab {args.name!r} is up; start one with: hafw-lab up", _lab_of(args))
         return _NOT_UP
     status = running.attach(args.name).status()
     if args.json:
         print(json.dumps({"up": status.starting is None, **status.to_json()}, indent=2))
     else:
-        print(describe(status))
+        show(describe(status))
     return 0 if status.starting is None else _NOT_UP
 
 
@@ -293,7 +294,7 @@ def _logs(args: argparse.Namespace) -> int:
         known = ", ".join(sorted({name.partition(".")[0] for name in status.logs}))
         raise LabError(f"{args.node} has no log of {args.service!r}", f"there are logs of {known}")
     if args.follow and status.alive:
-        _enter(lab, args.node, ["tail", "-n", "20", "-F", *(f"/var/log/{name}" for name in names)])
+        return _follow(node, ["tail", "-n", "20", "-F", *(f"/var/log/{name}" for name in names)])
     for name in names:
         for line in _shown(node.read_text(f"/var/log/{name}")).splitlines():
             print(line if len(names) == 1 else f"{name.partition('.')[0]:11} {line}")
@@ -308,9 +309,22 @@ def _machine_logs(args: argparse.Namespace, lab: Lab) -> int:
             f"{args.node} has no log of {args.service!r}", f"there are logs of {', '.join(known)}"
         )
     if args.follow and args.service != "console":
-        _enter(lab, args.node, machine.log_argv(args.service or "all", follow=True))
+        machine.require_reachable()
+        return _follow(machine, machine.log_argv(args.service or "all", follow=True))
     print(_shown(machine.read_log(args.service or "all")), end="")
     return 0
+
+
+def _follow(node: Node, argv: Sequence[str]) -> int:
+    """Until Ctrl-C, or the node goes. Nothing of it is held back."""
+    with node.popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            while part := process.stdout.readline(_LONGEST_LINE):
+                print(_shown(part.decode(errors="replace")), end="", flush=True)
+        finally:
+            process.kill()
+    return process.returncode
 
 
 def _shown(text: str) -> str:
@@ -321,13 +335,13 @@ def _shown(text: str) -> str:
 def _fail(args: argparse.Namespace) -> int:
     lab = running.attach(args.name)
     lab.fail(args.node, args.how)
-    _say(_hint(f"{args.node}: {args.how}; heal it with: hafw-lab heal {args.node}", args))
+    say(f"{args.node}: {args.how}; heal it with: hafw-lab heal {args.node}", _lab_of(args))
     return 0
 
 
 def _heal(args: argparse.Namespace) -> int:
     running.attach(args.name).heal(args.node)
-    _say(f"{args.node} is well")
+    say(f"{args.node} is well")
     return 0
 
 
@@ -338,7 +352,7 @@ def _doctor(args: argparse.Namespace) -> int:
     else:
         for finding in found:
             hint = f"; {finding.hint}" if finding.hint and finding.level is not doctor.Level.OK else ""
-            print(_hint(f"{finding.level.value:5} {finding.text}{hint}", args))
+            show(f"{finding.level.value:5} {finding.text}{hint}")
     return 1 if any(finding.level is doctor.Level.BAD for finding in found) else 0
 
 
@@ -367,14 +381,14 @@ def main(argv: Sequence[str]) -> int:
         finally:
             sys.stdout.flush()
     except (LabError, HafwError) as error:
-        print(_hint(f"hafw-lab: {error}", args), file=sys.stderr)
+        say(f"hafw-lab: {error}", _lab_of(args))
         return 1
     except BrokenPipeError:  # the reader of our output has had enough; a demo that was left is no success
         sys.stderr.close()
         return 128 + signal.SIGPIPE
     except OSError as error:  # a disk that is full, a directory that is closed
         place = f": {error.filename}" if error.filename else ""
-        print(f"hafw-lab: {error.strerror or error}{place}", file=sys.stderr)
+        say(f"hafw-lab: {error.strerror or error}{place}")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -9,6 +9,7 @@ Hard facts
 
 import asyncio
 import contextlib
+import grp
 import os
 import subprocess
 from pathlib import Path
@@ -42,10 +43,22 @@ def find_obstacle() -> str | None:
     except OSError:
         return f"{_DEVICE} is not there"
     if os.geteuid() != 0:
-        return None if os.access(_DEVICE, os.R_OK | os.W_OK) else f"{_DEVICE} is closed to this user"
+        if os.access(_DEVICE, os.R_OK | os.W_OK):
+            return None
+        return f"{_DEVICE} is closed to this user{_find_group(facts)}"
     if facts.st_gid == 0 or facts.st_mode & 0o060 != 0o060:
         return f"{_DEVICE} is closed to everybody but root, as whom qemu is not run"
     return None
+
+
+def _find_group(facts: os.stat_result) -> str:
+    if facts.st_gid == 0 or facts.st_mode & 0o060 != 0o060:
+        return ""
+    try:
+        name = grp.getgrgid(facts.st_gid).gr_name
+    except KeyError:
+        return ""
+    return f", who is not in its group {name}"
 
 
 async def try_kernel(source: str, directory: Path) -> str | None:

@@ -29,6 +29,7 @@ from hafw_lab.desktop import Desktop
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
 from hafw_lab.process import ENVIRONMENT
+from hafw_lab.spoken import say
 
 _LOOK_MS = 3000
 MODULES = {"Gtk": "3.0", "GLib": "2.0", "GObject": "2.0", "SpiceClientGLib": "2.0", "SpiceClientGtk": "3.0"}
@@ -118,7 +119,7 @@ class Bridge:
     def _say(self, name: str, text: str) -> None:
         if self._told.get(name) != text:
             self._told[name] = text
-            print(f"{name}: {text}", file=sys.stderr, flush=True)
+            say(f"{name}: {text}")
 
 
 def load_libraries() -> tuple[Any, ...]:
@@ -141,7 +142,7 @@ def load_libraries() -> tuple[Any, ...]:
 
 def _library_said(_domain: str, _level: int, message: str, _data: object) -> None:
     if "pipeline" not in message:
-        print(message, file=sys.stderr, flush=True)
+        say(str(message))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from hafw_lab import libvirt, machine_plan, services
@@ -15,6 +14,7 @@ from hafw_lab.plan import Machine, NodePlan
 from hafw_lab.process import run as run_program
 from hafw_lab.progress import Progress
 from hafw_lab.qemu import kernel_line
+from hafw_lab.spoken import say
 from hafw_lab.topology import Topology
 from hafw_lab.topology_file import choose_topology
 
@@ -54,11 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Raises LabError when the directory holds something already or cannot be written."""
     topology = choose_topology(args.topology)
-    args.kvm = choose_kvm(args.kvm, find_obstacle(), _say)
+    args.kvm = choose_kvm(args.kvm, find_obstacle(), say)
     home = _make_directory(args.directory)
     options = LabOptions(machines={node.name: args.release for node in topology.nodes})
     plan = services.plan_lab("export", topology, options, privileged=True)
-    plan = machine_plan.add_machines(plan, topology, options, _say)
+    plan = machine_plan.add_machines(plan, topology, options, say)
     _copy_base(plan.nodes[0], home)
     for segment in topology.segments:
         (home / f"network-{segment.name}.xml").write_text(libvirt.network_xml(segment), encoding="utf-8")
@@ -92,7 +92,7 @@ def _make_directory(directory: Path) -> Path:
 
 def _copy_base(node: NodePlan, home: Path) -> None:
     machine = _machine_of(node)
-    _say("copying the base disk and the kernel")
+    say("copying the base disk and the kernel")
     try:
         copy_sparse(Path(machine.disk), home / "base")  # most of it is holes
         shutil.copyfile(machine.kernel, home / "vmlinuz")
@@ -116,7 +116,3 @@ def _export_machine(node: NodePlan, topology: Topology, home: Path, args: argpar
 def _machine_of(node: NodePlan) -> Machine:
     assert node.machine is not None, "every node of an export is a machine"
     return node.machine
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

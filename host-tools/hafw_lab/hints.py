@@ -1,6 +1,8 @@
 """Hints that can be pasted: they name this program as it was called, and the lab that was meant. Pure."""
 
+import os
 import re
+import shlex
 
 PROGRAM = "hafw-lab"
 CALLED = "HAFW_LAB_COMMAND"
@@ -9,6 +11,12 @@ _OF_A_LAB = "up|down|status|exec|shell|console|logs|fail|heal|graph|view|screens
 _DEEPER = "snapshot (?:save|load)|usb (?:list|attach|detach)"
 _COMMAND = re.compile(rf"(?<![\w/.-]){PROGRAM} (?P<verb>(?:{_OF_A_LAB}|{_DEEPER})\b)(?P<named> --name\b)?")
 _PROGRAM = re.compile(rf"(?<![\w/.-]){PROGRAM} (?=[a-z])")
+
+
+def absolute(called: str | None) -> list[str]:
+    """The program for a shell that begins elsewhere, as one behind ssh."""
+    first, *rest = shlex.split(called or PROGRAM)
+    return [os.path.abspath(first) if "/" in first else first, *rest]
 
 
 def adapt(text: str, called: str | None, name: str | None) -> str:

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from hafw_lab.image_build import (
 from hafw_lab.installed_package import repack
 from hafw_lab.progress import Progress
 from hafw_lab.shown import run_shown
+from hafw_lab.spoken import say, show
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _DEB_TIMEOUT_S = 1800.0
@@ -234,13 +234,13 @@ def run(args: argparse.Namespace) -> int:
             releases = [args.release] if args.release else [one.value for one in Release]
             _print(
                 [
-                    require_image(one, _say, package=args.deb, fresh=args.fresh, desktop=args.desktop)
+                    require_image(one, say, package=args.deb, fresh=args.fresh, desktop=args.desktop)
                     for one in releases
                 ],
                 args.json,
             )
         case "prune":
-            freed = prune_images(_say, every=args.all)
+            freed = prune_images(say, every=args.all)
             print(json.dumps({"freed_bytes": freed}) if args.json else f"{freed / 1e6:.0f} MB freed")
         case _:
             _print(find_images(), args.json)
@@ -251,11 +251,7 @@ def _print(images: list[Image], as_json: bool) -> None:
     if as_json:
         print(json.dumps([image.to_json() for image in images], indent=2))
     elif not images:
-        print("no images; build them with: hafw-lab image build")
+        show("no images; build them with: hafw-lab image build")
     for image in () if as_json else images:
         home, about = image.disk.parent, image.to_json()
         print(f"{image.kind:16} {image.key}  {about['megabytes']:5} MB  {about['built']}  {home}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -27,6 +27,7 @@ from hafw_lab.namespace_node import NamespaceNode
 from hafw_lab.node import Node
 from hafw_lab.options import POWER, AgentKind, Fault, FaultKind, LabOptions
 from hafw_lab.progress import Progress
+from hafw_lab.terminal import clean_values
 from hafw_lab.topology import DEFAULT, Topology
 
 __all__ = ["POWER", "AgentKind", "Fault", "FaultKind", "Lab", "LabOptions", "LabStatus", "NodeStatus"]
@@ -266,7 +267,7 @@ class Lab:
     # -- status --
 
     def status(self) -> LabStatus:
-        answer = self._client.ask("status")
+        answer = clean_values(self._client.ask("status"))
         nodes = tuple(self._node_status(facts) for facts in answer["nodes"])
         return LabStatus(self.name, answer["primary"], self.options, nodes, answer["starting"])
 
@@ -301,6 +302,19 @@ class Lab:
             argv = ["hafw", "status", "--json"] if node not in self.machines else machine_node.ASK_AGENT
             done = self.node(node).run(argv, timeout_s=_AGENT_TIMEOUT_S, check=False)
             answer = json.loads(done.stdout)
-        except (NodeDownError, LabError, json.JSONDecodeError):
+        except (NodeDownError, LabError, ValueError, RecursionError):
             return None
-        return answer if isinstance(answer, dict) else None
+        return clean_values(answer) if _is_status(answer) else None
+
+
+def _is_status(answer: object) -> bool:
+    """Whether it has the shape that is read from here on: the node may run anything."""
+    if not isinstance(answer, dict):
+        return False
+    unwell, last = answer.get("unwell", []), answer.get("last_transition")
+    return (
+        all(isinstance(answer.get(name, {}), dict) for name in ("states", "rules"))
+        and isinstance(unwell, list)
+        and all(isinstance(one, str) for one in unwell)
+        and (last is None or (isinstance(last, dict) and {"from", "to", "result"} <= last.keys()))
+    )

@@ -4,16 +4,16 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hafw_lab import hints, qemu, running
+from hafw_lab import qemu, running
 from hafw_lab.cache import cache_dir
 from hafw_lab.errors import LabError
 from hafw_lab.plan import LabPlan, NodePlan
 from hafw_lab.process import run as run_program
 from hafw_lab.qemu import Accelerator
+from hafw_lab.spoken import say
 
 _ABOUT = "lab.json"
 
@@ -48,10 +48,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def save(name: str, snapshot: str) -> None:
     """Raises LabError; then nothing is kept."""
     place = _place(snapshot)
@@ -72,7 +68,7 @@ def save(name: str, snapshot: str) -> None:
         shutil.rmtree(place)
         raise
     text = f"kept as {snapshot!r}; hafw-lab snapshot load {snapshot} brings it back"
-    _say(hints.adapt(text, os.environ.get(hints.CALLED), None if name == running.DEFAULT_NAME else name))
+    say(text, None if name == running.DEFAULT_NAME else name)
 
 
 def load(name: str, snapshot: str) -> None:
@@ -85,9 +81,9 @@ def load(name: str, snapshot: str) -> None:
             text = f"snapshot {snapshot!r} was made with another qemu or another image of {node.name}"
             raise LabError(text, f"hafw-lab snapshot rm {snapshot}; then up --vm, and save anew")
     running.up_plan(
-        name, replace(plan, name=name, nodes=tuple(_warm(node, place) for node in plan.nodes)), _say
+        name, replace(plan, name=name, nodes=tuple(_warm(node, place) for node in plan.nodes)), say
     )
-    _say("the lab is up again, as it was kept")
+    say("the lab is up again, as it was kept")
 
 
 def _warm(node: NodePlan, place: Path) -> NodePlan:

@@ -5,6 +5,7 @@ be made to change its title, its size and its keys, or to type. Pure.
 """
 
 import re
+from typing import Any
 
 # in this order: strings (OSC, DCS, APC, PM, SOS) up to their end, control sequences, other escapes
 _ESCAPES = re.compile(
@@ -25,6 +26,18 @@ def clean(text: str) -> str:
 def clean_lines(text: str) -> str:
     """The same for many lines; a line that was written over ends up as it was last."""
     return "\n".join(_printable(line) for line in strip_escapes(text).split("\n"))
+
+
+def clean_values(value: Any) -> Any:
+    """Of what was JSON: every string in it, names as well."""
+    match value:
+        case str():
+            return clean(value)
+        case list():
+            return [clean_values(one) for one in value]
+        case dict():
+            return {clean(str(name)): clean_values(one) for name, one in value.items()}
+    return value
 
 
 def strip_escapes(text: str) -> str:

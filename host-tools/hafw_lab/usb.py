@@ -19,6 +19,7 @@ from hafw_lab import running, usb_devices, usb_export
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
 from hafw_lab.process import ENVIRONMENT
+from hafw_lab.spoken import show
 from hafw_lab.usb_plugs import Device, Held, Plugs
 
 _PLACE = re.compile(r"(\d+)[.-](\d+)")
@@ -69,12 +70,12 @@ def _list(args: argparse.Namespace, lab: Lab | None) -> None:
     for one in devices:
         notes = [] if one.open else ["not open to this user"]
         notes += [f"in use at {place}" for place in one.mounted]
-        print(f"{one.place:7} {one.kind}  {one.name}{': ' if notes else ''}{', '.join(notes)}")
+        show(f"{one.place:7} {one.kind}  {one.name}{': ' if notes else ''}{', '.join(notes)}")
     if not devices:
-        print(f"{args.origin or 'this machine'} has no USB devices")
+        show(f"{args.origin or 'this machine'} has no USB devices")
     for name, all_ in held.items():
         for holding in all_:
-            print(f"{name} has {holding.device}")
+            show(f"{name} has {holding.device}")
 
 
 def _attach(args: argparse.Namespace, lab: Lab) -> None:
@@ -84,7 +85,7 @@ def _attach(args: argparse.Namespace, lab: Lab) -> None:
             raise LabError(f"{name} has it already", f"hafw-lab usb detach {name} {args.device}")
     check_usable(device)
     attach(lab, args.node, device)
-    print(f"{args.node} has {device}")
+    show(f"{args.node} has {device}")
 
 
 def _detach(args: argparse.Namespace, lab: Lab) -> None:
@@ -94,7 +95,7 @@ def _detach(args: argparse.Namespace, lab: Lab) -> None:
         devices = [device for device in devices if device.origin == args.origin]
     device = choose_device(args.device, devices)
     plugs.detach(device)
-    print(f"{device} is back")
+    show(f"{device} is back")
 
 
 # -- what the verbs are made of --

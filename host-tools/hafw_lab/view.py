@@ -16,6 +16,7 @@ from hafw_lab import running
 from hafw_lab.connection_file import compose_local, compose_remote
 from hafw_lab.desktop import Desktop, Ticket
 from hafw_lab.errors import LabError
+from hafw_lab.hints import CALLED, absolute
 from hafw_lab.screen import LONGEST_TICKET_S, TICKET_S
 
 _VIEWER = "remote-viewer"
@@ -96,7 +97,9 @@ def compose_elsewhere(node: str, lab: str, ticket_socket: Path, *, remote: bool)
     """What is typed on another machine. Without a door to the network, ssh brings the socket there first."""
     here = f"{getpass.getuser()}@{socket.gethostname()}"
     name = [] if lab == running.DEFAULT_NAME else ["--name", lab]
-    show = f"ssh {here} hafw-lab {shlex.join(['view', node, '--print', *name])} | {_VIEWER} -"
+    words = [*absolute(os.environ.get(CALLED)), "view", *name, node, "--print"]
+    command = shlex.join(words)  # for the shell there; where that changes nothing, it is readable as it is
+    show = f"ssh {here} {command if command == ' '.join(words) else shlex.quote(command)} | {_VIEWER} -"
     if remote:
         return show
     forward = f"{_forwarded(node)}:{ticket_socket}"

@@ -14,10 +14,13 @@ from hafw_lab import running
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab, LabStatus
 from hafw_lab.options import POWER, Fault, FaultKind
+from hafw_lab.spoken import show
 from hafw_lab.watch_screen import KEYS, Tone, draw
 
 _REFRESH_S = 1.0
 _TICK_MS = 100
+_ONCE_WIDTH, _ONCE_HEIGHT = 80, 1000
+"""As wide as a terminal is at least; there is room for all below."""
 _SAID = 20
 
 
@@ -30,9 +33,8 @@ def run(args: argparse.Namespace) -> int:
     lab = running.attach(args.name)
     try:
         if args.once or not sys.stdout.isatty():
-            width, height = 80, 24
-            for line in draw(lab.status(), (), width=width, height=height, now=_clock()):
-                print(line.text)
+            for line in draw(lab.status(), (), width=_ONCE_WIDTH, height=_ONCE_HEIGHT, now=_clock()):
+                show(line.text)
             return 0
         os.environ.setdefault("ESCDELAY", "25")
         with contextlib.suppress(KeyboardInterrupt):

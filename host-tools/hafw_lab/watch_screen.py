@@ -1,11 +1,13 @@
 """What `hafw-lab watch` shows: both firewalls side by side, in at most 80 columns and 24 lines. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from hafw_lab.lab import LabStatus, NodeStatus
+from hafw_lab.terminal import clean
 
 
 class Tone(Enum):
@@ -50,15 +52,17 @@ def draw(status: LabStatus, said: Sequence[str], *, width: int, height: int, now
         Line("-" * min(width, 100)),
         Line(_row("", [node.name for node in pair], column), Tone.HEAD),
     ]
+    rows = _rows(status, pair)
     lines += [
         Line(_row(label, values, column), Tone.BAD if label == "unwell" and any(values) else Tone.PLAIN)
-        for label, values in _rows(status, pair)
+        for label, values in rows
     ]
+    lines += [Line(text) for text in _whole(rows, pair, column, min(width, 100))]
     keys = [f"{key.letter}  {key.text}" for key in KEYS]
     half = (len(keys) + 1) // 2
     foot = [Line(f"{a:<38}{b}") for a, b in zip(keys[:half], [*keys[half:], ""], strict=False)]
     room = height - len(lines) - len(foot) - 2
-    shown = [Line(f"> {text}") for text in said[-room:]] if room > 0 else []
+    shown = [Line(f"> {clean(text)}") for text in said[-room:]] if room > 0 else []
     body = [*lines, Line(""), *shown]
     whole = [*body[: height - len(foot)], *foot]
     return [Line(line.text[:width].rstrip(), line.tone) for line in whole[:height]]
@@ -70,6 +74,18 @@ def _tone_of(status: LabStatus) -> Tone:
 
 def _row(label: str, values: Sequence[str], column: int) -> str:
     return label.ljust(_LABEL) + "".join(value[: column - 1].ljust(column) for value in values)
+
+
+def _whole(
+    rows: Sequence[tuple[str, list[str]]], pair: Sequence[NodeStatus], column: int, width: int
+) -> Iterator[str]:
+    """Below the table, what does not fit into its columns."""
+    for label, values in rows:
+        for node, value in zip(pair, values, strict=True):
+            if len(value) >= column:
+                yield from textwrap.wrap(
+                    f"{node.name} {label}: {value}", width, subsequent_indent="  ", break_on_hyphens=False
+                )
 
 
 def _rows(status: LabStatus, pair: Sequence[NodeStatus]) -> list[tuple[str, list[str]]]:
@@ -146,5 +162,6 @@ def _last(node: NodeStatus) -> str:
     last = (node.agent or {}).get("last_transition")
     if not last:
         return "-"
-    took = f" {last['duration_ms']:.1f} ms" if last.get("duration_ms") is not None else ""
+    took_ms = last.get("duration_ms")
+    took = f" {took_ms:.1f} ms" if isinstance(took_ms, int | float) else ""
     return f"{last['from']}>{last['to']} {last['result']}{took}"

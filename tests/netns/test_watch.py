@@ -2,6 +2,9 @@
 
 import contextlib
 import os
+import pty
+import select
+import signal
 import subprocess
 import time
 import uuid
@@ -108,3 +111,24 @@ def test_a_lab_that_is_not_up_is_said() -> None:
     )
     assert done.returncode == 1
     assert "no lab 'nobody' is up" in done.stderr
+
+
+@pytest.mark.parametrize("follow", [(), ("--follow",)], ids=["once", "follow"])
+def test_a_terminal_shows_what_a_node_logs_and_obeys_none_of_it(name: str, follow: tuple[str, ...]) -> None:
+    lab = running.attach(name)
+    hostile = r"\033]0;pwned\007\033[2J\302\233 31m\342\200\256 the log \r\n"
+    lab.node("fw-1").run(["sh", "-c", f"printf '{hostile}' >/var/log/hostile.log"])
+    lab.close()
+    ours, theirs = pty.openpty()
+    argv = [*COMMAND, "logs", "--name", name, "fw-1", "hostile", *follow]
+    with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT) as process:
+        os.close(theirs)
+        said, until = b"", time.monotonic() + 30
+        while b"the log" not in said:
+            assert select.select([ours], [], [], max(0.0, until - time.monotonic()))[0], said
+            said += os.read(ours, 4096)
+        if follow:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(30) == (130 if follow else 0)
+    os.close(ours)
+    assert all(letter.isprintable() or letter in "\r\n" for letter in said.decode()), said

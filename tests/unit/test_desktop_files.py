@@ -79,7 +79,7 @@ def test_ssh_comes_first_without_a_door_to_the_network() -> None:
     assert f"-L /tmp/hafw-omarine.sock:{SOCKET}" in forward
     assert show.endswith("hafw-lab view omarine --print | remote-viewer -")
     (only,) = view.compose_elsewhere("omarine", "mine", SOCKET, remote=True).splitlines()
-    assert "view omarine --print --name mine" in only
+    assert "hafw-lab view --name mine omarine --print" in only
     printed = view.compose_for_others("omarine", HERE, 30, f"{forward}\n{show}")
     assert "unix-path=/tmp/hafw-omarine.sock" in printed.splitlines()
     assert all(line.startswith("#") for line in printed.partition("[virt-viewer]")[0].splitlines())

@@ -1,0 +1,33 @@
+"""What the lab says to people: its commands can be pasted, and a terminal obeys nothing of what a node or a
+device has said.
+"""
+
+import os
+import sys
+
+from hafw_lab import hints
+from hafw_lab.terminal import clean_lines
+
+
+def program() -> str:
+    """This one, as it was called."""
+    return os.environ.get(hints.CALLED) or hints.PROGRAM
+
+
+def adapted(text: str, lab: str | None = None) -> str:
+    """As this user has to type it; `lab` is the one that was meant by name."""
+    return hints.adapt(text, os.environ.get(hints.CALLED), lab)
+
+
+def for_people(text: str, lab: str | None = None) -> str:
+    return clean_lines(adapted(text, lab))
+
+
+def show(text: str, lab: str | None = None) -> None:
+    """What was asked for."""
+    print(for_people(text, lab), flush=True)
+
+
+def say(text: str, lab: str | None = None) -> None:
+    """How it goes, and what went wrong."""
+    print(for_people(text, lab), file=sys.stderr, flush=True)

@@ -1,0 +1,166 @@
+"""What a node says never reaches a terminal as it is, and every command that the lab names can be pasted."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hafw_lab import __main__ as program
+from hafw_lab import running, view, watch
+from hafw_lab.errors import LabError
+from hafw_lab.lab import Lab
+from hafw_lab.options import LabOptions
+
+HOSTILE = "\x1b]0;pwned\x07\x9b31m\u202etext\x1b[2J\r"
+INFO = {
+    "name": "mine",
+    "about": LabOptions().to_json(),
+    "nodes": ["fw-1"],
+    "firewalls": ["fw-1"],
+    "vips": [],
+    "pid": 1,
+    "machines": {},
+    "directory": None,
+    "home": "/",
+}
+NODE = {
+    "name": "fw-1",
+    "firewall": True,
+    "alive": True,
+    "pid": 1,
+    "vips": [],
+    "links": {"eth0": True},
+    "logs": [HOSTILE],
+    "services": {"agent": {"pid": 1, "exit": None}, HOSTILE: {"pid": None, "exit": 1}},
+    "conntrack": 1,
+    "refused_sysctls": [HOSTILE],
+    "machine": None,
+}
+AGENT = {
+    "role": HOSTILE,
+    "gate": HOSTILE,
+    "unwell": [HOSTILE],
+    "rules": {"loaded": HOSTILE, "intact": False},
+    "states": {"mode": HOSTILE},
+    "last_transition": {"from": HOSTILE, "to": HOSTILE, "result": HOSTILE, "duration_ms": HOSTILE},
+}
+
+
+class FakeClient:
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self._answers = answers
+
+    def ask(self, op: str, **_: object) -> Any:
+        found = self._answers[op]
+        if isinstance(found, LabError):
+            raise found
+        return found
+
+    def close(self) -> None: ...
+
+
+class FakeNode:
+    """A node whose agent answers what it likes."""
+
+    def __init__(self, said: str) -> None:
+        self.stdout = said
+
+    def run(self, _argv: object, **_: object) -> "FakeNode":
+        return self
+
+
+def make_lab(said: str = json.dumps(AGENT), **answers: Any) -> Lab:
+    status = {"primary": None, "nodes": [NODE], "starting": HOSTILE}
+    lab = Lab(FakeClient({"info": INFO, "status": status, **answers}))  # type: ignore[arg-type]  # as it asks
+    lab.node = lambda _: FakeNode(said)  # type: ignore[assignment,return-value,method-assign]  # as it is used
+    return lab
+
+
+def is_harmless(text: str) -> bool:
+    return all(line.isprintable() for line in text.split("\n"))
+
+
+def run_watch(_: object = None) -> int:
+    return watch.run(argparse.Namespace(name="mine", once=True))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda: program.main(["status", "--name", "mine"]),
+        lambda: program.main(["status", "--json", "--name", "mine"]),
+        lambda: program.main(["fail", "fw-1", "--name", "mine"]),
+        run_watch,
+    ],
+    ids=["status", "json", "error", "watch"],
+)
+def test_nothing_that_a_node_says_commands_the_terminal(
+    run: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = LabError(f"fw-1: it said {HOSTILE}", HOSTILE)
+    monkeypatch.setattr(running, "find_names", lambda: ["mine"])
+    monkeypatch.setattr(running, "attach", lambda _: make_lab(power_off=refused))
+    run()
+    said = capsys.readouterr()
+    assert "text" in said.out + said.err
+    assert is_harmless(said.out + said.err)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[" * 100_000,
+        '{"states": 1}',
+        '{"rules": "x"}',
+        '{"unwell": [1]}',
+        '{"unwell": "x"}',
+        '{"last_transition": {}}',
+        '{"last_transition": 1}',
+        "[]",
+        "",
+    ],
+    ids=lambda text: text[:24],
+)
+def test_an_agent_that_answers_nonsense_has_not_answered(said: str) -> None:
+    assert make_lab(said).status().node("fw-1").agent is None
+
+
+def test_what_is_not_about_a_column_is_below_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unwell = [f"condition-number-{number}" for number in range(9)]
+    said = json.dumps({**AGENT, "unwell": unwell})
+    monkeypatch.setattr(running, "attach", lambda _: make_lab(said))
+    run_watch()
+    words = capsys.readouterr().out.replace(",", "").split()
+    assert set(unwell) <= set(words)
+
+
+def test_a_checkout_names_itself_everywhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HAFW_LAB_COMMAND", "./run lab")
+    monkeypatch.setenv("HAFW_CACHE", str(tmp_path))
+    for words in (["--help"], ["exec", "--help"], ["clipboard", "--help"], ["export", "--help"]):
+        with pytest.raises(SystemExit):
+            program.main(words)
+    program.main(["image", "list"])
+    said = capsys.readouterr().out
+    assert "./run lab up" in said
+    assert "./run lab image build" in said
+    assert "usage: ./run lab exec [--name NAME] NODE" in said
+    assert "hafw-lab " not in said
+    elsewhere = view.compose_elsewhere("client", "mine", Path("/x"), remote=True)
+    assert f"{os.getcwd()}/run lab view --name mine client --print" in elsewhere
+
+
+def test_a_checkout_with_a_blank_in_its_name_is_quoted_for_both_shells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HAFW_LAB_COMMAND", "'/a b/run' lab")
+    elsewhere = view.compose_elsewhere("client", "lab", Path("/x"), remote=True)
+    assert """'"'"'/a b/run'"'"' lab view client --print' | """ in elsewhere
