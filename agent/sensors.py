@@ -18,6 +18,7 @@ from agent.adapters import scheduling
 from agent.adapters.chains import Chains
 from agent.adapters.conntrackd_counters import ask_counters
 from agent.adapters.links import Links, LinkWatch
+from agent.adapters.multicast import read_groups
 from agent.adapters.neighbours import Neighbours
 from agent.adapters.rules_watch import RulesWatch
 from agent.adapters.strangers import Strangers
@@ -26,6 +27,7 @@ from agent.core.answers import ROUND_S, Answer, judge_no_primary, judge_primarie
 from agent.core.chains import BaseChain, judge_chains
 from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen
+from agent.core.groups import Joined, judge_groups
 from agent.core.links import Finding, Link, find_fault, judge_links
 from agent.core.roles import Role
 from agent.core.silence import Silence, hear, judge_silence, unanswered
@@ -71,6 +73,7 @@ class Sensors:
         self._failed: dict[str, int] = {}
         self._room: Room | None = None
         self._rounds = 0
+        self._joined = Joined()
         self.silence = Silence()
 
     async def run(self) -> None:
@@ -81,6 +84,7 @@ class Sensors:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch_links())
+                group.create_task(self._watch_groups())
                 group.create_task(self._hear_peer())
                 group.create_task(self._watch_room())
                 group.create_task(self._ask_links())
@@ -119,6 +123,16 @@ class Sensors:
                 self._tell(*judge_links(self.pair, self._loop.state.role, self._seen))
             await asyncio.sleep(LINKS_PAUSE_S)
             await _soon(self._links_changed, LOOK_S)
+
+    async def _watch_groups(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not self._seen:
+                continue
+            with self._looking("who listens for VRRP"):
+                role, joined = self._loop.state.role, read_groups()
+                self._joined, found = judge_groups(self.pair, role, self._seen, joined, self._joined)
+                self._tell(found)
 
     async def _hear_peer(self) -> None:
         link = self.pair.sync_interface.name

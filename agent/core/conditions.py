@@ -49,6 +49,8 @@ class Condition(Enum):
     NO_PRIMARY = "no-primary"
     FAULT = "fault"
     """keepalived cannot take part, for the sake of a link or a check."""
+    DEAF = "deaf"
+    """keepalived does not listen on a link of the pair, and does not know."""
     MISSING_INTERFACE = "missing-interface"
     UNZONED_INTERFACE = "unzoned-interface"
     TABLE_FILLING = "table-filling"
@@ -80,6 +82,7 @@ class Observation(Enum):
     RULES = "the rules in the kernel, as loaded and read back"
     RELOAD = "the pair file, at the start and at a reload"
     LINKS = "the interfaces, their links and addresses, and the role"
+    GROUPS = "who listens for VRRP on the links of the pair"
     HEARING = "what conntrackd has received from the peer"
     ANSWERS = "who answers for the virtual addresses on the links"
     ROOM = "the kernel's connection table: how full it is"
@@ -132,6 +135,7 @@ CONDITIONS: dict[Condition, Line] = {
     C.TWO_PRIMARIES: Line(By.ANSWERS, S.CRITICAL),
     C.NO_PRIMARY: Line(By.ANSWERS, S.CRITICAL),
     C.FAULT: Line(By.LINKS),
+    C.DEAF: Line(By.GROUPS, S.CRITICAL),
     C.MISSING_INTERFACE: Line(By.LINKS),
     C.UNZONED_INTERFACE: Line(By.LINKS),
     C.TABLE_FILLING: Line(By.ROOM),

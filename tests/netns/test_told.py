@@ -12,7 +12,7 @@ import pytest
 
 from agent.core.conditions import Condition, severity_of
 from agent.pair import SyncMode
-from hafw_lab.lab import Lab, LabOptions
+from hafw_lab.lab import Fault, FaultKind, Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.scenario import other, put_states
 from hafw_lab.scenario_result import Setup
@@ -311,3 +311,19 @@ def rename(node: Node, old: str, new: str) -> None:
     for change in ("down", f"name {new}"):
         node.run(["ip", "link", "set", old, *change.split()])
     node.run(["ip", "link", "set", new, "up"])
+
+
+def test_an_interface_that_was_renamed_leaves_keepalived_deaf(lab: Lab) -> None:
+    """It says BACKUP on the bus and in its log, and would never take over."""
+    backup = lab.node(other(lab, lab.wait_primary(None, 5)))
+    since = time.monotonic_ns()
+    for before, name in (("eth1", "aside"), ("aside", "eth1")):
+        backup.run(["ip", "link", "set", before, "down"])
+        backup.run(["ip", "link", "set", before, "name", name])
+        backup.run(["ip", "link", "set", name, "up"])
+    words = wait_alarm(backup, since, Condition.DEAF)
+    assert "keepalived no longer listens on eth1" in words
+    assert "bus         heard BACKUP" in status_of(backup)[1]
+    lab.fail(backup.name, Fault(FaultKind.KEEPALIVED_STOP))
+    lab.heal(backup.name)
+    wait_end(backup, since, Condition.DEAF)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hafw_lab.errors import LabError
-from hafw_lab.lab import Lab
+from hafw_lab.lab import Fault, FaultKind, Lab
 from hafw_lab.traffic import Traffic
 from tests.vm.guests import (
     ALLOWED,
@@ -110,6 +110,19 @@ def test_the_agent_dies_or_hangs_on_the_primary(mixed: Lab, traffic: Traffic, si
     wait_until("there is another agent", lambda: main_pid(mixed, primary) not in ("0", pid))
     assert mixed.wait_settled(PATIENCE_S) == primary
     assert roles_taken(mixed) == taken
+    wait_all_alive(traffic)
+
+
+@pytest.mark.parametrize("role", ["backup", "primary"])
+def test_a_killed_conntrackd_is_healed(mixed: Lab, traffic: Traffic, role: str) -> None:
+    """As `hafw-lab fail` and `heal` do it: whatever it left behind, the next one starts."""
+    primary = mixed.wait_settled(PATIENCE_S)
+    name = primary if role == "primary" else peer_of(primary)
+    pid = main_pid(mixed, name, "conntrackd")
+    mixed.fail(name, Fault(FaultKind.CONNTRACKD))
+    mixed.heal(name)
+    assert main_pid(mixed, name, "conntrackd") not in ("0", pid)
+    assert mixed.wait_settled(PATIENCE_S) == primary
     wait_all_alive(traffic)
 
 
