@@ -68,7 +68,7 @@ class Sensors:
         self._links, self._neighbours, self._chains = Links(), Neighbours(), Chains()
         self._link_watch, self._rules_watch = LinkWatch(), RulesWatch()
         self._links_changed, self._rules_changed = asyncio.Event(), asyncio.Event()
-        self._aside = ThreadPoolExecutor(1, "sensors")
+        self._aside = ThreadPoolExecutor(2, "sensors")  # one may be long at many rules of others
         self._seen: tuple[Link, ...] = ()
         self._failed: dict[str, int] = {}
         self._room: Room | None = None
