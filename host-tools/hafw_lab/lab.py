@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -268,7 +269,9 @@ class Lab:
 
     def status(self) -> LabStatus:
         answer = clean_values(self._client.ask("status"))
-        nodes = tuple(self._node_status(facts) for facts in answer["nodes"])
+        # side by side: in a machine without KVM an agent takes seconds to answer
+        with ThreadPoolExecutor(max(1, len(answer["nodes"]))) as pool:
+            nodes = tuple(pool.map(self._node_status, answer["nodes"]))
         return LabStatus(self.name, answer["primary"], self.options, nodes, answer["starting"])
 
     def _facts(self, node: str) -> wire.Message:
