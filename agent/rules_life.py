@@ -127,8 +127,8 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
         except HafwError:
             _take_back(paths, generations, fresh, before, in_place=_is_installed(paths, source))
             raise
-        counted = _with_flows(applied, pair, cut=cut)
-        return replace(counted, pending=_begin_window(generations, pending, confirm_s))
+        applied = replace(applied, pending=_begin_window(generations, pending, confirm_s))
+        return _with_flows(applied, pair, cut=cut)
 
 
 def _with_flows(applied: Applied, pair: Pair, *, cut: bool) -> Applied:
@@ -136,9 +136,11 @@ def _with_flows(applied: Applied, pair: Pair, *, cut: bool) -> Applied:
     many = not cut and flows.count() > MOST_COUNTED
     try:
         loaded = read_table().rules
-    except ToolError:
+    except ToolError as error:
         if cut:
-            raise
+            number = applied.generation.number
+            text = f"generation {number} is in force, but no connection was ended: {error.message}"
+            raise HafwError(text, "apply it once more with --cut when the rules are loaded") from error
         return applied  # flushed by somebody else this moment: in force again soon, and not counted
     if many or loaded is not RuleSet.PRIMARY:
         return applied

@@ -164,6 +164,26 @@ def test_a_flush_by_another_program_is_no_failure_of_the_apply(machine: Machine)
     assert machine.read(PAIR_FILE) == B
 
 
+AWAY = """
+import sys
+from agent import rules_life
+from agent.errors import ToolError
+def away():
+    raise ToolError(("nft",), "nft cannot list the table")
+rules_life.read_table = away
+from agent.__main__ import main
+sys.exit(main(["rules", "apply", "/run/b.yaml", "--cut", "--confirm", "600"]))
+"""
+
+
+def test_what_cannot_be_cut_is_in_force_all_the_same_and_says_so(machine: Machine) -> None:
+    done = machine.run(sys.executable, "-P", "-c", AWAY)
+    assert done.returncode != 0
+    assert "generation 2 is in force, but no connection was ended: nft cannot list" in done.stderr
+    assert machine.read(PAIR_FILE) == B
+    assert machine.run(sys.executable, "-P", "-m", "agent", "rules", "confirm").returncode == 0
+
+
 def test_a_pipe_is_refused_and_changes_nothing(machine: Machine) -> None:
     done = machine.run("sh", "-c", f"cat /run/b.yaml | {sys.executable} -P -m agent rules apply /dev/stdin")
     assert (done.returncode, done.stdout) == (2, "")
