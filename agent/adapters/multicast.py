@@ -22,16 +22,21 @@ _NET = Path("/proc/net")
 def read_groups(net: Path = _NET) -> frozenset[Group]:
     """Raises UnavailableError where the kernel does not show them."""
     try:
-        old = (net / "igmp").read_text()
-        new = (net / "igmp6").read_text() if (net / "igmp6").exists() else ""
+        old = _read(net / "igmp")
+        new = _read(net / "igmp6") if (net / "igmp6").exists() else ""
     except OSError as error:
         raise UnavailableError(f"cannot read the multicast groups: {error.strerror}") from error
     return frozenset((*_of_igmp(old), *_of_igmp6(new)))
 
 
+def _read(path: Path) -> str:
+    """A name may hold any byte but a blank, a colon and a slash."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
+
+
 def _of_igmp(text: str) -> set[Group]:
     found, interface = set(), ""
-    for line in text.splitlines()[1:]:
+    for line in text.split("\n")[1:]:
         words = line.split()
         if not words:
             continue
@@ -43,5 +48,5 @@ def _of_igmp(text: str) -> set[Group]:
 
 
 def _of_igmp6(text: str) -> set[Group]:
-    lines = (line.split() for line in text.splitlines())
+    lines = (line.split() for line in text.split("\n"))
     return {(words[1], 6) for words in lines if len(words) > 2 and words[2] == _GROUP_6}

@@ -34,7 +34,8 @@ def judge_groups(
 ) -> tuple[Joined, Finding]:
     """Told at the second look in a row that misses one."""
     if role not in (Role.PRIMARY, Role.BACKUP):
-        return Joined(), _WELL
+        # a fault comes and goes with the link; a keepalived that has ended has left all its groups
+        return Joined(before.ever if role is Role.FAULT else frozenset()), _WELL
     wanted = {
         (interface.name, vip.version)
         for interface in pair.data_interfaces

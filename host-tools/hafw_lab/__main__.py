@@ -317,7 +317,7 @@ def _machine_logs(args: argparse.Namespace, lab: Lab) -> int:
 
 def _follow(node: Node, argv: Sequence[str]) -> int:
     """Until Ctrl-C, or the node goes. Nothing of it is held back."""
-    with node.popen(argv, stdout=subprocess.PIPE) as process:
+    with node.popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         try:
             while part := process.stdout.readline(_LONGEST_LINE):

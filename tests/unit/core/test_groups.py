@@ -66,6 +66,16 @@ def test_who_takes_no_part_need_not_listen(role: Role) -> None:
     assert judge(BOTH, ETH0, ETH0, role=role) is None
 
 
+def test_a_fault_on_the_way_hides_nothing() -> None:
+    """A pair with one link, or with all of them renamed at once."""
+    remembered, _ = judge_groups(PAIR, Role.BACKUP, LINKS, BOTH, Joined())
+    remembered, (_, well, _) = judge_groups(PAIR, Role.FAULT, LINKS, NONE, remembered)
+    assert well
+    for expected in (True, False):
+        remembered, (_, well, _) = judge_groups(PAIR, Role.BACKUP, LINKS, NONE, remembered)
+        assert well is expected
+
+
 def test_a_link_that_is_down_is_told_by_others() -> None:
     down = (LINKS[0], replace(LINKS[1], carrier=False), LINKS[2])
     assert judge(BOTH, ETH0, ETH0, links=down) is None
@@ -96,5 +106,7 @@ def test_what_the_kernel_shows(tmp_path: Path) -> None:
     assert read_groups(tmp_path) == {("eth1", 4)}
     (tmp_path / "igmp6").write_text(IGMP6)
     assert read_groups(tmp_path) == {("eth1", 4), ("eth1", 6)}
+    (tmp_path / "igmp").write_bytes(IGMP.encode().replace(b"eth1", b"e\xff\x1c1"))
+    assert ("eth1", 6) in read_groups(tmp_path), "a name of any bytes is no end of the look"
     with pytest.raises(UnavailableError, match="cannot read the multicast groups"):
         read_groups(tmp_path / "none")
