@@ -159,9 +159,8 @@ def _add_logs(verb: argparse.ArgumentParser) -> None:
 
 
 def _lab_of(args: argparse.Namespace | None) -> str | None:
-    """As hints have to name it; None for the one that is meant without a name."""
-    name: str = getattr(args, "name", running.DEFAULT_NAME)
-    return None if name == running.DEFAULT_NAME else name
+    """None where the command line has not been understood, and for verbs that have none."""
+    return getattr(args, "name", None)
 
 
 def _up(args: argparse.Namespace) -> int:

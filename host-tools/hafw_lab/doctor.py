@@ -156,9 +156,8 @@ def _accelerator() -> Finding:
 def _labs() -> list[Finding]:
     found = []
     for name in running.find_names():
-        holder = running.find_holder(name)
-        if holder is not None:
-            doing = "starting" if holder[0] == "up" else "ending"
+        doing = running.find_change(name)
+        if doing is not None:
             found.append(Finding(Level.OK, f"lab {name!r} is {doing}"))
             continue
         try:

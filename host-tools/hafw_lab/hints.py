@@ -13,9 +13,9 @@ _COMMAND = re.compile(rf"(?<![\w/.-]){PROGRAM} (?P<verb>(?:{_OF_A_LAB}|{_DEEPER}
 _PROGRAM = re.compile(rf"(?<![\w/.-]){PROGRAM} (?=[a-z])")
 
 
-def absolute(called: str | None) -> list[str]:
+def absolute(called: str) -> list[str]:
     """The program for a shell that begins elsewhere, as one behind ssh."""
-    first, *rest = shlex.split(called or PROGRAM)
+    first, *rest = shlex.split(called)
     return [os.path.abspath(first) if "/" in first else first, *rest]
 
 

@@ -126,7 +126,7 @@ class Operations:
         }
         inside = await node.order("status") if node.alive else {}
         of_machine = _describe_machine(node, answers=bool(inside))
-        return facts | {"services": {}, "conntrack": None, "refused_sysctls": []} | inside | of_machine
+        return _NOTHING_YET | facts | inside | of_machine
 
     async def _primary(self, _: wire.Message) -> Reply:
         return {"primary": self._nodes.primary()}, ()

@@ -49,9 +49,8 @@ def attach(name: str = DEFAULT_NAME) -> Lab:
     """The lab that `hafw-lab up` left running. One that is still starting lets itself be looked at, and
     refuses the rest. Raises LabError."""
     channel = _connect(_socket_path(name))
-    holder = find_holder(name) if channel is None else None
-    if holder is not None:  # before its first process, or behind its last
-        doing = "starting" if holder[0] == _UP else "ending"
+    doing = find_change(name) if channel is None else None
+    if doing is not None:  # before its first process, or behind its last
         raise LabError(f"lab {name!r} is {doing}", "what started that says how far it is")
     if channel is None:
         others = [other for other in find_names() if other != name]
@@ -142,6 +141,12 @@ def find_holder(name: str) -> tuple[str, int] | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def find_change(name: str) -> str | None:
+    """Whether this lab is starting or ending, in a word."""
+    holder = find_holder(name)
+    return None if holder is None else "starting" if holder[0] == _UP else "ending"
 
 
 def _break_off_start(name: str, progress: Progress) -> None:

@@ -68,7 +68,7 @@ def save(name: str, snapshot: str) -> None:
         shutil.rmtree(place)
         raise
     text = f"kept as {snapshot!r}; hafw-lab snapshot load {snapshot} brings it back"
-    say(text, None if name == running.DEFAULT_NAME else name)
+    say(text, name)
 
 
 def load(name: str, snapshot: str) -> None:

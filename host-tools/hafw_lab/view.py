@@ -16,8 +16,9 @@ from hafw_lab import running
 from hafw_lab.connection_file import compose_local, compose_remote
 from hafw_lab.desktop import Desktop, Ticket
 from hafw_lab.errors import LabError
-from hafw_lab.hints import CALLED, absolute
+from hafw_lab.hints import absolute
 from hafw_lab.screen import LONGEST_TICKET_S, TICKET_S
+from hafw_lab.spoken import program
 
 _VIEWER = "remote-viewer"
 _ANY = ("0.0.0.0", "::")
@@ -97,7 +98,7 @@ def compose_elsewhere(node: str, lab: str, ticket_socket: Path, *, remote: bool)
     """What is typed on another machine. Without a door to the network, ssh brings the socket there first."""
     here = f"{getpass.getuser()}@{socket.gethostname()}"
     name = [] if lab == running.DEFAULT_NAME else ["--name", lab]
-    words = [*absolute(os.environ.get(CALLED)), "view", *name, node, "--print"]
+    words = [*absolute(program()), "view", *name, node, "--print"]
     command = shlex.join(words)  # for the shell there; where that changes nothing, it is readable as it is
     show = f"ssh {here} {command if command == ' '.join(words) else shlex.quote(command)} | {_VIEWER} -"
     if remote:
