@@ -19,7 +19,6 @@ Hard facts
   kernel 6.18). The new table does not count them, a policy of accept does not save them; cause not known. A
   flip loses none.
 * Closing a context after something was removed waits for an RCU grace period (14 ms and more): keep it open.
-* 1.0.6 prints a table that has an owner as garbage, also in `list tables`: we list our own table only.
 * rc is 0 for some failures; an `Error` in the error text counts as one too.
 * A listing reads the whole table, and `add element` every interval set of every table (0.3 s for 50,000
   elements, also in 1.1.3): neither on the way of a hand-over. `add set` with elements reads none.
@@ -33,8 +32,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-import nftables
-
+from agent.adapters.nft_context import Context, first_line, list_ours, open_context
 from agent.adapters.packed import Packed, digest_of
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
@@ -42,8 +40,8 @@ from agent.pair import Pair
 from agent.rules.change import compile_change, compile_refill, model_of, touched_parts
 from agent.rules.diff import changes, to_sentence
 from agent.rules.gate import ROLE_CHAINS, stop_gap
-from agent.rules.listing import Counter, Listing, changed_parts, read_listing
-from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, Command, Commands, add_table
+from agent.rules.listing import Counter, Listing, changed_parts, listing_of
+from agent.rules.nft import FAMILY, TABLE, Command, Commands, add_table
 from agent.rules.table import compile_pair
 
 HELPER = "ct helper"
@@ -55,21 +53,6 @@ class Apart(Protocol):
 
 def in_place(job: Callable[[], "RulesState"]) -> "RulesState":
     return job()
-
-
-class Context(Protocol):
-    """What we use of python3-nftables."""
-
-    def set_json_output(self, val: bool) -> object: ...
-    def set_dry_run(self, onoff: bool) -> object: ...
-    def set_handle_output(self, val: bool) -> object: ...
-    def cmd(self, cmdline: str) -> tuple[int, str, str]: ...
-
-
-def open_context() -> Context:
-    """Of the network namespace of this thread."""
-    opened: Context = nftables.Nftables()
-    return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +120,7 @@ class Nftables:
             one.set_json_output(True)
         self._changes = Changes()
         model = model_of(self._table.body)
-        self._moving = model.moving
+        self._moving, self._crowded = model.moving, model.crowded
         self._helpers = [body for (kind, _), body in model.objects.items() if kind == HELPER]
         self._left: Packed | None = None
         self._before: Nftables | None = None
@@ -305,23 +288,18 @@ class Nftables:
         return None
 
     def _listing(self, context: Context | None = None) -> Listing | None:
-        text = self._list(TABLE, context)
-        if text is None:
-            return None
-        gate = self._list(GATE_TABLE, context)
-        if gate is None and self._list(TABLE, context) is None:
-            return None  # both went between the two readings
+        used = context or self._context
         try:
-            return read_listing(text, *([gate] if gate else []), moving=self._moving)
+            entries = list_ours(used, lambda command: self._list(command, used), lean=self._crowded)
+            return None if entries is None else listing_of(entries, self._moving)
         except ValueError as error:
             message = f"nft gave an answer that cannot be read back: {error}"
             raise self._error(
                 message, retryable=True, hint="see what `nft -j list table inet hafw` says"
             ) from error
 
-    def _list(self, table: str, context: Context | None) -> str | None:
+    def _list(self, command: Command, context: Context) -> str | None:
         """None when it is not there."""
-        command: Command = {"list": {"table": {"family": FAMILY, "name": table}}}
         try:
             return self._run(_command_text((command,)), "list the table", context)
         except ToolError as error:
@@ -384,12 +362,6 @@ def _command_text(commands: Commands) -> str:
 
 
 _STOP_GAP = _command_text(stop_gap())
-
-
-def first_line(errors: str) -> str:
-    """The reason in what nft says of a failure."""
-    line = next((line.strip() for line in errors.splitlines() if line.strip()), "it gave no reason")
-    return line.removeprefix("internal:0:0-0: ").removeprefix("Error: ")
 
 
 def _hint(reason: str) -> str | None:

@@ -1,48 +1,64 @@
 """What nft lists, for who asks once: our tables with the words of nft, or every table as it could be loaded
-elsewhere. How nft behaves is told in nftables.py.
+elsewhere. How nft behaves is told in nft_context.py and nftables.py.
 """
 
 import errno
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
-from agent.adapters.nftables import Context, first_line, open_context
+from agent.adapters.nft_context import Context, first_line, list_ours, open_context
 from agent.errors import ToolError
-from agent.rules.listing import Listing, entries_of, read_listing
-from agent.rules.nft import FAMILY, TABLE, TABLES
+from agent.rules.listing import Listing, entries_of, listing_of
+from agent.rules.nft import FAMILY, TABLE, TABLES, Command
 from agent.rules.show import rule_texts
+
+_LIST = ("nft", "list", "table", FAMILY, TABLE)
 
 
 def read_table() -> Listing:
     """What is loaded, whoever made it. HafwError when it is not there or we may not look."""
     context = open_context()
+    context.set_json_output(True)
+
+    def ask(command: Command) -> str | None:
+        return _list(context, json.dumps({"nftables": [command]}))
+
     try:
-        return read_listing(*(_list_ours(context, name, as_json=True) for name in TABLES))
+        entries = list_ours(context, ask, lean=True)
+        return listing_of(entries if entries is not None else _missing(), ())
     except ValueError as error:
         message = f"nft gave an answer that cannot be read back: {error}"
-        raise ToolError(("nft", "-j", "list", "table", FAMILY, TABLE), message, retryable=True) from error
+        raise ToolError(_LIST, message, retryable=True) from error
 
 
 def read_rule_texts() -> dict[tuple[str, int], str]:
     """The rules of what is loaded as nft writes them, by table and handle. HafwError as read_table()."""
     context = open_context()
     context.set_handle_output(True)
+    context.set_terse_output(True)
     texts: dict[tuple[str, int], str] = {}
     for name in TABLES:
-        texts |= rule_texts(name, _list_ours(context, name, as_json=False))
+        texts |= rule_texts(name, _list(context, f"list table {FAMILY} {name}") or _missing())
     return texts
 
 
-def _list_ours(context: Context, table: str, *, as_json: bool) -> str:
-    context.set_json_output(as_json)
-    status, output, errors = context.cmd(f"list table {FAMILY} {table}")
-    if status != 0:
-        reason = first_line(errors)
-        hint = "start hafw-agent" if os.strerror(errno.ENOENT) in reason else "run as root"
-        argv = ("nft", "list", "table", FAMILY, table)
-        raise ToolError(argv, f"nft cannot list the table: {reason}", exit_status=status, hint=hint)
-    return output
+def _list(context: Context, command: str) -> str | None:
+    """None when it is not there."""
+    status, output, errors = context.cmd(command)
+    if status == 0:
+        return output
+    reason = first_line(errors)
+    if os.strerror(errno.ENOENT) in reason:
+        return None
+    raise ToolError(_LIST, f"nft cannot list the table: {reason}", exit_status=status, hint="run as root")
+
+
+def _missing() -> NoReturn:
+    reason = os.strerror(errno.ENOENT)
+    raise ToolError(_LIST, f"nft cannot list the table: {reason}", exit_status=1, hint="start hafw-agent")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 
-from agent.adapters.nftables import Context, first_line, open_context
+from agent.adapters.nft_context import Context, first_line, open_context
 from agent.errors import ToolError
 from agent.rules.listing import entries_of
 from agent.rules.nft import FAMILY, TABLE

@@ -35,6 +35,7 @@ Key = TypeVar("Key")
 _MOVING_FLAGS = frozenset({"dynamic", "timeout"})
 MOVING_NAMES = ("limit/", "connections/")
 """How the sets begin that rules fill; nft 1.0.6 takes no flag `dynamic` in its JSON."""
+_FEW = 1_000
 
 
 @dataclass(slots=True)
@@ -50,6 +51,12 @@ class Model:
     def moving(self) -> frozenset[str]:
         """The names of the sets whose elements come and go with the packets."""
         return frozenset(name for (_, name), body in self.objects.items() if is_moving(name, body))
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more elements may come and go in one of its sets than a listing should have to carry."""
+        sizes = (body.get("size") for (_, name), body in self.objects.items() if is_moving(name, body))
+        return any(not isinstance(size, int) or size > _FEW for size in sizes)
 
 
 def is_moving(name: str, body: Mapping[str, object]) -> bool:

@@ -6,14 +6,14 @@ also across a flip.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from agent.core.roles import RuleSet
 from agent.rules.change import Counts, RuleCounts, element_text
 from agent.rules.gate import closed, is_role_part
-from agent.rules.nft import GATE_TABLE, TABLE
+from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, TABLES
 from agent.rules.table import DIGEST_PREFIX
 
 _MOVING = frozenset({"handle", "packets", "bytes", "expires", "used"})
@@ -79,10 +79,9 @@ def _entry(entry: object) -> Entry:
     return str(kind), body
 
 
-def read_listing(*texts: str, moving: Collection[str] = ()) -> Listing:
-    """Reads the answers to `list table` of our tables. ValueError when they are none."""
-    answers = (entry for text in texts for entry in entries_of(text))
-    entries = tuple((kind, body) for kind, body in answers if kind != "metainfo")
+def listing_of(found: Iterable[Entry], moving: Collection[str]) -> Listing:
+    """What the `found` entries of our tables say. ValueError when they are none."""
+    entries = tuple(found)
     if not _has_table(entries, TABLE):
         raise ValueError("the table itself is missing")
     counters = tuple(_counter(body) for kind, body in entries if kind == "counter")
@@ -100,6 +99,11 @@ def _by_part(lasting: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     for part, entry in lasting:
         found.setdefault(part, []).append(entry)
     return found
+
+
+def is_ours(kind: str, body: Mapping[str, object]) -> bool:
+    """Whether an entry of a listing of all tables is of one of ours."""
+    return body.get("family") == FAMILY and body.get("name" if kind == "table" else "table") in TABLES
 
 
 def _has_table(entries: Sequence[Entry], name: str) -> bool:

@@ -35,6 +35,9 @@ class FakeContext:
     def set_dry_run(self, onoff: bool) -> None:
         self.dry = onoff
 
+    def set_terse_output(self, val: bool) -> None:
+        raise AssertionError("no set here may hold many")
+
     def cmd(self, cmdline: str) -> tuple[int, str, str]:
         self.told.append((self.dry, cmdline))
         return self.answer(cmdline)
