@@ -14,15 +14,16 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agent import __version__, config, rules_command, setup_command
-from agent.core.plan import Settings, plan_announce, plan_catch_up, plan_follow, plan_promote
+from agent import __version__, rules_command, setup_arguments
 from agent.core.roles import Role, RuleSet
 from agent.errors import ConfigError, HafwError, ToolError
-from agent.pair import Pair
 from agent.paths import Paths
 from agent.streams import complain, open_missing, write_answer
+
+if TYPE_CHECKING:
+    from agent.pair import Pair  # each verb loads what it needs: a status has to be there at once
 
 EPILOG = """\
 examples:
@@ -102,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
         command = add(name, run, text)
         _add_file_option(command)
     _add_files(add)
-    command = setup_command.add_command(commands.add_parser)
+    command = setup_arguments.add_command(commands.add_parser)
     command.set_defaults(run=run_setup)
     _add_file_option(command)
     _add_plan(add)
@@ -163,11 +164,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _load(arguments: argparse.Namespace, paths: Paths) -> Pair:
+def _load(arguments: argparse.Namespace, paths: Paths) -> "Pair":
+    from agent import config
+
     return config.load(arguments.file or paths.pair_file)
 
 
-def _find_node(pair: Pair, wanted: str | None) -> str:
+def _find_node(pair: "Pair", wanted: str | None) -> str:
     name = wanted or find_host(pair, socket.gethostname())
     if pair.node(name) is None:
         known = " and ".join(node.name for node in pair.nodes)
@@ -177,7 +180,7 @@ def _find_node(pair: Pair, wanted: str | None) -> str:
     return name
 
 
-def find_host(pair: Pair, host: str) -> str:
+def find_host(pair: "Pair", host: str) -> str:
     """The node that is this host: by its whole name, or by the part before the first dot where only one
     node has it; the host's name when none is."""
     if pair.node(host) is not None:
@@ -206,6 +209,7 @@ def run_settle(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent import config
     from agent.rules.unreached import find_unreached
 
     if arguments.file is not None or not arguments.kernel:
@@ -218,7 +222,7 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     return _check_kernel() if arguments.kernel else 0
 
 
-def _host_warnings(pair: Pair) -> tuple[str, ...]:
+def _host_warnings(pair: "Pair") -> tuple[str, ...]:
     """Of the host that this runs on, where that is a node of the pair; the file may be for others."""
     try:
         _find_node(pair, None)
@@ -262,11 +266,15 @@ def run_render(arguments: argparse.Namespace, paths: Paths) -> int:
 def run_setup(arguments: argparse.Namespace, paths: Paths) -> int:
     # not the one that collects: the question comes after the diff
     out = sys.__stdout__
+    from agent import setup_command
+
     return setup_command.run(arguments, paths, _find_node, lambda text: write_answer(text, out))
 
 
 def run_plan(arguments: argparse.Namespace, paths: Paths) -> int:
     """Both parts of the plan: what is done at once, and what when the role has settled."""
+    from agent.core.plan import Settings, plan_announce, plan_catch_up, plan_follow, plan_promote
+
     settings = Settings.of(_load(arguments, paths), shortest_timeout_s=30.0)
     role = ROLES[arguments.after]
     if role is Role.PRIMARY:
@@ -305,9 +313,9 @@ def _can_start(paths: Paths) -> bool:
 
 
 def run_status(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import status
     from agent.adapters.control import ask_status
     from agent.errors import UnavailableError
+    from agent.status_text import exit_status, to_text
 
     try:
         values = ask_status(paths.control_socket)
@@ -318,8 +326,8 @@ def run_status(arguments: argparse.Namespace, paths: Paths) -> int:
         else:
             complain(f"hafw: {error}")
         return 3
-    print(json.dumps(values) if arguments.json else status.to_text(values))
-    return status.exit_status(values)
+    print(json.dumps(values) if arguments.json else to_text(values))
+    return exit_status(values)
 
 
 def run_history(arguments: argparse.Namespace, paths: Paths) -> int:

@@ -7,13 +7,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent import config
 from agent.errors import HafwError
-from agent.pair import Pair
 from agent.paths import Paths
 from agent.streams import complain
 
 if TYPE_CHECKING:
+    from agent.pair import Pair
     from agent.rules_life import Applied  # it leans on everything that the agent leans on
 
 EPILOG = """\
@@ -112,6 +111,7 @@ def _number(text: str, least: int, most: int) -> int:
 
 
 def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent import config
     from agent.adapters.nftables import Nftables
     from agent.core.roles import RuleSet
     from agent.rules.unreached import find_unreached
@@ -131,6 +131,7 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent import config
     from agent.core.roles import RuleSet
     from agent.rules import compile_table, diff
     from agent.rules_in_force import find_in_force, rules_of
@@ -165,7 +166,7 @@ def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
     return 0
 
 
-def _zones(pair: Pair) -> dict[str, str]:
+def _zones(pair: "Pair") -> dict[str, str]:
     return {interface.name: interface.zone for interface in pair.interfaces}
 
 

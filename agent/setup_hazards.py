@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 from agent.errors import HafwError
 from agent.paths import Paths
+from agent.setup_arguments import BOTH_TOGETHER, DROP_OTHERS
 from agent.setup_blocks import NotUnderstoodError
 from agent.setup_changes import Change, is_made_by_hafw
 from agent.setup_foreign import what_would_go
 from agent.setup_wire import wire_differences
-
-BOTH_TOGETHER = "--both-together"
-DROP_OTHERS = "--drop-others"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What `hafw status` says: a picture of the agent as plain values, for people and as JSON."""
+"""What the agent says to `hafw status`: a picture of itself as plain values."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -6,9 +6,8 @@ from typing import Any
 
 from agent.adapters.conntrackd import Conntrackd, kernel_states
 from agent.adapters.nftables import RulesState
-from agent.core.conditions import severity_of
 from agent.core.plan import refresh_after_s
-from agent.core.roles import Role, RuleSet, rules_of
+from agent.core.roles import RuleSet, rules_of
 from agent.core.state import Phase
 from agent.errors import HafwError, OvertakenError
 from agent.loop import Loop
@@ -129,77 +128,3 @@ def _describe_transition(loop: Loop) -> Values | None:
         "doubt": transition.doubt,
         "steps": [to_fields(step) for step in transition.steps],
     }
-
-
-def exit_status(values: Values) -> int:
-    """As monitoring plug-ins have it: 0 well, 1 warning, 2 critical, 3 unknown. A healthy backup is well."""
-    rules = values["rules"]
-    if not rules.get("intact", False) or (
-        values["role"] == Role.PRIMARY.value and values["gate"] == "closed"
-    ):
-        return 2
-    out = values["role"] in (Role.FAULT.value, Role.STOPPED.value)
-    return max((int(severity_of(name)) for name in values["unwell"]), default=int(out))
-
-
-def to_text(values: Values) -> str:
-    """A screen for people."""
-    states, rules, keepalived = values["states"], values["rules"], values["keepalived"]
-    unwell = ", ".join(values["unwell"]) or "nothing"
-    addresses = ", ".join(keepalived["addresses"]) or "none"
-    alive = "running" if keepalived["alive"] else "not running"
-    lines = [
-        f"{values['node']} of pair {values['pair']}: {values['role']} for {values['role_seconds']:g} s, "
-        f"gate {values['gate']}",
-        f"  unwell      {unwell}",
-        *(f"              {name}: {text}" for name, text in sorted(values.get("problems", {}).items())),
-        f"  keepalived  {alive}, virtual addresses here: {addresses}",
-        f"  bus         {keepalived['bus']} {' '.join(keepalived['bus_states'])}".rstrip(),
-        f"  readiness   {_READINESS[values.get('ready')]}",
-        f"  rules       {_rules_text(rules)}",
-        f"  states      {_states_text(states)}",
-    ]
-    last = values["last_transition"]
-    if last:
-        took = f" in {last['duration_ms']:.1f} ms" if last["duration_ms"] is not None else ""
-        lines.append(
-            f"  last        {last['from']} -> {last['to']} ({last['trigger']}): {last['result']}{took}"
-        )
-        if last.get("doubt"):
-            lines.append(f"              states may be missing: {last['doubt']}")
-        lines += [
-            f"              {step['duration_ms']:9.1f} ms  {step['message']}" for step in last["steps"]
-        ]
-    return "\n".join(lines)
-
-
-_READINESS = {
-    True: "keepalived is told that the states are in",
-    False: "keepalived is told that the states are not in: the peer is preferred",
-    None: "keepalived was told nothing yet",
-}
-
-
-def _rules_text(rules: Values) -> str:
-    if "error" in rules:
-        return str(rules["error"])
-    counters = ", ".join(f"{name} {packets}" for name, packets in sorted(rules["counters"].items()))
-    intact = "intact" if rules["intact"] else rules["drift"]
-    return f"{rules['loaded']}, hash {rules['hash']}, {intact}; dropped: {counters}"
-
-
-def _states_text(states: Values) -> str:
-    if "error" in states:
-        return f"kernel {states['kernel']}; {states['error']}"
-    peer = (
-        f"injected {states['injected']}"
-        if states["mode"] == "direct"
-        else f"external cache {states['external_cache']}"
-    )
-    refresh = states.get("refresh_seconds")
-    again = f"the primary sends all again every {refresh:g} s, " if refresh is not None else ""
-    return (
-        f"{states['mode']} mode: kernel {states['kernel']}, internal cache {states['internal_cache']}, "
-        f"{peer}, {again}"
-        f"{states['bytes_from_peer']} bytes from the peer, {states['lost_messages']} messages lost"
-    )

@@ -10,7 +10,7 @@ import pytest
 
 from agent.__main__ import find_host
 from agent.config import parse
-from agent.status import exit_status, to_text
+from agent.status_text import exit_status, to_text
 from tests.unit.small_pair import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,18 @@ def hafw(
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     assert b"Exception ignored" not in done.stderr, done.stderr.decode()
     return done
+
+
+def test_a_status_loads_nothing_of_the_agent() -> None:
+    """Who waits for it on a busy machine waits for every module."""
+    program = (
+        "import sys\nfrom agent.__main__ import main\nmain(['status'])\n"
+        "heavy = {'yaml', 'agent.loop', 'agent.status', 'dbus_next', 'nftables', 'pyroute2'}\n"
+        "sys.exit(f'loaded: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
+    )
+    argv = ["/usr/bin/python3", "-P", "-c", program]
+    done = subprocess.run(argv, env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_check_of_a_good_file() -> None:
