@@ -40,7 +40,8 @@ from agent.rules.sources import CHECK, check
 from agent.rules.verdicts import has_refuse_chain, refusal
 
 RAW = -300
-_BY_STATE = verdict_map(CT_STATE, (("established", ACCEPT), ("related", ACCEPT), ("invalid", jump(INVALID))))
+# not `related`: errors are in by then, and what a helper expects is for those behind the firewall
+_BY_STATE = verdict_map(CT_STATE, (("established", ACCEPT), ("invalid", jump(INVALID))))
 
 
 def local(pair: Pair) -> Commands:
