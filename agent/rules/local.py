@@ -34,7 +34,7 @@ from agent.rules.nft import (
     ports,
     verdict_map,
 )
-from agent.rules.peer import peer, sync_port
+from agent.rules.peer import peer, sync_port, untracked_vrrp
 from agent.rules.policy import FILTER, INVALID, NOT_AN_OPENING, rules_of
 from agent.rules.sources import CHECK, check
 from agent.rules.verdicts import has_refuse_chain, refusal
@@ -170,7 +170,7 @@ def _untracked(pair: Pair) -> list[Command]:
         # first what an ordinary packet fails fastest
         add_rule("raw-in", sync_port(pair), match(IIFNAME, sync), NOTRACK),
         add_rule("raw-out", sync_port(pair), match(OIFNAME, sync), NOTRACK),
-        add_rule("raw-in", match(L4PROTO, VRRP), match(IIFNAME, "@data"), NOTRACK),
+        *untracked_vrrp("raw-in"),
         add_rule("raw-out", match(L4PROTO, VRRP), match(OIFNAME, "@data"), NOTRACK),
         *_untracked_management(pair),
     ]

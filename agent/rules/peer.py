@@ -26,6 +26,7 @@ from agent.rules.nft import (
     DROP,
     IIFNAME,
     L4PROTO,
+    NOTRACK,
     Command,
     Commands,
     Expr,
@@ -137,6 +138,17 @@ def _vrrp() -> Iterator[Command]:
     yield add_rule("vrrp", match(L4PROTO, VRRP), jump(STRANGERS))
     # IPv4 only: of IPv6 the kernel and nft see the protocol behind AH
     yield add_rule("vrrp", match(payload("ah", "nexthdr"), VRRP), jump(STRANGERS))
+
+
+def untracked_vrrp(base: str) -> Iterator[Command]:
+    """VRRP for this node. What is on its way to elsewhere is tracked as all else is: it may be translated,
+    and has answers."""
+    yield add_chain("vrrp-in")
+    yield add_rule(base, match(L4PROTO, VRRP), match(IIFNAME, "@data"), jump("vrrp-in"))
+    for version in (4, 6):
+        target = payload(ip(version), "daddr")
+        yield add_rule("vrrp-in", match(target, _GROUP[version]), NOTRACK)
+        yield add_rule("vrrp-in", match(concat(IIFNAME, target), _SPEAKERS[version]), NOTRACK)
 
 
 def _bfd() -> Iterator[Command]:

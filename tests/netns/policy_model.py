@@ -22,7 +22,7 @@ from agent.pair import (
     SourceNat,
     Translation,
 )
-from tests.netns.wire import ICMP, ICMPV6, NAMES, Packet
+from tests.netns.wire import ICMP, ICMPV6, NAMES, VRRP, Packet
 
 FATES = {Action.ACCEPT: "pass", Action.REJECT: "reject", Action.DROP: "drop"}
 
@@ -75,6 +75,9 @@ class Model:
         return bool(interface.no_source_check) or self._egress(packet.source) == interface
 
     def _local(self, packet: Packet) -> str:
+        if packet.protocol == VRRP:
+            # none of these sources is the other node
+            return "drop"
         if self._is_managed(packet):
             return "self"
         if packet.protocol in (ICMP, ICMPV6) and packet.number in (8, 128):

@@ -105,7 +105,18 @@ TO_THE_SERVER = (
 MAPPED = (*TARGETS, "192.0.2.10", "2001:db8::10")
 SERVERS = ("10.3.0.10", "10.3.0.10", ["10.3.0.40", "fd00:3::10"], "10.1.0.10", "fd00:3::10", "fd00:1::10")
 ASKED = ("192.0.2.7", "10.3.0.80", "10.1.0.80", "2001:db8::7", "fd00:1::80", "fd00:3::80", "10.1.0.1")
-KINDS = ("tcp/22", "tcp/80", "tcp/8085", "udp/53", "udp/4000", "sctp/80", "icmp", "icmp/13", "proto/47")
+KINDS = (
+    "tcp/22",
+    "tcp/80",
+    "tcp/8085",
+    "udp/53",
+    "udp/4000",
+    "sctp/80",
+    "icmp",
+    "icmp/13",
+    "proto/47",
+    "proto/112",
+)
 NASTY = [
     'a"',
     "a; flush ruleset",
@@ -125,7 +136,7 @@ services = st.sampled_from(
         *({"tcp": 80}, {"tcp": "1-79"}, {"udp": [53, "3000-5000"]}, {"tcp": 22, "udp": 4000}),
         *(
             {"sctp": 80},
-            {"protocol": ["tcp", 47]},
+            {"protocol": ["tcp", 47, 112]},
             {"icmp": "timestamp-request"},
             {"icmpv6": "echo-request"},
         ),
@@ -272,8 +283,11 @@ def packets(seed: int, pair: Pair) -> Iterator[Packet]:
         if not fitting:
             continue
         packet = Packet(interface, source, ip_address(chosen.choice(fitting)), chosen.choice(KINDS))
-        # without a key two of GRE cannot be told apart, and ICMPv6 has no timestamps
-        if not (packet.what == "proto/47" in seen or (source.version == 6 and packet.what == "icmp/13")):
+        # two of a whole protocol cannot be told apart, and ICMPv6 has no timestamps
+        if not (
+            (packet.what in seen and packet.what.startswith("proto/"))
+            or (source.version == 6 and packet.what == "icmp/13")
+        ):
             seen.add(packet.what)
             yield packet
 

@@ -120,6 +120,12 @@ def _body(packet: Packet, source_port: int) -> bytes:
             return body[:2] + struct.pack("!H", checksum(body)) + body[4:]
         case 58:
             return _summed(packet, struct.pack("!BBHHH", packet.number, 0, 0, source_port, 1), 2)
+        case 112:
+            # its checksum is looked at before it is refused with an answer
+            advert = struct.pack("!BBBBLL", 0x31, 1, 255, 0, 0, 0)
+            if packet.source.version == 6:
+                return _summed(packet, advert, 6)
+            return advert[:6] + struct.pack("!H", checksum(advert)) + advert[8:]
     return struct.pack("!HH", 0, 0x0800) + bytes(20)
 
 
