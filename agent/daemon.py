@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from agent import bugs, config, heartbeat, rules_in_force, rules_life, status
-from agent.adapters import control, memory, process, scheduling
+from agent.adapters import control_server, memory, process, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
 from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
@@ -91,7 +91,7 @@ class Agent:
             told = asyncio.Event()
             # before anybody can see that the agent runs: until then the signal would end it
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
-            server = await control.serve(self.paths.control_socket, self._status, self._answer_reload)
+            server = await control_server.serve(self.paths.control_socket, self._status, self._answer_reload)
             self.observer.start(group)
             self.sensors = Sensors(self.pair, self.node, self.paths, self.loop)
             group.create_task(self.sensors.run())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.adapters import control
+from agent.adapters import control, control_server
 from agent.errors import HafwError, UnavailableError
 
 
@@ -32,7 +32,7 @@ async def ask(path: Path, question: bytes) -> bytes:
 def test_a_question_is_answered(tmp_path: Path) -> None:
     async def scenario() -> None:
         path = tmp_path / "control.sock"
-        server = await control.serve(path, answer)
+        server = await control_server.serve(path, answer)
         assert path.stat().st_mode & 0o777 == 0o600
         assert await asyncio.to_thread(control.ask_status, path) == await answer()
         server.close()
@@ -43,7 +43,7 @@ def test_a_question_is_answered(tmp_path: Path) -> None:
 @pytest.mark.parametrize("question", [b"\n", b"stop\n", b"status now\n", b"STATUS\n", b"\xff\n"])
 def test_nothing_else_is_a_question(tmp_path: Path, question: bytes) -> None:
     async def scenario() -> None:
-        server = await control.serve(tmp_path / "s", answer)
+        server = await control_server.serve(tmp_path / "s", answer)
         found = json.loads(await ask(tmp_path / "s", question))
         assert found == {"error": "this is no question; ask: status"}
         server.close()
@@ -55,10 +55,10 @@ def test_nothing_else_is_a_question(tmp_path: Path, question: bytes) -> None:
 def test_a_question_that_never_ends_is_not_listened_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: bytes
 ) -> None:
-    monkeypatch.setattr(control, "QUESTION_LIMIT_S", 0.1)
+    monkeypatch.setattr(control_server, "QUESTION_LIMIT_S", 0.1)
 
     async def scenario() -> None:
-        server = await control.serve(tmp_path / "s", answer)
+        server = await control_server.serve(tmp_path / "s", answer)
         assert await ask(tmp_path / "s", question) == b""
         assert json.loads(await ask(tmp_path / "s", b"status\n")) == await answer()
         server.close()
@@ -71,7 +71,7 @@ def test_who_does_not_wait_for_the_answer_does_no_harm(tmp_path: Path) -> None:
         return {"schema": 1, "text": "x" * 1_000_000}
 
     async def scenario() -> None:
-        server = await control.serve(tmp_path / "s", long_answer)
+        server = await control_server.serve(tmp_path / "s", long_answer)
         for _ in range(20):
             _, writer = await asyncio.open_unix_connection(tmp_path / "s")
             writer.write(b"status\n")
@@ -102,7 +102,7 @@ def test_an_answer_that_is_read_in_small_pieces_is_whole(tmp_path: Path) -> None
 
     async def scenario() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-        server = await control.serve(tmp_path / "s", long_answer)
+        server = await control_server.serve(tmp_path / "s", long_answer)
         for _ in range(60):
             assert await read_slowly() > 400_000
         await asyncio.sleep(0)
@@ -114,9 +114,11 @@ def test_an_answer_that_is_read_in_small_pieces_is_whole(tmp_path: Path) -> None
 
 def test_those_who_ask_nothing_are_in_nobodys_way(tmp_path: Path) -> None:
     async def scenario() -> None:
-        server = await control.serve(tmp_path / "s", answer)
-        idle = [await asyncio.open_unix_connection(tmp_path / "s") for _ in range(control.MOST_OPEN + 20)]
-        found = await asyncio.wait_for(ask(tmp_path / "s", b"status\n"), control.QUESTION_LIMIT_S)
+        server = await control_server.serve(tmp_path / "s", answer)
+        idle = [
+            await asyncio.open_unix_connection(tmp_path / "s") for _ in range(control_server.MOST_OPEN + 20)
+        ]
+        found = await asyncio.wait_for(ask(tmp_path / "s", b"status\n"), control_server.QUESTION_LIMIT_S)
         assert json.loads(found) == await answer()
         for reader, _ in idle[:20]:
             assert await asyncio.wait_for(reader.read(), 5) == b"", "the oldest have to go"
@@ -140,7 +142,7 @@ def test_many_who_ask_at_once_get_the_same_answer_and_who_asks_later_a_newer_one
         return {"schema": 1, "number": number}
 
     async def scenario() -> None:
-        server = await control.serve(tmp_path / "s", slow_answer)
+        server = await control_server.serve(tmp_path / "s", slow_answer)
         first = asyncio.create_task(ask(tmp_path / "s", b"status\n"))
         await begun.wait()
         later = [asyncio.create_task(ask(tmp_path / "s", b"status\n")) for _ in range(50)]
@@ -155,13 +157,13 @@ def test_many_who_ask_at_once_get_the_same_answer_and_who_asks_later_a_newer_one
 
 
 def test_who_asks_and_never_reads_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "READING_LIMIT_S", 0.1)
+    monkeypatch.setattr(control_server, "READING_LIMIT_S", 0.1)
 
     async def long_answer() -> dict[str, Any]:
         return {"schema": 1, "text": "x" * 3_000_000}
 
     async def scenario() -> None:
-        server = await control.serve(tmp_path / "s", long_answer)
+        server = await control_server.serve(tmp_path / "s", long_answer)
         with socket.socket(socket.AF_UNIX) as line:
             line.setblocking(False)
             running = asyncio.get_running_loop()
@@ -207,14 +209,14 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     path.write_text("precious")
     with pytest.raises(HafwError, match="is not a socket; remove it"):
-        asyncio.run(control.serve(path, answer))
+        asyncio.run(control_server.serve(path, answer))
     assert path.read_text() == "precious"
 
 
 @pytest.mark.parametrize("name", ["missing/control.sock", "x" * 120])
 def test_a_place_where_no_socket_can_be(tmp_path: Path, name: str) -> None:
     with pytest.raises(HafwError, match="cannot listen for `hafw status` at"):
-        asyncio.run(control.serve(tmp_path / name, answer))
+        asyncio.run(control_server.serve(tmp_path / name, answer))
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.touch(), lambda path: path.mkdir()])
@@ -276,7 +278,7 @@ def test_a_reload_is_asked_for_by_name(tmp_path: Path) -> None:
         return {"schema": 1, "rules": "0123"}
 
     async def scenario() -> None:
-        server = await control.serve(tmp_path / "s", answer, reload)
+        server = await control_server.serve(tmp_path / "s", answer, reload)
         assert await asyncio.to_thread(control.ask_reload, tmp_path / "s") == await reload()
         assert await asyncio.to_thread(control.ask_status, tmp_path / "s") == await answer()
         server.close()
@@ -312,7 +314,7 @@ def test_a_status_that_takes_long_is_waited_for(tmp_path: Path, monkeypatch: pyt
         return {"schema": 1}
 
     async def scenario() -> None:
-        server = await control.serve(tmp_path / "s", slow)
+        server = await control_server.serve(tmp_path / "s", slow)
         assert await asyncio.to_thread(control.ask_status, tmp_path / "s") == {"schema": 1}
         server.close()
 

@@ -1,0 +1,127 @@
+"""How the agent answers the questions of control.py, however many come, and from whomever."""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.adapters import unix_socket
+from agent.adapters.control import RELOAD, SIGN_OF_LIFE, STATUS
+from agent.errors import HafwError
+from agent.pace import Pace, PacedReader
+
+Answer = Callable[[], Awaitable[dict[str, Any]]]
+
+MOST_QUESTION = 256
+MOST_OPEN = 128
+MOST_WAITING = 100
+AT_ONCE = 8
+PACE = Pace(at_once=100, per_second=400)
+READING_LIMIT_S = 5.0
+QUESTION_LIMIT_S = 2.0
+
+
+class Server:
+    """However many ask at a time, one status is being made and one may wait; the oldest of too many
+    connections is closed, unless it has asked for a reload."""
+
+    def __init__(self, listener: socket.socket, answers: Mapping[bytes, Answer]) -> None:
+        self._listener = listener
+        self._answers = answers
+        self._making = asyncio.Lock()
+        self._next: asyncio.Task[dict[str, Any]] | None = None
+        self._open: dict[asyncio.Task[None], None] = {}
+        self._reader = PacedReader(listener.fileno(), self._accept, PACE)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._listener.close()
+        for task in self._open:
+            task.cancel()
+
+    def _accept(self) -> int:
+        for count in range(AT_ONCE):
+            try:
+                line, _ = self._listener.accept()
+            except OSError:  # nobody more, or gone again, or no descriptors left just now
+                return max(count, 1)
+            line.setblocking(False)
+            task = asyncio.get_running_loop().create_task(self._serve(line))
+            self._open[task] = None
+            task.add_done_callback(self._served)
+            if len(self._open) > MOST_OPEN:
+                next(iter(self._open)).cancel()
+        return AT_ONCE
+
+    def _served(self, task: "asyncio.Task[None]") -> None:
+        self._open.pop(task, None)
+        if not task.cancelled() and task.exception() is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a question at the control socket", "exception": task.exception(), "task": task}
+            )
+
+    async def _serve(self, line: socket.socket) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=line, limit=MOST_QUESTION)
+        is_closed = False
+        try:
+            async with asyncio.timeout(QUESTION_LIMIT_S):
+                question = await reader.readline()
+            if question == STATUS:
+                writer.write(SIGN_OF_LIFE)
+            found = await self._answer(question)
+            writer.write(json.dumps(found).encode() + b"\n")
+            async with asyncio.timeout(READING_LIMIT_S):
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+            is_closed = True
+        except (TimeoutError, OSError, ValueError):
+            pass  # whoever asked has gone, or asked without end, or does not read; nothing is owed
+        finally:
+            if (
+                not is_closed
+            ):  # asyncio has nothing left to abort in one that closed when its buffer was empty
+                writer.transport.abort()
+
+    async def _answer(self, question: bytes) -> dict[str, Any]:
+        asked = self._answers.get(question)
+        if asked is None:
+            return {"error": f"this is no question; ask: {_names(self._answers)}"}
+        if question != STATUS:
+            task = asyncio.current_task()
+            if task is not None:
+                self._open.pop(task, None)
+            return await asked()
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._make(asked))
+        return await asyncio.shield(self._next)
+
+    async def _make(self, asked: Answer) -> dict[str, Any]:
+        async with self._making:
+            self._next = None  # who asks from now on wants to know what is true later
+            return await asked()
+
+
+async def serve(path: Path, answer: Answer, reload: Answer | None = None) -> Server:
+    """Start to answer `status`, and `reload` where it is given. A socket left by an earlier run is replaced,
+    anything else at `path` is not touched. Raises HafwError if there can be none."""
+    unix_socket.clear(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+        listener.listen(MOST_WAITING)
+    except OSError as error:
+        listener.close()
+        message = f"cannot listen for `hafw status` at {path}: {error.strerror or error}"
+        raise HafwError(message, "run as root, once on each node") from error
+    finally:
+        os.umask(mask)
+    return Server(listener, {STATUS: answer, **({RELOAD: reload} if reload else {})})
+
+
+def _names(answers: Mapping[bytes, Answer]) -> str:
+    return " or ".join(name.decode().strip() for name in answers)
