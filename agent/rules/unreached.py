@@ -28,8 +28,10 @@ from agent.pair import (
     SourceNat,
     Translation,
 )
+from agent.rules.gate import VRRP
 from agent.rules.matching import VERSIONS
 from agent.rules.nft import intervals
+from agent.rules.peer import MULTI_HOP_BFD, SINGLE_HOP_BFD
 
 Spans = list[tuple[int, int]]
 _EVERY = (ip_network("0.0.0.0/0"), ip_network("::/0"))
@@ -37,6 +39,7 @@ _NOT_FORWARDED = tuple(
     ip_network(each)
     for each in ("224.0.0.0/4", "255.255.255.255", "169.254.0.0/16", "ff00::/8", "fe80::/10")
 )
+_BFD = (SINGLE_HOP_BFD, MULTI_HOP_BFD)
 _ECHO = {Protocol.ICMP: (), Protocol.ICMPV4: (8,), Protocol.ICMPV6: (128,)}
 _MOST_COMPARED = 400_000
 """Pairs of entries; a policy of thousands of rules is not to be looked at for minutes."""
@@ -107,6 +110,11 @@ class _Looked:
         if self._apart(rule.destination, ours):
             yield "never matches: its destination is no address of the firewalls"
         yield from self._ends(rule.from_zone, SELF_ZONE, rule.source, EVERYBODY)
+        for service in rule.services:
+            if _is_of_the_pair(service):
+                yield f"does nothing to {service.name}: with that the firewalls hear each other alone"
+            elif not self._is_managed(rule, service):
+                yield from self._taken_from_self(rule, service)
         if rule.action is Action.ACCEPT and not rule.rate and not rule.connections:
             return
         for service in rule.services:
@@ -116,6 +124,38 @@ class _Looked:
                 managed = [str(one) for one in self._managers(rule)]
                 if managed:
                     yield f"does nothing to {service.name} from {', '.join(managed)}: that is management"
+
+    def _is_managed(self, rule: Rule, service: Service) -> bool:
+        """Whether some of it may be management, which no translation takes away."""
+        services = any(_meet(one, service) for one in self.pair.management.services)
+        return services and not self._apart(rule.source, Addresses(self.pair.management.sources))
+
+    def _taken_from_self(self, rule: Rule, service: Service) -> Iterator[str]:
+        """A service that is led to a server from all virtual addresses that it may be asked for at."""
+        for version in service.versions:
+            asked = self._virtual(rule, version)
+            takers = [self._taker(rule, service, address) for address in asked]
+            if asked and all(takers):
+                places = ", ".join(dict.fromkeys(one.place.path for one in takers if one))
+                where = ", ".join(map(str, asked))
+                yield f"does nothing to {service.name} at {where}: {places} leads that to a server"
+
+    def _virtual(self, rule: Rule, version: int) -> list[IPAddress]:
+        """The virtual addresses that the rule is about: named ones, or those of its zone."""
+        everywhere = rule.destination.everybody
+        return [
+            vip.ip
+            for interface, vip in self.pair.vips()
+            if vip.version == version
+            and (interface.zone == rule.from_zone or not everywhere)
+            and self._covers(rule.destination, Addresses((ip_network(vip.ip),)), (version,))
+        ]
+
+    def _taker(self, rule: Rule, service: Service, address: IPAddress) -> PortForward | SourceNat | None:
+        asked = PortForward(
+            rule.from_zone, SELF_ZONE, (service,), (address,), (address,), source=rule.source
+        )
+        return self._asked_before(asked, address, self.pair.translations)
 
     def _managers(self, rule: Rule) -> Iterator[IPNetwork]:
         """Sources of management that `rule` seems to be about."""
@@ -328,6 +368,26 @@ def _takes(one: Service, other: Service) -> bool:
     return bool(other.ports) and all(
         any(mine.first <= each.first and each.last <= mine.last for mine in one.ports)
         for each in other.ports
+    )
+
+
+def _meet(one: Service, other: Service) -> bool:
+    """Whether something may be of both."""
+    if Protocol.ANY in (one.protocol, other.protocol) or Protocol.NUMBER in (one.protocol, other.protocol):
+        return True
+    return one.protocol is other.protocol and any(
+        mine.first <= each.last and each.first <= mine.last for mine in one.ports for each in other.ports
+    )
+
+
+def _is_of_the_pair(service: Service) -> bool:
+    """What is taken from the other node alone, before any rule."""
+    if service.protocol is Protocol.NUMBER:
+        return service.numbers == (VRRP,)
+    return (
+        service.protocol is Protocol.UDP
+        and bool(service.ports)
+        and all(port.first == port.last and port.first in _BFD for port in service.ports)
     )
 
 

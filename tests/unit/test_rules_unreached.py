@@ -50,6 +50,8 @@ TO_SELF = "from: client, to: self"
             "policy[0]",
             "no address of the firewalls",
         ),
+        ((f"{TO_SELF}, allow: [bfd]",), "policy[0]", "hear each other alone"),
+        ((f"{TO_SELF}, drop: [{{protocol: 112}}, dns]",), "policy[0]", "hear each other alone"),
         ((f"{TO_SERVER}, drop: [https], destination: 192.168.2.100",), "policy[0]", "the firewalls' own"),
         (
             (f"{TO_SERVER}, drop: [https], source: all",),
@@ -132,9 +134,65 @@ nat: [{{{TO_SERVER}, services: [https], address: 203.0.113.9, destination: 192.1
     assert find_unreached(parse(text.replace("drop: [https]", "drop: [ssh, https]"))) == ()
 
 
+WEB = f"{TO_SERVER}, services: [https, dns], destination: 192.168.0.9"
+
+
+@pytest.mark.parametrize(
+    ("rule", "nat", "message"),
+    [
+        (f"{TO_SELF}, allow: [ntp, https]", WEB, "https at 192.168.2.100: nat[0] leads that to a server"),
+        (f"{TO_SELF}, drop: [https], destination: 192.168.2.100", WEB, "https at 192.168.2.100"),
+        (f"{TO_SELF}, allow: [https], destination: 192.168.0.100", WEB, ""),
+        (f"{TO_SELF}, allow: [https], destination: 192.168.2.1", WEB, ""),
+        (f"{TO_SELF}, allow: [https]", f"{WEB}, match: {{source: 192.168.2.7}}", ""),
+        (
+            f"{TO_SELF}, allow: [https], source: 192.168.2.7",
+            f"{WEB}, match: {{source: 192.168.2.0/28}}",
+            "https",
+        ),
+        (f"{TO_SELF}, allow: [{{tcp: 440-443}}]", WEB, ""),
+        (f"{TO_SELF}, allow: [any]", WEB, ""),
+        ("from: server, to: self, allow: [https]", WEB, ""),
+        ("from: server, to: self, allow: [https]", f"{WEB}, hairpin: true", ""),
+        (
+            "from: server, to: self, allow: [https], destination: 192.168.2.100",
+            f"{WEB}, hairpin: true",
+            "https at 192.168.2.100",
+        ),
+        (
+            "from: server, to: self, allow: [https]",
+            f"{BACK}, services: [https], address: 192.168.0.101, destination: 192.168.2.9",
+            "",
+        ),
+        (
+            "from: server, to: self, allow: [https], destination: 192.168.0.101",
+            "from: client, to: server, prefix: {inside: 192.168.2.9/32, outside: 192.168.0.101/32}",
+            "https at 192.168.0.101",
+        ),
+        (
+            f"{TO_SELF}, allow: [https]",
+            f"{TO_SERVER}, services: [https], destination: 'fd00:a::9'",
+            "https at fd00:c::100",
+        ),
+        # management stays where it is; from elsewhere it is led away
+        (f"{TO_SELF}, allow: [ssh]", f"{TO_SERVER}, services: [ssh], destination: 192.168.0.9", ""),
+        (
+            f"{TO_SELF}, allow: [ssh], source: 192.168.2.128/25",
+            f"{TO_SERVER}, services: [ssh], destination: 192.168.0.9",
+            "ssh at 192.168.2.100",
+        ),
+    ],
+)
+def test_a_rule_to_self_whose_service_is_led_to_a_server(rule: str, nat: str, message: str) -> None:
+    found = find_unreached(parse(f"{HEAD}policy: [{{{rule}}}]\nnat: [{{{nat}}}]\n"))
+    assert [one.path for one in found] == (["policy[0]"] if message else []), found
+    assert all(message in one.message for one in found)
+
+
 @pytest.mark.parametrize(
     "lines",
     [
+        (f"{TO_SELF}, allow: [{{udp: [3784, 3785]}}, {{protocol: [112, 47]}}]",),
         (f"{TO_SELF}, drop: [any]",),
         (f"{TO_SELF}, allow: [ping, ssh, dns]",),
         (f"{TO_SELF}, drop: [ssh], source: 192.168.2.128/25",),
