@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from itertools import chain
 
 IPAddress = IPv4Address | IPv6Address
 IPInterface = IPv4Interface | IPv6Interface
@@ -319,9 +320,8 @@ class PortForward:
 
     @property
     def takes_whole_addresses(self) -> bool:
-        """Whatever is for its addresses, from everybody."""
-        whole = not self.services or any(one.protocol is Protocol.ANY for one in self.services)
-        return whole and self.source.everybody
+        """Whatever is for its addresses, from its sources."""
+        return not self.services or any(one.protocol is Protocol.ANY for one in self.services)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,10 +379,22 @@ class Pair:
         found: set[IPAddress] = set()
         for one in entries:
             if isinstance(one, PortForward):
-                found.update(self.asked(one) if one.takes_whole_addresses else ())
+                asked = self.asked(one) if one.takes_whole_addresses else ()
+                found.update(each for each in asked if self._is_everybody(one.source, each.version))
             elif one.prefixes:
                 found.update(vip.ip for _, vip in self.vips() if vip.ip in one.prefixes[1])
         return frozenset(found & {vip.ip for _, vip in self.vips()})
+
+    def _is_everybody(self, addresses: Addresses, version: int) -> bool:
+        """Of one IP version, also where that is written as networks."""
+        named = (one.networks for one in self.sets if one.name in addresses.sets)
+        every = (one for one in chain(addresses.networks, *named) if one.version == version)
+        covered = 0
+        for first, last in sorted((int(one[0]), int(one[-1])) for one in every):
+            if first > covered:
+                break
+            covered = max(covered, last + 1)
+        return addresses.everybody or covered == 1 << (32 if version == 4 else 128)
 
     def zone(self, name: str) -> Zone:
         return next((zone for zone in self.zones if zone.name == name), Zone(name))

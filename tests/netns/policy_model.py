@@ -5,6 +5,7 @@ Nothing of agent.rules is used here. Networks that are not connected are in `rou
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 from agent.pair import (
     SELF_ZONE,
@@ -145,8 +146,15 @@ class Model:
             kept -= {vip for vip in kept if one.prefixes and vip in one.prefixes[1]}
         for forward in self.pair.forwards:
             whole = not forward.services or any(each.protocol is Protocol.ANY for each in forward.services)
-            kept -= set(forward.addresses if whole and forward.source.everybody else ())
+            kept -= {each for each in forward.addresses if whole and self._is_for_all(forward, each)}
         return kept
+
+    def _is_for_all(self, one: PortForward, address: IPAddress) -> bool:
+        """As far as an entry of one line can say so."""
+        first, last = (
+            ("0.0.0.0", "255.255.255.255") if address.version == 4 else ("::", "ffff:" * 7 + "ffff")
+        )
+        return all(self._is_in(ip_address(each), one.source) for each in (first, last))
 
     def _forwards_to(self, one: PortForward, packet: Packet) -> IPAddress | None:
         """The server that `one` leads `packet` to."""
