@@ -4,7 +4,8 @@ Hard facts
 * conntrack(8) deletes by filters: one process for each connection, and whatever fits the filter goes. By
   netlink an entry is deleted by its tuple and its id, so that a new one in its place is safe.
 * conntrackd tells the peer of a deleted entry as of any that ends, and the peer's copy goes too.
-* A connection that was announced (FTP's data) carries the status bit `expected`; it came in as related.
+* A connection that was announced (FTP's data) carries the status bit `expected`, and the tuple of the one
+  that has announced it; it came in as related. It lives on when that one ends.
 """
 
 import asyncio
@@ -19,13 +20,13 @@ from pathlib import Path
 
 from agent.adapters import process
 from agent.errors import HafwError, ToolError, UnavailableError
-from agent.rules.flows import Flow, IPAddress, Ways
+from agent.rules.flows import Ends, Flow, Ways
 
 _NETLINK_NETFILTER = 12
 _CT_GET, _CT_DELETE = 1 << 8 | 1, 1 << 8 | 2
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE = 2, 3
-_ORIG, _REPLY, _STATUS, _ID, _ZONE = 1, 2, 3, 12, 18
+_ORIG, _REPLY, _STATUS, _ID, _MASTER, _ZONE = 1, 2, 3, 12, 14, 18
 _NESTED = 0x8000
 _EXPECTED = 0x1
 _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
@@ -144,12 +145,12 @@ def _flow(family: int, body: bytes) -> Flow | None:
         if kind in found
     )
     (status,) = struct.unpack("!I", found.get(_STATUS, b"\0\0\0\0"))
-    return Flow(
-        family, key, saddr, daddr, protocol, sport, dport, reply[0], reply[3], bool(status & _EXPECTED)
-    )
+    master = _ends(found.get(_MASTER, b""))
+    expected = bool(status & _EXPECTED)
+    return Flow(family, key, saddr, daddr, protocol, sport, dport, reply[0], reply[3], expected, master)
 
 
-def _ends(data: bytes) -> tuple[IPAddress, IPAddress, int, int, int] | None:
+def _ends(data: bytes) -> Ends | None:
     """Source, target, protocol and ports; for ICMP the type is the port of the target, and of the reply's
     source too."""
     found = dict(_attributes(data))

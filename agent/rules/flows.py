@@ -5,21 +5,25 @@ Here the first packet is judged again, as the forward or the input hook saw it: 
 target, before that of its source. What cannot be judged stays, and so does what this node has begun itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import islice
 
 from agent.rules.change import Model
 from agent.rules.packet import Packet, verdict_of
 
 IPAddress = IPv4Address | IPv6Address
+Ends = tuple[IPAddress, IPAddress, int, int, int]
+"""Source, target, protocol and ports."""
 ICMP = (1, 58)
 _EVERYBODY = IPv4Address("255.255.255.255")
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One connection. `key` is what names it to the kernel; the reply's source is the true target."""
+    """One connection. `key` is what names it to the kernel; the reply's source is the true target. `master`
+    is the connection that has announced it, by its first packet."""
 
     family: int
     key: bytes
@@ -31,6 +35,12 @@ class Flow:
     target: IPAddress
     target_port: int
     expected: bool
+    master: Ends | None = None
+
+    @property
+    def ends(self) -> Ends:
+        """By its first packet."""
+        return self.saddr, self.daddr, self.protocol, self.sport, self.dport
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,39 +52,64 @@ class Ways:
 
     def find(self, address: IPAddress) -> str | None:
         """The interface that `address` is behind."""
+        return next(self._on_the_way(address), None)
+
+    def find_all(self, address: IPAddress) -> tuple[str, ...]:
+        """An address of the link may be by each interface that has such a network."""
+        of_the_link = address.version == 6 and address.is_link_local
+        return tuple(islice(self._on_the_way(address), None if of_the_link else 1))
+
+    def _on_the_way(self, address: IPAddress) -> Iterator[str]:
         for network, name in self.routes:
             if address.version == network.version and address in network:
-                return name
-        return None
+                yield name
 
 
 def find_forbidden(table: Model, flows: Iterable[Flow], ways: Ways) -> list[Flow]:
     """The connections that `table`, in the role of a primary, would refuse now: the forwarded ones, and
-    those to this node. Announced ones (FTP's data) belong to one that is judged by itself.
+    those to this node. Announced ones (FTP's data) end with the one that has announced them.
     """
+    every = list(flows)
     known: dict[tuple[str, Packet], bool] = {}
     found = []
-    for flow in flows:
-        asked = None if flow.expected else _first_packet(flow, ways)
-        if asked is None:
-            continue
-        if asked not in known:
-            known[asked] = verdict_of(table, *asked).verdict in ("drop", "reject")
-        if known[asked]:
+    for flow in every:
+        asked = () if flow.expected else tuple(_first_packets(flow, ways))
+        for one in asked:
+            if one not in known:
+                known[one] = verdict_of(table, *one).verdict in ("drop", "reject")
+        if asked and all(known[one] for one in asked):
             found.append(flow)
-    return found
+    return [*found, *_announced_by(found, every)]
 
 
-def _first_packet(flow: Flow, ways: Ways) -> tuple[str, Packet] | None:
-    """With the chain that judges it."""
+def _announced_by(found: Iterable[Flow], every: Iterable[Flow]) -> Iterator[Flow]:
+    """Whatever these have announced, and what that has announced again."""
+    announced: dict[Ends, list[Flow]] = {}
+    for flow in every:
+        if flow.expected and flow.master:
+            announced.setdefault(flow.master, []).append(flow)
+    ending = [flow.ends for flow in found]
+    while ending:
+        for flow in announced.pop(ending.pop(), ()):
+            yield flow
+            ending.append(flow.ends)
+
+
+def _first_packets(flow: Flow, ways: Ways) -> Iterator[tuple[str, Packet]]:
+    """With the chain that judges it; several where nobody can say which interface it came in by."""
     if flow.saddr in ways.own:
-        return None
+        return
     # nothing of ours forwards to a group or to everybody
     to_self = flow.target in ways.own or flow.target.is_multicast or flow.target == _EVERYBODY
-    ingress, egress = ways.find(flow.saddr), None if to_self else ways.find(flow.target)
-    if ingress is None or ingress == "lo" or (egress is None and not to_self):
-        return None
-    packet = Packet(
+    egress = None if to_self else ways.find(flow.target)
+    for ingress in ways.find_all(flow.saddr):
+        if ingress == "lo" or (egress is None and not to_self):
+            return
+        yield "input" if to_self else "forward", _packet(flow, ingress, egress)
+
+
+def _packet(flow: Flow, ingress: str, egress: str | None) -> Packet:
+    return Packet(
         iifname=ingress,
         oifname=egress,
         saddr=flow.saddr,
@@ -86,4 +121,3 @@ def _first_packet(flow: Flow, ways: Ways) -> tuple[str, Packet] | None:
         asked=flow.daddr,
         asked_port=flow.dport,
     )
-    return "input" if to_self else "forward", packet

@@ -292,6 +292,31 @@ def test_exactly_the_forbidden_connections_end(firewall: Firewall) -> None:
             answers.close()
 
 
+def test_data_that_was_announced_ends_with_its_control_connection(firewall: Firewall) -> None:
+    with listen(firewall.server, SERVER, 21) as ftp, listen(firewall.server, SERVER, 5000) as passive:
+        control = connect(firewall.client, SERVER, 21)
+        assert control is not None
+        with control, accept(ftp) as served:
+            # the helper reads commands from the second line of each side on
+            served.sendall(b"220 welcome\r\n")
+            control.sendall(control.recv(100) and b"USER somebody\r\n")
+            served.sendall(served.recv(100) and b"227 Entering Passive Mode (192,168,0,10,19,136).\r\n")
+            assert control.recv(100).startswith(b"227")
+            data = connect(firewall.client, SERVER, 5000)
+            assert data is not None
+            with data, accept(passive) as sent:
+                assert forbidden(firewall, pair_with("[ftp]")) == []
+                found = forbidden(firewall, pair_with("[https]"))
+                assert [flow.target_port for flow in found] == [21, 5000]
+                firewall.rules.succeed(pair_with("[https]")).load(RuleSet.PRIMARY)
+                sent.sendall(b"still")
+                assert data.recv(5) == b"still"
+                with firewall.node.entered():
+                    assert flows.end_flows(found) == 2
+                sent.sendall(b"lost")
+                assert receive(data, 0.5) is None
+
+
 @pytest.mark.parametrize(("own", "client"), [("192.168.2.1", CLIENT), ("fd00:0:0:c::1", CLIENT_6)])
 def test_connections_to_the_firewall_itself_end_but_for_management(
     firewall: Firewall, own: str, client: str

@@ -1,7 +1,7 @@
 """What a table says of a packet as far as it is known, and the words for it."""
 
 import json
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,8 @@ def test_a_rule_of_each_kind(expressions: tuple[Any, ...], verdict: str | None) 
 def flow(source: str, target: str, port: int, **more: Any) -> Flow:
     known: dict[str, Any] = {"daddr": target, "target_port": port, "expected": False, **more}
     ends = [ip_address(address) for address in (source, known.pop("daddr"), target)]
-    return Flow(
-        2, b"", ends[0], ends[1], TCP, 40_000, port, ends[2], known["target_port"], known["expected"]
-    )
+    ports = (40_000, port, ends[2], known["target_port"])
+    return Flow(2, b"", ends[0], ends[1], TCP, *ports, known["expected"], known.get("master"))
 
 
 def test_connections_are_judged_by_where_they_really_go() -> None:
@@ -138,6 +137,35 @@ def test_connections_are_judged_by_where_they_really_go() -> None:
         flow("192.168.2.10", "255.255.255.255", 9999),
     ]
     assert find_forbidden(TABLE, [*kept, *forbidden], ways) == forbidden
+
+
+def test_what_a_connection_has_announced_ends_with_it() -> None:
+    routes = tuple((interface.networks[0], interface.name) for interface in PAIR.interfaces)
+    ways = Ways(routes, frozenset())
+    allowed, forbidden = (
+        flow("192.168.2.10", "192.168.0.10", 443),
+        flow("192.168.2.10", "192.168.0.10", 9999),
+    )
+    kept = flow("192.168.0.10", "192.168.2.10", 5000, expected=True, master=allowed.ends)
+    data = flow("192.168.0.10", "192.168.2.10", 5001, expected=True, master=forbidden.ends)
+    more = flow("192.168.2.10", "192.168.0.10", 5002, expected=True, master=data.ends)
+    found = find_forbidden(TABLE, [more, kept, data, allowed, forbidden], ways)
+    assert found == [forbidden, data, more]
+
+
+def test_an_address_of_the_link_is_judged_by_every_interface_that_it_may_be_behind() -> None:
+    link = ip_network("fe80::/64")
+    own = ip_address("fe80::1")
+    allowed, other = flow("fe80::9", "fe80::1", 8000), flow("fe80::9", "fe80::1", 8001)
+    table = model_of(
+        (
+            add_base_chain("input", "input", 0, policy="drop"),
+            add_rule("input", match(IIFNAME, "eth1"), match(payload("tcp", "dport"), 8000), ACCEPT),
+        )
+    )
+    for order in (("eth0", "eth1"), ("eth1", "eth0")):
+        ways = Ways(tuple((link, name) for name in order), frozenset({own}))
+        assert find_forbidden(table, [allowed, other], ways) == [other]
 
 
 @pytest.mark.parametrize(
