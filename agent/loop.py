@@ -201,6 +201,9 @@ class Loop:
             return  # the kernel tells of our own change as well, and that is looked at next
         except HafwError as error:
             drift = str(error)
+        if self.state.loaded is not loaded:  # before the look had its turn, so that it knew of no change
+            self._check_again = True
+            return
         now = time.monotonic_ns()
         if not self.settings.mend:
             text = f"{drift}; left as it is, as the pair file says" if drift else "the rules are ours again"

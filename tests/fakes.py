@@ -95,7 +95,10 @@ class FakeHost:
             return FakeVerified(self.edited or (None if self.loaded is rules else f"the rules are {self}"))
 
     async def beside(self, look: Callable[[], Verified]) -> Verified:
-        """A look at the rules, which is let begin and then takes as long as it is held."""
+        """A look at the rules: it begins when "turn" is not held, and takes as long as "look" is."""
+        while "turn" in self.held:
+            self._changed.clear()
+            await self._changed.wait()
         seen, before = look(), self.loaded
         while "look" in self.held:
             self._changed.clear()

@@ -144,6 +144,30 @@ def test_no_role_waits_for_a_look_at_the_rules(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("mend", [True, False])
+def test_a_look_that_waits_for_its_turn_does_not_take_our_flip_for_a_change(
+    tmp_path: Path, mend: bool
+) -> None:
+    """Looks are made one after the other, in a thread of their own; a role may change before one begins."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, mend=mend)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.host.done.clear()
+            bench.host.held = {"turn"}
+            bench.loop.check_rules()
+            await asyncio.sleep(0)
+            bench.role(Role.PRIMARY)
+            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
+            bench.host.release("turn")
+            await bench.until(lambda: bench.host.done[-1] == "verify primary" and not bench.loop._checking)
+            await bench.at_rest()
+        assert not bench.sink.of(Kind.ALARM)
+        assert "load primary" not in bench.host.done
+
+    asyncio.run(scenario())
+
+
 def test_of_many_hints_one_look_is_under_way_and_one_waits(tmp_path: Path) -> None:
     async def scenario() -> None:
         bench = Bench(tmp_path)
