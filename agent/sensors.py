@@ -18,7 +18,7 @@ from agent.adapters import scheduling
 from agent.adapters.chains import Chains
 from agent.adapters.conntrackd_counters import ask_counters
 from agent.adapters.links import Links, LinkWatch
-from agent.adapters.multicast import read_groups
+from agent.adapters.multicast import read_listening
 from agent.adapters.neighbours import Neighbours
 from agent.adapters.rules_watch import RulesWatch
 from agent.adapters.strangers import Strangers
@@ -44,9 +44,8 @@ LINKS_AGAIN_S = 5.0
 """Without a notice of the kernel's."""
 LINKS_PAUSE_S = 0.1
 CHAINS_AGAIN_S = 60.0
-CHAINS_PAUSE = 20
-"""How many times as long as a look at the chains took the next one waits at least, however often others
-change their rules."""
+LONG_LOOK_PAUSE = 20
+"""How many times as long as a look at what others can make large took the next one waits at least."""
 ANSWER_WAIT_S = 0.7
 BLIND_AFTER = 3
 """Looks in a row."""
@@ -125,14 +124,19 @@ class Sensors:
             await _soon(self._links_changed, LOOK_S)
 
     async def _watch_groups(self) -> None:
+        """However many groups others have joined."""
+        took_s = 0.0
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(max(LOOK_S, LONG_LOOK_PAUSE * took_s))
             if not self._seen:
                 continue
+            begun_s = time.monotonic()
             with self._looking("who listens for VRRP"):
-                role, joined = self._loop.state.role, read_groups()
-                self._joined, found = judge_groups(self.pair, role, self._seen, joined, self._joined)
+                seen = await self._beside(read_listening)
+                role = self._loop.state.role
+                self._joined, found = judge_groups(self.pair, role, self._seen, seen, self._joined)
                 self._tell(found)
+            took_s = time.monotonic() - begun_s
 
     async def _hear_peer(self) -> None:
         link = self.pair.sync_interface.name
@@ -210,7 +214,7 @@ class Sensors:
             with self._looking("the rules of other programs"):
                 names = frozenset(interface.name for interface in self.pair.interfaces)
                 self._tell(judge_chains(await self._beside(self._read_chains), names))
-            await asyncio.sleep(max(LOOK_S, CHAINS_PAUSE * (time.monotonic() - begun_s)))
+            await asyncio.sleep(max(LOOK_S, LONG_LOOK_PAUSE * (time.monotonic() - begun_s)))
             await _soon(self._rules_changed, CHAINS_AGAIN_S)
 
     async def _watch_strangers(self) -> None:

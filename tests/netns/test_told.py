@@ -4,6 +4,7 @@ condition begins, gives `hafw status` its exit status, and ends by itself."""
 import contextlib
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +12,9 @@ from functools import partial
 import pytest
 
 from agent.core.conditions import Condition, severity_of
+from agent.core.groups import NOTHING_LOOKS
 from agent.pair import SyncMode
+from agent.paths import Paths
 from hafw_lab.lab import Fault, FaultKind, Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.scenario import other, put_states
@@ -24,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="puts files over those of the nodes' kernels"),
 ]
 
+KEEPALIVED_CONF = str(Paths().keepalived_config)
 SOON_S = 20.0
 """What happens at all happens by then, also on a busy machine."""
 BLOCK = (
@@ -330,3 +334,45 @@ def test_an_interface_that_was_renamed_leaves_keepalived_deaf(lab: Lab) -> None:
     lab.fail(backup.name, Fault(FaultKind.KEEPALIVED_STOP))
     lab.heal(backup.name)
     wait_end(backup, since, Condition.DEAF)
+
+
+def test_all_links_were_renamed_before_the_agent_began(lab: Lab) -> None:
+    """So that nothing is left that keepalived could be compared with."""
+    backup = lab.node(other(lab, lab.wait_primary(None, 5)))
+    backup.stop_service("agent")
+    for name in ("eth0", "eth1"):
+        rename(backup, name, "aside")
+        rename(backup, "aside", name)
+    since = time.monotonic_ns()
+    backup.start_service("agent")
+    assert "keepalived no longer listens on eth0, eth1" in wait_alarm(backup, since, Condition.DEAF)
+    lab.fail(backup.name, Fault(FaultKind.KEEPALIVED_STOP))
+    lab.heal(backup.name)
+    wait_end(backup, since, Condition.DEAF)
+
+
+def test_one_link_is_unicast_since_a_reload(lab: Lab) -> None:
+    """The group is left without a restart, and keepalived hears all the same."""
+    kept = {name: lab.node(name).read_text(KEEPALIVED_CONF) for name in lab.firewalls}
+    backup = lab.node(other(lab, lab.wait_primary(None, 5)))
+    since = time.monotonic_ns()
+    try:
+        for name, text in kept.items():
+            peer = f"unicast_peer {{\n 192.168.2.{2 if name == lab.firewalls[0] else 1}\n}}\n"
+            lab.node(name).write_text(
+                KEEPALIVED_CONF, re.sub(r"(?m)^( *interface eth1\n)", rf"\1{peer}", text)
+            )
+            lab.node(name).signal_service("keepalived", signal.SIGHUP)
+        until(lambda: not is_multicast(backup, "eth1"), SOON_S, "eth1 is not unicast")
+        time.sleep(NOTHING_LOOKS + 2)  # longer than being told of it takes
+        assert not find(records(backup, since), event="alarm", condition="deaf")
+        assert "bus         heard BACKUP" in status_of(backup)[1]
+    finally:
+        for name, text in kept.items():
+            lab.node(name).write_text(KEEPALIVED_CONF, text)
+            lab.node(name).signal_service("keepalived", signal.SIGHUP)
+    until(lambda: is_multicast(backup, "eth1"), SOON_S, "eth1 is not multicast")
+
+
+def is_multicast(node: Node, link: str) -> bool:
+    return "224.0.0.18" in node.run(["ip", "maddress", "show", "dev", link]).stdout

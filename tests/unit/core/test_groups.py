@@ -1,20 +1,23 @@
 """Whether keepalived still listens: what the kernel's multicast groups show of it."""
 
+import re
 import sys
 from dataclasses import replace
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
 
-from agent.adapters.multicast import read_groups
+from agent.adapters.multicast import read_listening
 from agent.config import parse
-from agent.core.groups import Group, Joined, judge_groups
+from agent.core.groups import NOTHING_LOOKS, Group, Joined, Listening, judge_groups
 from agent.core.links import Link
 from agent.core.roles import Role
 from agent.errors import UnavailableError
 from tests.unit.small_pair import SMALL
 
 PAIR = parse(SMALL)
+PAIR_6 = parse(re.sub(r"192\.168\.(\d)\.(\d+)/24", r"'2001:db8:\1::\2/64'", SMALL))
 LINKS = tuple(Link(f"eth{number}", number, "", up=True, carrier=True) for number in range(3))
 BOTH: frozenset[Group] = frozenset({("eth0", 4), ("eth1", 4)})
 ETH0: frozenset[Group] = frozenset({("eth0", 4)})
@@ -25,7 +28,7 @@ def judge(*looks: frozenset[Group], role: Role = Role.BACKUP, links: tuple[Link,
     """After looks in a row: the words, or None when it is well."""
     remembered, well, text = Joined(), True, ""
     for joined in looks:
-        remembered, (_, well, text) = judge_groups(PAIR, role, links, joined, remembered)
+        remembered, (_, well, text) = judge_groups(PAIR, role, links, Listening(joined), remembered)
     return None if well else text
 
 
@@ -68,12 +71,49 @@ def test_who_takes_no_part_need_not_listen(role: Role) -> None:
 
 def test_a_fault_on_the_way_hides_nothing() -> None:
     """A pair with one link, or with all of them renamed at once."""
-    remembered, _ = judge_groups(PAIR, Role.BACKUP, LINKS, BOTH, Joined())
-    remembered, (_, well, _) = judge_groups(PAIR, Role.FAULT, LINKS, NONE, remembered)
+    remembered, _ = judge_groups(PAIR, Role.BACKUP, LINKS, Listening(BOTH), Joined())
+    remembered, (_, well, _) = judge_groups(PAIR, Role.FAULT, LINKS, Listening(), remembered)
     assert well
     for expected in (True, False):
-        remembered, (_, well, _) = judge_groups(PAIR, Role.BACKUP, LINKS, NONE, remembered)
+        remembered, (_, well, _) = judge_groups(PAIR, Role.BACKUP, LINKS, Listening(), remembered)
         assert well is expected
+
+
+def test_all_were_gone_before_the_agent_began() -> None:
+    """A pair with one link, or with all of them renamed at once: nothing is left to compare with."""
+    assert judge(*[NONE] * NOTHING_LOOKS) is None, "it may just have started"
+    text = judge(*[NONE] * (NOTHING_LOOKS + 1))
+    assert text is not None
+    assert "listens on eth0, eth1 and" in text
+    assert judge(*[NONE] * (NOTHING_LOOKS + 1), BOTH) is None
+    assert judge(*[NONE] * NOTHING_LOOKS, BOTH, BOTH, NONE) is None
+
+
+@pytest.mark.parametrize("address", ["192.0.2.2", "2001:db8::2"])
+def test_unicast_is_listened_for_as_well(address: str) -> None:
+    """On one link only, by a file made by hand, or since a reload."""
+    version = ip_address(address).version
+    pair = PAIR if version == 4 else PAIR_6
+    here = replace(LINKS[1], addresses=(ip_interface(f"{address}/24"),))
+    links = (LINKS[0], here, LINKS[2])
+    multicast: frozenset[Group] = frozenset({("eth0", version), ("eth1", version)})
+    mixed = Listening(multicast - {("eth1", version)}, frozenset({ip_address(address)}))
+    for looks in ([mixed] * 3, [Listening(multicast), *[mixed] * 3]):
+        remembered = Joined()
+        for seen in looks:
+            remembered, (_, well, _) = judge_groups(pair, Role.BACKUP, links, seen, remembered)
+            assert well
+    for _ in range(2):  # and the socket for unicast is lost in its turn
+        gone = Listening(mixed.joined)
+        remembered, (_, well, text) = judge_groups(pair, Role.BACKUP, links, gone, remembered)
+    assert not well
+    assert "eth1" in text
+
+
+def test_an_interface_of_keepalived_s_own_has_the_group() -> None:
+    """use_vmac on one link, or on all."""
+    for joined in ({("vrrp.61", 4), ("eth1", 4)}, {("vrrp.61", 4), ("vrrp.62", 4)}):
+        assert judge(*[frozenset(joined)] * (NOTHING_LOOKS + 2)) is None
 
 
 def test_a_link_that_is_down_is_told_by_others() -> None:
@@ -82,8 +122,8 @@ def test_a_link_that_is_down_is_told_by_others() -> None:
 
 
 def test_what_a_keepalived_before_had_joined_is_forgotten_with_it() -> None:
-    remembered, _ = judge_groups(PAIR, Role.BACKUP, LINKS, BOTH, Joined())
-    remembered, _ = judge_groups(PAIR, Role.STOPPED, LINKS, NONE, remembered)
+    remembered, _ = judge_groups(PAIR, Role.BACKUP, LINKS, Listening(BOTH), Joined())
+    remembered, _ = judge_groups(PAIR, Role.STOPPED, LINKS, Listening(), remembered)
     assert remembered == Joined()
 
 
@@ -100,13 +140,32 @@ IGMP6 = """1    lo              ff020000000000000000000000000001     1 0000000C 
 """
 
 
+RAW = """  sl  local_address rem_address   st tx_queue
+  57: 00000000:0070 00000000:0000 07 00000000
+  57: 120000E0:0070 00000000:0000 07 00000000
+  57: 0100060A:0070 00000000:0000 07 00000000
+   1: 0200060A:0001 00000000:0000 07 00000000
+"""
+RAW6 = """  sl  local_address                         remote_address                        st
+   57: 00000000000000000000000000000000:0070 00000000000000000000000000000000:0000 07
+   57: 000000FD000000000000000001000000:0070 00000000000000000000000000000000:0000 07
+   57: 000002FF000000000000000012000000:0070 00000000000000000000000000000000:0000 07
+"""
+
+
 @pytest.mark.skipif(sys.byteorder == "big", reason="the table is of a little-endian machine")
 def test_what_the_kernel_shows(tmp_path: Path) -> None:
     (tmp_path / "igmp").write_text(IGMP)
-    assert read_groups(tmp_path) == {("eth1", 4)}
+    (tmp_path / "raw").write_text(RAW)
+    assert read_listening(tmp_path) == Listening(
+        frozenset({("eth1", 4)}), frozenset({ip_address("10.6.0.1")})
+    )
     (tmp_path / "igmp6").write_text(IGMP6)
-    assert read_groups(tmp_path) == {("eth1", 4), ("eth1", 6)}
+    (tmp_path / "raw6").write_text(RAW6)
+    found = read_listening(tmp_path)
+    assert found.joined == {("eth1", 4), ("eth1", 6)}
+    assert found.bound == {ip_address("10.6.0.1"), ip_address("fd00::1")}
     (tmp_path / "igmp").write_bytes(IGMP.encode().replace(b"eth1", b"e\xff\x1c1"))
-    assert ("eth1", 6) in read_groups(tmp_path), "a name of any bytes is no end of the look"
-    with pytest.raises(UnavailableError, match="cannot read the multicast groups"):
-        read_groups(tmp_path / "none")
+    assert ("eth1", 6) in read_listening(tmp_path).joined, "a name of any bytes is no end of the look"
+    with pytest.raises(UnavailableError, match="cannot read who listens for VRRP"):
+        read_listening(tmp_path / "none")
