@@ -44,6 +44,8 @@ print("ready", flush=True)
 due = time.monotonic()
 while True:
     out.sendto(random.choice(packets), ("224.0.0.18", 0))
+    if rate < 100:
+        print(time.monotonic_ns(), flush=True)
     due += 1 / rate
     time.sleep(max(0, due - time.monotonic()))
 """
@@ -61,10 +63,14 @@ print("ready", flush=True)
 due = time.monotonic()
 while True:
     out.sendto(body, (group, 0))
+    if rate < 100:
+        print(time.monotonic_ns(), flush=True)
     due += 1 / rate
     time.sleep(max(0, due - time.monotonic()))
 """
 VRID = "61"
+NAMED_AFTER = 25
+"""At ten a second: two seconds after the first, and what a busy machine may add."""
 SPEAKS_S = 8.0
 """Many times the silence after which a backup takes over."""
 
@@ -83,16 +89,19 @@ def lab() -> Iterator[Lab]:
 
 
 @contextlib.contextmanager
-def speaking(client: Node, program: str, rate: int, *arguments: str) -> Iterator[None]:
+def speaking(client: Node, program: str, rate: int, *arguments: str) -> Iterator[list[int]]:
+    """Gives, when it has ended, the moments at which a slow one has sent, by the clock of the records."""
     argv = ["/usr/bin/python3", "-I", "-c", program, VRID, str(rate), *arguments]
     running = client.popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    sent: list[int] = []
     try:
         assert running.stdout is not None
         assert running.stdout.readline() == b"ready\n"
-        yield
+        yield sent
     finally:
         running.kill()
-        running.communicate()
+        lines = running.communicate()[0].splitlines(keepends=True)
+        sent += [int(line) for line in lines if line.endswith(b"\n")]
 
 
 def exit_status(node: Node) -> int:
@@ -115,12 +124,14 @@ def test_a_stranger_moves_nothing_and_is_named(
 ) -> None:
     primary = lab.wait_primary(None, 5)
     since = time.monotonic_ns()
+    named_at: dict[str, int] = {}
     with living(lab):
-        with speaking(lab.node("client"), program, rate, *arguments):
+        with speaking(lab.node("client"), program, rate, *arguments) as sent:
             begun = time.monotonic()
             for name in lab.firewalls:
                 said = wait_record(lab.node(name), since, 10, event="alarm", condition="stranger")
                 assert named in str(said["message"])
+                named_at[name] = int(str(said["mono_ns"]))
                 assert exit_status(lab.node(name)) == 1
             until(lambda: time.monotonic() - begun > SPEAKS_S, SPEAKS_S + 5, "the clock stands")
             for name in lab.firewalls:
@@ -128,6 +139,9 @@ def test_a_stranger_moves_nothing_and_is_named(
                 assert status is not None
                 assert "stranger" in status["unwell"]
                 assert status["rules"]["counters"]["strangers"] > 0
+        for name, moment in named_at.items() if rate == 10 else ():
+            unheard = sum(one < moment for one in sent)
+            assert 0 < unheard <= NAMED_AFTER, f"{name}: {unheard} before it said so"
         for name in lab.firewalls:
             wait_record(lab.node(name), since, 30, event="recovered", condition="stranger")
     assert lab.wait_primary(None, 5) == primary
