@@ -67,6 +67,9 @@ class Client:
             self._waiting[number] = answers
             try:
                 wire.send(self._channel, {"id": number, "op": op, **fields})
+            except LabError:
+                del self._waiting[number]
+                raise
             except OSError as error:
                 del self._waiting[number]
                 raise LabError("the lab has ended", "start it again with: hafw-lab up") from error

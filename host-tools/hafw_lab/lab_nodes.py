@@ -47,18 +47,12 @@ class LabNodes:
     def __iter__(self) -> Iterator[Powered]:
         return iter(self._nodes.values())
 
-    def get(self, name: str) -> Powered | None:
-        """None for one that is not made yet."""
-        return self._nodes.get(name)
-
-    def find(self, name: str) -> Powered:
-        """Raises LabError."""
-        if name not in self._nodes:
-            known = [node.name for node in self.plan.nodes]
-            if name in known:
-                raise LabError(f"{name} is not made yet: the lab is starting")
+    def find(self, name: str) -> Powered | None:
+        """None for one that is not made yet. Raises LabError for one that will not be."""
+        known = [node.name for node in self.plan.nodes]
+        if name not in known:
             raise LabError(f"there is no node {name!r}", f"the nodes are {', '.join(known)}")
-        return self._nodes[name]
+        return self._nodes.get(name)
 
     @property
     def machines(self) -> list[PoweredMachine]:

@@ -11,6 +11,8 @@ from hafw_lab.errors import LabError
 from hafw_lab.lab_nodes import LabNodes
 from hafw_lab.powered import Powered
 from hafw_lab.powered_machine import PoweredMachine
+from hafw_lab.powered_namespaces import LOGS
+from hafw_lab.request import check_request
 from hafw_lab.screen import Screen
 
 _CONSOLE_LINES = 2000
@@ -31,6 +33,8 @@ _ALSO_WHILE_STARTING = frozenset(
     )
 )
 """What looks, and `down`. All else needs the whole lab."""
+
+_WHEN_STARTING = "wait until it is up; hafw-lab status says how far it is"
 
 _NOTHING_YET: wire.Message = {
     "alive": False,
@@ -80,13 +84,13 @@ class Operations:
             "down": self._down,
         }
 
-    async def carry_out(self, op: str, message: wire.Message) -> Reply:
+    async def carry_out(self, op: object, message: wire.Message) -> Reply:
         """Raises LabError, OSError."""
-        if op not in self._known:
+        if not isinstance(op, str) or op not in self._known:
             raise LabError("the running lab does not know this request", "hafw-lab down, then up again")
         if self.stage is not None and op not in _ALSO_WHILE_STARTING:
-            hint = "wait until it is up; hafw-lab status says how far it is"
-            raise LabError(f"lab {self._plan.name!r} is starting: {self.stage}", hint)
+            raise LabError(f"lab {self._plan.name!r} is starting: {self.stage}", _WHEN_STARTING)
+        check_request(op, message)
         return await self._known[op](message)
 
     # -- the lab --
@@ -111,7 +115,7 @@ class Operations:
         return {"primary": self._nodes.primary(), "nodes": list(nodes), "starting": self.stage}, ()
 
     async def _describe(self, name: str) -> wire.Message:
-        node = self._nodes.get(name)
+        node = self._nodes.find(name)
         if node is None:  # the lab is only starting
             plan = next(one for one in self._plan.nodes if one.name == name)
             return _NOTHING_YET | {"name": name, "firewall": plan.firewall}
@@ -124,7 +128,7 @@ class Operations:
             "links": {cable.name: cable.name not in node.down_links for cable in node.plan.cables},
             "logs": node.log_names(),
         }
-        inside = await node.order("status") if node.alive else {}
+        inside = await node.order("status") if node.made else {}
         of_machine = _describe_machine(node, answers=bool(inside))
         return _NOTHING_YET | facts | inside | of_machine
 
@@ -167,10 +171,27 @@ class Operations:
     # -- one node --
 
     def _node(self, message: wire.Message) -> Powered:
-        return self._nodes.find(message["node"])
+        name = message["node"]
+        node = self._nodes.find(name)
+        if node is None or (self.stage is not None and not node.alive):
+            raise self._not_yet(name)
+        return node
+
+    def _made_node(self, message: wire.Message) -> Powered:
+        """One that may be entered, or is off. Raises LabError for one that is half made."""
+        node = self._node(message)
+        if node.alive and not node.made:
+            raise self._not_yet(node.plan.name)
+        return node
+
+    def _not_yet(self, name: str) -> LabError:
+        if self.stage is None:
+            return LabError(f"{name} is just being switched on", "try it again in a moment")
+        text = f"{name} is not made yet: lab {self._plan.name!r} is starting: {self.stage}"
+        return LabError(text, _WHEN_STARTING)
 
     async def _pid(self, message: wire.Message) -> Reply:
-        node = self._node(message)
+        node = self._made_node(message)
         return {"pid": node.pid if node.alive else None}, ()
 
     async def _power_off(self, message: wire.Message) -> Reply:
@@ -206,13 +227,15 @@ class Operations:
 
     async def _service(self, message: wire.Message) -> Reply:
         """`order` is start, stop or signal, the rest goes to the init."""
-        node = self._node(message)
+        node = self._made_node(message)
         order = message.pop("order")
         message.pop("node")
         return await node.order(order, **message), ()
 
     async def _open(self, message: wire.Message) -> Reply:
-        return {}, (self._node(message).open_file(message["path"], message["flags"]),)
+        path = message["path"]
+        node = self._node(message) if path.startswith(LOGS) else self._made_node(message)
+        return {}, (node.open_file(path, message["flags"]),)
 
     # -- one machine --
 
@@ -228,7 +251,7 @@ class Operations:
         return {"alive": node.alive, "paused": node.paused, "ready": node.ready}, ()
 
     async def _console(self, message: wire.Message) -> Reply:
-        return {"text": self._machine(message).files.console_tail(_CONSOLE_LINES)}, ()
+        return {"text": wire.fit(self._machine(message).files.console_tail(_CONSOLE_LINES))}, ()
 
     def _screen(self, message: wire.Message) -> Screen:
         node = self._node(message)

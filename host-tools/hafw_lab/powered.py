@@ -62,6 +62,11 @@ class Powered(ABC):
     def alive(self) -> bool:
         return self.pid is not None and not self._dying
 
+    @property
+    def made(self) -> bool:
+        """Whether it is on, and as far as its plan says that one may enter it."""
+        return self.alive
+
     def kill(self) -> None:
         if self.pid is not None:
             self._dying = True

@@ -20,6 +20,7 @@ from hafw_lab.powered import Powered
 from hafw_lab.process import ENVIRONMENT, run_ip
 from hafw_lab.progress import Progress
 
+LOGS = "/var/log/"
 _ORDER_TIMEOUT_S = 30.0
 
 
@@ -38,7 +39,7 @@ class PoweredNamespaces(Powered):
         self._watch: AddressWatch | None = None
         self._orders: dict[int, asyncio.Future[wire.Message]] = {}
         self._numbers = itertools.count(1)
-        self._plugged = False
+        self._plugged, self._made = False, False
         for directory in (self._log_store, self._root):
             directory.mkdir(parents=True)
 
@@ -67,6 +68,12 @@ class PoweredNamespaces(Powered):
         self._watch = AddressWatch(self._network)
         asyncio.get_running_loop().add_reader(self._watch, self._on_addresses, self._watch)
         await self.order("configure")
+        self._made = True
+
+    @property
+    def made(self) -> bool:
+        """Before, its root may still be that of this machine."""
+        return self.alive and self._made
 
     async def power_on(self, _tell: Progress) -> None:
         await self.wait_if_dying()
@@ -93,6 +100,7 @@ class PoweredNamespaces(Powered):
         return LabError(f"{self.plan.name} is made of namespaces; only a machine can {what}", hint)
 
     def _forget_last_life(self) -> None:
+        self._made = False
         if self._plugged:
             run_ip(fabric.plan_unplug(self.plan.cables))
             self._plugged = False
@@ -123,11 +131,13 @@ class PoweredNamespaces(Powered):
         answer: asyncio.Future[wire.Message] = asyncio.get_running_loop().create_future()
         self._orders[number] = answer
         try:
-            wire.send(self._channel, {"id": number, "op": op, **fields})
+            wire.send(self._channel, {"id": number, "op": op, **fields}, wait=False)
             return await asyncio.wait_for(answer, _ORDER_TIMEOUT_S)
         except TimeoutError as error:
             text = f"{self.plan.name}: its init did not answer {op!r} within {_ORDER_TIMEOUT_S:g} s"
             raise LabError(text) from error
+        except BlockingIOError as error:
+            raise LabError(f"{self.plan.name}: its init does not take any orders") from error
         except OSError as error:
             raise NodeDownError(self.plan.name) from error
         finally:
@@ -170,9 +180,8 @@ class PoweredNamespaces(Powered):
         """Of a node that is off, only its logs are left. The node may have put links or FIFOs there."""
         if not path.startswith("/"):
             raise LabError(f"{path!r} is not an absolute path")
-        logs = "/var/log/"
-        if path.startswith(logs):
-            root, path_inside = str(self._log_store), path.removeprefix(logs)
+        if path.startswith(LOGS):
+            root, path_inside = str(self._log_store), path.removeprefix(LOGS)
         elif self.alive:
             root, path_inside = f"/proc/{self.pid}/root", path
         else:

@@ -9,22 +9,27 @@ Standard library only.
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+import traceback
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from hafw_lab import wire
 from hafw_lab.errors import LabError
 from hafw_lab.lab_directory import make_lab_directory
 from hafw_lab.lab_nodes import LabNodes
-from hafw_lab.operations import Operations
+from hafw_lab.operations import Operations, Reply
 from hafw_lab.place import enter_namespaces
 from hafw_lab.plan import LabPlan
 from hafw_lab.screen import open_doors
+
+Result = TypeVar("Result")
 
 
 class Supervisor:
@@ -37,7 +42,7 @@ class Supervisor:
         self._operations = Operations(nodes, directory, self.ended.set)
         self._owner: socket.socket | None = None
         """With whom the lab ends; nobody any more when it is up and stays."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- clients --
 
@@ -53,42 +58,57 @@ class Supervisor:
         self.serve(client)
 
     def _on_client(self, client: socket.socket) -> None:
-        received = wire.receive(client)
+        try:
+            received = wire.receive(client)
+        except LabError as error:
+            self._send(client, {"id": None, **_explain(error)})
+            return
         if received is None:
-            asyncio.get_running_loop().remove_reader(client)
-            client.close()
-            if client is self._owner:
-                self.ended.set()
+            self._drop(client)
             return
         message, files = received
         for fd in files:
             os.close(fd)
-        self._spawn(self._answer(client, message))
+        number = message.pop("id", None)
+        request = number if isinstance(number, int) else None
+        work = self._spawn(self._operations.carry_out(message.pop("op", None), message))
+        work.add_done_callback(functools.partial(self._answer, client, request))
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, Result]) -> "asyncio.Task[Result]":
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _answer(self, client: socket.socket, message: wire.Message) -> None:
-        request = message.pop("id")
-        files: tuple[int, ...] = ()
+    def _answer(self, client: socket.socket, request: int | None, work: "asyncio.Task[Reply]") -> None:
+        if work.cancelled():  # the lab ends, and the channel with it
+            return
+        error = work.exception()
+        result, files = work.result() if error is None else ({}, ())
+        answer = {"ok": result} if error is None else _explain(error)
         try:
-            result, files = await self._operations.carry_out(message.pop("op"), message)
-            answer = {"id": request, "ok": result}
-        except LabError as error:
-            answer = {
-                "id": request,
-                "error": error.message,
-                "hint": error.hint,
-                "kind": type(error).__name__,
-            }
-        except OSError as error:
-            answer = {"id": request, "error": str(error), "hint": None, "kind": "LabError"}
-        with contextlib.suppress(OSError):  # the client is gone: nobody to tell
-            wire.send(client, answer, files)
-        for fd in files:
-            os.close(fd)
+            self._send(client, {"id": request, **answer}, files)
+        except LabError as too_large:
+            self._send(client, {"id": request, **_explain(too_large)})
+        finally:
+            for fd in files:
+                os.close(fd)
+
+    def _send(self, client: socket.socket, message: wire.Message, files: Sequence[int] = ()) -> None:
+        """Without waiting: whoever asks and never reads would hold up everybody else, so he is dropped.
+        Raises LabError when the message is too large."""
+        try:
+            wire.send(client, message, files, wait=False)
+        except OSError:  # he does not read, or he is gone
+            self._drop(client)
+
+    def _drop(self, client: socket.socket) -> None:
+        if client.fileno() < 0:  # he was dropped while he had more to be answered
+            return
+        asyncio.get_running_loop().remove_reader(client)
+        client.close()
+        if client is self._owner:
+            self.ended.set()
 
     # -- the lab's life --
 
@@ -99,28 +119,27 @@ class Supervisor:
         self.serve(owner)
         if listener is not None:
             self._listen(listener)
-        self._spawn(self._build(owner, stays=listener is not None))
+        build = self._spawn(self._nodes.build(functools.partial(self._progress, owner)))
+        build.add_done_callback(functools.partial(self._built, owner, listener is not None))
 
-    async def _build(self, owner: socket.socket, *, stays: bool) -> None:
-        def tell(text: str) -> None:
-            self._operations.stage = text
-            _tell(owner, progress=text)
+    def _progress(self, owner: socket.socket, text: str) -> None:
+        self._operations.stage = text
+        self._send(owner, {"progress": text})
 
-        try:
-            await self._nodes.build(tell)
-        except asyncio.CancelledError:
-            _tell(owner, failed="the lab was told to end while it was starting")
-            raise
-        except (LabError, OSError) as error:
-            hint = error.hint if isinstance(error, LabError) else None
-            text = error.message if isinstance(error, LabError) else str(error)
-            _tell(owner, failed=text, hint=hint)
+    def _built(self, owner: socket.socket, stays: bool, build: "asyncio.Task[None]") -> None:
+        if build.cancelled():
+            self._send(owner, {"failed": "the lab was told to end while it was starting"})
+            return
+        error = build.exception()
+        if error is not None:
+            explained = _explain(error)
+            self._send(owner, {"failed": explained["error"], "hint": explained["hint"]})
             self.ended.set()
             return
         self._operations.stage = None
         if stays:
             self._owner = None
-        _tell(owner, ready=True)
+        self._send(owner, {"ready": True})
 
     async def end(self) -> None:
         for task in self._tasks:  # what is being built, or waits for its turn, does not begin now
@@ -128,9 +147,17 @@ class Supervisor:
         await self._nodes.end()
 
 
-def _tell(owner: socket.socket, **message: object) -> None:
-    with contextlib.suppress(OSError):  # the owner is gone; its end is noticed elsewhere
-        wire.send(owner, message)
+def _explain(error: BaseException) -> wire.Message:
+    """An answer that says what went wrong, in any case: who waits for it has only a time limit else."""
+    text, hint, kind = str(error), None, LabError.__name__
+    if isinstance(error, LabError):
+        text, hint, kind = error.message, error.hint, type(error).__name__
+    elif not isinstance(error, OSError):
+        *_, place = traceback.extract_tb(error.__traceback__)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        text = f"an error in hafw-lab itself: {what} ({Path(place.filename).name}, line {place.lineno})"
+        hint = "report it with this line"
+    return {"error": wire.fit(text), "hint": hint, "kind": kind}
 
 
 async def _live(
