@@ -175,7 +175,10 @@ class Loop:
         except HafwError:
             return  # the look that follows every change says what is wrong
         if gone:
-            text = "table inet hafw is gone; nothing is forwarded until it is loaded again"
+            text = (
+                "table inet hafw is gone; nothing is forwarded until it is loaded again,"
+                " and only management and the other node come in"
+            )
             self.post(RulesChanged(time.monotonic_ns(), text))
 
     async def _check_until_still(self) -> None:

@@ -39,10 +39,10 @@ from agent.errors import OvertakenError, ToolError
 from agent.pair import Pair
 from agent.rules.change import compile_change, compile_refill, model_of, touched_parts
 from agent.rules.diff import changes, to_sentence
-from agent.rules.gate import ROLE_CHAINS, stop_gap
+from agent.rules.gate import ROLE_CHAINS
 from agent.rules.listing import Counter, Listing, changed_parts, listing_of
 from agent.rules.nft import FAMILY, TABLE, Command, Commands, add_table
-from agent.rules.table import compile_pair
+from agent.rules.table import compile_pair, compile_stop_gap
 
 HELPER = "ct helper"
 
@@ -113,6 +113,7 @@ class Nftables:
         out a look at a table that may be large."""
         self._apart = apart
         self._table = compile_pair(pair)
+        self._stop_gap = _command_text(compile_stop_gap(pair))
         self._flips = {rules: _command_text(self._table.flip(rules)) for rules in RuleSet}
         self._context = open_context() if context is None else context
         self._looking = open_context() if looking is None else looking
@@ -229,11 +230,12 @@ class Nftables:
         return after
 
     def close_if_gone(self) -> bool:
-        """Whether somebody has removed the table: then nothing is forwarded until load(). One transaction of
-        the same small size whatever the policy; it fails as a whole where the table is there."""
+        """Whether somebody has removed the table: then nothing is forwarded until load(), and only what no
+        policy decides about is let in. One transaction of the same small size whatever the policy; it fails
+        as a whole where the table is there."""
         with self._changes.one():
             try:
-                self._run(_STOP_GAP, "close what is left")
+                self._run(self._stop_gap, "close what is left")
             except ToolError as error:
                 if os.strerror(errno.EEXIST) in error.message:
                     return False
@@ -359,9 +361,6 @@ class Nftables:
 
 def _command_text(commands: Commands) -> str:
     return json.dumps({"nftables": commands}, separators=(",", ":"))
-
-
-_STOP_GAP = _command_text(stop_gap())
 
 
 def _hint(reason: str) -> str | None:

@@ -81,9 +81,7 @@ MULTICAST_LISTENERS: Json = {
 def gate(pair: Pair) -> Commands:
     """What is there in every role."""
     return (
-        add_set("data", "ifname", _data_interfaces(pair)),
-        add_set("own4", ["ifname", "ipv4_addr"], _own_addresses(pair, 4)),
-        add_set("own6", ["ifname", "ipv6_addr"], _own_addresses(pair, 6)),
+        *own_sets(pair),
         *in_gate_table(
             add_counter("early"),
             add_counter("backup"),
@@ -92,6 +90,14 @@ def gate(pair: Pair) -> Commands:
             *_passing(pair),
             add_rule(CLOSED, named_counter("early"), DROP, comment="backup: the gate is closed"),
         ),
+    )
+
+
+def own_sets(pair: Pair) -> Commands:
+    return (
+        add_set("data", "ifname", _data_interfaces(pair)),
+        add_set("own4", ["ifname", "ipv4_addr"], _own_addresses(pair, 4)),
+        add_set("own6", ["ifname", "ipv6_addr"], _own_addresses(pair, 6)),
     )
 
 
@@ -109,9 +115,8 @@ def flip(rules: RuleSet) -> Commands:
 
 
 def stop_gap() -> Commands:
-    """In the place of a table that somebody has removed, until it is back: nothing is forwarded. Fails, and
-    changes nothing, where there is a table. The same as systemd/boot.nft, which says why each line is there.
-    """
+    """Makes the table anew; nothing is forwarded. The same as systemd/boot.nft, which says why each line is
+    there."""
     return (
         create_table(),
         add_base_chain("lost", "forward", BEFORE_DEFRAG, policy="drop"),

@@ -47,6 +47,23 @@ _BY_STATE = verdict_map(CT_STATE, (("established", ACCEPT), ("invalid", jump(INV
 def local(pair: Pair) -> Commands:
     """Raises ConfigError when the rules would lock management out."""
     return (
+        *_always(pair),
+        add_rule("input", _BY_STATE),
+        *_own_services(pair),
+        add_rule("input", named_counter("input"), DROP),
+        *_untracked(pair),
+    )
+
+
+def closed_input(pair: Pair) -> Commands:
+    """What is left of that where there is no policy."""
+    answers = add_rule("input", in_state("established"), ACCEPT)
+    return (*_always(pair), answers, add_rule("input", named_counter("input"), DROP))
+
+
+def _always(pair: Pair) -> Commands:
+    """Whatever the policy says."""
+    return (
         add_counter("input"),
         add_base_chain("input", "input", FILTER, policy="drop"),
         add_base_chain("output", "output", FILTER),
@@ -59,10 +76,6 @@ def local(pair: Pair) -> Commands:
         *neighbour_rules("input"),
         # errors first: one about an untracked connection is `invalid`
         *_icmp(),
-        add_rule("input", _BY_STATE),
-        *_own_services(pair),
-        add_rule("input", named_counter("input"), DROP),
-        *_untracked(pair),
     )
 
 

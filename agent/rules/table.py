@@ -28,8 +28,8 @@ from functools import lru_cache
 
 from agent.core.roles import RuleSet
 from agent.pair import Pair
-from agent.rules.gate import closed, flip, gate, is_role_part
-from agent.rules.local import local
+from agent.rules.gate import closed, flip, gate, is_role_part, own_sets, stop_gap
+from agent.rules.local import closed_input, local
 from agent.rules.matching import named_sets
 from agent.rules.nat import nat
 from agent.rules.nft import (
@@ -88,6 +88,14 @@ def compile_table(pair: Pair, rules: RuleSet) -> Commands:
 
 def compile_flip(pair: Pair, rules: RuleSet) -> Commands:
     return compile_pair(pair).flip(rules)
+
+
+def compile_stop_gap(pair: Pair) -> Commands:
+    """In the place of a table that somebody has removed, until it is back: nothing is forwarded, and the
+    firewall itself takes what it takes under any policy. Of the same size whatever the policy. Fails, and
+    changes nothing, where there is a table."""
+    parts = (*own_sets(pair), *sources(pair), *closed_input(pair))
+    return (*stop_gap(), *sorted(parts, key=_is_rule))
 
 
 def digest(commands: Commands) -> str:
