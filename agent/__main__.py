@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import __version__, rules_command, setup_arguments
 from agent.core.roles import Role, RuleSet
-from agent.errors import ConfigError, HafwError, ToolError
+from agent.errors import ConfigError, HafwError
 from agent.paths import Paths
 from agent.streams import complain, open_missing, write_answer
 
@@ -217,23 +217,26 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
         pair = config.load(file)
         nodes = " and ".join(node.name for node in pair.nodes)
         print(f"{file} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
-        for warning in (*map(str, find_unreached(pair)), *_host_warnings(pair)):
+        for warning in (*map(str, find_unreached(pair)), *_host_warnings(pair, paths)):
             print(f"warning: {warning}")
     return _check_kernel() if arguments.kernel else 0
 
 
-def _host_warnings(pair: "Pair") -> tuple[str, ...]:
+def _host_warnings(pair: "Pair", paths: Paths) -> tuple[str, ...]:
     """Of the host that this runs on, where that is a node of the pair; the file may be for others."""
     try:
-        _find_node(pair, None)
+        node = _find_node(pair, None)
     except HafwError:
         return ()
     from agent.adapters.iproute import read_links
+    from agent.installed import InstalledFiles
     from agent.setup_host import find_ssh_session, host_warnings
 
     try:
-        return tuple(host_warnings(pair, read_links(), find_ssh_session()))
-    except ToolError as error:
+        outdated = InstalledFiles(node, paths).find_outdated(pair)
+        hints = (f"{one}; see: hafw setup --dry-run" for one in outdated)
+        return (*host_warnings(pair, read_links(), find_ssh_session()), *hints)
+    except HafwError as error:
         return (f"what this host has cannot be told: {error}",)
 
 

@@ -33,6 +33,7 @@ from agent.core.roles import Role
 from agent.core.silence import Silence, hear, judge_silence, unanswered
 from agent.core.table_room import Room, judge_room
 from agent.errors import HafwError
+from agent.installed import InstalledFiles
 from agent.loop import Loop
 from agent.pair import Interface, IPAddress, Pair
 from agent.paths import Paths
@@ -43,6 +44,7 @@ LOOK_S = 1.0
 LINKS_AGAIN_S = 5.0
 """Without a notice of the kernel's."""
 LINKS_PAUSE_S = 0.1
+FILES_AGAIN_S = 5.0
 CHAINS_AGAIN_S = 60.0
 LONG_LOOK_PAUSE = 20
 """How many times as long as a look at what others can make large took the next one waits at least."""
@@ -67,6 +69,7 @@ class Sensors:
         self._links, self._neighbours, self._chains = Links(), Neighbours(), Chains()
         self._link_watch, self._rules_watch = LinkWatch(), RulesWatch()
         self._links_changed, self._rules_changed = asyncio.Event(), asyncio.Event()
+        self._files = InstalledFiles(node, paths)
         self._aside = ThreadPoolExecutor(2, "sensors")  # one may be long at many rules of others
         self._seen: tuple[Link, ...] = ()
         self._failed: dict[str, int] = {}
@@ -88,6 +91,7 @@ class Sensors:
                 group.create_task(self._watch_room())
                 group.create_task(self._ask_links())
                 group.create_task(self._watch_chains())
+                group.create_task(self._watch_files())
                 group.create_task(self._watch_strangers())
         finally:
             self._close()
@@ -216,6 +220,16 @@ class Sensors:
                 self._tell(judge_chains(await self._beside(self._read_chains), names))
             await asyncio.sleep(max(LOOK_S, LONG_LOOK_PAUSE * (time.monotonic() - begun_s)))
             await _soon(self._rules_changed, CHAINS_AGAIN_S)
+
+    async def _watch_files(self) -> None:
+        while True:
+            with self._looking("the installed files"):
+                pair = self.pair
+                found = await self._beside(partial(self._files.find_outdated, pair))
+                text = f"{'; '.join(found)}: `hafw setup --dry-run` shows what is to be changed"
+                well = "the installed files are what the pair file wants"
+                self._tell((Condition.INSTALLED_FILES, not found, text if found else well))
+            await asyncio.sleep(FILES_AGAIN_S)
 
     async def _watch_strangers(self) -> None:
         """At the same price whatever they send. Without our table there is nothing to be said."""

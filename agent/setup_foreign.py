@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from agent.render.conntrackd import HASH_SIZE, PROTOCOLS
 from agent.setup_blocks import Statement
-from agent.setup_wire import LINKS, instances, key_of, read_conntrackd, read_keepalived
+from agent.setup_wire import LINKS, MULTICAST, instances, key_of, read_conntrackd, read_keepalived
 
 _OURS = ("global_defs", "vrrp_sync_group", "vrrp_instance", "track_file", "vrrp_track_file")
 _PARTS = (
@@ -58,6 +58,7 @@ def _unfit_vrrp(file: Statement, rendered: Statement, hook: str) -> Iterator[str
             )
         if key_of(file, one) in ours and one.value not in groups:
             yield f"put {one} into the group of the pair: else one node may hold a part of the addresses"
+    yield from _unknown_senders(file, rendered)
     for key, spoken in ours.items():
         who = f"virtual router {key[1]} on {key[0]} ({key[2]})"
         if key not in there:
@@ -66,6 +67,27 @@ def _unfit_vrrp(file: Statement, rendered: Statement, hook: str) -> Iterator[str
             yield (
                 f"{who} has {there[key]['virtual addresses']}, and the pair file wants"
                 f" {spoken['virtual addresses']}"
+            )
+
+
+def _unknown_senders(file: Statement, rendered: Statement) -> Iterator[str]:
+    """Over IPv6, on a link where VRRP over IPv4 does not show the sender's hardware address to the rules."""
+    there = instances(file)
+    shown = {key[0] for key, said in there.items() if said["sent to"] == MULTICAST[4][1]}
+    known = {key_of(rendered, one): one.last("mcast_src_ip") for one in rendered.all("vrrp_instance")}
+    for one in file.all("vrrp_instance"):
+        key = key_of(file, one)
+        address = known.get(key)
+        source = one.last("mcast_src_ip") or one.last("unicast_src_ip")
+        if (
+            address
+            and key[0] not in shown
+            and there[key]["sent to"] == MULTICAST[6][1]
+            and source != address
+        ):
+            yield (
+                f"write mcast_src_ip {address} in {one}, and {address}/64 dev {key[0]} in static_ipaddress:"
+                " the other node's rules take any other sender for a stranger, and both nodes become primary"
             )
 
 

@@ -21,7 +21,7 @@ Key = tuple[str, ...]
 Spoken = dict[str, str]
 """What is said on the wire, under a name for people."""
 
-_MULTICAST = {4: ("vrrp_mcast_group4", "224.0.0.18"), 6: ("vrrp_mcast_group6", "ff02::12")}
+MULTICAST = {4: ("vrrp_mcast_group4", "224.0.0.18"), 6: ("vrrp_mcast_group6", "ff02::12")}
 LINKS = ("Multicast", "UDP", "TCP")
 
 
@@ -80,7 +80,7 @@ def _spoken(file: Statement, instance: Statement, family: int, addresses: list[s
     version = instance.last("version") or _globals(file, "vrrp_version") or "2"
     if family == 6:
         version = "3"
-    keyword, group = _MULTICAST[family]
+    keyword, group = MULTICAST[family]
     peers = sorted(one.keyword for block in instance.all("unicast_peer") for one in block.body)
     types = [one.last("auth_type") or "PASS" for one in instance.all("authentication")]
     own_interval = instance.last("advert_int")

@@ -42,6 +42,8 @@ class Condition(Enum):
     """conntrackd had not heard of some of its own kernel's states."""
     RULES = "rules"
     CONFIGURATION = "configuration"
+    INSTALLED_FILES = "installed-files"
+    """keepalived.conf, or another installed file, is not what the pair file wants."""
     SYNC_LINK = "sync-link"
     PEER_SILENT = "peer-silent"
     """Nothing comes from the peer's conntrackd, although the link is up."""
@@ -81,6 +83,7 @@ class Observation(Enum):
     COUNT = "the kernel's states counted against conntrackd's"
     RULES = "the rules in the kernel, as loaded and read back"
     RELOAD = "the pair file, at the start and at a reload"
+    FILES = "the installed files, and the pair file"
     LINKS = "the interfaces, their links and addresses, and the role"
     GROUPS = "who listens for VRRP on the links of the pair"
     HEARING = "what conntrackd has received from the peer"
@@ -130,6 +133,7 @@ CONDITIONS: dict[Condition, Line] = {
     C.LOST_EVENTS: Line(By.COUNT, of_role=True),
     C.RULES: Line(By.RULES, S.CRITICAL),
     C.CONFIGURATION: Line(By.RELOAD, S.CRITICAL),
+    C.INSTALLED_FILES: Line(By.FILES),
     C.SYNC_LINK: Line(By.LINKS),
     C.PEER_SILENT: Line(By.HEARING),
     C.TWO_PRIMARIES: Line(By.ANSWERS, S.CRITICAL),

@@ -1,5 +1,7 @@
 """The least pair file, and what is wrong with changed ones."""
 
+import re
+
 import pytest
 
 from agent.config import parse
@@ -16,6 +18,7 @@ interfaces:
          addresses: {fw-1: 192.168.2.1/24, fw-2: 192.168.2.2/24}}
   eth2: {zone: sync, addresses: {fw-1: 192.168.1.1/24, fw-2: 192.168.1.2/24}}
 """
+SMALL_6 = re.sub(r"192\.168\.(\d)\.(\d+)/24", r"'2001:db8:\1::\2/64'", SMALL)
 
 
 def problems_of(text: str) -> tuple[Problem, ...]:

@@ -1,6 +1,5 @@
 """Whether keepalived still listens: what the kernel's multicast groups show of it."""
 
-import re
 import sys
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
@@ -14,10 +13,10 @@ from agent.core.groups import NOTHING_LOOKS, Group, Joined, Listening, judge_gro
 from agent.core.links import Link
 from agent.core.roles import Role
 from agent.errors import UnavailableError
-from tests.unit.small_pair import SMALL
+from tests.unit.small_pair import SMALL, SMALL_6
 
 PAIR = parse(SMALL)
-PAIR_6 = parse(re.sub(r"192\.168\.(\d)\.(\d+)/24", r"'2001:db8:\1::\2/64'", SMALL))
+PAIR_6 = parse(SMALL_6)
 LINKS = tuple(Link(f"eth{number}", number, "", up=True, carrier=True) for number in range(3))
 BOTH: frozenset[Group] = frozenset({("eth0", 4), ("eth1", 4)})
 ETH0: frozenset[Group] = frozenset({("eth0", 4)})

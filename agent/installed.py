@@ -1,0 +1,87 @@
+"""Whether the files that are installed on this node are what the pair file in force wants of them.
+
+They may be older than the pair file, or than this release. A file that hafw rendered is compared setting by
+setting. A keepalived.conf or conntrackd.conf that was made by hand may say the same in other words: only
+what `hafw setup` would ask to be changed counts, and of a file that cannot be followed nothing is said.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+from agent.pair import Pair
+from agent.paths import Paths
+from agent.render import conntrackd
+from agent.setup import PlannedFile, plan_setup
+from agent.setup_blocks import NotUnderstoodError
+from agent.setup_changes import is_made_by_hafw, read_file
+from agent.setup_foreign import unfit_for_agent
+
+Contents = tuple[bytes | None, ...]
+
+
+class InstalledFiles:
+    """Judges anew only when the pair or a file has changed."""
+
+    def __init__(self, node: str, paths: Paths) -> None:
+        self._node = node
+        self._paths = paths
+        self._judged: tuple[Pair, Contents] | None = None
+        self._plan: tuple[PlannedFile, ...] = ()
+        self._found: tuple[str, ...] = ()
+
+    def find_outdated(self, pair: Pair) -> tuple[str, ...]:
+        """A sentence for each file. Raises HafwError for one that cannot be read."""
+        if self._judged is None or self._judged[0] is not pair:
+            self._plan = plan_setup(pair, self._node, self._paths)
+            self._judged = None
+        contents = tuple(read_file(file.path) for file in self._plan)
+        if self._judged is None or self._judged[1] != contents:
+            pairs = zip(self._plan, contents, strict=True)
+            self._found = tuple(said for one in pairs for said in self._judge(pair, *one))
+            self._judged = pair, contents
+        return self._found
+
+    def _judge(self, pair: Pair, file: PlannedFile, there: bytes | None) -> Iterator[str]:
+        if not there:
+            return
+        text = there.decode(errors="replace")
+        if is_made_by_hafw(there):
+            # where a daemon has no rights outside of its namespace, its file has less
+            unprivileged = conntrackd.render(pair, self._node, self._paths, privileged=False)
+            less = (unprivileged,) if file.path == self._paths.conntrackd_config else ()
+            difference = _difference(text, file.text)
+            if difference and all(_difference(text, other) for other in less):
+                yield f"{file.path} was rendered from another pair file or by another release ({difference})"
+        elif file.path in (self._paths.keepalived_config, self._paths.conntrackd_config):
+            yield from _unfit(file, text, str(self._paths.hook))
+
+
+def _difference(there: str, wanted: str) -> str | None:
+    """The first setting that is missing, or that is too much; comments are none."""
+    old, new = _settings(there), _settings(wanted)
+    if old == new:
+        return None
+    missing, extra = Counter(new) - Counter(old), Counter(old) - Counter(new)
+    if missing:
+        return f"without: {_telling(missing)}"
+    return f"with: {ascii(_telling(extra))[1:-1]}" if extra else "in another order"
+
+
+def _telling(settings: Collection[str]) -> str:
+    """The first one, and that of a brace only where there is no other."""
+    return next((one for one in settings if one[-1] not in "{}"), next(iter(settings)))
+
+
+def _settings(text: str) -> list[str]:
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _unfit(file: PlannedFile, there: str, hook: str) -> Iterator[str]:
+    try:
+        found = unfit_for_agent(file.path.name, there, file.text, hook)
+    except NotUnderstoodError:
+        return
+    if found:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        yield f"{file.path} does not do for a pair with the agent: {found[0]}{more}"
