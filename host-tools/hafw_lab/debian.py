@@ -13,7 +13,6 @@ Hard facts
 import hashlib
 import os
 import platform
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -23,6 +22,7 @@ from hafw_lab.cache import hold_cache
 from hafw_lab.errors import LabError
 from hafw_lab.lab_directory import find_room
 from hafw_lab.process import run
+from hafw_lab.programs import of_images, require_programs
 from hafw_lab.progress import Progress
 from hafw_lab.room import require_room
 from hafw_lab.shown import run_shown
@@ -129,10 +129,7 @@ def make_tree(
     release: Release, packages: Iterable[str], target: Path, say: Progress, *, options: Sequence[str] = ()
 ) -> None:
     """Make `target`, a tar, from the network; the output of mmdebstrap is beside it. Raises LabError."""
-    if shutil.which("mmdebstrap", path="/usr/sbin:/usr/bin") is None:
-        raise LabError(
-            "mmdebstrap is not there", "apt-get install --no-install-recommends mmdebstrap uidmap"
-        )
+    require_programs("images", of_images())
     sources = find_sources(release)
     argv = [
         *(_APART if os.geteuid() == 0 else ()),

@@ -3,42 +3,24 @@
 import asyncio
 import json
 import os
-import shutil
 import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from hafw_lab import accelerator, image, running, services
+from hafw_lab import accelerator, image, programs, running, services
 from hafw_lab.doctor_desktop import examine_desktops
 from hafw_lab.doctor_finding import Finding, Level
 from hafw_lab.errors import LabError
-from hafw_lab.process import ENVIRONMENT, run
+from hafw_lab.process import run
+from hafw_lab.taps import require_taps
 
-_PROGRAMS = {
-    "ip": "iproute2",
-    "nft": "nftables",
-    "keepalived": "keepalived",
-    "conntrackd": "conntrackd",
-    "conntrack": "conntrack",
-    "dbus-daemon": "dbus-daemon",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-    "pivot_root": "util-linux",
-}
 _MODULES = {
     "yaml": "python3-yaml",
     "pyroute2": "python3-pyroute2",
     "nftables": "python3-nftables",
     "dbus_next": "python3-dbus-next",
     "structlog": "python3-structlog",
-}
-_MACHINE_PROGRAMS = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-img": "qemu-utils",
-    "ssh": "openssh-client",
-    "mmdebstrap": "mmdebstrap",
-    "mke2fs": "e2fsprogs",
 }
 _NEEDED = (
     "namespaces",
@@ -65,11 +47,10 @@ def examine() -> list[Finding]:
 
 
 def _programs() -> list[Finding]:
-    path = ENVIRONMENT["PATH"]
-    missing = {name: package for name, package in _PROGRAMS.items() if shutil.which(name, path=path) is None}
+    missing = programs.find_missing(programs.OF_NAMESPACES)
     if not missing:
-        return [Finding(Level.OK, f"programs: {', '.join(_PROGRAMS)}")]
-    install = f"apt-get install --no-install-recommends {' '.join(sorted(set(missing.values())))}"
+        return [Finding(Level.OK, f"programs: {', '.join(programs.OF_NAMESPACES)}")]
+    install = programs.write_install(missing)
     return [Finding(Level.BAD, f"programs not found: {', '.join(missing)}", install)]
 
 
@@ -124,17 +105,17 @@ def _kernel() -> list[Finding]:
 
 def _machines() -> list[Finding]:
     """What only virtual machines need; without it the lab of namespaces still runs."""
-    path = ENVIRONMENT["PATH"]
-    programs = _MACHINE_PROGRAMS.items()
-    missing = {name: package for name, package in programs if shutil.which(name, path=path) is None}
+    needed = {**programs.OF_MACHINES, **programs.of_images()}
+    missing = programs.find_missing(needed)
     if missing:
-        install = f"apt-get install --no-install-recommends {' '.join(missing.values())}"
-        return [Finding(Level.NOTE, f"no virtual machines: {', '.join(missing)} not found", install)]
-    found = [Finding(Level.OK, f"programs for virtual machines: {', '.join(_MACHINE_PROGRAMS)}")]
-    if os.geteuid() != 0 and not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        found.append(
-            Finding(Level.NOTE, "no virtual machines: /dev/net/tun is closed", "start them as root")
-        )
+        text = f"no virtual machines: {', '.join(missing)} not found"
+        return [Finding(Level.NOTE, text, programs.write_install(missing))]
+    names = ", ".join(Path(name).name for name in needed)
+    found = [Finding(Level.OK, f"programs for virtual machines: {names}")]
+    try:
+        require_taps()
+    except LabError as error:  # what `up` would say
+        found.append(Finding(Level.NOTE, f"no virtual machines: {error.message}", error.hint))
     return [*found, _accelerator()]
 
 

@@ -27,6 +27,7 @@ from hafw_lab.image_build import (
     compute_key,
 )
 from hafw_lab.installed_package import repack
+from hafw_lab.programs import of_images, require_programs
 from hafw_lab.progress import Progress
 from hafw_lab.shown import run_shown
 from hafw_lab.spoken import say, show
@@ -83,6 +84,8 @@ def require_image(
     """The image of a release with `package`, by default the one of this checkout; built if it is not in the
     cache. Raises LabError."""
     chosen = Release.parse(release)
+    if not any(one.kind == compose_kind(chosen.value, desktop=desktop) for one in find_images()):
+        require_programs("images", of_images())  # before a package is built for one
     packages = (package or find_package(say),)
     depends = [name for one in packages for name in read_depends(one)]
     wanted = (*(DESKTOP_PACKAGES if desktop else PACKAGES), *depends)

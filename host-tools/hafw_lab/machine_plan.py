@@ -4,7 +4,7 @@ import base64
 from dataclasses import replace
 
 from agent import config
-from hafw_lab import pair_file
+from hafw_lab import pair_file, programs
 from hafw_lab.errors import LabError
 from hafw_lab.options import AgentKind, LabOptions
 from hafw_lab.plan import LabPlan, Machine, NodePlan
@@ -21,7 +21,7 @@ def add_machines(plan: LabPlan, topology: Topology, options: LabOptions, say: Pr
     if not options.machines:
         return plan
     check_machines(topology, options)
-    require_taps()  # before the minutes that an image takes
+    require_means(topology, options)
     from hafw_lab import image, image_seed  # building is the business of labs with machines only
 
     text = pair_file.compose(topology, options)
@@ -56,6 +56,16 @@ def add_machines(plan: LabPlan, topology: Topology, options: LabOptions, say: Pr
     specs = {spec.name: spec for spec in topology.nodes}
     nodes = (convert(one, specs[one.name]) if one.name in options.machines else one for one in plan.nodes)
     return replace(plan, nodes=tuple(nodes))
+
+
+def require_means(topology: Topology, options: LabOptions) -> None:
+    """What this machine has to have, looked for before the minutes that an image takes. Raises LabError."""
+    programs.require_programs("machines", programs.OF_MACHINES)
+    if options.remote:
+        programs.require_programs("screens on the network", programs.OF_REMOTE_SCREENS)
+    if any(spec.name not in options.machines for spec in topology.firewalls):
+        programs.require_programs("firewalls made of namespaces", programs.OF_NAMESPACES)
+    require_taps()
 
 
 def check_machines(topology: Topology, options: LabOptions) -> None:

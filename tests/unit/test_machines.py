@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from agent.records import Kind, Record, from_journal, to_journal
-from hafw_lab import export, guest_services, image, machine_plan
+from hafw_lab import doctor, export, guest_services, image, machine_plan, process, programs
 from hafw_lab.advert_option import choose_advert_ms
 from hafw_lab.client import Client
 from hafw_lab.clock import Clock, compute_clock
@@ -240,12 +240,70 @@ def test_what_a_machine_needs_is_looked_for_before_its_image_is_built(
     def refuse() -> None:
         raise LabError("no taps here")
 
+    monkeypatch.setattr(programs, "require_programs", lambda *_: None)
     monkeypatch.setattr(machine_plan, "require_taps", refuse)
     monkeypatch.setattr(image, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
     options = LabOptions(machines={"client": "trixie"})
     plan = plan_lab("lab", DEFAULT, options, privileged=True)
     with pytest.raises(LabError, match="no taps here"):
         machine_plan.add_machines(plan, DEFAULT, options, lambda _: None)
+
+
+def test_programs_of_machines_are_looked_for_before_an_image_is_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(tmp_path))
+    monkeypatch.setattr(image, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
+    options = LabOptions(machines={"client": "trixie"})
+    plan = plan_lab("lab", DEFAULT, options, privileged=True)
+    with pytest.raises(LabError, match=r"machines need .*: .*qemu-img.*; apt-get .*qemu-utils"):
+        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "lacking", "said"),
+    [
+        (LabOptions(machines={"fw-1": "trixie"}), "keepalived", "firewalls made of namespaces need"),
+        (LabOptions(machines={"fw-1": "trixie"}, remote="::1"), "openssl", "screens on the network need"),
+    ],
+)
+def test_so_are_those_of_the_rest_of_a_lab_with_machines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: LabOptions, lacking: str, said: str
+) -> None:
+    for name in ("qemu-img", *programs.OF_NAMESPACES, *programs.OF_REMOTE_SCREENS):
+        if name != lacking:
+            (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(tmp_path))
+    monkeypatch.setattr(image, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
+    plan = plan_lab("lab", DEFAULT, options, privileged=True)
+    with pytest.raises(LabError, match=f"{said} are not here: {lacking}; apt-get install"):
+        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None)
+
+
+def test_programs_of_an_image_are_looked_for_before_anything_is_built_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HAFW_CACHE", str(tmp_path))
+    monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(tmp_path))
+    monkeypatch.setattr(image, "find_package", lambda _: pytest.fail("this takes a minute"))
+    with pytest.raises(LabError, match=r"images need .*: mmdebstrap, mke2fs.*; apt-get install"):
+        image.require_image("trixie", lambda _: None)
+
+
+def test_doctor_says_of_machines_what_up_would_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also to root, who can lack the device as well."""
+    monkeypatch.setattr(doctor, "require_taps", lambda: require_taps(str(tmp_path / "tun")))
+    monkeypatch.setattr(doctor, "_accelerator", lambda: doctor.Finding(doctor.Level.OK, "KVM"))
+    for one in (*programs.OF_MACHINES, *programs.of_images()):
+        (tmp_path / Path(one).name).touch(mode=0o755)
+    monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(tmp_path))
+    (found,) = (one for one in doctor._machines() if one.level is doctor.Level.NOTE)
+    with pytest.raises(LabError) as refused:
+        require_taps(str(tmp_path / "tun"))
+    assert (found.text, found.hint) == (f"no virtual machines: {refused.value.message}", "modprobe tun")
+    (tmp_path / "qemu-img").unlink()
+    (found,) = doctor._machines()
+    assert found.text == "no virtual machines: qemu-img not found"
 
 
 class Answers:
