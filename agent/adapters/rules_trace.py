@@ -67,6 +67,8 @@ def trace(ingress: str, probe: Probe) -> tuple[list[Event], Ruleset]:
     if not any(link.get("ifname") == ingress for link in links):
         known = ", ".join(sorted(str(link.get("ifname")) for link in links))
         raise HafwError(f"this node has no interface {ingress}", f"it has {known}")
+    if ingress == "lo":
+        raise HafwError("nothing arrives at lo from outside", "name the interface where the packet arrives")
     if re.fullmatch(r"[A-Za-z0-9._-]{1,15}", ingress) is None:
         raise HafwError(f"the name of the interface {ingress!r} says more to nft than a name", "rename it")
     routes = _routes("-4") + _routes("-6")
@@ -179,8 +181,13 @@ def watch(peer: str, frame: bytes) -> list[Event]:
     ):
         told.bind((0, 0))
         told.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _NFNLGRP_NFTRACE)
-        wire.bind((peer, 0))
-        wire.send(frame)
+        try:
+            wire.bind((peer, 0))
+            wire.send(frame)
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot send into the copy of the interface: {error.strerror}"
+            ) from error
         found: list[Event] = []
         while select.select([told], [], [], _QUIET_S if found else _FIRST_S)[0]:
             found += _events(told.recv(1 << 16))

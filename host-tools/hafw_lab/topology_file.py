@@ -25,12 +25,15 @@ from typing import Any
 
 import yaml
 
+from agent.regular_file import UnfitFileError, read_regular
 from hafw_lab.errors import LabError
 from hafw_lab.topology import DEFAULT, IPInterface, Link, NodeKind, NodeSpec, Route, Segment, Topology
 
 _LINK_NAME = re.compile(r"[A-Za-z0-9._-]{1,15}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _ROUTE = "write for example default: 192.168.2.100"
+MOST_BYTES = 1 << 20
+MOST_LEVELS = 20
 _Map = Mapping[str, Any]  # decoded YAML, narrowed field by field
 
 
@@ -42,17 +45,29 @@ def choose_topology(path: Path | None) -> Topology:
 def load_topology(path: Path) -> Topology:
     """Raises LabError that names the place in the file."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LabError(f"cannot read {path}: {error.strerror}") from error
+        text = read_regular(path, MOST_BYTES).decode("utf-8")
+        _refuse_bombs(path, text)
+        data = yaml.load(text, Loader=yaml.CSafeLoader)
+    except UnfitFileError as error:
+        raise LabError(error.message) from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, bytes that are no text
         raise LabError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise LabError(f"{path} is nested too deeply", "a topology needs five levels") from error
     try:
         return parse_topology(data)
     except LabError as error:
         raise LabError(f"{path}: {error.message}", error.hint) from error
+
+
+def _refuse_bombs(path: Path, text: str) -> None:
+    """A few lines of aliases stand for more than any memory holds."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            place = f"{path}: line {event.start_mark.line + 1}"
+            raise LabError(f"{place}: aliases (*) are not used in a topology", "write the value again")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_LEVELS:
+            raise LabError(f"{path} is nested too deeply", "a topology needs five levels")
 
 
 def parse_topology(data: object) -> Topology:

@@ -11,6 +11,7 @@ import pytest
 
 from agent.adapters import rules_trace
 from agent.adapters.frame import SENDER, Probe, build
+from agent.errors import HafwError, UnavailableError
 from tests.netns.namespaces import Namespace, start_namespaces
 
 pytestmark = pytest.mark.netns
@@ -58,3 +59,14 @@ def test_what_else_arrives_is_not_traced(copy: Namespace) -> None:
         events = rules_trace.watch(PEER, FRAME)
     # the rule that marks it, the end of its chain, the policy
     assert [event.kind for event in events] == ["rule", "rule", "policy"]
+
+
+def test_an_interface_that_the_copy_does_not_have_is_one_sentence(copy: Namespace) -> None:
+    with copy.entered(), pytest.raises(UnavailableError, match=r"cannot send .*: No such device"):
+        rules_trace.watch("hafw-peer9", FRAME)
+
+
+def test_nothing_arrives_at_the_loopback_interface(copy: Namespace) -> None:
+    probe = Probe(ip_address("127.0.0.1"), ip_address("192.168.2.1"), "udp", 1, 2)
+    with copy.entered(), pytest.raises(HafwError, match="nothing arrives at lo from outside; name the"):
+        rules_trace.trace("lo", probe)

@@ -1,5 +1,7 @@
 """Any file is a topology or one sentence."""
 
+import os
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -68,4 +70,34 @@ def test_files_that_ended_in_a_traceback(tmp_path: Path, text: str, said: str) -
     path = tmp_path / "topology.yaml"
     path.write_text(text)
     with pytest.raises(LabError, match=said):
+        load_topology(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "is a pipe; name a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a device; name a regular file"),
+        (Path.mkdir, "is a directory; name a regular file"),
+        (lambda path: path.write_bytes(b"#" * (1 << 20) + b"\n"), "is too long"),
+        (lambda path: None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_without_end_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
+    path = tmp_path / "topology.yaml"
+    make(path)
+    with pytest.raises(LabError, match=said):
+        load_topology(path)
+
+
+def test_a_few_lines_cannot_stand_for_a_thousand_million(tmp_path: Path) -> None:
+    path = tmp_path / "topology.yaml"
+    lines = ["x0: &x0 {a: 1}"]
+    lines += [
+        f"x{level}: &x{level} {{<<: [{', '.join([f'*x{level - 1}'] * 10)}]}}" for level in range(1, 10)
+    ]
+    path.write_text("\n".join(lines), encoding="ascii")
+    with pytest.raises(LabError, match=r"line 2: aliases \(\*\) are not used in a topology"):
         load_topology(path)
