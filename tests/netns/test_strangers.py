@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -159,17 +160,36 @@ def test_a_pair_whose_keepalived_conf_is_older_than_its_rules_stays_a_pair(lab: 
         node = lab.node(name)
         text = node.read_text(KEEPALIVED_CONF)
         older = re.sub(r"(?m)^ *mcast_src_ip .*\n", "", text)
-        older = re.sub(r"static_ipaddress \{[^}]*\}\n", "", older)
+        older = re.sub(r"static_ipaddress \{[^}]*\}\n", "", older).partition("\n")[2]  # as if made by hand
         assert "fe80::6861" in text
         assert "fe80::6861" not in older
         node.stop_service("keepalived")
         node.write_text(KEEPALIVED_CONF, older)
         node.start_service("keepalived")
         lab.wait_settled(30)
+        assert "fe80::6861" not in node.run(["ip", "-6", "address"]).stdout, "it sends from there after all"
     wait_quiet(lab)
-    since = time.monotonic_ns()
+    for name in lab.firewalls:
+        until(partial(is_well, lab.node(name)), 30, partial(said, lab.node(name)))
+    since, dropped = time.monotonic_ns(), [strangers(lab, name) for name in lab.firewalls]
     with living(lab):
         begun = time.monotonic()
         until(lambda: time.monotonic() - begun > SPEAKS_S, SPEAKS_S + 5, "the clock stands")
     for name in lab.firewalls:
         assert records(lab.node(name), since) == []
+    assert [strangers(lab, name) for name in lab.firewalls] == dropped, "the peer is taken for a stranger"
+
+
+def is_well(node: Node) -> bool:
+    return exit_status(node) == 0
+
+
+def said(node: Node) -> str:
+    return node.run(["/usr/sbin/hafw", "status"], check=False).stdout
+
+
+def strangers(lab: Lab, name: str) -> int:
+    """How many packets were dropped as a stranger's."""
+    said = lab.status().node(name).agent
+    assert said is not None
+    return int(said["rules"]["counters"]["strangers"])
