@@ -25,7 +25,7 @@ from hafw_lab.lab import Lab, LabStatus, NodeStatus
 from hafw_lab.machine_options import add_machine_arguments, choose_machines
 from hafw_lab.node import Node
 from hafw_lab.options import AgentKind, Fault, LabOptions
-from hafw_lab.spoken import adapted, program, say, show
+from hafw_lab.spoken import adapted, adapted_columns, program, say, show
 from hafw_lab.terminal import clean_lines
 from hafw_lab.topology_file import choose_topology
 
@@ -69,7 +69,7 @@ def make_parser(late: ModuleType | None = None, late_verb: str | None = None) ->
     parser = argparse.ArgumentParser(
         prog=program(),
         description="A firewall pair, its client and its server in namespaces of this machine.",
-        epilog=adapted(_EXAMPLES),
+        epilog=adapted_columns(_EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"hafw-lab {__version__}")
@@ -110,7 +110,8 @@ def make_parser(late: ModuleType | None = None, late_verb: str | None = None) ->
         verb = add(name, text, late.run if late and name == late_verb else _later)
         if late and name == late_verb:
             late.add_arguments(verb)
-            verb.usage, verb.epilog = (adapted(text) if text else None for text in (verb.usage, verb.epilog))
+            verb.usage = adapted(verb.usage) if verb.usage else None
+            verb.epilog = adapted_columns(verb.epilog) if verb.epilog else None
     return parser
 
 
@@ -216,15 +217,14 @@ def describe(status: LabStatus) -> str:
     if status.starting is not None:
         lines.append(f"  it is starting: {status.starting}")
     for node in status.nodes:
-        lines.append(f"  {node.name:10} {_describe_node(node)}")
+        off = "off" if status.starting is None else "not on yet"
+        lines.append(f"  {node.name:10} {_describe_node(node) if node.alive else off}")
     refused = sorted({text for node in status.nodes for text in node.refused_sysctls})
     lines += [f"  not set in this lab: {text}" for text in refused]
     return "\n".join(lines)
 
 
 def _describe_node(node: NodeStatus) -> str:
-    if not node.alive:
-        return "off"
     words = ["this machine itself" if node.host else "on"]
     if node.machine is not None:
         words = list(_describe_machine(node.machine))
@@ -286,8 +286,11 @@ def _logs(args: argparse.Namespace) -> int:
         return _machine_logs(args, lab)
     if args.node == lab.host:
         raise LabError(f"{args.node} is this machine itself", "its logs are not the lab's")
-    node = lab.node(args.node)
-    status = lab.status().node(args.node)
+    node, whole = lab.node(args.node), lab.status()
+    status = whole.node(args.node)
+    if not status.logs:
+        stage = f": lab {lab.name!r} is starting: {whole.starting}" if whole.starting else ""
+        raise LabError(f"{args.node} has no logs yet{stage}", "hafw-lab status says how far it is")
     names = [name for name in status.logs if args.service in (None, name.partition(".")[0])]
     if not names:
         known = ", ".join(sorted({name.partition(".")[0] for name in status.logs}))

@@ -10,6 +10,8 @@ CALLED = "HAFW_LAB_COMMAND"
 _OF_A_LAB = "up|down|status|exec|shell|console|logs|fail|heal|graph|view|screenshot|watch|clipboard"
 _DEEPER = "snapshot (?:save|load)|usb (?:list|attach|detach)"
 _COMMAND = re.compile(rf"(?<![\w/.-]){PROGRAM} (?P<verb>(?:{_OF_A_LAB}|{_DEEPER})\b)(?P<named> --name\b)?")
+_CONTINUED = " " * 12
+"""With which a line begins that continues the column of the one above it."""
 _PROGRAM = re.compile(rf"(?<![\w/.-]){PROGRAM} (?=[a-z])")
 
 
@@ -28,3 +30,16 @@ def adapt(text: str, called: str | None, name: str | None) -> str:
         return f"{PROGRAM} {found['verb']}{named}"
 
     return _PROGRAM.sub(lambda _: f"{called or PROGRAM} ", _COMMAND.sub(spell, text))
+
+
+def adapt_columns(text: str, called: str | None) -> str:
+    """The same for examples with a column of words beside the commands: it stays one column."""
+    shift = len(called or PROGRAM) - len(PROGRAM)
+
+    def spell(line: str) -> str:
+        if not line.startswith(_CONTINUED):
+            return adapt(line, called, None)
+        words = line.lstrip(" ")
+        return " " * (len(line) - len(words) + shift) + adapt(words, called, None)
+
+    return "\n".join(map(spell, text.split("\n")))

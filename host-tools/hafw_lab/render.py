@@ -1,11 +1,11 @@
 """`hafw-lab render host`: the bridges as lasting files of this machine."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from hafw_lab.errors import LabError
 from hafw_lab.host_network import HostFile, plan_host
+from hafw_lab.spoken import say, show
 from hafw_lab.topology_file import choose_topology
 
 
@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> int:
     files = plan_host(topology, args.host, server_route=args.server_route)
     if args.output is None:
         for file in files:
-            sys.stdout.write(f"# {file.path}\n{file.text}\n")
+            show(f"# {file.path}\n{file.text}")
         return 0
     for file in files:
         write_below(args.output, file)
-    print("make them live with: networkctl reload", file=sys.stderr)
+    say("make them live with: networkctl reload")
     return 0
 
 
@@ -53,4 +53,4 @@ def write_below(root: Path, file: HostFile) -> None:
         raise LabError(
             f"cannot write {path}: {error.strerror}", "as root, or choose another --output"
         ) from error
-    print(f"{path} is written", file=sys.stderr)
+    say(f"{path} is written")

@@ -19,6 +19,11 @@ def adapted(text: str, lab: str | None = None) -> str:
     return hints.adapt(text, program(), None if lab == running.DEFAULT_NAME else lab)
 
 
+def adapted_columns(text: str) -> str:
+    """Examples, as this user has to type them."""
+    return hints.adapt_columns(text, program())
+
+
 def for_people(text: str, lab: str | None = None) -> str:
     return clean_lines(adapted(text, lab))
 

@@ -18,7 +18,7 @@ from hafw_lab.desktop import Desktop, Ticket
 from hafw_lab.errors import LabError
 from hafw_lab.hints import absolute
 from hafw_lab.screen import LONGEST_TICKET_S, TICKET_S
-from hafw_lab.spoken import program
+from hafw_lab.spoken import program, say, show
 
 _VIEWER = "remote-viewer"
 _ANY = ("0.0.0.0", "::")
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         lab.close()
     if viewer is None:
-        print(compose_for_others(args.node, ticket, args.valid, elsewhere), end="")
+        show(compose_for_others(args.node, ticket, args.valid, elsewhere).removesuffix("\n"), args.name)
         return 0
     return open_viewer(viewer, compose_local(args.node, ticket, ticket.socket))
 
@@ -91,7 +91,18 @@ def require_viewer(elsewhere: str) -> str:
 
 def open_viewer(viewer: str, connection: str) -> int:
     """Until its window is closed. Returns its exit status."""
-    return subprocess.run([viewer, "-"], input=connection, text=True, check=False).returncode
+    done = subprocess.run(
+        [viewer, "-"],
+        input=connection,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.stdout:  # among it what the machine's qemu has told it
+        say(done.stdout.rstrip("\n"))
+    return done.returncode
 
 
 def compose_elsewhere(node: str, lab: str, ticket_socket: Path, *, remote: bool) -> str:

@@ -183,6 +183,36 @@ def test_a_lab_that_boots_is_looked_into_and_can_be_ended(tmp_path: Path) -> Non
     assert name not in running.find_names()
 
 
+def test_of_a_machine_that_is_not_begun_each_verb_says_so_in_a_sentence(tmp_path: Path) -> None:
+    """It waits for a processor, which those before it keep busy."""
+    name, processors = f"waits-{os.getpid()}", os.cpu_count() or 1
+    lab = [name, str(tmp_path), str(processors + 1)]
+    program = ["/usr/bin/python3", "-P", "-m", "tests.netns.tiny_lab", *lab]
+    last, named = f"tiny-{processors}", ("--name", name)
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        kernels = islice((line for line in process.stdout if "kernel" in line), processors)
+        assert len(list(kernels)) == processors
+        for verb, *words in (
+            ["view", "--print", last],
+            ["screenshot", last],
+            ["console", last],
+            ["shell", last],
+            ["logs", last],
+            ["logs", last, "console"],
+            ["exec", last, "--", "true"],
+        ):
+            done = run_lab(verb, *named, *words)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.startswith(f"hafw-lab: {last} is not made yet: lab '{name}' is starting: ")
+            assert done.stderr.endswith(f"hafw-lab status --name {name} says how far it is\n")
+            assert done.stderr.count("\n") == 1
+        assert "hafw-lab: tiny-0 has no screen; " in run_lab("view", *named, "--print", "tiny-0").stderr
+        assert f"{last:10} not on yet" in run_lab("status", *named).stdout
+        running.down(name, lambda _: None)
+        assert process.wait(PATIENCE_S) != 0
+
+
 def test_who_starts_a_lab_hears_that_somebody_has_ended_it(tmp_path: Path) -> None:
     name = f"boots-{os.getpid()}"
     program = ["/usr/bin/python3", "-P", "-m", "tests.netns.tiny_lab", name, str(tmp_path), "1"]

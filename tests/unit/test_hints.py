@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab.hints import adapt
+from hafw_lab.hints import adapt, adapt_columns
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +31,23 @@ def test_commands_as_they_have_to_be_typed(
     text: str, called: str | None, name: str | None, said: str
 ) -> None:
     assert adapt(text, called, name) == said
+
+
+EXAMPLES = """examples:
+  hafw-lab up              starts it, until `hafw-lab down`
+  echo x | hafw-lab down   ends it; this is more than fits
+                           into one line
+(hafw-lab doctor says)"""
+
+
+@pytest.mark.parametrize("called", ["x", "./run lab", "/a/long/way/to/run lab"])
+def test_the_columns_of_examples_stay_columns(called: str) -> None:
+    said = adapt_columns(EXAMPLES, called).splitlines()
+    columns = {line.index(word) for line, word in zip(said[1:4], ("starts", "ends", "into"), strict=True)}
+    assert len(columns) == 1
+    assert said[1] == f"  {called} up              starts it, until `{called} down`"
+    assert said[4] == f"({called} doctor says)"
+    assert adapt_columns(EXAMPLES, None) == EXAMPLES
 
 
 def hafw_lab(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":

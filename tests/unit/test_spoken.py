@@ -3,15 +3,17 @@
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
 from hafw_lab import __main__ as program
-from hafw_lab import running, view, watch
+from hafw_lab import render, running, view, watch
 from hafw_lab.errors import LabError
+from hafw_lab.host_network import HostFile
 from hafw_lab.lab import Lab
 from hafw_lab.options import LabOptions
 
@@ -156,6 +158,90 @@ def test_a_checkout_names_itself_everywhere(
     assert "hafw-lab " not in said
     elsewhere = view.compose_elsewhere("client", "mine", Path("/x"), remote=True)
     assert f"{os.getcwd()}/run lab view --name mine client --print" in elsewhere
+
+
+@pytest.mark.parametrize("words", [["--help"], ["clipboard", "--help"]])
+def test_help_of_a_checkout_keeps_its_columns(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    indents = []
+    for called in ("hafw-lab", "./run lab"):
+        monkeypatch.setenv("HAFW_LAB_COMMAND", called)
+        with pytest.raises(SystemExit):
+            program.main(words)
+        examples = capsys.readouterr().out.partition("examples:")[2]
+        assert called in examples
+        rows = [line for line in examples.splitlines() if re.search(" {3,}", line)]
+        indents.append({len(line) - len(re.split(" {3,}", line)[-1]) for line in rows})
+    assert [len(one) for one in indents] == [1, 1], "every row has its words in the same column"
+
+
+def make_screen(*, ticket: str, starting: str | None = None) -> Lab:
+    about = {**INFO, "about": LabOptions().to_json(), "machines": {"fw-1": "trixie"}, "directory": "/lab"}
+    answers = {"info": about, "viewers": {"viewers": []}, "ticket": {"ticket": ticket, "remote": None}}
+    if starting is not None:
+        answers["viewers"] = LabError(f"fw-1 is not made yet: lab 'mine' is starting: {starting}", HOSTILE)
+    return Lab(FakeClient(answers))  # type: ignore[arg-type]  # as it asks
+
+
+@pytest.mark.parametrize("starting", [None, HOSTILE], ids=["up", "starting"])
+def test_a_screen_for_others_commands_no_terminal(
+    starting: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(running, "attach", lambda _: make_screen(ticket=HOSTILE, starting=starting))
+    status = program.main(["view", "fw-1", "--print", "--name", "mine"])
+    said = capsys.readouterr()
+    assert status == (0 if starting is None else 1)
+    assert "text" in said.out + said.err
+    assert is_harmless(said.out + said.err)
+    assert said.out.endswith("\n") is (starting is None)
+    assert not said.out.endswith("\n\n"), "a program reads it"
+
+
+def test_what_a_viewer_says_commands_no_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = tmp_path / "viewer"
+    viewer.write_text("#!/bin/sh\ncat >/dev/null; echo said; printf '\\033[31mtext' >&2; exit 5\n")
+    viewer.chmod(0o755)
+    assert view.open_viewer(str(viewer), "[virt-viewer]\n") == 5
+    said = capfd.readouterr()
+    assert "text" in said.err
+    assert is_harmless(said.out + said.err)
+
+
+def test_bridges_of_this_machine_command_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(render, "plan_host", lambda *_, **__: [HostFile(PurePosixPath("/etc/x"), HOSTILE)])
+    assert program.main(["render", "host"]) == 0
+    place = tmp_path / HOSTILE.replace("/", "")
+    assert program.main(["render", "host", "--output", str(place)]) == 0
+    assert (place / "etc" / "x").read_bytes() == HOSTILE.encode()
+    said = capsys.readouterr()
+    assert "text" in said.out
+    assert "is written" in said.err
+    assert is_harmless(said.out + said.err)
+
+
+@pytest.mark.parametrize(
+    ("starting", "said"),
+    [("bridges br0", "fw-1 has no logs yet: lab 'mine' is starting: bridges br0;"), (None, "no logs yet;")],
+)
+def test_a_node_that_is_not_on_yet_has_no_logs_and_is_not_off(
+    starting: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    node = {**NODE, "alive": False, "logs": [], "services": {}}
+    status = {"primary": None, "nodes": [node], "starting": starting}
+    monkeypatch.setattr(running, "find_names", lambda: ["mine"])
+    monkeypatch.setattr(running, "attach", lambda _: make_lab(status=status))
+    assert program.main(["logs", "fw-1", "--name", "mine"]) == 1
+    assert said in capsys.readouterr().err
+    program.main(["status", "--name", "mine"])
+    assert ("fw-1       not on yet" if starting else "fw-1       off") in capsys.readouterr().out
 
 
 def test_a_checkout_with_a_blank_in_its_name_is_quoted_for_both_shells(
