@@ -23,7 +23,7 @@ from agent.core.actions import (
     SwitchRules,
     VerifyRules,
 )
-from agent.core.conditions import CONDITIONS, Condition
+from agent.core.conditions import CONDITIONS, Condition, Observation
 from agent.core.coverage import Coverage, judge, read_again
 from agent.core.events import (
     ActionDone,
@@ -276,14 +276,19 @@ def _commit_text(outcome: Committed) -> str:
 
 
 def note(state: State, condition: Condition, well: bool, text: str) -> tuple[State, tuple[Notice, ...]]:
-    """Said once when it turns bad and once when it is well again; `problems` has the newest words."""
+    """Said once when it turns bad and once when it is well again; `problems` has the newest words. Who has
+    asked for a reload looks for the answer to it: another error is said as well."""
     before = condition not in state.problems
+    answer = (
+        CONDITIONS[condition].observation is Observation.RELOAD
+        and state.problems.get(condition, text) != text
+    )
     if well and before:
         return state, ()
     problems = {known: words for known, words in state.problems.items() if known is not condition}
     if not well:
         problems[condition] = text
-    said = (Notice(condition, well, text),) if well != before else ()
+    said = (Notice(condition, well, text),) if well != before or answer else ()
     return replace(state, problems=problems), said
 
 

@@ -213,6 +213,17 @@ def test_the_newest_words_are_kept() -> None:
     assert state.problems == {Condition.BUS: "two addresses are missing"}
 
 
+def test_every_reload_that_is_refused_for_something_else_is_answered() -> None:
+    state, said = State(), []
+    for text in ("x: unknown key", "x: unknown key", "y: unknown key"):
+        taken = step(Settings(), state, ConditionSeen(NOW, Condition.CONFIGURATION, False, text))
+        state = taken.state
+        said += [(notice.well, notice.text) for notice in taken.notices]
+    taken = step(Settings(), state, ConditionSeen(NOW, Condition.CONFIGURATION, True, "good again"))
+    said += [(notice.well, notice.text) for notice in taken.notices]
+    assert said == [(False, "x: unknown key"), (False, "y: unknown key"), (True, "good again")]
+
+
 def test_the_exit_status_of_a_condition() -> None:
     assert severity_of("bus") == 1
     assert severity_of("rules") == 2
