@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="na
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 60
 SET_UP = """
-mount -t tmpfs none /run && mount -t tmpfs none /var/log && mount -t tmpfs none /var/lib && ip link set lo up
+for place in /run /var/log /var/lib /etc/conntrackd /etc/keepalived; do mount -t tmpfs none $place; done
+ip link set lo up
 for name in eth0 eth1 eth2; do
     ip link add $name type veth peer name far-$name && ip link set $name up && ip link set far-$name up
 done
