@@ -214,3 +214,25 @@ def test_a_node_that_is_half_made_is_not_entered(half: Lab) -> None:
     with pytest.raises(LabError, match="half is not made yet"):
         half.node("half").write_text("/etc/passwd", "")
     assert hafw_lab("exec", *name, "made", "--", "true").returncode == 0
+
+
+def test_a_node_that_is_being_switched_on_again_is_not_entered() -> None:
+    stays = "test ! -e /var/log/before || exec tail -f /dev/null; touch /var/log/before"
+    plan = make_plan("again", NodePlan("one", firewall=False, setup=(("sh", "-c", stays),)))
+    name = ("--name", plan.name)
+    with starting(plan) as up:
+        assert up.communicate(timeout=PATIENCE_S)[1] == ""
+        assert hafw_lab("fail", "one", *name).returncode == 0
+        assert hafw_lab("exec", *name, "one", "--", "true").stderr.startswith(
+            "hafw-lab: one is switched off;"
+        )
+        heal = [sys.executable, "-P", "-m", "hafw_lab", "heal", "one", *name]
+        with subprocess.Popen(heal, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as healing:
+            lab = running.attach(plan.name)
+            wait_on(lab, "one")
+            done = hafw_lab("exec", *name, "one", "--", "true")
+            assert done.stderr == "hafw-lab: one is just being switched on; try it again in a moment\n"
+            with pytest.raises(LabError, match="one is just being switched on"):
+                lab.node("one").start_service("agent")
+            lab.close()
+            healing.kill()
