@@ -241,6 +241,26 @@ def test_a_message_that_is_too_large_is_refused() -> None:
         wire.send(mine, {"text": "x" * (1 << 20)})
 
 
+def test_so_is_one_that_is_too_large_for_the_kernel_only() -> None:
+    mine, theirs = wire.make_pair()
+    with mine, theirs, pytest.raises(LabError, match="too large"):
+        wire.send(mine, {"text": "x" * (1 << 19)})
+
+
+@pytest.mark.parametrize("letter", ["x", "\x1b", "\U0001f525"], ids=ascii)
+def test_the_end_of_a_long_text_fits(letter: str) -> None:
+    text = letter * 300_000 + "last words"
+    mine, theirs = wire.make_pair()
+    with mine, theirs:
+        wire.send(mine, {"text": wire.fit(text)})
+        received = wire.receive(theirs)
+    assert received is not None
+    said = received[0]["text"]
+    assert text.endswith(said)
+    assert len(said) > 5_000
+    assert wire.fit("short") == "short"
+
+
 def test_the_channel_keeps_message_boundaries() -> None:
     assert wire.make_pair()[0].type == socket.SOCK_SEQPACKET
 
