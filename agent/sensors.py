@@ -28,7 +28,7 @@ from agent.core.chains import BaseChain, judge_chains
 from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen
 from agent.core.groups import Joined, judge_groups
-from agent.core.links import Finding, Link, find_fault, judge_links
+from agent.core.links import Finding, Link, judge_links, why_unusable
 from agent.core.roles import Role
 from agent.core.silence import Silence, hear, judge_silence, unanswered
 from agent.core.table_room import Room, judge_room
@@ -123,7 +123,7 @@ class Sensors:
                     self._seen = await self._beside(self._links.read)
                     read_s = now_s
             if self._seen:
-                self._tell(*judge_links(self.pair, self._loop.state.role, self._seen))
+                self._tell(*judge_links(self.pair, self._node, self._loop.state.role, self._seen))
             await asyncio.sleep(LINKS_PAUSE_S)
             await _soon(self._links_changed, LOOK_S)
 
@@ -152,7 +152,7 @@ class Sensors:
                 self.silence = unanswered(self.silence)
                 continue  # what conntrackd does not answer is told by the poll
             now = time.monotonic_ns()
-            link_up = find_fault(link, self._seen) is None
+            link_up = why_unusable(self.pair.sync_interface, self._node, self._seen) is None
             self.silence = hear(self.silence, counted.bytes_received, now, link_up=link_up)
             states = max(counted.internal, counted.external or 0, self._room.states if self._room else 0)
             self._tell(judge_silence(self.silence, states, self._peer, link))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent.core.conditions import Condition
 from agent.core.roles import Role
-from agent.pair import IPInterface, Pair
+from agent.pair import Interface, IPInterface, Pair
 
 Finding = tuple[Condition, bool, str]
 """A condition, whether it is well, and the words for it."""
@@ -37,13 +37,28 @@ def find_fault(name: str, links: tuple[Link, ...]) -> str | None:
     return None if found.carrier else "has no carrier"
 
 
-def judge_links(pair: Pair, role: Role, links: tuple[Link, ...]) -> tuple[Finding, ...]:
-    return (_sync_link(pair, links), _missing(pair, links), _unzoned(pair, links), _fault(pair, role, links))
+def judge_links(pair: Pair, node: str, role: Role, links: tuple[Link, ...]) -> tuple[Finding, ...]:
+    return (
+        _sync_link(pair, node, links),
+        _missing(pair, links),
+        _unzoned(pair, links),
+        _fault(pair, node, role, links),
+    )
 
 
-def _sync_link(pair: Pair, links: tuple[Link, ...]) -> Finding:
+def why_unusable(interface: Interface, node: str, links: tuple[Link, ...]) -> str | None:
+    """Why `node` cannot speak on an interface of the pair; None when it could."""
+    fault = find_fault(interface.name, links)
+    if fault is not None:
+        return fault
+    there = {address.ip for link in links if link.name == interface.name for address in link.addresses}
+    lost = [str(address) for address in interface.own(node) if address.ip not in there]
+    return f"has lost this node's {', '.join(lost)}" if lost else None
+
+
+def _sync_link(pair: Pair, node: str, links: tuple[Link, ...]) -> Finding:
     name = pair.sync_interface.name
-    fault = find_fault(name, links)
+    fault = why_unusable(pair.sync_interface, node, links)
     if fault is None:
         return Condition.SYNC_LINK, True, f"the sync link is up ({name} has carrier)"
     return Condition.SYNC_LINK, False, f"the sync link is down ({name} {fault}); states are not replicated"
@@ -81,13 +96,13 @@ def _find_unzoned(known: set[str], links: tuple[Link, ...]) -> Iterator[str]:
             yield f"{link.name} ({', '.join(addresses)})"
 
 
-def _fault(pair: Pair, role: Role, links: tuple[Link, ...]) -> Finding:
+def _fault(pair: Pair, node: str, role: Role, links: tuple[Link, ...]) -> Finding:
     if role is not Role.FAULT:
         return Condition.FAULT, True, "keepalived is not in fault"
     reasons = [
         f"{interface.name} {fault}"
         for interface in pair.data_interfaces
-        if interface.vips and (fault := find_fault(interface.name, links)) is not None
+        if interface.vips and (fault := why_unusable(interface, node, links)) is not None
     ]
     why = "; ".join(reasons) or "all links are up; keepalived's log says why (journalctl -u keepalived)"
     return Condition.FAULT, False, f"keepalived is in fault, so this node cannot be primary: {why}"

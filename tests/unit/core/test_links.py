@@ -13,13 +13,21 @@ from tests.unit.small_pair import SMALL
 
 PAIR = parse(SMALL)
 LO = Link("lo", 1, "loopback", up=True, carrier=True, addresses=(ip_interface("127.0.0.1/8"),))
-ETH = tuple(Link(f"eth{number}", number + 2, "", up=True, carrier=True) for number in range(3))
+NODE = "fw-1"
+ETH = tuple(
+    Link(one.name, number, "", up=True, carrier=True, addresses=one.own(NODE))
+    for number, one in enumerate(PAIR.interfaces, 2)
+)
 WELL = (LO, *ETH)
 GUEST = Link("eth3", 9, "", up=True, carrier=True, addresses=(ip_interface("10.0.0.1/24"),))
 
 
 def changed(name: str, *, up: bool = True, carrier: bool = False) -> tuple[Link, ...]:
     return tuple(replace(link, up=up, carrier=carrier) if link.name == name else link for link in WELL)
+
+
+def bare(name: str) -> tuple[Link, ...]:
+    return tuple(replace(link, addresses=()) if link.name == name else link for link in WELL)
 
 
 def without(name: str) -> tuple[Link, ...]:
@@ -52,6 +60,8 @@ def without(name: str) -> tuple[Link, ...]:
             Role.FAULT,
             {"fault": "eth0 does not exist on this node", "missing-interface": "eth0 of the pair file"},
         ),
+        (bare("eth2"), Role.PRIMARY, {"sync-link": "eth2 has lost this node's 192.168.1.1/24"}),
+        (bare("eth1"), Role.FAULT, {"fault": "be primary: eth1 has lost this node's 192.168.2.1/24"}),
         (WELL, Role.FAULT, {"fault": "all links are up; keepalived's log"}),
         # a data link that keepalived has not yet noticed
         (changed("eth0", carrier=False), Role.BACKUP, {}),
@@ -64,7 +74,7 @@ def without(name: str) -> tuple[Link, ...]:
 )
 def test_what_is_not_well(links: tuple[Link, ...], role: Role, unwell: dict[str, str]) -> None:
     findings = {
-        condition.value: text for condition, well, text in judge_links(PAIR, role, links) if not well
+        condition.value: text for condition, well, text in judge_links(PAIR, NODE, role, links) if not well
     }
     assert findings.keys() == unwell.keys()
     for name, words in unwell.items():
@@ -74,7 +84,9 @@ def test_what_is_not_well(links: tuple[Link, ...], role: Role, unwell: dict[str,
 def test_each_look_says_the_same_conditions() -> None:
     """What a look has begun only the same look can end."""
     looks = ((WELL, Role.BACKUP), ((), Role.FAULT), ((*WELL, GUEST), Role.PRIMARY))
-    found = [[condition for condition, _, _ in judge_links(PAIR, role, links)] for links, role in looks]
+    found = [
+        [condition for condition, _, _ in judge_links(PAIR, NODE, role, links)] for links, role in looks
+    ]
     assert found == [found[0]] * 3
     assert len(set(found[0])) == len(found[0])
 
@@ -95,7 +107,7 @@ def test_each_look_says_the_same_conditions() -> None:
 )
 def test_interfaces_that_are_nobodys_way_in(link: Link) -> None:
     links = (*(one for one in WELL if one.name != link.name), link)
-    findings = {condition: well for condition, well, _ in judge_links(PAIR, Role.BACKUP, links)}
+    findings = {condition: well for condition, well, _ in judge_links(PAIR, NODE, Role.BACKUP, links)}
     assert findings[Condition.UNZONED_INTERFACE]
 
 
