@@ -145,7 +145,9 @@ def _add_looks(add: _Add) -> None:
     command.add_argument("--json", action="store_true", help="for programs")
     command = add("history", run_history, "say what happened, from the records")
     command.add_argument("-n", "--lines", type=_positive, default=40, help="how many records (default: 40)")
-    command.add_argument("--since", help="not before: 2h, 30min, 7d, or a date and time (2026-01-31 13:00)")
+    command.add_argument(
+        "--since", type=_moment, help="not before: 2h, 30min, 7d, or a date and time (2026-01-31 13:00)"
+    )
     command.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -162,6 +164,16 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100000")
     return int(text)
+
+
+def _moment(text: str) -> datetime:
+    from agent.history import parse_since
+
+    try:
+        return parse_since(text, datetime.now().astimezone())
+    except (ValueError, OverflowError) as error:
+        hint = "write 2h, 30min, 7d or 2026-01-31 13:00"
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; {hint}") from error
 
 
 def _load(arguments: argparse.Namespace, paths: Paths) -> "Pair":
@@ -335,15 +347,9 @@ def run_status(arguments: argparse.Namespace, paths: Paths) -> int:
 
 def run_history(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.adapters.journal import read_records
-    from agent.history import parse_since, to_table
+    from agent.history import to_table
 
-    try:
-        since = parse_since(arguments.since, datetime.now().astimezone()) if arguments.since else None
-    except (ValueError, OverflowError) as error:
-        raise HafwError(
-            f"{arguments.since!r} is no time", "write 2h, 30min, 7d or 2026-01-31 13:00"
-        ) from error
-    records = read_records(paths, arguments.lines, since)
+    records = read_records(paths, arguments.lines, arguments.since)
     if arguments.json:
         for record in records:
             print(json.dumps(record))

@@ -436,3 +436,10 @@ def test_exit_status_of_status(changes: dict[str, object], expected: int) -> Non
     values = {**VALUES, **changes}
     assert exit_status(values) == expected
     assert "fw-1 of pair G1" in to_text(values)
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "9" * 400 + "d", "2026-13-01"])
+def test_a_history_since_no_time(text: str) -> None:
+    done = hafw("history", f"--since={text}")
+    assert done.returncode == 2
+    assert b"is no time; write 2h, 30min, 7d or 2026-01-31 13:00" in done.stderr
