@@ -23,7 +23,14 @@ from agent.adapters.neighbours import Neighbours
 from agent.adapters.rules_watch import RulesWatch
 from agent.adapters.strangers import Strangers
 from agent.adapters.table_room import read_room
-from agent.core.answers import ROUND_S, Answer, judge_no_primary, judge_primaries, rounds_without_primary
+from agent.core.answers import (
+    ROUND_S,
+    Advertised,
+    Answer,
+    judge_no_primary,
+    judge_primaries,
+    rounds_without_primary,
+)
 from agent.core.chains import BaseChain, judge_chains
 from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen
@@ -38,6 +45,7 @@ from agent.loop import Loop
 from agent.pair import Interface, IPAddress, Pair
 from agent.paths import Paths
 from agent.rules.nft import FAMILY, TABLES
+from agent.rules.peer import advertised_s
 from agent.rules.strangers import words
 
 LOOK_S = 1.0
@@ -75,6 +83,7 @@ class Sensors:
         self._failed: dict[str, int] = {}
         self._room: Room | None = None
         self._rounds = 0
+        self._advertised = Advertised()
         self._joined = Joined()
         self.silence = Silence()
 
@@ -166,12 +175,16 @@ class Sensors:
             await asyncio.sleep(LOOK_S)
 
     async def _ask_links(self) -> None:
+        adverts = await self._beside(Strangers)
         while True:
             await asyncio.sleep(ROUND_S - ANSWER_WAIT_S)
             role, since_ns = self._loop.state.role, self._loop.role_since_ns
             begun_ns = time.monotonic_ns()
             with self._looking("who answers for the virtual addresses"):
                 answers = await self._ask_round(role)
+                seen = await self._beside(adverts.read_advertised)
+                before = self._advertised if role is Role.PRIMARY else Advertised()
+                self._advertised = before.and_then(seen)
                 if role is self._loop.state.role and since_ns == self._loop.role_since_ns:
                     self._judge_answers(role, (begun_ns - since_ns) / 1e9, answers)
 
@@ -205,7 +218,8 @@ class Sensors:
 
     def _judge_answers(self, role: Role, role_s: float, answers: tuple[Answer, ...]) -> None:
         rounds = rounds_without_primary(role, answers, self._rounds)
-        found = [judge_primaries(role, role_s, answers, self._peer)]
+        advertised = self._advertised.beside(role_s, advertised_s(self.pair))
+        found = [judge_primaries(role, role_s, answers, self._peer, advertised)]
         if rounds is not None:
             self._rounds = rounds
             found.append(judge_no_primary(rounds, self.pair.failover.advert_interval_ms, answers))

@@ -1,4 +1,5 @@
-"""Who has lately sent what only the other node may send: the sets that the rules fill (agent/rules/peer.py).
+"""Who has lately sent what only the other node may send, and where that one advertises itself: the sets that
+the rules fill (agent/rules/peer.py).
 
 Hard facts
 * `list set` of one set costs 0.1 ms however large the table is; a listing of the table or of a counter reads
@@ -16,7 +17,7 @@ from agent.errors import ToolError
 from agent.rules.listing import entries_of
 from agent.rules.nft import FAMILY, TABLE
 from agent.rules.packet import PROTOCOLS
-from agent.rules.peer import STRANGER_SETS
+from agent.rules.peer import ADVERTISED, STRANGER_SETS
 from agent.rules.strangers import Stranger
 
 
@@ -37,6 +38,11 @@ class Strangers:
             found += _strangers(answer)
         return tuple(sorted(found))
 
+    def read_advertised(self) -> frozenset[str]:
+        """By which interfaces the other node advertises itself as primary. ToolError as read()."""
+        answer = self._list(ADVERTISED)
+        return frozenset() if answer is None else frozenset(_interfaces(answer))
+
     def _list(self, name: str) -> str | None:
         command = {"list": {"set": {"family": FAMILY, "table": TABLE, "name": name}}}
         status, output, errors = self._context.cmd(json.dumps({"nftables": [command]}))
@@ -52,12 +58,23 @@ class Strangers:
 
 
 def _strangers(text: str) -> Iterator[Stranger]:
+    for element in _elements(text):
+        match element:
+            case {"elem": {"val": {"concat": [str(interface), str(address), protocol]}}}:
+                yield Stranger(interface, address, _number(protocol))
+
+
+def _interfaces(text: str) -> Iterator[str]:
+    for element in _elements(text):
+        match element:
+            case {"elem": {"val": str(interface)}}:
+                yield interface
+
+
+def _elements(text: str) -> Iterator[object]:
     for kind, body in entries_of(text):
         elements = body.get("elem") if kind == "set" else None
-        for element in elements if isinstance(elements, list) else ():
-            match element:
-                case {"elem": {"val": {"concat": [str(interface), str(address), protocol]}}}:
-                    yield Stranger(interface, address, _number(protocol))
+        yield from elements if isinstance(elements, list) else ()
 
 
 def _number(protocol: object) -> int:

@@ -4,10 +4,14 @@ A primary answers for them and nobody else may: an answer from another link-laye
 primary, or a stranger with an address of ours. A node that is not primary wants one answer from somebody;
 without any, nobody forwards.
 
-Not seen here: a second primary behind a cut in the network that separates the two, and one that shares IPv6
-addresses only (the kernel refuses an answer for an IPv6 address that is its own).
+A primary also advertises itself, and one that hears the other node do so for longer than a hand-over takes
+has a second one beside it, also where the two share IPv6 addresses only (the kernel refuses an answer for an
+IPv6 address that is its own).
+
+Not seen here: a second primary behind a cut in the network that separates the two.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import ceil
 
@@ -35,16 +39,38 @@ class Answer:
     peer: str | None = None
 
 
-def judge_primaries(role: Role, role_s: float, answers: tuple[Answer, ...], peer: str) -> Finding | None:
-    """None when it cannot be said: no question, or a role that is too new."""
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """The interfaces by which the other node's advertisements came lately, and for how many rounds in a row
+    there were some."""
+
+    interfaces: tuple[str, ...] = ()
+    rounds: int = 0
+
+    def and_then(self, interfaces: Collection[str]) -> "Advertised":
+        return Advertised(tuple(sorted(interfaces)), self.rounds + 1 if interfaces else 0)
+
+    def beside(self, role_s: float, remembered_s: float) -> tuple[str, ...]:
+        """Those of a second primary. A single advertisement, which is `remembered_s`, is none: the last one
+        before a hand-over, or the first one after a cut."""
+        lasting = role_s > remembered_s and self.rounds > 1 + remembered_s / ROUND_S
+        return self.interfaces if lasting else ()
+
+
+def judge_primaries(
+    role: Role, role_s: float, answers: tuple[Answer, ...], peer: str, advertised: tuple[str, ...] = ()
+) -> Finding | None:
+    """`advertised`: by which interfaces the peer advertises itself beside this node. None when it cannot be
+    said: no question, or a role that is too new."""
     if role is not Role.PRIMARY:
         return Condition.TWO_PRIMARIES, True, "this node is not primary"
     if role_s < SETTLED_S:
         return None
-    others = [answer for answer in answers if answer.by is not None]
+    others = [_words(answer, peer) for answer in answers if answer.by is not None]
+    others += [f"{peer} advertises itself on {', '.join(advertised)}"] if advertised else []
     if not others:
         return Condition.TWO_PRIMARIES, True, "nobody else answers for the virtual addresses"
-    whose = "; ".join(_words(answer, peer) for answer in others)
+    whose = "; ".join(others)
     text = f"this node is primary, and on the same links {whose}"
     return Condition.TWO_PRIMARIES, False, text
 

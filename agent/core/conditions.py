@@ -87,7 +87,7 @@ class Observation(Enum):
     LINKS = "the interfaces, their links and addresses, and the role"
     GROUPS = "who listens for VRRP on the links of the pair"
     HEARING = "what conntrackd has received from the peer"
-    ANSWERS = "who answers for the virtual addresses on the links"
+    ANSWERS = "who answers for the virtual addresses on the links, and who advertises them"
     ROOM = "the kernel's connection table: how full it is"
     CHAINS = "the chains of other programs"
     STRANGERS = "who the rules have lately dropped for speaking as the other node"

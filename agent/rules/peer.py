@@ -58,6 +58,8 @@ _OWN_SOURCE = match({"fib": {"result": "type", "flags": ["saddr", "iif"]}}, "loc
 _HOPS = {4: payload("ip", "ttl"), 6: payload("ip6", "hoplimit")}
 _NEXT_HEADER = {4: payload("ip", "protocol"), 6: payload("ip6", "nexthdr")}
 _SPEAKERS = {4: "@own4", 6: "@advertisers6"}
+ADVERTISED = "advertised"
+"""The interfaces by which the other node has lately advertised itself as primary."""
 HARDWARE = "peer-hardware"
 _HARDWARE_KEPT_S = 3600
 _FROM_HARDWARE = concat(IIFNAME, payload("ether", "saddr"))
@@ -80,6 +82,13 @@ def peer(pair: Pair) -> Commands:
         ),
         add_set("advertisers6", ["ifname", "ipv6_addr"], _advertisers(pair)),
         add_set(
+            ADVERTISED,
+            "ifname",
+            flags=["timeout"],
+            timeout_s=advertised_s(pair),
+            size=MOST_STRANGERS,
+        ),
+        add_set(
             HARDWARE,
             ["ifname", "ether_addr"],
             flags=["timeout"],
@@ -99,6 +108,11 @@ def peer(pair: Pair) -> Commands:
         *_replication(pair),
         *_strangers(),
     )
+
+
+def advertised_s(pair: Pair) -> int:
+    """How long an advertisement is remembered: so that two that follow each other leave no gap."""
+    return 1 + 2 * pair.failover.advert_interval_ms // 1000
 
 
 def _advertisers(pair: Pair) -> list[Json]:
@@ -127,13 +141,17 @@ def _vrrp() -> Iterator[Command]:
         to_group = match(payload(ip(version), "daddr"), _GROUP[version])
         if version == 4:
             yield add_rule("vrrp", *sender, to_group, update_set(HARDWARE, _FROM_HARDWARE))
+        # apart from what accepts them: a rule ends where its set is full
+        yield add_rule("vrrp", *sender, update_set(ADVERTISED, IIFNAME))
         yield add_rule("vrrp", *sender, to_group, ACCEPT)
         to_own = match(concat(IIFNAME, payload(ip(version), "daddr")), _SPEAKERS[version])
         yield add_rule("vrrp", *sender, to_own, ACCEPT)
         if version == 6:
             link_local = match(payload("ip6", "saddr"), LINK_LOCAL_6)
             known = match(_FROM_HARDWARE, f"@{HARDWARE}")
-            yield add_rule("vrrp", link_local, *as_sent, to_group, known, ACCEPT)
+            from_peer = (link_local, *as_sent, to_group, known)
+            yield add_rule("vrrp", *from_peer, update_set(ADVERTISED, IIFNAME))
+            yield add_rule("vrrp", *from_peer, ACCEPT)
         yield add_rule("vrrp", to_group, jump(STRANGERS))
     yield add_rule("vrrp", match(L4PROTO, VRRP), jump(STRANGERS))
     # IPv4 only: of IPv6 the kernel and nft see the protocol behind AH

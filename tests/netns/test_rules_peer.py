@@ -27,7 +27,8 @@ EVERYTHING = """
   - {from: client, to: self, allow: [any]}
   - {from: server, to: self, allow: [any]}
 nat:"""
-HOSTILE = PAIR_FILE.replace("\nnat:", EVERYTHING)
+# so that an advertisement is remembered for as long as a test takes
+HOSTILE = PAIR_FILE.replace("\nnat:", EVERYTHING) + "failover: {advert_interval: 10s}\n"
 ALLOWED = """
 eth1 192.168.2.2 224.0.0.18 proto/112@255
 eth1 192.168.2.2 192.168.2.1 proto/112@255
@@ -117,6 +118,11 @@ def strangers_of(wire: Wire) -> set[Stranger]:
     return set(found)
 
 
+def advertised_of(wire: Wire) -> frozenset[str]:
+    with wire.node.entered():
+        return Strangers().read_advertised()
+
+
 def count(wire: Wire) -> int:
     return next(one.packets for one in wire.rules.read().counters if one.name == "strangers")
 
@@ -127,9 +133,18 @@ def test_only_the_other_nodes_own_addresses_are_heard(role: RuleSet) -> None:
         deaf = [str(packet) for packet in packets(ALLOWED) if wire.send(packet) != "self"]
         assert not deaf
         assert not strangers_of(wire)
+        assert advertised_of(wire) == {"eth0", "eth1"}
         heard = [str(packet) for packet in packets(FORBIDDEN) if wire.send(packet) != "drop"]
         assert not heard
         assert wire.drift() is None, "what the packets put into the sets is no change of the rules"
+
+
+@pytest.mark.parametrize("role", RuleSet)
+def test_only_the_other_node_advertises_itself(role: RuleSet) -> None:
+    with start_hostile(role) as wire:
+        for packet in packets(FORBIDDEN):
+            wire.send(packet)
+        assert not advertised_of(wire)
 
 
 @pytest.mark.parametrize("role", RuleSet)

@@ -153,6 +153,22 @@ def test_a_stranger_moves_nothing_and_is_named(
         assert exit_status(lab.node(name)) == 0
 
 
+def test_a_peer_that_advertises_itself_beside_the_primary(lab: Lab) -> None:
+    """As one does that does not hear the primary. It is the other node, so nothing of it is dropped."""
+    primary = lab.wait_primary(None, 5)
+    peer, since = other(lab, primary), time.monotonic_ns()
+    lower = SPEAK.replace("vrid, 255,", "vrid, 1,").replace('b"eth0"', 'b"eth1"')
+    with speaking(lab.node(peer), lower, 10, {"fw-1": "192.168.2.1", "fw-2": "192.168.2.2"}[peer]):
+        said = wait_record(lab.node(primary), since, 30, event="alarm", condition="two-primaries")
+        assert f"{peer} advertises itself on eth1" in str(said["message"])
+        assert exit_status(lab.node(primary)) == 2
+    wait_record(lab.node(primary), since, 30, event="recovered", condition="two-primaries")
+    assert lab.wait_primary(None, 5) == primary
+    for name in lab.firewalls:
+        assert not find(records(lab.node(name), since), event="transition"), "the role moved"
+        assert exit_status(lab.node(name)) == 0
+
+
 def test_a_pair_whose_keepalived_conf_is_older_than_its_rules_stays_a_pair(lab: Lab) -> None:
     """Each node then sends from a link-local address that the other's rules cannot know beforehand."""
     primary = lab.wait_primary(None, 5)

@@ -4,7 +4,14 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.core.answers import Answer, judge_no_primary, judge_primaries, rounds_without_primary
+from agent.core.answers import (
+    ROUND_S,
+    Advertised,
+    Answer,
+    judge_no_primary,
+    judge_primaries,
+    rounds_without_primary,
+)
 from agent.core.conditions import Condition
 from agent.core.roles import Role
 
@@ -40,6 +47,27 @@ def test_two_primaries(
     assert found is not None
     assert found[:2] == (Condition.TWO_PRIMARIES, well)
     assert words in found[2]
+
+
+def test_a_peer_that_advertises_itself_is_a_second_primary() -> None:
+    found = judge_primaries(Role.PRIMARY, 60.0, (), "fw-2", ("eth0", "eth1"))
+    assert found is not None
+    assert not found[1]
+    assert "fw-2 advertises itself on eth0, eth1" in found[2]
+
+
+@pytest.mark.parametrize("remembered_s", [1, 3, 21])
+def test_one_advertisement_is_no_second_primary(remembered_s: int) -> None:
+    """It is remembered, and so seen in some rounds, whenever it came."""
+    seen = Advertised()
+    for _ in range(1 + int(remembered_s // ROUND_S)):
+        seen = seen.and_then({"eth1"})
+        assert not seen.beside(60.0, remembered_s)
+    seen = seen.and_then({"eth1"})
+    seen = seen.and_then({"eth1"})
+    assert seen.beside(60.0, remembered_s) == ("eth1",)
+    assert not seen.beside(remembered_s, remembered_s), "the last ones before this node took over"
+    assert not seen.and_then(()).beside(60.0, remembered_s)
 
 
 def test_a_node_that_hands_over_answered_a_moment_ago() -> None:
