@@ -282,7 +282,20 @@ async def _until_told(agent: Agent) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, working.cancel)
     with bugs.ending(working), contextlib.suppress(asyncio.CancelledError):
-        await agent.run()
+        try:
+            await agent.run()
+        except BaseExceptionGroup as group:
+            _raise_reason(group)
+            raise
+
+
+def _raise_reason(group: BaseExceptionGroup[BaseException]) -> None:
+    """Of a group of tasks that ended for one reason which somebody can do something about, that reason."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        (found,) = found.exceptions
+    if isinstance(found, HafwError):
+        raise found
 
 
 def run_settle(taken: Taken, node: str, paths: Paths) -> None:

@@ -21,7 +21,9 @@ def hold_lock(path: Path, wait_s: float) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise HafwError(f"cannot open {path}: {error.strerror}", "run as root") from error
+        raise HafwError(
+            f"cannot open {path}: {error.strerror}", "run as root; is it a directory?"
+        ) from error
     try:
         _lock(descriptor, path, time.monotonic() + wait_s)
         with contextlib.suppress(OSError):  # only says who: on a full disk it is locked all the same

@@ -209,3 +209,22 @@ def test_what_is_kept_in_run_may_be_anything(machine: Machine, spoil: Callable[[
     done = machine.run(sys.executable, "-P", "-m", "agent", "settle")
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode in (0, 1), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "spoil"),
+    [
+        ("/run/hafw/control.sock", make_fifo),
+        ("/run/hafw/control.sock", make_directory),
+        ("/run/hafw/agent.lock", make_directory),
+    ],
+)
+def test_what_the_agent_cannot_use_is_one_sentence(
+    machine: Machine, path: str, spoil: Callable[[Path], None]
+) -> None:
+    place(machine, path).touch()
+    spoil(place(machine, path))
+    done = machine.run("timeout", "20", sys.executable, "-P", "-m", "agent", "agent")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert path in done.stderr
