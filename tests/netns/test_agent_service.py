@@ -150,7 +150,9 @@ def test_it_is_ready_without_anybody_else_and_says_how_it_is(place: Place) -> No
             capture_output=True,
         )
         assert table.returncode == 0, "ready means that the rules are in force"
-        place.said.until("STATUS=stopped, gate closed, not well: conntrackd, keepalived, no-primary")
+        place.said.until(
+            "STATUS=stopped, gate closed, not well: conntrackd, keepalived, no-primary, sync-link"
+        )
         before = len(place.said.words)
         agent.send_signal(signal.SIGHUP)
         until(lambda: "READY=1" in place.said.hear()[before:], LIMIT_S, "the reload does not end")

@@ -40,6 +40,7 @@ def advert(source):
     return head[:10] + struct.pack("!H", summed(head)) + head[12:] + body
 out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 out.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+out.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
 packets = [advert(address) for address in addresses]
 print("ready", flush=True)
 due = time.monotonic()
