@@ -23,7 +23,7 @@ from agent.rules import compile_table
 from agent.rules.nft import TABLES
 from tests.netns.policy_model import Model
 from tests.netns.simulated import simulate
-from tests.netns.wire import Packet, Wire, start_wire
+from tests.netns.wire import VRRP, Packet, Wire, start_wire
 
 pytestmark = pytest.mark.netns
 
@@ -301,6 +301,13 @@ def _translated(pair: Pair) -> Iterator[IPAddress]:
         yield from (target for one in MAPPED if (target := ip_address(one)) in outside)
 
 
+def _seen(packet: Packet, fate: str) -> set[str]:
+    """The checksum of an advertisement over IPv6 is also about the addresses; the kernel translates these,
+    knows of no such checksum, and then answers nothing whose checksum is wrong."""
+    is_summed = packet.source.version == 6 and packet.protocol == VRRP
+    return {fate, "drop"} if is_summed and fate == "reject" else {fate}
+
+
 @pytest.fixture(scope="module")
 def wire() -> Iterator[Wire]:
     with start_wire(parse(yaml.safe_dump(HEAD)), "fw-1") as started:
@@ -350,7 +357,7 @@ def test_a_policy_does_what_it_says(wire: Wire, text: str, seed: int) -> None:
         wire.be(role)
         assert wire.drift() is None
         for packet in packets(seed, pair):
-            assert wire.send(packet) == fate(packet), f"{role.value}: {packet}"
+            assert wire.send(packet) in _seen(packet, fate(packet)), f"{role.value}: {packet}"
             if role is RuleSet.PRIMARY and model.lives_there(packet):
                 assert table.fate(packet) == fate(packet), str(packet)
     entries = json.loads(wire.node.run("nft", "-j", "list", "ruleset"))["nftables"]
