@@ -17,13 +17,14 @@ from agent.pair import (
     Rule,
     Service,
 )
-from agent.rules.matching import matches
+from agent.rules.matching import VERSIONS, matches, service_match
 from agent.rules.nft import (
     ACCEPT,
     COUNTER,
     DROP,
     IIFNAME,
     OIFNAME,
+    RETURN,
     Command,
     Commands,
     Expr,
@@ -49,6 +50,7 @@ from agent.rules.sources import check
 from agent.rules.verdicts import has_refuse_chain, refusal, verdict, verdict_chains
 
 INVALID = "invalid"
+TO_A_NODE = "to-a-node"
 FILTER = 0
 
 TCP_FLAGS: Expr = {"&": [payload("tcp", "flags"), ["fin", "syn", "rst", "ack"]]}
@@ -77,11 +79,24 @@ def forward(pair: Pair) -> Commands:
         check("forward", "related", "new", "untracked"),
         add_rule("forward", in_state("related"), ACCEPT, comment="announced, or an error about a known one"),
         add_rule("forward", NOT_AN_OPENING, jump(INVALID), comment="TCP opens by SYN only"),
+        *_to_a_node(),
         *([add_rule("forward", verdict_map(concat(IIFNAME, OIFNAME), dispatch))] if dispatch else []),
         *_refusals(pair),
         add_rule("forward", named_counter("refused"), DROP),
         *(command for way in ways.values() for command in _pair_chain(pair, *way)),
     )
+
+
+def _to_a_node() -> Iterator[Command]:
+    """The other node decides about what is for itself, by where that comes from. Forwarded to it, and behind
+    a translation of its source, it would come from a network that it was not sent from."""
+    yield add_chain(TO_A_NODE)
+    for version in VERSIONS:
+        target = concat(OIFNAME, payload(ip(version), "daddr"))
+        yield add_rule("forward", match(target, f"@own{version}"), jump(TO_A_NODE))
+        for ping in service_match(Service("ping", Protocol.ICMP), version):
+            yield add_rule(TO_A_NODE, ping, RETURN)
+    yield add_rule(TO_A_NODE, named_counter("refused"), DROP, comment="ask a node itself, on its own link")
 
 
 def chain_name(ingress: Interface, egress: Interface) -> str:

@@ -280,7 +280,10 @@ class _Looked:
         if asked and all(hiding):
             names = ", ".join(dict.fromkeys(each.place.path for each in hiding if each))
             yield f"never matches: {names} decides before it"
+        nodes = {a.ip for each in self.pair.interfaces for _, own in each.addresses for a in own}
         for target in one.targets:
+            if target in nodes:
+                yield f"leads nowhere: {target} is a node's own, and nothing is forwarded to a node"
             lives = self._lives_in(Addresses((ip_network(target),)))
             if lives is not None and lives.zone != one.to_zone:
                 message = f"{target} is connected to {lives.name}, in {lives.zone}, not in {one.to_zone}"

@@ -95,6 +95,10 @@ class Model:
     def _forward(self, packet: Packet, egress: Interface, entry: PortForward | SourceNat | None) -> str:
         """`entry` has translated the target. What a forward has translated is allowed by that forward."""
         zone = self._interface(packet.interface).zone
+        own = {each.ip for _, addresses in egress.addresses for each in addresses}
+        if packet.target in own and (packet.protocol, packet.number) not in ((ICMP, 8), (ICMPV6, 128)):
+            # the other node's: nothing is forwarded to it but echo requests
+            return "drop"
         rule = self._first(packet, zone, egress.zone)
         if rule:
             return FATES[rule.action]

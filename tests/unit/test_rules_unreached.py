@@ -83,6 +83,7 @@ TO_SELF = "from: client, to: self"
             "policy[0] decides before",
         ),
         ((f"{TO_SERVER}, services: [ssh], destination: 192.168.2.9",), "nat[0]", "leads nowhere"),
+        ((f"{TO_SERVER}, services: [ssh], destination: 192.168.0.2",), "nat[0]", "is a node's own"),
         (
             (f"{TO_SERVER}, source: keep, match: {{source: 192.168.0.9}}",),
             "nat[0]",
