@@ -39,8 +39,6 @@ MOST_FILE = 16 << 20
 MOST_WAITING = 1000
 MOST_VALUE = 32 * 1024
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_TO_LOG = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-"""A pipe that somebody put there keeps nobody waiting."""
 JOURNALS = (Path("/run/log/journal"), Path("/var/log/journal"))
 
 
@@ -123,7 +121,7 @@ class FileSink:
     def info(self, line: str) -> None:
         try:
             self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            descriptor = os.open(self._path, _TO_LOG, 0o640)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
                 os.write(descriptor, line.encode() + b"\n")
                 if os.fstat(descriptor).st_size > MOST_FILE:
