@@ -55,9 +55,9 @@ def test_vrrp_arrives_and_leaves(firewall: Firewall, version: int) -> None:
     firewall.client.ip(f"address add {PEER[version]}/{24 if version == 4 else 64} dev eth0{nodad(version)}")
     with _raw(firewall.node, OWN[version]) as node, _raw(firewall.client, PEER[version]) as peer:
         peer.sendto(b"advert", (OWN[version], 0))
-        assert (receive(node) or b"").endswith(b"advert")
+        assert (receive(node, 10.0) or b"").endswith(b"advert")
         node.sendto(b"advert", (PEER[version], 0))
-        assert (receive(peer) or b"").endswith(b"advert")
+        assert (receive(peer, 10.0) or b"").endswith(b"advert")
     assert PEER[version] not in entries(firewall.node, version)
 
 
