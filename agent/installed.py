@@ -46,14 +46,18 @@ class InstalledFiles:
             return
         text = there.decode(errors="replace")
         if is_made_by_hafw(there):
-            # where a daemon has no rights outside of its namespace, its file has less
-            unprivileged = conntrackd.render(pair, self._node, self._paths, privileged=False)
-            less = (unprivileged,) if file.path == self._paths.conntrackd_config else ()
             difference = _difference(text, file.text)
-            if difference and all(_difference(text, other) for other in less):
+            if difference and not self._is_unprivileged(pair, file, text):
                 yield f"{file.path} was rendered from another pair file or by another release ({difference})"
         elif file.path in (self._paths.keepalived_config, self._paths.conntrackd_config):
             yield from _unfit(file, text, str(self._paths.hook))
+
+    def _is_unprivileged(self, pair: Pair, file: PlannedFile, there: str) -> bool:
+        """Where a daemon has no rights outside of its namespace, its file has less."""
+        if file.path != self._paths.conntrackd_config:
+            return False
+        less = conntrackd.render(pair, self._node, self._paths, privileged=False)
+        return _difference(there, less) is None
 
 
 def _difference(there: str, wanted: str) -> str | None:
