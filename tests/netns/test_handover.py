@@ -10,7 +10,7 @@ from agent.pair import SyncMode
 from hafw_lab.lab import POWER, Fault, FaultKind, Lab, LabOptions
 from hafw_lab.scenario import other, put_states
 from hafw_lab.scenario_result import Setup
-from hafw_lab.states import count_states, wait_replicated
+from hafw_lab.states import count_replicated, count_states, wait_replicated
 from hafw_lab.traffic import Traffic, start_traffic
 
 pytestmark = pytest.mark.netns
@@ -65,6 +65,14 @@ def hand_over(lab: Lab, fault: Fault) -> tuple[str, str]:
     return victim, lab.wait_primary(other(lab, victim), 10)
 
 
+def open_replicated(lab: Lab, sync: SyncMode, traffic: Traffic, count: int) -> None:
+    """Connections that the backup knows of: those of the last milliseconds are lost with the power."""
+    backup = lab.node(other(lab, lab.wait_primary(None, 5)))
+    before = count_replicated(backup, sync)
+    assert len(traffic.open(count)) == count
+    wait_replicated(backup, sync, before + count, lambda _: None)
+
+
 def assert_nothing_lost(traffic: Traffic, connections: int, flows: int) -> None:
     report = traffic.report()
     lost = [one for one in report.connections if not one.survived]
@@ -79,7 +87,7 @@ def test_twenty_alternating_hand_overs_lose_nothing(sync: SyncMode) -> None:
         client = lab.node("client")
         route = client.run(["ip", "route", "show", "default"]).stdout
         with start_traffic(client, lab.node("omarine"), SERVER) as traffic:
-            assert len(traffic.open(10)) == 10
+            open_replicated(lab, sync, traffic, 10)
             traffic.subscribe(5)
             for number, fault in zip(range(HANDOVERS), itertools.cycle(FAULTS), strict=False):
                 victim, survivor = hand_over(lab, fault)
@@ -136,7 +144,7 @@ def test_without_the_re_send_the_same_flow_is_lost() -> None:
 def test_the_new_primary_tells_established_from_unknown(sync: SyncMode) -> None:
     for lab in start_pair(sync):
         with start_traffic(lab.node("client"), lab.node("omarine"), SERVER) as traffic:
-            assert len(traffic.open(3)) == 3
+            open_replicated(lab, sync, traffic, 3)
             _, survivor = hand_over(lab, POWER)
             traffic.mark()
             lab.wait_settled(20)
