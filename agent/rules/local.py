@@ -34,7 +34,7 @@ from agent.rules.nft import (
     ports,
     verdict_map,
 )
-from agent.rules.peer import peer, sync_port, untracked_vrrp
+from agent.rules.peer import own_replication, peer, sync_port, untracked_vrrp
 from agent.rules.policy import FILTER, INVALID, NOT_AN_OPENING, rules_of
 from agent.rules.sources import CHECK, check
 from agent.rules.verdicts import has_refuse_chain, refusal
@@ -69,6 +69,7 @@ def _always(pair: Pair) -> Commands:
         add_base_chain("output", "output", FILTER),
         add_rule("input", match(IIFNAME, "lo"), ACCEPT),
         *peer(pair),
+        *own_replication(pair),
         check("input", "invalid", "related", "new"),
         *_check_of_untracked(pair),
         *_management(pair),

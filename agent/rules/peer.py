@@ -13,6 +13,10 @@ know. A node whose keepalived.conf does not (it was made by hand, or before this
 that node knows; it is heard where its advertisements over IPv4 come from the same hardware address by the
 same interface, as they do on every link with both.
 
+Replication has no passwords either, and what leaves this node has its address: so only root sends it, also
+to this node itself, where everything that arrives at lo is let in. Any user could otherwise put states of
+his own making into the kernel of either node, and with them let himself in.
+
 The sets own4 and own6 hold the addresses of both nodes, so that the table is the same on both. An address of
 this node itself is no source of anything that arrives.
 """
@@ -27,6 +31,7 @@ from agent.rules.nft import (
     IIFNAME,
     L4PROTO,
     NOTRACK,
+    OIFNAME,
     Command,
     Commands,
     Expr,
@@ -49,6 +54,7 @@ from agent.rules.nft import (
 SINGLE_HOP_BFD, MULTI_HOP_BFD = 3784, 4784
 STRANGERS = "strangers"
 STRANGER_SETS = ("strangers4", "strangers6")
+_KEPT_IN = dict(zip((4, 6), STRANGER_SETS, strict=True))
 STRANGER_KEPT_S = 10
 """A stranger that has sent nothing for so long is forgotten."""
 MOST_STRANGERS = 64
@@ -62,6 +68,7 @@ ADVERTISED = "advertised"
 """The interfaces by which the other node has lately advertised itself as primary."""
 HARDWARE = "peer-hardware"
 _HARDWARE_KEPT_S = 3600
+_NOT_ROOT = match({"meta": {"key": "skuid"}}, 0, "!=")
 _FROM_HARDWARE = concat(IIFNAME, payload("ether", "saddr"))
 _GROUP = {4: VRRP_GROUP_4, 6: VRRP_GROUP_6}
 
@@ -78,7 +85,7 @@ def peer(pair: Pair) -> Commands:
                 timeout_s=STRANGER_KEPT_S,
                 size=MOST_STRANGERS,
             )
-            for name, version in zip(STRANGER_SETS, (4, 6), strict=True)
+            for version, name in _KEPT_IN.items()
         ),
         add_set("advertisers6", ["ifname", "ipv6_addr"], _advertisers(pair)),
         add_set(
@@ -187,6 +194,25 @@ def _replication(pair: Pair) -> Iterator[Command]:
     """conntrackd listens on the sync addresses alone; to another address the port may be anything."""
     link = interface_name(pair.sync_interface.name)
     yield add_rule("replication", _OWN_SOURCE, jump(STRANGERS))
+    for version, of_nodes in _sync_addresses(pair):
+        sender = match(payload(ip(version), "saddr"), of_nodes)
+        yield add_rule("replication", match(IIFNAME, link), sender, ACCEPT)
+        yield add_rule("replication", match(payload(ip(version), "daddr"), of_nodes), jump(STRANGERS))
+    yield add_rule("replication", match(IIFNAME, link), jump(STRANGERS))
+
+
+def own_replication(pair: Pair) -> Iterator[Command]:
+    """For the chain `output`: of this node's processes only those of root, as conntrackd is, send it."""
+    for version, of_nodes in _sync_addresses(pair):
+        sent = (sync_port(pair), match(payload(ip(version), "daddr"), of_nodes), _NOT_ROOT)
+        known = concat(OIFNAME, payload(ip(version), "saddr"), L4PROTO)
+        yield add_rule("output", *sent, update_set(_KEPT_IN[version], known))
+        # apart from what remembers it: a rule ends where its set is full
+        yield add_rule("output", *sent, named_counter(STRANGERS), DROP, comment="not sent by root")
+
+
+def _sync_addresses(pair: Pair) -> Iterator[tuple[int, Json]]:
+    """Those of both nodes, by the IP versions that there are."""
     for version in (4, 6):
         addresses: list[Json] = [
             str(address.ip)
@@ -195,15 +221,11 @@ def _replication(pair: Pair) -> Iterator[Command]:
             if address.version == version
         ]
         if addresses:
-            of_nodes = one_of(addresses)
-            sender = match(payload(ip(version), "saddr"), of_nodes)
-            yield add_rule("replication", match(IIFNAME, link), sender, ACCEPT)
-            yield add_rule("replication", match(payload(ip(version), "daddr"), of_nodes), jump(STRANGERS))
-    yield add_rule("replication", match(IIFNAME, link), jump(STRANGERS))
+            yield version, one_of(addresses)
 
 
 def _strangers() -> Iterator[Command]:
     """A set that is full ends the rule and nothing more: the last one drops all the same."""
-    for name, version in zip(STRANGER_SETS, (4, 6), strict=True):
+    for version, name in _KEPT_IN.items():
         yield add_rule(STRANGERS, update_set(name, concat(IIFNAME, payload(ip(version), "saddr"), L4PROTO)))
     yield add_rule(STRANGERS, named_counter(STRANGERS), DROP, comment="not from the other node")

@@ -15,6 +15,7 @@ _META = {
     "l4proto": "protocol",
     "nfproto": "family",
     "mark": "mark",
+    "skuid": "sent by user",
 }
 
 

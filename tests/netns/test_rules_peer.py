@@ -3,6 +3,7 @@
 The policy here lets everybody do everything to the firewall itself: nothing but these rules drops.
 """
 
+import ctypes
 import socket
 import struct
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from agent.rules.peer import MOST_STRANGERS
 from agent.rules.strangers import Stranger
 from tests.netns.firewall import PAIR_FILE
 from tests.netns.packets import checksum
-from tests.netns.wire import AH, VRRP, Packet, Wire, frame_of, hardware_of, received, start_wire
+from tests.netns.wire import AH, PATIENCE_S, VRRP, Packet, Wire, frame_of, hardware_of, received, start_wire
 
 pytestmark = pytest.mark.netns
 
@@ -27,6 +28,7 @@ EVERYTHING = """
   - {from: client, to: self, allow: [any]}
   - {from: server, to: self, allow: [any]}
 nat:"""
+NOBODY = 65534
 # so that an advertisement is remembered for as long as a test takes
 HOSTILE = PAIR_FILE.replace("\nnat:", EVERYTHING) + "failover: {advert_interval: 10s}\n"
 ALLOWED = """
@@ -163,6 +165,46 @@ def test_a_stranger_is_counted_and_known_by_interface_and_address(role: RuleSet)
             Stranger("eth2", "192.168.1.3", 17),
         }
         assert count(wire) == 3
+
+
+@contextmanager
+def sender_of(wire: Wire, user: int) -> Iterator[socket.socket]:
+    """A socket that a process of this user has opened on the node."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with wire.node.entered():
+        before = libc.setfsuid(user)
+        try:
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        finally:
+            libc.setfsuid(before)
+    with sender:
+        yield sender
+
+
+@pytest.mark.parametrize("role", RuleSet)
+def test_of_this_nodes_users_only_root_speaks_for_it(role: RuleSet) -> None:
+    """A packet of theirs has this node's address, and to this node itself it comes by lo."""
+    own, peer = ("192.168.1.1", 3780), ("192.168.1.2", 3780)
+    with start_hostile(role) as wire, sender_of(wire, 0) as root, sender_of(wire, NOBODY) as nobody:
+        with wire.node.entered():
+            listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with listener:
+            listener.bind(own)
+            listener.settimeout(PATIENCE_S)
+            for address in (own, peer):
+                with pytest.raises(PermissionError):
+                    nobody.sendto(b"nobody", address)
+            assert strangers_of(wire) == {
+                Stranger("eth2", "192.168.1.1", 17),
+                Stranger("lo", "192.168.1.1", 17),
+            }
+            assert count(wire) == 2
+            nobody.sendto(b"nobody", ("192.168.1.2", 3781))
+            root.sendto(b"root", peer)
+            root.sendto(b"root", own)
+            assert listener.recv(16) == b"root"
+        assert count(wire) == 2
+        assert wire.drift() is None
 
 
 def test_more_strangers_than_are_remembered_are_dropped_all_the_same() -> None:
