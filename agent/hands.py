@@ -1,6 +1,6 @@
 """Carries out actions: each by the one adapter that knows how. Decides nothing."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from agent.core.actions import (
 from agent.core.roles import RuleSet
 from agent.errors import HafwError, OvertakenError, ToolError
 from agent.regular_file import UnfitFileError, read_regular, replace_file
+from agent.rules.holes import Hole
 
 MOST_READINESS = 32
 
@@ -41,7 +42,7 @@ class RulesAdapter(Protocol):
 
     def load(self, rules: RuleSet) -> object: ...
     def flip(self, rules: RuleSet) -> None: ...
-    def close_if_gone(self) -> bool: ...
+    def close(self, holes: Collection[Hole]) -> frozenset[Hole]: ...
     def verify(self, rules: RuleSet) -> Verified: ...
 
 
@@ -90,10 +91,9 @@ class Hands:
             case SetReadiness():
                 write_readiness(self._readiness, 0 if action.ready else self._not_ready)
 
-    def close_if_gone(self) -> bool:
-        """Whether the rules were removed by somebody; then nothing is forwarded any more. Raises
-        HafwError."""
-        return self.rules.close_if_gone()
+    def close(self, holes: Collection[Hole]) -> frozenset[Hole]:
+        """Those of `holes` that were open until now. Raises HafwError."""
+        return self.rules.close(holes)
 
     def restore_readiness(self, ready: bool) -> str | None:
         """Writes it anew where somebody else has changed it, and says so. Raises HafwError."""

@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from agent.adapters.journal import Sink
@@ -56,6 +56,7 @@ from agent.errors import (
 from agent.hands import Hands
 from agent.pulse import Pulse
 from agent.records import Kind, Record
+from agent.rules.holes import Change, holes, sentence
 
 
 @dataclass(slots=True)
@@ -165,21 +166,21 @@ class Loop:
         self._checking = True
         self._group.create_task(self._check_until_still())
 
-    def rules_may_be_gone(self) -> None:
-        """Forwarding without any rules would let everything through: it is closed within this turn, and then
-        the rules come back, also where the pair file says that changes are only reported."""
-        if self.state.loaded is None:
+    def rules_may_be_open(self, changes: Collection[Change]) -> None:
+        """What another program has opened is closed within this turn, and then the rules come back, also
+        where the pair file says that changes are only reported."""
+        loaded = self.state.loaded
+        if loaded is None:
+            return
+        opening = [(change, opened) for change in changes if (opened := holes(change, loaded))]
+        if not opening:
             return
         try:
-            gone = self._hands.close_if_gone()
+            closed = self._hands.close({hole for _, opened in opening for hole in opened})
         except HafwError:
             return  # the look that follows every change says what is wrong
-        if gone:
-            text = (
-                "table inet hafw is gone; nothing is forwarded until it is loaded again,"
-                " and only management and the other node come in"
-            )
-            self.post(RulesChanged(time.monotonic_ns(), text))
+        if closed:
+            self.post(RulesChanged(time.monotonic_ns(), sentence(opening, closed)))
 
     async def _check_until_still(self) -> None:
         """Who changes rules without end gets a part of our time: a look at a large table takes long."""

@@ -313,8 +313,7 @@ class Observer:
         self.hint("system bus")
 
     def _rules_changed(self) -> int:
-        if self._rules.drain():
-            self._loop.rules_may_be_gone()
+        self._loop.rules_may_be_open(self._rules.drain())
         if self._rules_timer is None:
             running = asyncio.get_running_loop()
             self._rules_timer = running.call_later(RULES_DEBOUNCE_S, self._check_rules)

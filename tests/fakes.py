@@ -1,7 +1,7 @@
 """Fakes at our own edges: a host that remembers what was done to it and fails on what nobody expects."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -10,6 +10,7 @@ from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, SilentError, ToolError
 from agent.hands import Verified
 from agent.records import Kind, Record
+from agent.rules.holes import Hole
 
 
 @dataclass
@@ -83,12 +84,12 @@ class FakeHost:
             self.loaded = rules
             self.gate_opened += rules is RuleSet.PRIMARY
 
-    def close_if_gone(self) -> bool:
+    def close(self, holes: Collection[Hole]) -> frozenset[Hole]:
         if not self.flushed:
-            return False
+            return frozenset()
         with self._rules("close"):
             self.flushed = False
-        return True
+        return frozenset(holes)
 
     def verify(self, rules: RuleSet) -> FakeVerified:
         with self._rules(f"verify {rules.value}"):

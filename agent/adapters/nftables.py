@@ -20,6 +20,7 @@ Hard facts
   flip loses none.
 * Closing a context after something was removed waits for an RCU grace period (14 ms and more): keep it open.
 * rc is 0 for some failures; an `Error` in the error text counts as one too.
+* A table that is dormant is woken by adding it again, but gets no base chain in the same transaction.
 * A listing reads the whole table, and `add element` every interval set of every table (0.3 s for 50,000
   elements, also in 1.1.3): neither on the way of a hand-over. `add set` with elements reads none.
 """
@@ -27,7 +28,7 @@ Hard facts
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,9 +41,10 @@ from agent.pair import Pair
 from agent.rules.change import compile_change, compile_refill, model_of, touched_parts
 from agent.rules.diff import changes, to_sentence
 from agent.rules.gate import ROLE_CHAINS
+from agent.rules.holes import Hole
 from agent.rules.listing import Counter, Listing, changed_parts, listing_of
-from agent.rules.nft import FAMILY, TABLE, Command, Commands, add_table
-from agent.rules.table import compile_pair, compile_stop_gap
+from agent.rules.nft import FAMILY, TABLE, Command, Commands, add_table, in_gate_table
+from agent.rules.table import compile_pair, compile_stop_gaps
 
 HELPER = "ct helper"
 
@@ -113,7 +115,8 @@ class Nftables:
         out a look at a table that may be large."""
         self._apart = apart
         self._table = compile_pair(pair)
-        self._stop_gap = _command_text(compile_stop_gap(pair))
+        self._waking = _command_text(in_gate_table(add_table()))
+        self._stop_gaps = {hole: _command_text(gap) for hole, gap in compile_stop_gaps(pair).items()}
         self._flips = {rules: _command_text(self._table.flip(rules)) for rules in RuleSet}
         self._context = open_context() if context is None else context
         self._looking = open_context() if looking is None else looking
@@ -229,17 +232,21 @@ class Nftables:
             return None
         return after
 
-    def close_if_gone(self) -> bool:
-        """Whether somebody has removed the table: then nothing is forwarded until load(), and only what no
-        policy decides about is let in. One transaction of the same small size whatever the policy; it fails
-        as a whole where the table is there."""
+    def close(self, holes: Collection[Hole]) -> frozenset[Hole]:
+        """Stops what `holes` let through, until load(): one small transaction for each, whatever the policy.
+        Returns those that were not closed already, Hole.TABLE only when there is no table."""
         with self._changes.one():
-            try:
-                self._run(self._stop_gap, "close what is left")
-            except ToolError as error:
-                if os.strerror(errno.EEXIST) in error.message:
-                    return False
-                raise
+            if holes != {Hole.TABLE}:
+                self._run(self._waking, "have a table that is awake")
+            return frozenset(hole for hole in Hole if hole in holes and self._close(hole))
+
+    def _close(self, hole: Hole) -> bool:
+        try:
+            self._run(self._stop_gaps[hole], "close what is left")
+        except ToolError as error:
+            if os.strerror(errno.EEXIST) in error.message:
+                return False
+            raise
         return True
 
     def flip(self, rules: RuleSet) -> None:

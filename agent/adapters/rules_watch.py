@@ -1,35 +1,60 @@
-"""A hint whenever any rule of this network namespace changes, by whomever.
+"""Says when any rule of this network namespace changes, by whomever, and what another program does to our
+tables that may have opened them.
 
-Hard facts: the kernel tells NFNLGRP_NFTABLES of every change, in milliseconds. What changed is not read
-here: our own transactions are told as well, and only a look at the whole table says whether it is still
-ours. One thing is: that something of a table of our name was removed, and nothing made in it since. All of a
-transaction is in force when the first of it is told, a removed table after all that was in it; what is too
-much for the socket is thrown away and leaves an overflow.
+Hard facts (kernel 6.18, read in older ones back to 5.10)
+* NFNLGRP_NFTABLES carries every change, in milliseconds. All of a transaction is in force when the first of
+  it is told, a removed table after all that was in it; what is too much for the socket is thrown away and
+  leaves an overflow.
+* A message carries the port of the netlink socket that has made the change. libnftables gets one from the
+  kernel with its first command, and sometimes opens another socket: so ours are looked up among our
+  descriptors. The pid that NFT_MSG_NEWGEN carries is of the outermost namespace: no use in a container.
+* A table that is put to sleep (`flags dormant`) keeps its chains and does nothing.
 """
 
+import contextlib
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
 
 from agent.adapters.ctnetlink import attributes
 from agent.errors import UnavailableError
-from agent.rules.nft import TABLE
+from agent.rules.holes import UNKNOWN, Change, Deed
+from agent.rules.nft import TABLES
 
 _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES = 7
 _NFTABLES = 10 << 8
-_NEW = frozenset(_NFTABLES | kind for kind in (0, 3, 6, 9, 18))
-"""Tables, chains, rules, sets and objects; elements come and go all the time."""
-_DELETED = frozenset(kind + 2 for kind in _NEW)
-_TABLE_NAME = 1
-_NAME = TABLE.encode() + b"\0"
+_NEW_TABLE, _DELETED_TABLE = _NFTABLES, _NFTABLES | 2
+_NEW_CHAIN, _DELETED_CHAIN = _NFTABLES | 3, _NFTABLES | 5
+_NEW_RULE, _DELETED_RULE = _NFTABLES | 6, _NFTABLES | 8
+_TABLE, _TABLE_FLAGS = 1, 2
+_CHAIN_NAME, _CHAIN_POLICY, _RULE_CHAIN = 3, 5, 2
+_NAME_OF_CHAIN = {
+    _NEW_CHAIN: _CHAIN_NAME,
+    _DELETED_CHAIN: _CHAIN_NAME,
+    _NEW_RULE: _RULE_CHAIN,
+    _DELETED_RULE: _RULE_CHAIN,
+}
+_DEEDS = {
+    _DELETED_TABLE: Deed.REMOVED,
+    _DELETED_CHAIN: Deed.REMOVED,
+    _DELETED_RULE: Deed.EMPTIED,
+}
+_KINDS = frozenset({_NEW_TABLE, *_NAME_OF_CHAIN, *_DEEDS})
+"""Elements come and go all the time."""
+_OURS = {name.encode() + b"\0": name for name in TABLES}
+_INET = _ACCEPT = _DORMANT = 1
+_HEADER = struct.Struct("=IHHII")
+_NUMBER = struct.Struct("!I")
 AT_ONCE = 64
 
 
 class RulesWatch:
     def __init__(self) -> None:
         """Raises UnavailableError where the kernel does not tell."""
+        self._ports: frozenset[int] = frozenset()
         try:
             self._socket = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
@@ -42,10 +67,11 @@ class RulesWatch:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def drain(self) -> bool:
-        """Take what waits off the socket, AT_ONCE messages at the most. Whether our table may be gone:
-        something of it was removed, or there was more than the socket holds."""
-        gone = overflow = False
+    def drain(self) -> frozenset[Change]:
+        """Takes what waits off the socket, AT_ONCE messages at the most. What other programs did to our
+        tables; UNKNOWN is among it when there was more than the socket holds."""
+        changes: set[Change] = set()
+        strangers: set[int] = set()
         for _ in range(AT_ONCE):
             try:
                 batch = self._socket.recv(65536)
@@ -54,21 +80,64 @@ class RulesWatch:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise UnavailableError(f"cannot watch the rules: {error.strerror}") from error
-                overflow = True
+                changes.add(UNKNOWN)
                 continue
-            for kind in _of_our_table(batch):
-                gone = kind in _DELETED
-        return gone or overflow
+            for port, change in _of_our_tables(batch):
+                if change not in changes and not self._is_own(port, strangers):
+                    changes.add(change)
+        return frozenset(changes)
+
+    def _is_own(self, port: int, strangers: set[int]) -> bool:
+        """`strangers` are the ports that were looked up since this drain began."""
+        if port not in self._ports and port not in strangers:
+            self._ports = frozenset(_own_ports())
+            strangers.add(port)
+        return port in self._ports
 
     def close(self) -> None:
         self._socket.close()
 
 
-def _of_our_table(batch: bytes) -> Iterator[int]:
-    """The kinds of the messages that tell of a table of our name, of whatever family, and what is in it."""
+def _of_our_tables(batch: bytes) -> Iterator[tuple[int, Change]]:
+    """The changes of our tables, and the port of who has made each."""
     while len(batch) >= 20:
-        size, kind = struct.unpack_from("=IH", batch)
-        about = kind in _NEW or kind in _DELETED
-        if about and dict(attributes(batch[20:size])).get(_TABLE_NAME) == _NAME:
-            yield kind
+        size, kind, _, _, port = _HEADER.unpack_from(batch)
+        if kind in _KINDS and batch[16] == _INET:
+            told = dict(attributes(batch[20:size]))
+            table = _OURS.get(told.get(_TABLE, b""))
+            if table is not None:
+                yield port, _change(kind, table, told)
         batch = batch[max(20, (size + 3) & ~3) :]
+
+
+def _change(kind: int, table: str, told: dict[int, bytes]) -> Change:
+    deed = _DEEDS.get(kind, Deed.OTHER)
+    if kind == _NEW_TABLE and _number(told.get(_TABLE_FLAGS)) & _DORMANT:
+        deed = Deed.DORMANT
+    if kind == _NEW_CHAIN and _number(told.get(_CHAIN_POLICY)) == _ACCEPT:
+        deed = Deed.OPENED
+    chain = told.get(_NAME_OF_CHAIN[kind]) if kind in _NAME_OF_CHAIN else None
+    return Change(table, None if chain is None else chain.rstrip(b"\0").decode(errors="replace"), deed)
+
+
+def _number(value: bytes | None) -> int:
+    return _NUMBER.unpack(value)[0] if value is not None and len(value) == _NUMBER.size else 0
+
+
+def _own_ports() -> Iterator[int]:
+    """Of this process's sockets to netfilter."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # it is closed by now
+            yield from _port(os.dup(int(name)))
+
+
+def _port(descriptor: int) -> Iterator[int]:
+    """Closes `descriptor`."""
+    try:
+        found = socket.socket(fileno=descriptor)
+    except OSError:
+        os.close(descriptor)  # of something else
+        return
+    with found:
+        if (found.family, found.proto) == (socket.AF_NETLINK, _NETLINK_NETFILTER):
+            yield found.getsockname()[0]

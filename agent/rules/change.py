@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from agent.rules.gate import STOP_GAPS
 from agent.rules.nft import (
     COUNTER,
     GATE_TABLE,
@@ -21,6 +22,7 @@ from agent.rules.nft import (
     Json,
     add_table,
     additions,
+    delete_table,
     in_gate_table,
 )
 
@@ -125,11 +127,18 @@ def compile_refill(table: Commands, parts: Collection[str]) -> Commands:
     """The transaction that makes those chains and objects of `table` that are among `parts` what they were
     made, whatever is left of them. Nothing else is touched."""
     model = model_of(table)
-    chains = [name for name in model.chains if f"chain {name}" in parts]
-    objects = [key for key in model.objects if " ".join(key) in parts]
+    stopped = any(f"chain {name}" in parts for name in STOP_GAPS)
+
+    def is_among(part: str, body: Body) -> bool:
+        return part in parts or (stopped and body["table"] == GATE_TABLE)
+
+    chains = [name for name, body in model.chains.items() if is_among(f"chain {name}", body)]
+    objects = [key for key, body in model.objects.items() if is_among(" ".join(key), body)]
     sets = [key for key in objects if key[0] in ("set", "map")]
     return (
-        *(in_gate_table(add_table()) if f"table {GATE_TABLE}" in parts else ()),
+        # with all that a stop-gap has put there
+        *(in_gate_table(add_table(), delete_table()) if stopped else ()),
+        *(in_gate_table(add_table()) if stopped or f"table {GATE_TABLE}" in parts else ()),
         *(_add(key[0], model.objects[key]) for key in objects),
         *(_add("chain", model.chains[name]) for name in chains),
         *(_at("flush", "chain", model.chains[name]) for name in chains),

@@ -40,7 +40,6 @@ from agent.rules.nft import (
     add_rule,
     add_set,
     concat,
-    create_table,
     delete_chain,
     flush_chain,
     in_gate_table,
@@ -60,6 +59,10 @@ GATE = "gate"
 ROLE = "role"
 ROLE_CHAINS = (GATE, ROLE)
 CLOSED = "closed"
+LOST_FORWARD = "lost-forward"
+LOST_INPUT = "lost-input"
+STOP_GAPS = (LOST_FORWARD, LOST_INPUT)
+"""Empty chains of the gate's table that say which stop-gaps are in force."""
 
 IGMP = 2
 AH = 51
@@ -114,11 +117,9 @@ def flip(rules: RuleSet) -> Commands:
     return in_gate_table(*_CHAINS, *change)
 
 
-def stop_gap() -> Commands:
-    """Makes the table anew; nothing is forwarded. The same as systemd/boot.nft, which says why each line is
-    there."""
+def no_forward() -> Commands:
+    """Nothing is forwarded. The same as systemd/boot.nft, which says why each line is there."""
     return (
-        create_table(),
         add_base_chain("lost", "forward", BEFORE_DEFRAG, policy="drop"),
         add_base_chain("lost-nat", "postrouting", SOURCE_NAT, kind="nat"),
         add_rule("lost", in_state("established"), DROP),

@@ -81,6 +81,11 @@ def add_chain(name: str) -> Command:
     return {"add": {"chain": {"family": FAMILY, "table": TABLE, "name": name}}}
 
 
+def create_chain(name: str) -> Command:
+    """Fails where it is there."""
+    return {"create": {"chain": {"family": FAMILY, "table": TABLE, "name": name}}}
+
+
 def add_base_chain(
     name: str, hook: str, priority: int, policy: str = "accept", kind: str = "filter"
 ) -> Command:

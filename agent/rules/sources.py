@@ -31,6 +31,7 @@ from agent.rules.nft import (
 )
 
 CHECK = "source-check"
+SOURCES = "sources"
 BEFORE_TRANSLATION = -110
 _LIVES_ELSEWHERE = match({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, False)
 _LINK_LOCAL: Json = {"prefix": {"addr": "fe80::", "len": 10}}
@@ -41,8 +42,8 @@ def sources(pair: Pair) -> Commands:
     return (
         add_counter("spoofed"),
         add_chain(CHECK),
-        add_base_chain("sources", "prerouting", BEFORE_TRANSLATION, kind="nat"),
-        add_rule("sources", match(IIFNAME, "lo", "!="), jump(CHECK)),
+        add_base_chain(SOURCES, "prerouting", BEFORE_TRANSLATION, kind="nat"),
+        add_rule(SOURCES, match(IIFNAME, "lo", "!="), jump(CHECK)),
         *(
             add_rule(
                 CHECK,

@@ -28,7 +28,17 @@ from functools import lru_cache
 
 from agent.core.roles import RuleSet
 from agent.pair import Pair
-from agent.rules.gate import closed, flip, gate, is_role_part, own_sets, stop_gap
+from agent.rules.gate import (
+    LOST_FORWARD,
+    LOST_INPUT,
+    closed,
+    flip,
+    gate,
+    is_role_part,
+    no_forward,
+    own_sets,
+)
+from agent.rules.holes import Hole
 from agent.rules.local import closed_input, local
 from agent.rules.matching import named_sets
 from agent.rules.nat import nat
@@ -38,6 +48,8 @@ from agent.rules.nft import (
     add_chain,
     add_table,
     additions,
+    create_chain,
+    create_table,
     delete_table,
     flush_chain,
     in_gate_table,
@@ -90,12 +102,18 @@ def compile_flip(pair: Pair, rules: RuleSet) -> Commands:
     return compile_pair(pair).flip(rules)
 
 
-def compile_stop_gap(pair: Pair) -> Commands:
-    """In the place of a table that somebody has removed, until it is back: nothing is forwarded, and the
-    firewall itself takes what it takes under any policy. Of the same size whatever the policy. Fails, and
-    changes nothing, where there is a table."""
-    parts = (*own_sets(pair), *sources(pair), *closed_input(pair))
-    return (*stop_gap(), *sorted(parts, key=_is_rule))
+def compile_stop_gaps(pair: Pair) -> Mapping[Hole, Commands]:
+    """Beside what another program has left of our tables, until they are as they were: nothing is forwarded,
+    or the firewall itself takes only what it takes under any policy. Of the same size whatever the policy,
+    and in the table that is small. Each fails, and changes nothing, where it is in force, and that for a
+    removed table where the table is there. The other two need the gate's table, and awake."""
+    own = sorted((*own_sets(pair), *sources(pair), *closed_input(pair)), key=_is_rule)
+    lost = (add_table(), add_chain(LOST_FORWARD), *no_forward(), add_chain(LOST_INPUT), *own)
+    return {
+        Hole.TABLE: (create_table(), *in_gate_table(*lost)),
+        Hole.FORWARD: in_gate_table(create_chain(LOST_FORWARD), *no_forward()),
+        Hole.INPUT: in_gate_table(create_chain(LOST_INPUT), *own),
+    }
 
 
 def digest(commands: Commands) -> str:

@@ -136,6 +136,36 @@ def test_an_edit_is_only_told_of_where_the_pair_file_says_so(machine: Machine) -
         assert not loads
 
 
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (
+            "add table inet hafw { flags dormant; }",
+            "table inet hafw was made dormant (by another program); until the rules are back nothing is"
+            " forwarded and only management and the other node come in",
+        ),
+        (
+            "chain inet hafw input { policy accept; }",
+            "chain input of table inet hafw accepts by default (by another program); until the rules are"
+            " back only management and the other node come in",
+        ),
+        ("delete table inet hafw-gate", "table inet hafw-gate was removed"),
+    ],
+)
+def test_what_was_opened_is_closed_and_comes_back_also_where_it_would_only_be_told_of(
+    machine: Machine, command: str, what: str
+) -> None:
+    machine.write(PAIR_FILE, f"{PAIR}drift: report\n")
+    with start_agent(machine):
+        wait_intact(machine)
+        tables = set(machine.run("nft", "-s", "list", "ruleset").stdout.splitlines())
+        since = time.monotonic_ns()
+        machine.must("nft", command)
+        assert what in wait_message(machine, "alarm", since)
+        wait_message(machine, "recovered", since)
+        assert set(machine.run("nft", "-s", "list", "ruleset").stdout.splitlines()) == tables
+
+
 def test_a_flush_is_noticed_by_the_kernels_word_and_not_by_the_next_look(machine: Machine) -> None:
     noticed_ms, took_ms = [], []
     with start_agent(machine):

@@ -6,6 +6,7 @@ import pytest
 
 from agent import config
 from agent.core.roles import RuleSet
+from agent.rules.holes import Hole
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.packets import accept, connect, echo, listen, udp
 from tests.netns.test_rules_peer import ALLOWED, FORBIDDEN, packets, start_hostile
@@ -43,8 +44,8 @@ def test_the_firewall_itself_is_closed_but_for_management_and_answers(
         assert old is not None
         assert mine is not None
         firewall.node.run("nft", "flush ruleset")
-        assert rules.close_if_gone()
-        assert not rules.close_if_gone(), "there is a table"
+        assert rules.close({Hole.TABLE})
+        assert not rules.close({Hole.TABLE}), "there is a table"
         assert connect(firewall.client, own, 9999) is None
         assert connect(firewall.client, own, 8080) is None, "no policy is known"
         managed = connect(firewall.client, own, 22)
@@ -71,7 +72,7 @@ def test_the_firewall_itself_is_closed_but_for_management_and_answers(
 def test_only_the_other_node_is_heard_without_the_rules(role: RuleSet) -> None:
     with start_hostile(role) as wire:
         wire.node.run("nft", "flush ruleset")
-        assert wire.rules.close_if_gone()
+        assert wire.rules.close({Hole.TABLE})
         of_the_pair = list(packets(ALLOWED))[:-3]
         assert not [str(packet) for packet in of_the_pair if wire.send(packet) != "self"]
         assert not [str(packet) for packet in packets(FORBIDDEN) if wire.send(packet) != "drop"]

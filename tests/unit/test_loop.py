@@ -20,6 +20,8 @@ from agent.hands import Hands
 from agent.loop import Loop
 from agent.pair import SyncMode
 from agent.records import Kind
+from agent.rules.holes import UNKNOWN, Change, Deed
+from agent.rules.nft import GATE_TABLE
 from tests.fakes import FakeHost, MemorySink
 
 LIMIT_S = 5.0
@@ -293,15 +295,18 @@ def test_a_flush_closes_first_and_loads_then_whatever_the_pair_file_says(tmp_pat
             await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
             await bench.at_rest()
             bench.host.done.clear()
-            bench.loop.rules_may_be_gone()
+            bench.loop.rules_may_be_open({UNKNOWN})
             assert bench.host.done == [], "it was not gone"
             bench.host.flushed = True
-            bench.loop.rules_may_be_gone()
+            bench.loop.rules_may_be_open(())
+            bench.loop.rules_may_be_open({Change(GATE_TABLE, None, Deed.REMOVED)})
+            assert bench.host.done == [], "the gate of a primary is open"
+            bench.loop.rules_may_be_open({UNKNOWN})
             assert bench.host.done == ["close"]
             await bench.until(lambda: "load primary" in bench.host.done)
             await bench.at_rest()
         (alarm,) = bench.sink.of(Kind.ALARM)
-        assert "is gone; nothing is forwarded" in alarm.message
+        assert "is gone; until the rules are back nothing is forwarded" in alarm.message
 
     asyncio.run(scenario())
 
