@@ -63,7 +63,7 @@ def test_every_node_is_a_machine(machines: Lab, say: Say) -> None:
     check_boot(machines, "fw-1")
     check_verbs()
     hafw_lab("snapshot", "save", NAME)
-    with living_connections(machines, "fw-2", push_interval_ms=100) as traffic:
+    with living_connections(machines, "fw-2") as traffic:
         check_power_cut(machines, traffic, before_cut=lambda _: None)
         say(f"power cut, four machines: longest stall {longest_stall_ms(traffic):.0f} ms")
     hafw_lab("down")
