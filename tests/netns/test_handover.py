@@ -26,10 +26,12 @@ FAULTS = (
 )
 """An odd number, so that each of them meets either node."""
 SHORT_TIMEOUTS = {
-    # a fifteenth of the kernel's own: twenty seconds stand for five minutes
+    # a fifteenth of the kernel's own
     "net.netfilter.nf_conntrack_udp_timeout": "2",
     "net.netfilter.nf_conntrack_udp_timeout_stream": "8",
 }
+OLD_NS = 12_000_000_000
+"""Half as long again as an entry lives that nobody refreshes."""
 
 STRANGER = """
 import socket, struct, sys
@@ -105,7 +107,7 @@ def test_the_server_may_speak_alone_on_an_old_flow_after_a_take_over() -> None:
         with start_traffic(lab.node("client"), lab.node("omarine"), SERVER) as traffic:
             traffic.subscribe(5)
             begun = traffic.mark()
-            while (now := traffic.snapshot()).now_ns - begun < 20_000_000_000:
+            while (now := traffic.snapshot()).now_ns - begun < OLD_NS:
                 assert now.flows_alive(2000) == 5
             traffic.hush()
             hand_over(lab, POWER)
@@ -130,7 +132,7 @@ def test_without_the_re_send_the_same_flow_is_lost() -> None:
         with start_traffic(lab.node("client"), lab.node("omarine"), SERVER) as traffic:
             traffic.subscribe(5)
             begun = traffic.mark()
-            while traffic.snapshot().now_ns - begun < 20_000_000_000:
+            while traffic.snapshot().now_ns - begun < OLD_NS:
                 pass
             traffic.hush()
             hand_over(lab, POWER)

@@ -73,8 +73,8 @@ while True:
 VRID = "61"
 NAMED_AFTER = 25
 """At ten a second: two seconds after the first, and what a busy machine may add."""
-SPEAKS_S = 8.0
-"""Many times the silence after which a backup takes over."""
+SPEAKS_S = 5.0
+"""Three times the silence after which a backup takes over."""
 
 
 TOPOLOGY = Path(__file__).parents[2] / "host-tools" / "topologies" / "dual-stack.yaml"
