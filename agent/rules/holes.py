@@ -11,7 +11,7 @@ from enum import Enum
 
 from agent.core.roles import RuleSet
 from agent.rules.nft import FAMILY, GATE_TABLE, TABLE
-from agent.rules.sources import CHECK, SOURCES
+from agent.rules.sources import CHECK, RAW_IN, SOURCES
 
 
 class Hole(Enum):
@@ -49,7 +49,7 @@ UNKNOWN = Change(None, None, Deed.OTHER)
 _BOTH = frozenset({Hole.FORWARD, Hole.INPUT})
 _POLICIES = {"forward": frozenset({Hole.FORWARD}), "input": frozenset({Hole.INPUT})}
 """The base chains that drop what no rule accepts: without rules they are closed."""
-_CHECKS = {SOURCES: frozenset({Hole.FORWARD}), CHECK: _BOTH}
+_CHECKS = {SOURCES: frozenset({Hole.FORWARD}), RAW_IN: _BOTH, CHECK: _BOTH}
 """What they do not drop passes on."""
 
 

@@ -36,7 +36,7 @@ from agent.rules.nft import (
 )
 from agent.rules.peer import own_replication, peer, sync_port, untracked_vrrp
 from agent.rules.policy import FILTER, INVALID, NOT_AN_OPENING, rules_of
-from agent.rules.sources import CHECK, check
+from agent.rules.sources import CHECK, RAW_IN, check, check_all_ipv6
 from agent.rules.verdicts import has_refuse_chain, refusal
 
 RAW = -300
@@ -119,7 +119,7 @@ def _untracked_management(pair: Pair) -> Iterator[Command]:
     addresses and ports, so that no half of a connection is tracked. Only to a node's own address on its own
     interface: what comes to a virtual one may be on its way to elsewhere."""
     ways = (
-        ("raw-in", "manage-in", "dport", IIFNAME, "daddr", "saddr"),
+        (RAW_IN, "manage-in", "dport", IIFNAME, "daddr", "saddr"),
         ("raw-out", "manage-out", "sport", OIFNAME, "saddr", "daddr"),
     )
     services = list(_untracked_services(pair))
@@ -179,12 +179,13 @@ def _untracked(pair: Pair) -> list[Command]:
     """Replication and VRRP leave no entries in the table that they keep alike; management needs none."""
     sync = interface_name(pair.sync_interface.name)
     return [
-        add_base_chain("raw-in", "prerouting", RAW),
+        add_base_chain(RAW_IN, "prerouting", RAW),
         add_base_chain("raw-out", "output", RAW),
         # first what an ordinary packet fails fastest
-        add_rule("raw-in", sync_port(pair), match(IIFNAME, sync), NOTRACK),
+        add_rule(RAW_IN, sync_port(pair), match(IIFNAME, sync), NOTRACK),
         add_rule("raw-out", sync_port(pair), match(OIFNAME, sync), NOTRACK),
-        *untracked_vrrp("raw-in"),
+        *untracked_vrrp(RAW_IN),
         add_rule("raw-out", match(L4PROTO, VRRP), match(OIFNAME, "@data"), NOTRACK),
         *_untracked_management(pair),
+        check_all_ipv6(),
     ]

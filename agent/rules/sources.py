@@ -1,13 +1,15 @@
 """No packet comes in by an interface where its source does not live.
 
-Asked of the kernel's routes (fib) by the first packet of each connection, IPv4 and IPv6 alike: a packet of a
-known connection needs no second look, and pays nothing. The look is before routing, where rp_filter would
-drop a packet of IPv4 without a word; a chain of type nat sees first packets alone. The forward and the input
-chain look again at what has been through there before: a second packet of a connection without answers, an
-error about one, and what is not tracked. In the input chain it comes before management, whose sources are
-checked with it. On a backup all routes of the pair's own networks are the same as on the primary. A virtual
-address as a source is the firewall's own address on the primary, which lives on no interface, and an
-ordinary neighbour's on the backup. Interfaces that are no part of the pair are checked like the others.
+Asked of the kernel's routes (fib). Over IPv6 by every packet, and before connection tracking could take a
+stranger's packet for one of a connection that it knows. Over IPv4 rp_filter does that, so a packet of a
+known connection pays nothing; rp_filter drops without a word, and therefore the first packet of each
+connection is asked before routing, where it would be dropped: a chain of type nat sees first packets alone.
+The forward and the input chain look again at what has been through there before: a second packet of a
+connection without answers, an error about one, and what is not tracked. In the input chain it comes before
+management, whose sources are checked with it. On a backup all routes of the pair's own networks are the same
+as on the primary. A virtual address as a source is the firewall's own address on the primary, which lives on
+no interface, and an ordinary neighbour's on the backup. Interfaces that are no part of the pair are checked
+like the others.
 """
 
 from agent.pair import Pair
@@ -27,9 +29,11 @@ from agent.rules.nft import (
     jump,
     match,
     named_counter,
+    of_version,
     payload,
 )
 
+RAW_IN = "raw-in"
 CHECK = "source-check"
 SOURCES = "sources"
 BEFORE_TRANSLATION = -110
@@ -43,7 +47,7 @@ def sources(pair: Pair) -> Commands:
         add_counter("spoofed"),
         add_chain(CHECK),
         add_base_chain(SOURCES, "prerouting", BEFORE_TRANSLATION, kind="nat"),
-        add_rule(SOURCES, match(IIFNAME, "lo", "!="), jump(CHECK)),
+        add_rule(SOURCES, of_version(4), match(IIFNAME, "lo", "!="), jump(CHECK)),
         *(
             add_rule(
                 CHECK,
@@ -59,6 +63,10 @@ def sources(pair: Pair) -> Commands:
         add_rule(CHECK, match(payload("ip6", "saddr"), _LINK_LOCAL), RETURN),
         add_rule(CHECK, _LIVES_ELSEWHERE, named_counter("spoofed"), DROP, comment="it lives elsewhere"),
     )
+
+
+def check_all_ipv6() -> Command:
+    return add_rule(RAW_IN, of_version(6), match(IIFNAME, "lo", "!="), jump(CHECK))
 
 
 def check(chain: str, *states: str) -> Command:

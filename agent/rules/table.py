@@ -3,8 +3,9 @@ commands.
 
     hook (priority)      chain        what it does
     prerouting (-450)    gate         in hafw-gate, while it is closed: nothing enters but what may always
-    prerouting (-300)    raw-in       no tracking for replication and VRRP; raw-out for what leaves
-    prerouting (-110)    sources      source-check, by the first packet of a connection
+    prerouting (-300)    raw-in       no tracking for replication and VRRP (raw-out for what leaves);
+                                      source-check, by every packet of IPv6
+    prerouting (-110)    sources      source-check, by the first packet of a connection over IPv4
     prerouting (-100)    dstnat       port forwarding (only where there is any)
     forward (-1)         role         in hafw-gate, while it is closed: nothing is forwarded
     forward (0)          forward      ct state, source-check, a chain per ordered pair of interfaces

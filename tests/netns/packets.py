@@ -115,6 +115,18 @@ def send_tcp(namespace: Namespace, source: str, target: str, ports: tuple[int, i
         raw.sendto(whole, (target, 0))
 
 
+def send_udp_6(namespace: Namespace, source: str, target: str, ports: tuple[int, int], data: bytes) -> None:
+    """One datagram (IPv6) with a right checksum, from any source that the sender likes."""
+    ends = ip_address(source).packed + ip_address(target).packed
+    length = 8 + len(data)
+    header = struct.pack("!HHHH", *ports, length, 0)
+    sum_16 = checksum(ends + struct.pack("!LL", length, socket.IPPROTO_UDP) + header + data)
+    datagram = header[:6] + struct.pack("!H", sum_16 or 0xFFFF) + data
+    packet = struct.pack("!LHBB", 6 << 28, length, socket.IPPROTO_UDP, 64) + ends + datagram
+    with make_socket(namespace, socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.sendto(packet, (target, 0))
+
+
 @dataclass(frozen=True, slots=True)
 class Capture:
     """Sees every IP packet that arrives on one interface, but for neighbour discovery and echoes."""

@@ -24,6 +24,7 @@ from tests.netns.packets import (
     make_socket,
     receive,
     send_tcp,
+    send_udp_6,
     udp,
 )
 
@@ -159,6 +160,32 @@ def test_a_source_that_lives_elsewhere_is_counted_whatever_rp_filter_says(
             assert receive(bound) is None
             assert receive(own) is None
             assert firewall.count("spoofed") == number
+
+
+@pytest.mark.parametrize("by", ["the sync link", "the client's link"])
+def test_a_known_connection_is_heard_from_where_its_ends_live_only(firewall: Firewall, by: str) -> None:
+    """Over IPv4 rp_filter sees to that; over IPv6 there is none."""
+    firewall.rules.load(RuleSet.PRIMARY)
+    firewall.node.ip("address add fd00:0:0:b::1/64 dev eth2 nodad")
+    firewall.peer.ip("-6 route add default via fd00:0:0:b::1")
+    assert echo(firewall.peer, "fd00:0:0:b::1")  # it knows its neighbour
+    stranger = firewall.peer if by == "the sync link" else firewall.client
+    with (
+        udp(firewall.server, SERVER[6], 5353) as server,
+        udp(firewall.client, CLIENT[6], 4000) as client,
+    ):
+        client.sendto(b"question", (SERVER[6], 5353))
+        _, translated = server.recvfrom(64)
+        assert translated[0] == EGRESS[6]
+        server.sendto(b"answer", translated)
+        assert receive(client) == b"answer"
+        ends = (SERVER[6], str(translated[0]), (5353, translated[1]))
+        send_udp_6(firewall.server, *ends, b"as the server sends it")
+        assert receive(client) == b"as the server sends it"
+        assert firewall.count("spoofed") == 0
+        send_udp_6(stranger, *ends, b"spoofed")
+        assert receive(client) is None
+        assert firewall.count("spoofed") == 1
 
 
 @versions

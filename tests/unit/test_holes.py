@@ -19,6 +19,7 @@ GATE = Change("hafw-gate", "closed", Deed.EMPTIED)
         (Change("hafw", "sources", Deed.EMPTIED), FORWARD, FORWARD),
         (Change("hafw", "sources", Deed.REMOVED), FORWARD, FORWARD),
         (Change("hafw", "source-check", Deed.EMPTIED), BOTH, BOTH),
+        (Change("hafw", "raw-in", Deed.REMOVED), BOTH, BOTH),
         # the two that are accepted by everybody, and a chain that leads to nothing
         (Change("hafw", "output", Deed.OPENED), NONE, NONE),
         (Change("hafw", "from/eth0/to/eth1", Deed.REMOVED), NONE, NONE),
