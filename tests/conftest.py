@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import beforehand
+
 # a shell starts its background jobs with Ctrl-C ignored, and what the tests start would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -19,11 +21,30 @@ os.environ.setdefault("SUDO_UID", str(Path(__file__).stat().st_uid))
 
 
 COSTLIER_AND_COSTLIER = ("static", "unit", "netns", "package", "vm", "desktop")
+_IMAGES = pytest.StashKey[beforehand.ImageBuilds]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What fails in seconds fails first, and no idle machine slows down the tests behind it."""
     items.sort(key=lambda item: COSTLIER_AND_COSTLIER.index(_directory(item)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Only for a run in which there is time for it, and machines come last."""
+    places = {_directory(item) for item in session.items}
+    if not session.config.option.collectonly and places >= set(COSTLIER_AND_COSTLIER):
+        images = session.config.stash[_IMAGES] = beforehand.ImageBuilds()
+        images.start()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _IMAGES in item.config.stash and _directory(item) not in beforehand.QUICK:
+        item.config.stash[_IMAGES].wait()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _IMAGES in config.stash:
+        config.stash[_IMAGES].stop()
 
 
 def _directory(item: pytest.Item) -> str:

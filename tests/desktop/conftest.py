@@ -1,6 +1,5 @@
 """One lab for all tests here: client and server are machines with a desktop, the firewalls namespaces."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,12 +11,11 @@ from hafw_lab import running
 from hafw_lab.lab import Lab
 from hafw_lab.options import LabOptions
 from hafw_lab.topology import DEFAULT
+from tests.beforehand import DESKTOP_RELEASE
 from tests.desktop.virtual_screen import VirtualScreen, start_virtual_screen
 
 LAB = "desktop-tests"
 DESKTOPS = ("client", "omarine")
-RELEASE = os.environ.get("HAFW_DESKTOP_RELEASE", "bookworm")
-"""Debian 12 boots in less time; HAFW_DESKTOP_RELEASE=trixie is for all of this on Debian 13."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,7 +32,7 @@ def say(text: str) -> None:
 @pytest.fixture(scope="session")
 def desktops() -> Iterator[Lab]:
     options = LabOptions(
-        machines=dict.fromkeys(DESKTOPS, RELEASE),
+        machines=dict.fromkeys(DESKTOPS, DESKTOP_RELEASE),
         desktops=dict.fromkeys(DESKTOPS, "qxl"),
         advert_interval_ms=500,
     )
