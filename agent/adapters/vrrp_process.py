@@ -8,6 +8,8 @@ Hard facts
   also when a keepalived that was started meanwhile has put its own pid there: a missing file says nothing.
 * The VRRP process holds keepalived's name on the system bus. It is a child of the process in keepalived.pid,
   and the two have the same name. A kernel need not have /proc/PID/task/PID/children.
+* Any user may give processes of his own that name. Started from a link of that name, a program that changes
+  its user on start has it as well, with the rights of root, but with the real user of whoever started it.
 * The files below /proc/PID/net have the inode numbers of that network namespace; to look at ns/net takes a
   capability that the agent does not have.
 """
@@ -146,8 +148,9 @@ def _keepaliveds() -> Iterator[int]:
     except OSError:
         return
     for name in names:
-        if name.isdigit() and _name_of(int(name)).startswith("keepalived") and _is_here(int(name)):
-            yield int(name)
+        pid = int(name) if name.isdigit() else 0
+        if pid and _name_of(pid).startswith("keepalived") and _is_trusted(pid) and _is_here(pid):
+            yield pid
 
 
 def stat_of(pid: int) -> Stat | None:
@@ -176,7 +179,17 @@ def _is_keepalived(pid: int) -> bool:
     """A stale file may name a process of somebody else. /proc may hide the name (ProtectProc); then trust
     the file."""
     name = _name_of(pid)
-    return not name or name.startswith("keepalived")
+    return not name or (name.startswith("keepalived") and _is_trusted(pid))
+
+
+def _is_trusted(pid: int) -> bool:
+    """Started by root, or by whoever has started us."""
+    try:
+        lines = (PROC / str(pid) / "status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return False
+    real = next((int(line.split()[1]) for line in lines if line.startswith("Uid:")), None)
+    return real in (0, os.getuid())
 
 
 def _name_of(pid: int) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from agent.adapters.vrrp_process import VrrpProcess
 
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 Start = Callable[[str], "subprocess.Popen[bytes]"]
 
 
@@ -205,6 +206,42 @@ def test_the_child_is_found_whatever_the_file_says(
     assert process.is_alive()
     assert process.pid == child
     process.close()
+
+
+OF_A_USER = """
+import os, signal, sys
+with open("/proc/self/comm", "w") as name:
+    name.write("keepalived")
+if sys.argv[1] == "as a program that becomes root":
+    os.setresuid(65534, 0, 0)
+else:
+    os.setuid(65534)
+child = os.fork()
+if child:
+    print(child, flush=True)
+signal.pause()
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("how", ["as he is", "as a program that becomes root"])
+@pytest.mark.parametrize("written", ["main", "child", None])
+def test_a_users_process_of_that_name_is_nobody(tmp_path: Path, written: str | None, how: str) -> None:
+    """While keepalived is dead, also when the user's have got the numbers in its files."""
+    argv = [sys.executable, "-I", "-c", OF_A_USER, how]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as main:
+        assert main.stdout
+        child = int(main.stdout.readline())
+        try:
+            if written:
+                write_pid(tmp_path, f"{main.pid if written == 'main' else child}\n")
+                (tmp_path / "keepalived.pid").write_text(f"{main.pid}\n")
+            process = VrrpProcess(tmp_path / "vrrp.pid", tmp_path / "keepalived.pid")
+            assert not process.is_alive()
+            assert not process.is_alive(child)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            main.kill()
 
 
 def test_the_main_process_alone_is_no_proof(tmp_path: Path, pair_of: tuple[int, int]) -> None:
