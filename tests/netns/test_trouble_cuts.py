@@ -65,6 +65,10 @@ def started(request: pytest.FixtureRequest) -> Iterator[Lab]:
         yield lab
 
 
+committing = pytest.mark.parametrize("started", [SyncMode.CACHE], ids=lambda mode: mode.value, indirect=True)
+"""Direct mode commits nothing."""
+
+
 @pytest.fixture
 def lab(started: Lab) -> Lab:
     """The same one for every test of a mode."""
@@ -260,9 +264,8 @@ def reload(node: Node) -> None:
     wait_record(node, moment, 5, event="step", step="VerifyRules", result="done")
 
 
-def test_conntrackd_is_killed_between_commit_and_flush(lab: Lab, mode: SyncMode) -> None:
-    if mode is SyncMode.DIRECT:
-        pytest.skip("direct mode commits nothing")
+@committing
+def test_conntrackd_is_killed_between_commit_and_flush(lab: Lab) -> None:
     primary = lab.wait_primary(None, 5)
     heir = lab.node(other(lab, primary))
     with living(lab):
@@ -284,9 +287,8 @@ def test_conntrackd_is_killed_between_commit_and_flush(lab: Lab, mode: SyncMode)
         assert_consistent(lab, since)
 
 
+@committing
 def test_a_commit_asked_for_while_another_one_runs(lab: Lab, mode: SyncMode) -> None:
-    if mode is SyncMode.DIRECT:
-        pytest.skip("direct mode commits nothing")
     primary = lab.wait_primary(None, 5)
     heir = lab.node(other(lab, primary))
     setup = Setup(sync=mode, states=40_000)
