@@ -232,10 +232,10 @@ class Generations:
         return self._directory / f"{number}.json"
 
     def _numbers(self) -> tuple[int, ...]:
+        # not glob(), to which a directory that may not be read is an empty one
         with _explained(self._directory):
-            names = (
-                [path.stem for path in self._directory.glob("*.json")] if self._directory.is_dir() else []
-            )
+            found = os.listdir(self._directory) if self._directory.is_dir() else []
+        names = (name.removesuffix(".json") for name in found if name.endswith(".json"))
         return tuple(sorted(int(name) for name in names if _NUMBER.fullmatch(name)))
 
 

@@ -241,6 +241,20 @@ def test_an_ordinary_user_is_told_who_may_read_the_history() -> None:
 
 
 @needs_root
+def test_an_ordinary_user_is_told_who_may_read_the_generations() -> None:
+    drop = "exec setpriv --reuid=65534 --regid=65534 --clear-groups"
+    if subprocess.run([*drop.split()[1:], "test", "-r", PAIR]).returncode != 0:
+        pytest.skip("an ordinary user cannot read this checkout")
+    kept = "mount -t tmpfs none /var/lib && " + EMPTY.replace(
+        "exec", f"mkdir -p /var/lib/hafw && mkdir -m 700 /var/lib/hafw/generations && {drop}"
+    )
+    for arguments in ([], ["1"], ["--json"]):
+        done = hafw("rules", "generations", *arguments, prefix=kept)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"Permission denied; run as root" in done.stderr
+
+
+@needs_root
 def test_history_of_nothing_and_of_garbage() -> None:
     done = hafw("history", prefix=EMPTY)
     assert done.returncode == 0
