@@ -1,12 +1,23 @@
 """What must hold between the values of a pair file, and what names may look like."""
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Set
 from itertools import combinations
 
 from agent.config_values import Problems, Wanted
 from agent.config_yaml import joined
-from agent.pair import SELF_ZONE, SYNC_ZONE, Interface, IPInterface, IPNetwork, Pair
+from agent.pair import (
+    SELF_ZONE,
+    SYNC_ZONE,
+    Interface,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    Pair,
+    PortForward,
+    SourceNat,
+)
 
 PAIR_NAME: Wanted = (
     re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII),
@@ -189,18 +200,27 @@ def _every_address(pair: Pair) -> Iterator[tuple[str, IPInterface]]:
 
 
 def _check_given_away(pair: Pair, problems: Problems) -> None:
-    """A translation may not take the last virtual address of an interface from the firewalls themselves."""
+    """Translations may not take the last virtual address of an interface from the firewalls themselves."""
     for interface in pair.data_interfaces:
         for version in (4, 6):
-            left = {vip.ip for vip in interface.vips if vip.version == version and not vip.ip.is_link_local}
-            for one in pair.translations:
-                taken = left & pair.given_away((one,))
-                left -= taken
-                if taken and not left and not problems.are_in(one.place.path):
-                    message = (
-                        f"takes {min(taken)} whole, the only IPv{version} vip that {interface.name} has left"
-                        " for the firewalls themselves (management, rules to self, ping)"
-                    )
-                    problems.add(
-                        one.place.path, f"{message}; name services, or give {interface.name} one more"
-                    )
+            vips = {vip.ip for vip in interface.vips if vip.version == version and not vip.ip.is_link_local}
+            if not vips or not vips <= pair.given_away(pair.translations):
+                continue
+            one, taken = _taker_of_the_last(pair, vips)
+            if not problems.are_in(one.place.path):
+                message = (
+                    f"takes {min(taken)} whole, the only IPv{version} vip that {interface.name} has left"
+                    " for the firewalls themselves (management, rules to self, ping)"
+                )
+                problems.add(one.place.path, f"{message}; name services, or give {interface.name} one more")
+
+
+def _taker_of_the_last(
+    pair: Pair, vips: Set[IPAddress]
+) -> tuple[PortForward | SourceNat, frozenset[IPAddress]]:
+    """The translation before which there is something left of `vips`, and that."""
+    entries = pair.translations
+    number = bisect_left(
+        range(len(entries)), True, key=lambda number: vips <= pair.given_away(entries[: number + 1])
+    )
+    return entries[number], frozenset(vips - pair.given_away(entries[:number]))

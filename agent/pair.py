@@ -4,11 +4,11 @@
 it checks again. Addresses are `ipaddress` objects, choices are enums, times carry their unit in the name.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from itertools import chain
+from itertools import chain, product
 
 IPAddress = IPv4Address | IPv6Address
 IPInterface = IPv4Interface | IPv6Interface
@@ -377,24 +377,31 @@ class Pair:
     def given_away(self, entries: Iterable[PortForward | SourceNat]) -> frozenset[IPAddress]:
         """The virtual addresses that `entries` leave nothing of for the firewalls themselves."""
         found: set[IPAddress] = set()
+        askers: dict[tuple[str, IPAddress], list[Addresses]] = {}
         for one in entries:
-            if isinstance(one, PortForward):
-                asked = self.asked(one) if one.takes_whole_addresses else ()
-                found.update(each for each in asked if self._is_everybody(one.source, each.version))
-            elif one.prefixes:
-                found.update(vip.ip for _, vip in self.vips() if vip.ip in one.prefixes[1])
+            if isinstance(one, SourceNat):
+                found.update(vip.ip for _, vip in self.vips() if one.prefixes and vip.ip in one.prefixes[1])
+            elif one.takes_whole_addresses:
+                for asked in product(one.askers, self.asked(one)):
+                    askers.setdefault(asked, []).append(one.source)
+        found.update(
+            address for (_, address), sources in askers.items() if self._everybody(sources, address.version)
+        )
         return frozenset(found & {vip.ip for _, vip in self.vips()})
 
-    def _is_everybody(self, addresses: Addresses, version: int) -> bool:
-        """Of one IP version, also where that is written as networks."""
-        named = (one.networks for one in self.sets if one.name in addresses.sets)
-        every = (one for one in chain(addresses.networks, *named) if one.version == version)
+    def _everybody(self, sources: Collection[Addresses], version: int) -> bool:
+        """Whether they are that together, of one IP version, also where that is written as networks."""
+        names = {name for one in sources for name in one.sets}
+        named = (one.networks for one in self.sets if one.name in names)
+        listed = (one.networks for one in sources)
+        every = (one for one in chain(*listed, *named) if one.version == version)
         covered = 0
         for first, last in sorted((int(one[0]), int(one[-1])) for one in every):
             if first > covered:
                 break
             covered = max(covered, last + 1)
-        return addresses.everybody or covered == 1 << (32 if version == 4 else 128)
+        whole = 1 << (32 if version == 4 else 128)
+        return covered == whole or any(one.everybody for one in sources)
 
     def zone(self, name: str) -> Zone:
         return next((zone for zone in self.zones if zone.name == name), Zone(name))

@@ -271,6 +271,14 @@ BAD: list[tuple[str, str, str]] = [
         "the only IPv4 vip that eth3 has left",
     ),
     (
+        nat(
+            "address: 192.168.3.100, destination: 192.168.0.10, match: {source: 0.0.0.0/1}}, {from: client,"
+            " to: server, address: 192.168.3.100, destination: 192.168.0.11, match: {source: 128.0.0.0/1}"
+        ),
+        "nat[1]",
+        "takes 192.168.3.100 whole, the only IPv4 vip that eth3 has left",
+    ),
+    (
         nat("services: [any], address: 'fd00:c::100', destination: 'fd00:a::9'"),
         "nat[0]",
         "the only IPv6 vip that eth1 has left",
