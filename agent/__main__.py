@@ -222,6 +222,7 @@ def run_settle(arguments: argparse.Namespace, paths: Paths) -> int:
 
 def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent import config
+    from agent.rules.sources import find_believed
     from agent.rules.unreached import find_unreached
 
     if arguments.file is not None or not arguments.kernel:
@@ -229,7 +230,8 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
         pair = config.load(file)
         nodes = " and ".join(node.name for node in pair.nodes)
         print(f"{file} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
-        for warning in (*map(str, find_unreached(pair)), *_host_warnings(pair, paths)):
+        said = map(str, (*find_unreached(pair), *find_believed(pair)))
+        for warning in (*said, *_host_warnings(pair, paths)):
             print(f"warning: {warning}")
     return _check_kernel() if arguments.kernel else 0
 

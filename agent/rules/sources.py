@@ -12,7 +12,10 @@ no interface, and an ordinary neighbour's on the backup. Interfaces that are no 
 like the others.
 """
 
-from agent.pair import Pair
+from collections.abc import Iterator
+
+from agent.errors import Problem
+from agent.pair import Pair, Protocol
 from agent.rules.nft import (
     DROP,
     IIFNAME,
@@ -37,6 +40,7 @@ RAW_IN = "raw-in"
 CHECK = "source-check"
 SOURCES = "sources"
 BEFORE_TRANSLATION = -110
+_ANSWERED_FIRST = (Protocol.TCP, Protocol.SCTP)
 _LIVES_ELSEWHERE = match({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, False)
 _LINK_LOCAL: Json = {"prefix": {"addr": "fe80::", "len": 10}}
 
@@ -63,6 +67,22 @@ def sources(pair: Pair) -> Commands:
         add_rule(CHECK, match(payload("ip6", "saddr"), _LINK_LOCAL), RETURN),
         add_rule(CHECK, _LIVES_ELSEWHERE, named_counter("spoofed"), DROP, comment="it lives elsewhere"),
     )
+
+
+def find_believed(pair: Pair) -> Iterator[Problem]:
+    """Warnings, where the management of the firewalls believes any source: without the check only what is
+    answered before it is believed, as a connection over TCP or SCTP, tells a pretended source from a real
+    one."""
+    names = [one.name for one in pair.management.services if one.protocol not in _ANSWERED_FIRST]
+    if not names:
+        return
+    for interface in pair.data_interfaces:
+        if interface.no_source_check:
+            yield Problem(
+                f"interfaces.{interface.name}.no_source_check",
+                f"management by {', '.join(names)} believes every packet there that pretends to come from"
+                " one of its sources",
+            )
 
 
 def check_all_ipv6() -> Command:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import load, parse
+from agent.rules.sources import find_believed
 from agent.rules.unreached import find_unreached
 
 HEAD = """\
@@ -228,3 +229,16 @@ def test_nothing_is_said_of_what_may_take_effect(lines: tuple[str, ...]) -> None
 @pytest.mark.parametrize("name", ["pair.yaml", "dual-stack.yaml", "policy.yaml"])
 def test_the_examples_are_without_warnings(name: str) -> None:
     assert find_unreached(load(Path(__file__).parents[2] / "examples" / name)) == ()
+
+
+@pytest.mark.parametrize(
+    ("services", "names"),
+    [("[ssh, dns]", "dns"), ("[ssh, {udp: 161}, {udp: 514}]", "161"), ("[ssh]", ""), ("[{sctp: 9}]", "")],
+)
+def test_management_that_believes_any_source_is_named(services: str, names: str) -> None:
+    unchecked = HEAD.replace("vrid: 61,", "vrid: 61, no_source_check: two uplinks,")
+    text = unchecked.replace("services: [ssh]", f"services: {services}")
+    found = list(find_believed(parse(text)))
+    assert [one.path for one in found] == (["interfaces.eth1.no_source_check"] if names else [])
+    assert all(names in one.message for one in found)
+    assert not list(find_believed(parse(HEAD.replace("services: [ssh]", f"services: {services}"))))
