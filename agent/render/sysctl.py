@@ -35,15 +35,14 @@ class Setting:
         return f"{self.key} = {self.value}"
 
 
-def settings(pair: Pair, node: str) -> tuple[Setting, ...]:
-    """What the kernel of `node` must be told, in an order that is safe to write."""
+def settings(pair: Pair) -> tuple[Setting, ...]:
+    """What the kernel of a node must be told, in an order that is safe to write."""
     versions = {vip.version for _, vip in pair.vips()}
-    six = any(address.version == 6 for one in pair.interfaces for address in one.own(node))
     return (
         *_forwarding(versions),
         *_conntrack(),
         *(setting for interface in pair.interfaces for setting in _ipv4(interface)),
-        *(setting for interface in pair.interfaces if six for setting in _ipv6(interface)),
+        *(setting for interface in pair.interfaces for setting in _ipv6(interface)),
         Setting(
             "net/unix/max_dgram_qlen", "512", "hooks fire in bursts, and each of their datagrams has to wait"
         ),
@@ -54,7 +53,7 @@ def render(pair: Pair, node: str, paths: Paths) -> str:
     """A file for /etc/sysctl.d. `paths` is not needed; all renderers are called alike."""
     del paths
     head = because(f"hafw render sysctl --node {node}: made from the pair file, changes here are lost")
-    return text_of(head, *(because(setting.reason, str(setting)) for setting in settings(pair, node)))
+    return text_of(head, *(because(setting.reason, str(setting)) for setting in settings(pair)))
 
 
 def _forwarding(versions: Collection[int]) -> Iterator[Setting]:
@@ -93,6 +92,7 @@ def _ipv4(interface: Interface) -> Iterator[Setting]:
 
 
 def _ipv6(interface: Interface) -> Iterator[Setting]:
+    """Also for a pair without IPv6: whoever is near must not give it a way of his own."""
     prefix = f"net/ipv6/conf/{interface.name}/"
     name = interface.name
     yield Setting(f"{prefix}accept_ra", "0", f"{name}: addresses and routes are those of the pair file")

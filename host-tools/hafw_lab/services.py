@@ -140,14 +140,14 @@ def _add_firewall(plan: NodePlan, options: LabOptions, pair: Pair, text: str, pr
         files=tuple(files),
         copies=tuple(_copies(options.agent)),
         binds=(Bind(str(AGENT_CODE), "/usr/share/hafw-agent/agent"),),
-        sysctls=tuple(_sysctls(pair, plan.name, options)),
+        sysctls=tuple(_sysctls(pair, options)),
         setup=(("nft", "-f", _NFT_FILE if stock else _BOOT_FILE),),
         services=tuple(_services(options)),
     )
 
 
-def _sysctls(pair: Pair, node: str, options: LabOptions) -> Iterator[Sysctl]:
-    for setting in sysctl.settings(pair, node):
+def _sysctls(pair: Pair, options: LabOptions) -> Iterator[Sysctl]:
+    for setting in sysctl.settings(pair):
         yield Sysctl(setting.key, setting.value)
     for key, value in options.sysctls.items():
         yield Sysctl(key.replace(".", "/"), value)

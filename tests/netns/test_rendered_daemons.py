@@ -171,7 +171,7 @@ def test_kernel_knows_every_setting(pair: Pair) -> None:
         add_interfaces(namespace, pair, node)
         write(namespace, Path("/run/60-hafw.conf"), sysctl.render(pair, node, Paths()))
         namespace.must("sysctl --quiet --load=/run/60-hafw.conf")
-        for setting in sysctl.settings(pair, node):
+        for setting in sysctl.settings(pair):
             assert namespace.must(f"cat /proc/sys/{setting.key}") == setting.value, setting.key
 
 
