@@ -337,7 +337,12 @@ class Observer:
         """Only what two polls in a row have seen counts: in a transition the sources differ for a moment."""
         if self.seen is None:
             return
-        for condition, well, words in (*contradictions(self.seen.facts), *self._find_silence()):
+        found = (
+            *contradictions(self.seen.facts),
+            *self._find_silence(),
+            *_find_halted(self.process.halted()),
+        )
+        for condition, well, words in found:
             self._suspects[condition] = 0 if well else self._suspects[condition] + 1
             if well or self._suspects[condition] >= 2:
                 self._loop.post(ConditionSeen(time.monotonic_ns(), condition, well, words))
@@ -354,8 +359,9 @@ class Observer:
         stat = self.process.stat()
         if stat is not None:
             runs = stat.state not in "Tt"
-            text = f"keepalived's VRRP process {self.process.pid} "
-            text += "runs" if runs else "is stopped (SIGSTOP?): it neither sends nor hears advertisements"
+            pid = self.process.pid
+            told = "is stopped (SIGSTOP?): it neither sends nor hears advertisements; kill -CONT"
+            text = f"keepalived's VRRP process {pid} " + ("runs" if runs else f"{told} {pid}")
             found.append((Condition.KEEPALIVED_STOPPED, runs, text))
         if self.process.pid is not None:
             right = self.process.file_is_right()
@@ -425,6 +431,26 @@ _OF_THE_LIVING = (
     Condition.KEEPALIVED_STOPPED,
     Condition.PID_FILE,
 )
+
+
+def _find_halted(halted: dict[int, str] | None) -> tuple[Finding, ...]:
+    """Without a main process there is nothing that could be stopped."""
+    if not halted:
+        return ((Condition.KEEPALIVED_MAIN, True, "keepalived's main process runs, and its children"),)
+    stopped = " ".join(str(pid) for pid, state in sorted(halted.items()) if state != "Z")
+    ended = " ".join(str(pid) for pid, state in sorted(halted.items()) if state == "Z")
+    parts = []
+    if stopped:
+        parts.append(
+            f"keepalived's process {stopped} is stopped (SIGSTOP?): it obeys no reload and no stop, "
+            f"and starts nothing that dies; kill -CONT {stopped}"
+        )
+    if ended:
+        parts.append(
+            f"keepalived's process {ended} has ended, and its main process has not noticed; "
+            "restart keepalived where that stays"
+        )
+    return ((Condition.KEEPALIVED_MAIN, False, "; ".join(parts)),)
 
 
 def _find_silent(silent: dict[str, str]) -> Finding:

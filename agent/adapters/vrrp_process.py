@@ -25,6 +25,7 @@ PROC = Path("/proc")
 SCAN_AGAIN_S = 0.5
 """Looking through all processes takes milliseconds, and hints may come by the thousand."""
 MOST_PID_FILE = 32
+HALTED = "TtZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,27 @@ class VrrpProcess:
     def stat(self) -> Stat | None:
         """None when there is no process, or /proc hides it."""
         return stat_of(self.pid) if self.pid is not None else None
+
+    def halted(self) -> dict[int, str] | None:
+        """Which of keepalived's other processes do not run, with the kernel's letter: T and t are stopped, Z
+        has ended and its parent has not noticed. None when there is no main process, or /proc hides it."""
+        main = self._main()
+        stat = stat_of(main) if main is not None else None
+        if main is None or stat is None:
+            return None
+        family = {main: stat.state}
+        for pid in _children_of(main):
+            if pid != self.pid and (child := stat_of(pid)) is not None:
+                family[pid] = child.state
+        return {pid: state for pid, state in family.items() if state in HALTED}
+
+    def _main(self) -> int | None:
+        """keepalived's main process: the parent of the VRRP process, else the one that the file names."""
+        stat = self.stat()
+        if stat is not None and _name_of(stat.parent).startswith("keepalived"):
+            return stat.parent
+        written = _pid_in(self._main_pid_file) if self._main_pid_file else None
+        return written if written is not None and _is_keepalived(written) and _is_here(written) else None
 
     def file_is_right(self) -> bool:
         """Whether the pid file names the process that was found."""
@@ -160,6 +182,16 @@ def stat_of(pid: int) -> Stat | None:
         return Stat(fields[0], int(fields[1]), int(fields[19]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _children_of(pid: int) -> tuple[int, ...]:
+    """Empty also with a kernel that has no such file: to look through all processes at each poll is too
+    much for what may be known by it."""
+    try:
+        text = (PROC / str(pid) / "task" / str(pid) / "children").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ()
+    return tuple(int(word) for word in text.split())
 
 
 def _is_child(pid: int) -> bool:

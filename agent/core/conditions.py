@@ -24,6 +24,8 @@ class Condition(Enum):
     """keepalived is there, and not every instance of the pair answers."""
     KEEPALIVED_STOPPED = "keepalived-stopped"
     """Its process is there, and a signal keeps it from running."""
+    KEEPALIVED_MAIN = "keepalived-main"
+    """Its main process, or a child of it that does not speak VRRP, is kept from running."""
     PID_FILE = "pid-file"
     """keepalived was found by other means, because its pid file does not name it."""
     BUS = "bus"
@@ -122,6 +124,7 @@ CONDITIONS: dict[Condition, Line] = {
     C.ADDRESSES: Line(By.ADDRESSES, S.CRITICAL),
     C.INSTANCES: Line(By.INSTANCES, S.CRITICAL),
     C.KEEPALIVED_STOPPED: Line(By.PROCESS, S.CRITICAL),
+    C.KEEPALIVED_MAIN: Line(By.PROCESS),
     C.PID_FILE: Line(By.PROCESS),
     C.BUS: Line(By.BUS),
     C.CONNTRACKD: Line(By.QUESTION),

@@ -207,6 +207,25 @@ def test_a_keepalived_that_is_stopped_by_a_signal(lab: Lab) -> None:
     assert_consistent(lab, since)
 
 
+def test_a_main_process_that_is_stopped_by_a_signal(lab: Lab) -> None:
+    """It speaks no VRRP, so the primary stays one, with its gate open; but nobody starts what dies."""
+    primary = lab.wait_settled(30)
+    node = lab.node(primary)
+    main = node.read_text(Paths().keepalived_pid).strip()
+    since = time.monotonic_ns()
+    node.run(["kill", "-STOP", main])
+    try:
+        alarm = wait_record(node, since, TWO_POLLS_S, event="alarm", condition="keepalived-main")
+        assert f"kill -CONT {main}" in str(alarm["message"])
+        assert gate_is_open(node)
+        assert said_by(lab, primary)["role"] == "primary"
+    finally:
+        node.run(["kill", "-CONT", main])
+    wait_record(node, since, TWO_POLLS_S, event="recovered", condition="keepalived-main")
+    assert find(records(node, since), event="alarm", condition="keepalived-stopped") == []
+    assert_consistent(lab, since)
+
+
 def test_a_bus_that_hangs(lab: Lab) -> None:
     """It is not keepalived that is silent then, and the addresses are followed."""
     primary = lab.wait_settled(30)

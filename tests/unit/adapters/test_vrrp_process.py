@@ -254,6 +254,23 @@ def test_the_main_process_alone_is_no_proof(tmp_path: Path, pair_of: tuple[int, 
     assert not process.is_alive()
 
 
+def test_a_main_process_that_is_stopped(tmp_path: Path, pair_of: tuple[int, int]) -> None:
+    """Whether its VRRP process lives or not."""
+    main, child = pair_of
+    (tmp_path / "keepalived.pid").write_text(f"{main}\n")
+    process = VrrpProcess(tmp_path / "vrrp.pid", tmp_path / "keepalived.pid")
+    assert process.is_alive(child)
+    assert process.halted() == {}
+    os.kill(main, signal.SIGSTOP)
+    os.waitid(os.P_PID, main, os.WSTOPPED | os.WNOWAIT)
+    assert process.halted() == {main: "T"}
+    process.close()
+    assert process.halted() == {main: "T"}
+    os.kill(main, signal.SIGCONT)
+    os.waitid(os.P_PID, main, os.WCONTINUED | os.WNOWAIT)
+    assert process.halted() == {}
+
+
 def test_a_fifo_in_its_place_holds_up_nothing(watched: VrrpProcess, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "vrrp.pid")
     assert not watched.is_alive()
