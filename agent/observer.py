@@ -22,7 +22,7 @@ from agent.adapters.netlink import Addresses
 from agent.adapters.notices import Notice, NoticeSocket
 from agent.adapters.rules_watch import RulesWatch
 from agent.adapters.vrrp_process import VrrpProcess
-from agent.core.assess import Facts, Finding, VrrpState, assess, contradictions
+from agent.core.assess import Facts, Finding, VrrpState, assess, contradictions, serves
 from agent.core.conditions import Condition
 from agent.core.events import (
     Answer,
@@ -355,7 +355,8 @@ class Observer:
         text = "keepalived is heard on the system bus" if heard else _bus_text(self.bus)
         found: list[Finding] = [(Condition.BUS, heard, text)]
         if heard:
-            found.append(_find_silent(self.bus.silent()))
+            proven = serves(self.seen.facts) and self.bus.only_forgotten()
+            found += _find_silent(self.bus.silent(), proven)
         stat = self.process.stat()
         if stat is not None:
             runs = stat.state not in "Tt"
@@ -428,6 +429,7 @@ def _bus_text(bus: KeepalivedBus) -> str:
 _OF_THE_LIVING = (
     Condition.BUS,
     Condition.INSTANCES,
+    Condition.INSTANCES_FORGOTTEN,
     Condition.KEEPALIVED_STOPPED,
     Condition.PID_FILE,
 )
@@ -453,8 +455,20 @@ def _find_halted(halted: dict[int, str] | None) -> tuple[Finding, ...]:
     return ((Condition.KEEPALIVED_MAIN, False, "; ".join(parts)),)
 
 
-def _find_silent(silent: dict[str, str]) -> Finding:
-    if not silent:
-        return Condition.INSTANCES, True, "every instance of the pair answers on the system bus"
+def _find_silent(silent: dict[str, str], proven: bool) -> tuple[Finding, ...]:
+    """`proven`: by all addresses, and by a keepalived that answers, this node is primary all the same."""
+    well = "every instance of the pair answers on the system bus"
     named = ", ".join(f"{label}: {reason}" for label, reason in sorted(silent.items()))
-    return Condition.INSTANCES, False, f"not every instance of the pair answers on the system bus: {named}"
+    critical = (
+        f"not every instance of the pair answers on the system bus: {named}; where keepalived.conf has it, "
+        "keepalived has forgotten its object: restart keepalived"
+    )
+    forgotten = (
+        f"keepalived has forgotten the object of an instance on the system bus ({named}); this node has all "
+        "addresses and serves. A restart of keepalived brings it back: on the backup first; on this primary "
+        "it is a failover"
+    )
+    return (
+        (Condition.INSTANCES, not silent or proven, critical if silent and not proven else well),
+        (Condition.INSTANCES_FORGOTTEN, not (silent and proven), forgotten if silent and proven else well),
+    )

@@ -138,6 +138,11 @@ class KeepalivedBus:
         """Instances that gave no state when they were last asked, each with the reason."""
         return {self._paths[path]: reason for path, reason in self._failed.items()}
 
+    def only_forgotten(self) -> bool:
+        """keepalived has answered for all that are silent: that it has no such object. It forgets one at a
+        reload that changes the instance, and when it was killed and started again at once."""
+        return all(reason == _UNKNOWN for reason in self._failed.values())
+
     def has_said_since(self, moment_ns: int) -> bool:
         """Whether keepalived has answered for every instance to a question asked after `moment_ns`."""
         return all(self._asked.get(path, -1) >= moment_ns for path in self._paths)

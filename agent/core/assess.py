@@ -68,6 +68,11 @@ def says_master(facts: Facts) -> bool:
     return facts.word is VrrpState.MASTER
 
 
+def serves(facts: Facts) -> bool:
+    """The addresses prove the role, and no answer of keepalived's speaks against it."""
+    return assess(facts) is Role.PRIMARY and not facts.missing and facts.bus <= {VrrpState.MASTER}
+
+
 def assess(facts: Facts) -> Role:
     if not facts.alive:
         return Role.STOPPED

@@ -22,6 +22,8 @@ class Condition(Enum):
     """This primary has some of the pair's virtual addresses, and not all."""
     INSTANCES = "instances"
     """keepalived is there, and not every instance of the pair answers."""
+    INSTANCES_FORGOTTEN = "instances-forgotten"
+    """The same on a primary that has all addresses: keepalived has only lost its objects on the bus."""
     KEEPALIVED_STOPPED = "keepalived-stopped"
     """Its process is there, and a signal keeps it from running."""
     KEEPALIVED_MAIN = "keepalived-main"
@@ -123,6 +125,7 @@ CONDITIONS: dict[Condition, Line] = {
     C.CONTRADICTION: Line(By.ADDRESSES, S.CRITICAL),
     C.ADDRESSES: Line(By.ADDRESSES, S.CRITICAL),
     C.INSTANCES: Line(By.INSTANCES, S.CRITICAL),
+    C.INSTANCES_FORGOTTEN: Line(By.INSTANCES),
     C.KEEPALIVED_STOPPED: Line(By.PROCESS, S.CRITICAL),
     C.KEEPALIVED_MAIN: Line(By.PROCESS),
     C.PID_FILE: Line(By.PROCESS),

@@ -186,6 +186,41 @@ def test_an_instance_that_keepalived_does_not_have(lab: Lab) -> None:
     assert_consistent(lab, since)
 
 
+def test_an_instance_whose_object_keepalived_forgets(lab: Lab) -> None:
+    """A reload that changes an instance loses its object: nothing is wrong with a primary that serves."""
+    lab.wait_settled(30)
+    kept = {name: lab.node(name).read_text(CONFIG) for name in lab.firewalls}
+    since = time.monotonic_ns()
+    try:
+        for name, text in kept.items():
+            peer = f"unicast_peer {{\n 192.168.2.{2 if name == lab.firewalls[0] else 1}\n}}\n"
+            lab.node(name).write_text(CONFIG, re.sub(r"(?m)^( *interface eth1\n)", rf"\1{peer}", text))
+            lab.node(name).signal_service("keepalived", signal.SIGHUP)
+        until(partial(serves_forgotten, lab), 40, lambda: f"{[said_by(lab, n) for n in lab.firewalls]}")
+        node = lab.node(lab.wait_settled(30))
+        alarm = wait_record(node, since, TWO_POLLS_S, event="alarm", condition="instances-forgotten")
+        assert "restart of keepalived" in str(alarm["message"])
+        assert gate_is_open(node)
+    finally:
+        for name, text in kept.items():
+            lab.node(name).write_text(CONFIG, text)
+            lab.node(name).stop_service("keepalived")
+            lab.node(name).start_service("keepalived")
+    wait_record(node, since, 30, event="recovered", condition="instances-forgotten")
+    lab.wait_settled(40)
+    assert_consistent(lab, since)
+
+
+def serves_forgotten(lab: Lab) -> bool:
+    """Some node is primary with the warning, and without what would be critical."""
+    said = [said_by(lab, name) for name in lab.firewalls]
+    return any(
+        one["role"] == "primary"
+        and set(one["unwell"]) & {"instances", "instances-forgotten"} == {"instances-forgotten"}
+        for one in said
+    )
+
+
 def roles(lab: Lab) -> list[str]:
     return sorted(str(said_by(lab, name)["role"]) for name in lab.firewalls)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.core.assess import Facts, VrrpState, assess, contradictions
+from agent.core.assess import Facts, VrrpState, assess, contradictions, serves
 from agent.core.conditions import Condition
 from agent.core.roles import Role
 
@@ -69,6 +69,22 @@ def test_assess(facts: Facts, role: Role) -> None:
 def test_contradictions(facts: Facts, unwell: set[Condition]) -> None:
     assert {condition for condition, well, _ in contradictions(facts) if not well} == unwell
     assert all(text for _, _, text in contradictions(facts))
+
+
+@pytest.mark.parametrize(
+    ("facts", "proven"),
+    [
+        (Facts(alive=True, held=BOTH, wanted=BOTH), True),
+        (Facts(alive=True, held=BOTH, wanted=BOTH, bus=MASTER), True),
+        (Facts(alive=True, held=BOTH, wanted=BOTH, bus=MASTER | BACKUP), False),
+        (Facts(alive=True, held=VIP, wanted=BOTH, bus=MASTER), False),
+        (Facts(alive=True, held=BOTH, orphaned=VIP, wanted=BOTH, bus=MASTER), False),
+        (Facts(alive=True, wanted=BOTH, bus=BACKUP), False),
+        (Facts(alive=False, held=BOTH, wanted=BOTH), False),
+    ],
+)
+def test_addresses_that_prove_the_role(facts: Facts, proven: bool) -> None:
+    assert serves(facts) is proven
 
 
 def test_the_missing_addresses_are_named() -> None:
