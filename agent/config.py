@@ -34,7 +34,7 @@ from agent.pair import (
     SyncMode,
 )
 from agent.pair import Node as PairNode
-from agent.services import SERVICES
+from agent.services import BFD_PORTS, SERVICES
 
 VERSION = 1
 _ANY = re.compile(r".*", re.DOTALL)
@@ -230,6 +230,10 @@ def _read_sync(spot: Spot) -> Sync:
     fields = spot.fields((), ("mode", "port", "refresh"))
     mode = fields["mode"].choice(SyncMode) if "mode" in fields else None
     port = fields["port"].integer(1, 65535) if "port" in fields else None
+    if port in BFD_PORTS:
+        fields["port"].refuse(
+            "is that of BFD, which is told from replication by its port; write another one"
+        )
     refresh = fields["refresh"].duration_ms(100, 3_600_000) if "refresh" in fields else None
     default = Sync()
     return Sync(mode or default.mode, port or default.port, refresh / 1000 if refresh else None)

@@ -26,6 +26,8 @@ def _whole(name: str, *numbers: int) -> Service:
     return Service(name, Protocol.NUMBER, numbers=numbers)
 
 
+BFD_PORTS = (3784, 4784)
+"""With one hop, with several."""
 _EVERY: tuple[tuple[Service, ...], ...] = (
     (_tcp("ssh", 22),),
     (_tcp("http", 80),),
@@ -118,7 +120,7 @@ _EVERY: tuple[tuple[Service, ...], ...] = (
     (_tcp("bgp", 179),),
     (_udp("rip", 520),),
     (_udp("ripng", 521),),
-    (_udp("bfd", 3784, 4784),),
+    (_udp("bfd", *BFD_PORTS),),
     (_udp("hsrp", 1985),),
     (_tcp("zabbix-agent", 10050),),
     (_tcp("zabbix-server", 10051),),

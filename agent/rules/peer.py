@@ -50,8 +50,9 @@ from agent.rules.nft import (
     payload,
     update_set,
 )
+from agent.services import BFD_PORTS
 
-SINGLE_HOP_BFD, MULTI_HOP_BFD = 3784, 4784
+SINGLE_HOP_BFD, MULTI_HOP_BFD = BFD_PORTS
 STRANGERS = "strangers"
 STRANGER_SETS = ("strangers4", "strangers6")
 _KEPT_IN = dict(zip((4, 6), STRANGER_SETS, strict=True))

@@ -168,6 +168,8 @@ SECTIONS: list[tuple[str, str, str]] = [
     ("failover: fast", "failover", "must be a mapping"),
     ("sync: {mode: cached}", "sync.mode", "did you mean cache?"),
     ("sync: {port: 0}", "sync.port", "1 to 65535"),
+    ("sync: {port: 3784}", "sync.port", "that of BFD"),
+    ("sync: {port: 4784}", "sync.port", "that of BFD"),
     ("sync: {refresh: 1h}", "sync.refresh", "not a time"),
     ("gate: {then: drop}", "gate.then", "write one of: open, closed"),
     ("gate: {limit: -1s}", "gate.limit", "not a time"),
