@@ -171,6 +171,8 @@ def untracked_vrrp(base: str) -> Iterator[Command]:
     and has answers."""
     yield add_chain("vrrp-in")
     yield add_rule(base, match(L4PROTO, VRRP), match(IIFNAME, "@data"), jump("vrrp-in"))
+    # not later: routing drops it without a word, and nobody would know who pretends to be this node
+    yield add_rule("vrrp-in", _OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
         target = payload(ip(version), "daddr")
         yield add_rule("vrrp-in", match(target, _GROUP[version]), NOTRACK)

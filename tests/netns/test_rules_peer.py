@@ -156,15 +156,18 @@ def test_a_stranger_is_counted_and_known_by_interface_and_address(role: RuleSet)
             "eth1 192.168.2.10 224.0.0.18 proto/112@255",
             "eth0 fe80::10 ff02::12 proto/112@255",
             "eth2 192.168.1.3 192.168.1.1 udp/3780",
+            # routing would drop it without a word: it has this node's own address
+            "eth1 192.168.2.1 224.0.0.18 proto/112@255",
         ):
             for packet in packets(line):
                 assert wire.send(packet) == "drop"
         assert strangers_of(wire) == {
             Stranger("eth0", "fe80::10", 112),
+            Stranger("eth1", "192.168.2.1", 112),
             Stranger("eth1", "192.168.2.10", 112),
             Stranger("eth2", "192.168.1.3", 17),
         }
-        assert count(wire) == 3
+        assert count(wire) == 4
 
 
 @contextmanager
