@@ -20,7 +20,7 @@ from agent import __version__, rules_command, setup_arguments
 from agent.core.roles import Role, RuleSet
 from agent.errors import ConfigError, HafwError
 from agent.paths import Paths
-from agent.streams import complain, open_missing, write_answer
+from agent.streams import complain, harmless, open_missing, write_answer
 
 if TYPE_CHECKING:
     from agent.pair import Pair  # each verb loads what it needs: a status has to be there at once
@@ -229,7 +229,7 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
         file = arguments.file or paths.pair_file
         pair = config.load(file)
         nodes = " and ".join(node.name for node in pair.nodes)
-        print(f"{file} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
+        print(f"{harmless(str(file))} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
         said = map(str, (*find_unreached(pair), *find_believed(pair)))
         for warning in (*said, *_host_warnings(pair, paths)):
             print(f"warning: {warning}")
@@ -292,7 +292,10 @@ def run_plan(arguments: argparse.Namespace, paths: Paths) -> int:
     """Both parts of the plan: what is done at once, and what when the role has settled."""
     from agent.core.plan import Settings, plan_announce, plan_catch_up, plan_follow, plan_promote
 
-    settings = Settings.of(_load(arguments, paths), shortest_timeout_s=30.0)
+    pair = _load(arguments, paths)
+    if arguments.node is not None:
+        _find_node(pair, arguments.node)
+    settings = Settings.of(pair, shortest_timeout_s=30.0)
     role = ROLES[arguments.after]
     if role is Role.PRIMARY:
         at_once = plan_promote(settings, RuleSet.BACKUP, whole=True, remaining_s=settings.limit_s)

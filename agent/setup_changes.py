@@ -15,6 +15,7 @@ from pathlib import Path
 from agent.errors import HafwError
 from agent.paths import Paths
 from agent.setup import MADE_BY_HAFW, PlannedFile
+from agent.streams import harmless
 
 _DPKG_STATUS = Path("/var/lib/dpkg/status")
 
@@ -135,5 +136,4 @@ def diff_of(change: Change) -> str:
 def _lines_of(content: bytes | None) -> list[str]:
     """Without characters that would move a terminal's cursor."""
     text = (content or b"").decode(errors="backslashreplace")
-    shown = "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
-    return shown.splitlines(keepends=True)
+    return harmless(text).splitlines(keepends=True)

@@ -37,10 +37,15 @@ def write_answer(text: str, out: TextIO | None = None) -> None:
 def complain(text: str) -> None:
     """On the error output, where there is one; the exit status says the rest."""
     try:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{harmless(text)}\n")
         sys.stderr.flush()
     except OSError:
         _give_up(sys.stderr)
+
+
+def harmless(text: str) -> str:
+    """Letters that a terminal would obey are shown instead: a name of a file may hold anything."""
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
 
 
 def _give_up(out: TextIO) -> None:

@@ -187,6 +187,17 @@ def test_a_node_that_is_none(node: str) -> None:
     done = hafw("render", "keepalived", PAIR, "--node", node)
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"is not a node of pair G1 (fw-1 and fw-2 are); name the node with --node" in done.stderr
+    done = hafw("plan", "backup", "primary", "--file", PAIR, "--node", node)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_a_terminal_obeys_no_files_name(tmp_path: Path) -> None:
+    name = tmp_path / "\x1b[31mred\x9b2J"
+    assert b"\\x1b[31mred\\x9b2J" in hafw("check", name).stderr
+    name.write_bytes(PAIR.read_bytes())
+    done = hafw("check", name)
+    assert done.returncode == 0
+    assert b"\\x1b[31mred\\x9b2J" in done.stdout
 
 
 @pytest.mark.parametrize("after", ["primary", "master", "backup", "fault", "stop", "stopped"])
