@@ -3,7 +3,8 @@
 Hard facts:
 * Writing ip_forward sets redirects and more anew on every interface, so it comes first.
 * For rp_filter the larger of `all` and the interface's own counts, and Debian sets 2 (loose) on each
-  interface; for send_redirects one of the two is enough to switch it on. So each interface is named.
+  interface; for send_redirects one of the two is enough to switch it on, and `all` is on unless somebody
+  has switched it off; for accept_source_route both must be on. So each interface is named.
 * rp_filter drops without a count. The rules check first packets before it, and count them; it is left to
   drop what pretends to belong to a connection.
 * At boot systemd-sysctl passes over keys that are not there. Those of an interface it writes when udev sees
@@ -59,6 +60,9 @@ def render(pair: Pair, node: str, paths: Paths) -> str:
 def _forwarding(versions: Collection[int]) -> Iterator[Setting]:
     if 4 in versions:
         yield Setting("net/ipv4/ip_forward", "1", "a firewall forwards")
+        yield Setting(
+            "net/ipv4/conf/all/send_redirects", "0", "nobody is to be sent past the virtual addresses"
+        )
     if 6 in versions:
         yield Setting("net/ipv6/conf/all/forwarding", "1", "a firewall forwards")
 
@@ -89,6 +93,7 @@ def _ipv4(interface: Interface) -> Iterator[Setting]:
     yield Setting(f"{prefix}arp_announce", "2", f"{name}: ask with an address of this interface only")
     yield Setting(f"{prefix}send_redirects", "0", f"{name}: nobody is to be sent past the virtual address")
     yield Setting(f"{prefix}accept_redirects", "0", f"{name}: nobody else decides on our routes")
+    yield Setting(f"{prefix}accept_source_route", "0", f"{name}: a packet goes where the rules saw it going")
 
 
 def _ipv6(interface: Interface) -> Iterator[Setting]:
