@@ -80,6 +80,16 @@ def test_check_warns_of_what_never_takes_effect(tmp_path: Path) -> None:
     assert warning.endswith("always passes (line 11)")
 
 
+def test_check_warns_of_management_that_believes_any_source(tmp_path: Path) -> None:
+    file = tmp_path / "pair.yaml"
+    text = SMALL.replace("zone: client,", "zone: client, no_source_check: two uplinks,")
+    file.write_text(f"{text}management: {{from: [client], services: [ssh, dns]}}\n")
+    done = hafw("check", str(file))
+    assert done.returncode == 0
+    warning = done.stdout.decode().splitlines()[1]
+    assert warning.startswith("warning: interfaces.eth1.no_source_check: management by dns")
+
+
 def test_check_says_everything_that_is_wrong(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text(PAIR.read_text().replace("vrid: 62", "vrid: 620").replace("mode: direct", "mode: magic"))
