@@ -65,7 +65,7 @@ def _ask(path: Path, question: bytes, limit_s: float, sign_limit_s: float | None
                 f"no agent answers at {path} ({error.strerror or 'no answer in time'})",
                 "run as root"
                 if isinstance(error, PermissionError)
-                else "start it: systemctl start hafw-agent",
+                else "start it, also where it runs without its socket: systemctl restart hafw-agent",
             ) from error
     if not text:
         raise UnavailableError(

@@ -243,7 +243,7 @@ def test_what_status_advises_can_be_done() -> None:
     assert done.returncode == 3
     assert b"write the pair file first" in done.stderr
     kept = no_pair.replace("exec", "mkdir -p /var/lib/hafw/generations/1.json && exec")
-    assert b"systemctl start hafw-agent" in hafw("status", prefix=kept).stderr
+    assert b"systemctl restart hafw-agent" in hafw("status", prefix=kept).stderr
 
 
 @needs_root

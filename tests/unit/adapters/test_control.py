@@ -223,7 +223,7 @@ def test_a_place_where_no_socket_can_be(tmp_path: Path, name: str) -> None:
 def test_nobody_to_ask(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "s")
     with pytest.raises(
-        UnavailableError, match=r"no agent answers at .*; start it: systemctl start hafw-agent"
+        UnavailableError, match=r"no agent answers at .*; start it, .*: systemctl restart hafw-agent"
     ):
         control.ask_status(tmp_path / "s")
 
