@@ -15,12 +15,11 @@ from functools import partial
 from typing import TypeVar
 
 from agent.adapters import scheduling
-from agent.adapters.chains import Chains
+from agent.adapters.chains import Chains, ChainsWatch
 from agent.adapters.conntrackd_counters import ask_counters
 from agent.adapters.links import Links, LinkWatch
 from agent.adapters.multicast import read_listening
 from agent.adapters.neighbours import Neighbours
-from agent.adapters.rules_watch import RulesWatch
 from agent.adapters.strangers import Strangers
 from agent.adapters.table_room import read_room
 from agent.core.answers import (
@@ -75,7 +74,7 @@ class Sensors:
         self._socket = paths.conntrackd_socket
         self._loop = loop
         self._links, self._neighbours, self._chains = Links(), Neighbours(), Chains()
-        self._link_watch, self._rules_watch = LinkWatch(), RulesWatch()
+        self._link_watch, self._rules_watch = LinkWatch(), ChainsWatch()
         self._links_changed, self._rules_changed = asyncio.Event(), asyncio.Event()
         self._files = InstalledFiles(node, paths)
         self._aside = ThreadPoolExecutor(2, "sensors")  # one may be long at many rules of others

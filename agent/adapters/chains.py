@@ -17,6 +17,7 @@ from agent.core.chains import BaseChain, Ends
 
 _NFTABLES = 10 << 8
 _GET_TABLE, _GET_CHAIN, _GET_RULE = _NFTABLES | 1, _NFTABLES | 4, _NFTABLES | 7
+_GROUP_NFTABLES = 1 << 6
 _GENERIC = struct.Struct("!BBH")
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 10: "ip6"}
 _HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting", 5: "ingress"}
@@ -33,6 +34,13 @@ MOST_RULES = 1000
 """A chain with more rules is judged by its policy alone."""
 DEEPEST = 5
 """So many jumps are followed."""
+
+
+class ChainsWatch(NetlinkSocket):
+    """Becomes readable when any rule changes. Raises UnavailableError where the kernel does not tell."""
+
+    def __init__(self) -> None:
+        super().__init__(NETFILTER, _GROUP_NFTABLES)
 
 
 class Chains:
