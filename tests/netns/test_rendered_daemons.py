@@ -175,40 +175,6 @@ def test_kernel_knows_every_setting(pair: Pair) -> None:
             assert namespace.must(f"cat /proc/sys/{setting.key}") == setting.value, setting.key
 
 
-ADVERTISE = """
-import ipaddress, socket, struct
-source, target = (ipaddress.ip_address(one).packed for one in ("fe80::bad", "ff02::1"))
-prefix = ipaddress.ip_address("2001:db8:bad::").packed
-body = struct.pack("!BBHBBHLL", 134, 0, 0, 64, 0, 1800, 0, 0)
-body += struct.pack("!BBBBLLL", 3, 4, 64, 0xC0, 86400, 86400, 0) + prefix
-whole = source + target + struct.pack("!LL", len(body), 58) + body
-total = sum(struct.unpack(f"!{len(whole) // 2}H", whole))
-total = (total & 0xFFFF) + (total >> 16)
-total = ~(total + (total >> 16)) & 0xFFFF
-packet = struct.pack("!LHBB", 6 << 28, len(body), 58, 255) + source + target
-packet += body[:2] + struct.pack("!H", total) + body[4:]
-with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as link:
-    link.sendto(packet, ("peer0", 0x86DD, 0, 0, bytes.fromhex("333300000001")))
-"""
-"""A router, for an hour, and a network to take an address of."""
-
-
-@pytest.mark.parametrize("settled", [False, True], ids=["as the kernel is", "as rendered"])
-def test_a_pair_without_ipv6_takes_no_route_from_a_stranger(settled: bool) -> None:
-    pair = load(GOLDEN / "pair" / "hafw.yaml")
-    node, first = pair.nodes[0].name, pair.interfaces[0].name
-    with start_namespace(rootless=False) as namespace:
-        add_interfaces(namespace, pair, node)
-        if settled:
-            write(namespace, Path("/run/60-hafw.conf"), sysctl.render(pair, node, Paths()))
-            namespace.must("sysctl --quiet --load=/run/60-hafw.conf")
-        write(namespace, Path("/run/advertise.py"), ADVERTISE)
-        namespace.must("python3 -I /run/advertise.py")
-        routes = namespace.must(f"ip -6 route show dev {first}")
-        assert ("default via fe80::bad" in routes) == (not settled)
-        assert ("2001:db8:bad::/64" in routes) == (not settled)
-
-
 @contextlib.contextmanager
 def start_conntrackd(namespace: Namespace, pair: Pair, *, privileged: bool) -> Iterator[None]:
     """Runs the daemon until the block ends; it has said that it is ready."""

@@ -4,6 +4,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ pytestmark = pytest.mark.netns
 PAIR = load(Path(__file__).parents[1] / "golden" / "render" / "pair" / "hafw.yaml")
 AS_IT_IS, AS_RENDERED = "as the kernel is", "as rendered"
 BEHIND = "10.9.0.1"
-REDIRECT, ECHO, SOURCE_ROUTE = 5, 8, 131
+REDIRECT, ECHO, SOURCE_ROUTE, ADVERTISEMENT = 5, 8, 131, 134
+ETH_P_IPV6 = 0x86DD
 
 settled = pytest.mark.parametrize("how", [AS_IT_IS, AS_RENDERED])
 
@@ -88,3 +90,24 @@ def test_no_packet_says_itself_where_it_goes(how: str) -> None:
             server.sysctl("net.ipv4.conf.eth0.accept_source_route", 1)
             send(client, echo("192.168.2.10", "192.168.2.1", route), "192.168.2.1")
             assert (receive(icmp) is not None) == (how == AS_IT_IS)
+
+
+def advertisement() -> bytes:
+    """A whole packet: a router, for half an hour, and a network to take an address of."""
+    ends = ip_address("fe80::bad").packed + ip_address("ff02::1").packed
+    body = struct.pack("!BBHBBHLL", ADVERTISEMENT, 0, 0, 64, 0, 1800, 0, 0)
+    body += struct.pack("!BBBBLLL", 3, 4, 64, 0xC0, 86400, 86400, 0) + ip_address("2001:db8:bad::").packed
+    pseudo = ends + struct.pack("!LL", len(body), socket.IPPROTO_ICMPV6)
+    body = body[:2] + struct.pack("!H", checksum(pseudo + body)) + body[4:]
+    return struct.pack("!LHBB", 6 << 28, len(body), socket.IPPROTO_ICMPV6, 255) + ends + body
+
+
+@settled
+def test_a_pair_without_ipv6_takes_no_route_from_a_stranger(how: str) -> None:
+    with start_router(how) as (client, node, _):
+        with make_socket(client, socket.AF_PACKET, socket.SOCK_DGRAM) as link:
+            to_all = ("eth0", ETH_P_IPV6, 0, 0, bytes.fromhex("333300000001"))
+            link.sendto(advertisement(), to_all)
+        routes = node.run("ip", "-6", "route", "show", "dev", "eth1")
+        assert ("default via fe80::bad" in routes) == (how == AS_IT_IS)
+        assert ("2001:db8:bad::/64" in routes) == (how == AS_IT_IS)
