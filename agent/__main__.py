@@ -222,16 +222,14 @@ def run_settle(arguments: argparse.Namespace, paths: Paths) -> int:
 
 def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent import config
-    from agent.rules.sources import find_believed
-    from agent.rules.unreached import find_unreached
+    from agent.rules.unreached import find_warnings
 
     if arguments.file is not None or not arguments.kernel:
         file = arguments.file or paths.pair_file
         pair = config.load(file)
         nodes = " and ".join(node.name for node in pair.nodes)
         print(f"{harmless(str(file))} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
-        said = map(str, (*find_unreached(pair), *find_believed(pair)))
-        for warning in (*said, *_host_warnings(pair, paths)):
+        for warning in (*map(str, find_warnings(pair)), *_host_warnings(pair, paths)):
             print(f"warning: {warning}")
     return _check_kernel() if arguments.kernel else 0
 

@@ -201,10 +201,11 @@ def _every_address(pair: Pair) -> Iterator[tuple[str, IPInterface]]:
 
 def _check_given_away(pair: Pair, problems: Problems) -> None:
     """Translations may not take the last virtual address of an interface from the firewalls themselves."""
+    gone = pair.given_away(pair.translations)
     for interface in pair.data_interfaces:
         for version in (4, 6):
             vips = {vip.ip for vip in interface.vips if vip.version == version and not vip.ip.is_link_local}
-            if not vips or not vips <= pair.given_away(pair.translations):
+            if not vips or not vips <= gone:
                 continue
             one, taken = _taker_of_the_last(pair, vips)
             if not problems.are_in(one.place.path):

@@ -13,6 +13,7 @@ from itertools import islice
 import yaml
 
 from agent.errors import ConfigError, Problem
+from agent.streams import harmless
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 10
@@ -117,7 +118,7 @@ def shown(text: str) -> str:
 
 def on_one_line(message: str) -> str:
     """A message may name what the file calls something, whatever characters that has."""
-    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in message[:601])
+    text = harmless(message[:601], keep="")
     return text if len(text) <= 600 else text[:597] + "..."
 
 

@@ -114,8 +114,7 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent import config
     from agent.adapters.nftables import Nftables
     from agent.core.roles import RuleSet
-    from agent.rules.sources import find_believed
-    from agent.rules.unreached import find_unreached
+    from agent.rules.unreached import find_warnings
     from agent.rules_in_force import rules_of
     from agent.rules_life import refusal_of
 
@@ -123,7 +122,7 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     pair = config.load(path)
     Nftables(pair).check(RuleSet.BACKUP)
     print(f"{path} is good, and the kernel takes its rules ({rules_of(pair)})")
-    for warning in (*find_unreached(pair), *find_believed(pair)):
+    for warning in find_warnings(pair):
         print(f"warning: {warning}")
     refusal = refusal_of(paths, pair)
     if refusal is not None:

@@ -43,9 +43,9 @@ def complain(text: str) -> None:
         _give_up(sys.stderr)
 
 
-def harmless(text: str) -> str:
+def harmless(text: str, keep: str = "\n\t") -> str:
     """Letters that a terminal would obey are shown instead: a name of a file may hold anything."""
-    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+    return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)
 
 
 def _give_up(out: TextIO) -> None:

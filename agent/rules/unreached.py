@@ -32,6 +32,7 @@ from agent.rules.gate import VRRP
 from agent.rules.matching import VERSIONS
 from agent.rules.nft import intervals
 from agent.rules.peer import MULTI_HOP_BFD, SINGLE_HOP_BFD
+from agent.rules.sources import find_believed
 
 Spans = list[tuple[int, int]]
 _EVERY = (ip_network("0.0.0.0/0"), ip_network("::/0"))
@@ -43,6 +44,11 @@ _BFD = (SINGLE_HOP_BFD, MULTI_HOP_BFD)
 _ECHO = {Protocol.ICMP: (), Protocol.ICMPV4: (8,), Protocol.ICMPV6: (128,)}
 _MOST_COMPARED = 400_000
 """Pairs of entries; a policy of thousands of rules is not to be looked at for minutes."""
+
+
+def find_warnings(pair: Pair) -> tuple[Problem, ...]:
+    """All that a check says of a pair file that is good."""
+    return (*find_unreached(pair), *find_believed(pair))
 
 
 def find_unreached(pair: Pair) -> tuple[Problem, ...]:
