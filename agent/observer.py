@@ -28,7 +28,7 @@ from agent.core.events import (
     Answer,
     ConditionSeen,
     ConntrackdAsked,
-    ConntrackdCame,
+    ConntrackdStarted,
     RoleSeen,
     StatesCounted,
 )
@@ -387,7 +387,7 @@ class Observer:
             self._conntrackd_seen, self._unheard = identity, False
             self._losses = None
             if not first:
-                self._loop.post(ConntrackdCame(time.monotonic_ns()))
+                self._loop.post(ConntrackdStarted(time.monotonic_ns()))
         self._loop.post(ConntrackdAsked(time.monotonic_ns(), Answer.WELL))
         self._check_replication(statistics)
         if counted is not None:

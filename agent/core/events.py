@@ -70,7 +70,7 @@ class ConntrackdAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class ConntrackdCame:
+class ConntrackdStarted:
     """Another conntrackd than before listens, with empty caches."""
 
     at_ns: int
@@ -123,7 +123,7 @@ Event = (
     | RulesChanged
     | ConditionSeen
     | ConntrackdAsked
-    | ConntrackdCame
+    | ConntrackdStarted
     | StatesCounted
     | TimerFired
     | Reloaded

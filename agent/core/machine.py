@@ -47,7 +47,7 @@ from agent.core.events import (
     Answer,
     ConditionSeen,
     ConntrackdAsked,
-    ConntrackdCame,
+    ConntrackdStarted,
     Event,
     Reloaded,
     RoleSeen,
@@ -91,8 +91,8 @@ class Kind(Enum):
     CATCH_UP_FAILED = "catch up failed"
     STATES_MISSED = "states missed"
     """A backup that had all states could not take some of what came later."""
-    CONNTRACKD_WENT = "conntrackd went"
-    CONNTRACKD_CAME = "conntrackd came"
+    CONNTRACKD_LOST = "conntrackd lost"
+    CONNTRACKD_STARTED = "conntrackd started"
     STATES_LOST = "states lost"
     """conntrackd does not know all states of this kernel."""
 
@@ -134,8 +134,8 @@ TRANSITIONS: dict[tuple[Phase, Kind], tuple[Phase, Make]] = {
     (P.FOLLOWING, K.RETRY_DUE): (P.FOLLOWING, M.FOLLOW),
     (P.FOLLOWING, K.CATCH_UP_FAILED): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.STATES_MISSED): (P.FOLLOWING, M.NOT_READY),
-    (P.FOLLOWING, K.CONNTRACKD_WENT): (P.FOLLOWING, M.NOT_READY),
-    (P.FOLLOWING, K.CONNTRACKD_CAME): (P.FOLLOWING, M.CATCH_UP),
+    (P.FOLLOWING, K.CONNTRACKD_LOST): (P.FOLLOWING, M.NOT_READY),
+    (P.FOLLOWING, K.CONNTRACKD_STARTED): (P.FOLLOWING, M.CATCH_UP),
     (P.PREPARING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
     (P.PREPARING, K.OPENED): (P.SERVING, M.NOTHING),
     (P.PREPARING, K.COMMIT_SHORT): (P.PREPARING, M.RETRY),
@@ -150,7 +150,7 @@ TRANSITIONS: dict[tuple[Phase, Kind], tuple[Phase, Make]] = {
     (P.SERVING, K.SETTLED): (P.SERVING, M.ANNOUNCE),
     (P.SERVING, K.REFRESH_DUE): (P.SERVING, M.REFRESH),
     (P.SERVING, K.RETRY_DUE): (P.SERVING, M.OPEN),
-    (P.SERVING, K.CONNTRACKD_CAME): (P.SERVING, M.ANNOUNCE),
+    (P.SERVING, K.CONNTRACKD_STARTED): (P.SERVING, M.ANNOUNCE),
     (P.SERVING, K.COMMIT_OWED): (P.SERVING, M.WAIT),
     (P.SERVING, K.CONNTRACKD_ANSWERS): (P.SERVING, M.ANNOUNCE),
     (P.SERVING, K.STATES_LOST): (P.SERVING, M.REREAD),
@@ -286,11 +286,11 @@ def _classify(settings: Settings, state: State, learned: State, event: Event) ->
             return Kind.RULES_CHANGED
         case ConntrackdAsked():
             if event.answer is not Answer.WELL:
-                return Kind.CONNTRACKD_WENT
+                return Kind.CONNTRACKD_LOST
             # it answers in the middle of a commit as well, which is not begun anew then
             return Kind.CONNTRACKD_ANSWERS if state.owed and not state.committing else None
-        case ConntrackdCame():
-            return Kind.CONNTRACKD_CAME
+        case ConntrackdStarted():
+            return Kind.CONNTRACKD_STARTED
         case StatesCounted():
             return Kind.STATES_LOST if wants_reread(learned.coverage, event.at_ns) else None
         case TimerFired(timer=Timer.SETTLE) if state.role not in (Role.PRIMARY, Role.BACKUP):

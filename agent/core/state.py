@@ -31,7 +31,7 @@ from agent.core.events import (
     Answer,
     ConditionSeen,
     ConntrackdAsked,
-    ConntrackdCame,
+    ConntrackdStarted,
     Event,
     Reloaded,
     RoleSeen,
@@ -115,7 +115,7 @@ def learn(state: State, event: Event) -> tuple[State, tuple[Notice, ...]]:
             return note(state, event.condition, event.well, event.text)
         case ConntrackdAsked():
             return note_all(state, _of_answer(None, event.answer, event.text))
-        case ConntrackdCame():
+        case ConntrackdStarted():
             return replace(state, coverage=Coverage()), ()
         case StatesCounted():
             return _learn_count(state, event)

@@ -13,7 +13,7 @@ from agent import config
 from agent.adapters.conntrackd import Conntrackd
 from agent.adapters.process import run
 from agent.core.conditions import Condition
-from agent.core.events import ConditionSeen, ConntrackdCame, Event
+from agent.core.events import ConditionSeen, ConntrackdStarted, Event
 from agent.core.plan import Settings
 from agent.core.roles import Role
 from agent.hands import Hands
@@ -147,7 +147,7 @@ def test_a_conntrackd_that_restarts_before_the_first_poll_is_another_one(
         bench.observer.close()
         queue = bench.loop._queue
         events = [queue.get_nowait() for _ in range(queue.qsize())]
-        assert any(isinstance(event, ConntrackdCame) for event in events) is restarts
+        assert any(isinstance(event, ConntrackdStarted) for event in events) is restarts
 
     asyncio.run(scenario())
 
@@ -197,7 +197,7 @@ def test_a_conntrackd_that_comes_back_is_told_of_though_a_question_was_answered_
         assert not bench.loop.state.problems
         await bench.observer._check_conntrackd()
         bench.observer.close()
-        assert any(isinstance(event, ConntrackdCame) for event in events_of(bench.loop))
+        assert any(isinstance(event, ConntrackdStarted) for event in events_of(bench.loop))
 
     asyncio.run(scenario())
 

@@ -33,7 +33,7 @@ from agent.core.events import (
     Answer,
     ConditionSeen,
     ConntrackdAsked,
-    ConntrackdCame,
+    ConntrackdStarted,
     Event,
     Reloaded,
     RoleSeen,
@@ -105,7 +105,7 @@ def observed() -> Iterator[tuple[Event, set[Observation]]]:
     for condition, line in CONDITIONS.items():
         for well in (True, False):
             yield ConditionSeen(NOW, condition, well, "words"), {line.observation}
-    yield ConntrackdCame(NOW), set()
+    yield ConntrackdStarted(NOW), set()
     yield Reloaded(NOW), set()
     for timer in Timer:
         yield TimerFired(NOW, timer), set()

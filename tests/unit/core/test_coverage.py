@@ -9,7 +9,7 @@ from agent.core.coverage import MARGIN, NEEDLESS_AGAIN_S
 from agent.core.events import (
     ActionDone,
     ActionFailed,
-    ConntrackdCame,
+    ConntrackdStarted,
     Event,
     RoleSeen,
     RulesChanged,
@@ -109,7 +109,7 @@ def test_nothing_is_judged_before_the_cache_was_exact_or_by_an_old_count() -> No
     primary.reread(0, 60_000, 60_000)
     for _ in range(3):
         assert primary.meet(StatesCounted(asked, 60_000, 0)) == ()
-    primary.meet(ConntrackdCame(primary.now))
+    primary.meet(ConntrackdStarted(primary.now))
     assert [primary.count(60_000, 0) for _ in range(3)] == [(), (), ()]
 
 

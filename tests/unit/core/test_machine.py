@@ -15,7 +15,7 @@ from agent.core.events import (
     Answer,
     ConditionSeen,
     ConntrackdAsked,
-    ConntrackdCame,
+    ConntrackdStarted,
     Event,
     Reloaded,
     RoleSeen,
@@ -57,8 +57,8 @@ EVENTS: dict[str, object] = {
     "stopped": Role.STOPPED,
     "drift": RulesChanged,
     "reload": Reloaded,
-    "conntrackd-went": ConntrackdAsked,
-    "conntrackd-came": ConntrackdCame,
+    "conntrackd-lost": ConntrackdAsked,
+    "conntrackd-started": ConntrackdStarted,
     "conntrackd-answers": ConntrackdAsked,
     "states-lost": StatesCounted,
     "settle": Timer.SETTLE,
@@ -91,11 +91,11 @@ def _simple(name: str, now: int) -> Event:
         return Reloaded(now)
     if name == "states-lost":
         return StatesCounted(now, kernel=60_000, cached=10)
-    if name == "conntrackd-went":
+    if name == "conntrackd-lost":
         return ConntrackdAsked(now, Answer.UNREACHABLE, "cannot connect")
     if name == "conntrackd-answers":
         return ConntrackdAsked(now, Answer.WELL)
-    return ConntrackdCame(now)
+    return ConntrackdStarted(now)
 
 
 def assert_safe(world: World) -> None:
