@@ -43,7 +43,7 @@ from agent.rules.diff import changes, to_sentence
 from agent.rules.gate import ROLE_CHAINS
 from agent.rules.holes import Hole
 from agent.rules.listing import Counter, Listing, changed_parts, listing_of
-from agent.rules.nft import FAMILY, TABLE, Command, Commands, add_table, in_gate_table
+from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, Command, Commands, add_table
 from agent.rules.table import compile_pair, compile_stop_gaps
 
 HELPER = "ct helper"
@@ -115,7 +115,7 @@ class Nftables:
         out a look at a table that may be large."""
         self._apart = apart
         self._table = compile_pair(pair)
-        self._waking = _command_text(in_gate_table(add_table()))
+        self._waking = _command_text((add_table(GATE_TABLE),))
         self._stop_gaps = {hole: _command_text(gap) for hole, gap in compile_stop_gaps(pair).items()}
         self._flips = {rules: _command_text(self._table.flip(rules)) for rules in RuleSet}
         self._context = open_context() if context is None else context
@@ -341,7 +341,7 @@ class Nftables:
         lacking = [
             str(helper["type"])
             for helper in self._helpers
-            if self._context.cmd(_command_text((add_table(), {"add": {HELPER: helper}})))[0] != 0
+            if self._context.cmd(_command_text((add_table(TABLE), {"add": {HELPER: helper}})))[0] != 0
         ]
         self._context.set_dry_run(False)
         if not lacking:

@@ -23,7 +23,6 @@ from agent.rules.nft import (
     add_table,
     additions,
     delete_table,
-    in_gate_table,
 )
 
 Body = Mapping[str, Json]
@@ -137,8 +136,8 @@ def compile_refill(table: Commands, parts: Collection[str]) -> Commands:
     sets = [key for key in objects if key[0] in ("set", "map")]
     return (
         # with all that a stop-gap has put there
-        *(in_gate_table(add_table(), delete_table()) if stopped else ()),
-        *(in_gate_table(add_table()) if stopped or f"table {GATE_TABLE}" in parts else ()),
+        *((add_table(GATE_TABLE), delete_table(GATE_TABLE)) if stopped else ()),
+        *((add_table(GATE_TABLE),) if stopped or f"table {GATE_TABLE}" in parts else ()),
         *(_add(key[0], model.objects[key]) for key in objects),
         *(_add("chain", model.chains[name]) for name in chains),
         *(_at("flush", "chain", model.chains[name]) for name in chains),

@@ -31,6 +31,7 @@ from agent.rules.nft import (
     IIFNAME,
     L4PROTO,
     RETURN,
+    TABLE,
     Command,
     Commands,
     Json,
@@ -42,7 +43,6 @@ from agent.rules.nft import (
     concat,
     delete_chain,
     flush_chain,
-    in_gate_table,
     in_state,
     interface_name,
     ip,
@@ -84,46 +84,48 @@ MULTICAST_LISTENERS: Json = {
 def gate(pair: Pair) -> Commands:
     """What is there in every role."""
     return (
-        *own_sets(pair),
-        *in_gate_table(
-            add_counter("early"),
-            add_counter("backup"),
-            add_chain(CLOSED),
-            add_rule(CLOSED, match(IIFNAME, {"set": _data_interfaces(pair)}, "!="), RETURN),
-            *_passing(pair),
-            add_rule(CLOSED, named_counter("early"), DROP, comment="backup: the gate is closed"),
-        ),
+        *own_sets(TABLE, pair),
+        add_counter(GATE_TABLE, "early"),
+        add_counter(GATE_TABLE, "backup"),
+        add_chain(GATE_TABLE, CLOSED),
+        add_rule(GATE_TABLE, CLOSED, match(IIFNAME, {"set": _data_interfaces(pair)}, "!="), RETURN),
+        *_passing(pair),
+        add_rule(GATE_TABLE, CLOSED, named_counter("early"), DROP, comment="backup: the gate is closed"),
     )
 
 
-def own_sets(pair: Pair) -> Commands:
+def own_sets(table: str, pair: Pair) -> Commands:
     return (
-        add_set("data", "ifname", _data_interfaces(pair)),
-        add_set("own4", ["ifname", "ipv4_addr"], _own_addresses(pair, 4)),
-        add_set("own6", ["ifname", "ipv6_addr"], _own_addresses(pair, 6)),
+        add_set(table, "data", "ifname", _data_interfaces(pair)),
+        add_set(table, "own4", ["ifname", "ipv4_addr"], _own_addresses(pair, 4)),
+        add_set(table, "own6", ["ifname", "ipv6_addr"], _own_addresses(pair, 6)),
     )
 
 
 def closed() -> Commands:
     """The two chains with their rules: only expressions that every nft lists exactly as they were given."""
-    return in_gate_table(*_CHAINS, *_RULES)
+    return (*_CHAINS, *_RULES)
 
 
 def flip(rules: RuleSet) -> Commands:
     """From either role."""
-    flushed = (flush_chain(name) for name in ROLE_CHAINS)
-    change = (*flushed, *_RULES) if rules is RuleSet.BACKUP else map(delete_chain, ROLE_CHAINS)
+    flushed = (flush_chain(GATE_TABLE, name) for name in ROLE_CHAINS)
+    change = (
+        (*flushed, *_RULES)
+        if rules is RuleSet.BACKUP
+        else (delete_chain(GATE_TABLE, name) for name in ROLE_CHAINS)
+    )
     # what is not there cannot be deleted, and adding what is there does nothing
-    return in_gate_table(*_CHAINS, *change)
+    return (*_CHAINS, *change)
 
 
 def no_forward() -> Commands:
     """Nothing is forwarded. The same as systemd/boot.nft, which says why each line is there."""
     return (
-        add_base_chain("lost", "forward", BEFORE_DEFRAG, policy="drop"),
-        add_base_chain("lost-nat", "postrouting", SOURCE_NAT, kind="nat"),
-        add_rule("lost", in_state("established"), DROP),
-        add_rule("lost", DROP),
+        add_base_chain(GATE_TABLE, "lost", "forward", BEFORE_DEFRAG, policy="drop"),
+        add_base_chain(GATE_TABLE, "lost-nat", "postrouting", SOURCE_NAT, kind="nat"),
+        add_rule(GATE_TABLE, "lost", in_state("established"), DROP),
+        add_rule(GATE_TABLE, "lost", DROP),
     )
 
 
@@ -134,12 +136,12 @@ def is_role_part(kind: str, body: Mapping[str, object]) -> bool:
 
 
 _CHAINS = (
-    add_base_chain(GATE, "prerouting", BEFORE_DEFRAG),
-    add_base_chain(ROLE, "forward", BEFORE_POLICY),
+    add_base_chain(GATE_TABLE, GATE, "prerouting", BEFORE_DEFRAG),
+    add_base_chain(GATE_TABLE, ROLE, "forward", BEFORE_POLICY),
 )
 _RULES = (
-    add_rule(GATE, jump(CLOSED)),
-    add_rule(ROLE, named_counter("backup"), DROP, comment="backup: nothing is forwarded"),
+    add_rule(GATE_TABLE, GATE, jump(CLOSED)),
+    add_rule(GATE_TABLE, ROLE, named_counter("backup"), DROP, comment="backup: nothing is forwarded"),
 )
 
 
@@ -153,29 +155,41 @@ def _passing(pair: Pair) -> Iterator[Command]:
     for version in (4, 6):
         if own := _own_addresses(pair, version):
             here = concat(IIFNAME, payload(ip(version), "daddr"))
-            yield add_rule(CLOSED, match(here, {"set": own}), ACCEPT)
+            yield add_rule(GATE_TABLE, CLOSED, match(here, {"set": own}), ACCEPT)
     yield from vrrp_rules(CLOSED)
-    yield add_rule(CLOSED, match(payload("ip", "daddr"), LINK_LOCAL_4), match(L4PROTO, IGMP), ACCEPT)
-    yield from neighbour_rules(CLOSED)
-    yield add_rule(CLOSED, match(payload("ip6", "daddr"), LINK_LOCAL_6), ACCEPT)
+    yield add_rule(
+        GATE_TABLE, CLOSED, match(payload("ip", "daddr"), LINK_LOCAL_4), match(L4PROTO, IGMP), ACCEPT
+    )
+    yield from neighbour_rules(GATE_TABLE, CLOSED)
+    yield add_rule(GATE_TABLE, CLOSED, match(payload("ip6", "daddr"), LINK_LOCAL_6), ACCEPT)
 
 
 def vrrp_rules(chain: str) -> Commands:
     """VRRP by multicast; by unicast it goes to an own address."""
     return tuple(
         add_rule(
-            chain, match(payload(protocol, "daddr"), group), match(L4PROTO, {"set": [AH, VRRP]}), ACCEPT
+            GATE_TABLE,
+            chain,
+            match(payload(protocol, "daddr"), group),
+            match(L4PROTO, {"set": [AH, VRRP]}),
+            ACCEPT,
         )
         for protocol, group in (("ip", VRRP_GROUP_4), ("ip6", VRRP_GROUP_6))
     )
 
 
-def neighbour_rules(chain: str) -> Commands:
+def neighbour_rules(table: str, chain: str) -> Commands:
     icmpv6 = payload("icmpv6", "type")
     return (
-        add_rule(chain, match(icmpv6, NEIGHBOUR_DISCOVERY), match(payload("ip6", "hoplimit"), 255), ACCEPT),
         add_rule(
-            chain, match(icmpv6, MULTICAST_LISTENERS), match(payload("ip6", "daddr"), LINK_GROUPS_6), ACCEPT
+            table, chain, match(icmpv6, NEIGHBOUR_DISCOVERY), match(payload("ip6", "hoplimit"), 255), ACCEPT
+        ),
+        add_rule(
+            table,
+            chain,
+            match(icmpv6, MULTICAST_LISTENERS),
+            match(payload("ip6", "daddr"), LINK_GROUPS_6),
+            ACCEPT,
         ),
     )
 

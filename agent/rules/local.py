@@ -15,6 +15,7 @@ from agent.rules.nft import (
     L4PROTO,
     NOTRACK,
     OIFNAME,
+    TABLE,
     Command,
     Commands,
     Json,
@@ -47,44 +48,44 @@ _BY_STATE = verdict_map(CT_STATE, (("established", ACCEPT), ("invalid", jump(INV
 def local(pair: Pair) -> Commands:
     """Raises ConfigError when the rules would lock management out."""
     return (
-        *_always(pair),
-        add_rule("input", _BY_STATE),
+        *_always(TABLE, pair),
+        add_rule(TABLE, "input", _BY_STATE),
         *_own_services(pair),
-        add_rule("input", named_counter("input"), DROP),
+        add_rule(TABLE, "input", named_counter("input"), DROP),
         *_untracked(pair),
     )
 
 
-def closed_input(pair: Pair) -> Commands:
+def closed_input(table: str, pair: Pair) -> Commands:
     """What is left of that where there is no policy."""
-    answers = add_rule("input", in_state("established"), ACCEPT)
-    return (*_always(pair), answers, add_rule("input", named_counter("input"), DROP))
+    answers = add_rule(table, "input", in_state("established"), ACCEPT)
+    return (*_always(table, pair), answers, add_rule(table, "input", named_counter("input"), DROP))
 
 
-def _always(pair: Pair) -> Commands:
+def _always(table: str, pair: Pair) -> Commands:
     """Whatever the policy says."""
     return (
-        add_counter("input"),
-        add_base_chain("input", "input", FILTER, policy="drop"),
-        add_base_chain("output", "output", FILTER),
-        add_rule("input", match(IIFNAME, "lo"), ACCEPT),
-        *peer(pair),
-        *own_replication(pair),
-        check("input", "invalid", "related", "new"),
-        *_check_of_untracked(pair),
-        *_management(pair),
-        add_rule("input", match(L4PROTO, IGMP), ACCEPT),
-        *neighbour_rules("input"),
+        add_counter(table, "input"),
+        add_base_chain(table, "input", "input", FILTER, policy="drop"),
+        add_base_chain(table, "output", "output", FILTER),
+        add_rule(table, "input", match(IIFNAME, "lo"), ACCEPT),
+        *peer(table, pair),
+        *own_replication(table, pair),
+        check(table, "input", "invalid", "related", "new"),
+        *_check_of_untracked(table, pair),
+        *_management(table, pair),
+        add_rule(table, "input", match(L4PROTO, IGMP), ACCEPT),
+        *neighbour_rules(table, "input"),
         # errors first: one about an untracked connection is `invalid`
-        *_icmp(),
+        *_icmp(table),
     )
 
 
-def _management(pair: Pair) -> list[Command]:
+def _management(table: str, pair: Pair) -> list[Command]:
     """Before connection tracking has a say, and not by SYN only: the first load under a live ssh connection,
     which nobody has tracked yet, must not cut that connection."""
     rules = [
-        add_rule("input", source, *wanted, COUNTER, ACCEPT, comment=f"management: {service.name}")
+        add_rule(table, "input", source, *wanted, COUNTER, ACCEPT, comment=f"management: {service.name}")
         for service in pair.management.services
         for version in VERSIONS
         if (source := from_networks(pair.management.sources, version)) is not None
@@ -107,11 +108,11 @@ def _untracked_services(pair: Pair) -> Iterator[tuple[str, Json]]:
         yield protocol, ports(ranges)
 
 
-def _check_of_untracked(pair: Pair) -> Iterator[Command]:
+def _check_of_untracked(table: str, pair: Pair) -> Iterator[Command]:
     """Each packet, because none of them is the first of anything."""
     for protocol, wanted in _untracked_services(pair):
         asked = match(payload(protocol, "dport"), wanted)
-        yield add_rule("input", in_state("untracked"), match(IIFNAME, "@data"), asked, jump(CHECK))
+        yield add_rule(table, "input", in_state("untracked"), match(IIFNAME, "@data"), asked, jump(CHECK))
 
 
 def _untracked_management(pair: Pair) -> Iterator[Command]:
@@ -124,23 +125,23 @@ def _untracked_management(pair: Pair) -> Iterator[Command]:
     )
     services = list(_untracked_services(pair))
     for base, chain, port, interface, near, far in ways if services else ():
-        yield add_chain(chain)
+        yield add_chain(TABLE, chain)
         for protocol, wanted in services:
-            yield add_rule(base, match(payload(protocol, port), wanted), jump(chain))
+            yield add_rule(TABLE, base, match(payload(protocol, port), wanted), jump(chain))
         for version in VERSIONS:
             sources = from_networks(pair.management.sources, version, far)
             if sources is not None:
                 own = match(concat(interface, payload(ip(version), near)), f"@own{version}")
-                yield add_rule(chain, own, sources, NOTRACK)
+                yield add_rule(TABLE, chain, own, sources, NOTRACK)
 
 
-def _icmp() -> list[Command]:
+def _icmp(table: str) -> list[Command]:
     """Echo, and the errors that path MTU discovery lives on, also those that conntrack cannot relate."""
     v4 = ["destination-unreachable", "time-exceeded", "parameter-problem", "echo-request"]
     v6 = ["destination-unreachable", "packet-too-big", "time-exceeded", "parameter-problem", "echo-request"]
     return [
-        add_rule("input", match(payload("icmp", "type"), {"set": v4}), ACCEPT),
-        add_rule("input", match(payload("icmpv6", "type"), {"set": v6}), ACCEPT),
+        add_rule(table, "input", match(payload("icmp", "type"), {"set": v4}), ACCEPT),
+        add_rule(table, "input", match(payload("icmpv6", "type"), {"set": v6}), ACCEPT),
     ]
 
 
@@ -149,10 +150,10 @@ def _own_services(pair: Pair) -> Iterator[Command]:
     chains = {interface.name: _own_chain(pair, interface) for interface in pair.data_interfaces}
     chains = {name: commands for name, commands in chains.items() if commands}
     if chains:
-        yield from (add_chain(_own_chain_name(name)) for name in chains)
-        yield add_rule("input", NOT_AN_OPENING, jump(INVALID), comment="TCP opens by SYN only")
+        yield from (add_chain(TABLE, _own_chain_name(name)) for name in chains)
+        yield add_rule(TABLE, "input", NOT_AN_OPENING, jump(INVALID), comment="TCP opens by SYN only")
         dispatch = [(name, jump(_own_chain_name(name))) for name in chains]
-        yield add_rule("input", verdict_map(IIFNAME, dispatch))
+        yield add_rule(TABLE, "input", verdict_map(IIFNAME, dispatch))
         for commands in chains.values():
             yield from commands
 
@@ -171,7 +172,7 @@ def _own_chain(pair: Pair, interface: Interface) -> list[Command]:
     ]
     if has_refuse_chain(zone):
         line = f"{zone.name} to self: nothing else"
-        commands.append(add_rule(chain, named_counter("input"), refusal(zone), comment=line))
+        commands.append(add_rule(TABLE, chain, named_counter("input"), refusal(zone), comment=line))
     return commands
 
 
@@ -179,13 +180,13 @@ def _untracked(pair: Pair) -> list[Command]:
     """Replication and VRRP leave no entries in the table that they keep alike; management needs none."""
     sync = interface_name(pair.sync_interface.name)
     return [
-        add_base_chain(RAW_IN, "prerouting", RAW),
-        add_base_chain("raw-out", "output", RAW),
+        add_base_chain(TABLE, RAW_IN, "prerouting", RAW),
+        add_base_chain(TABLE, "raw-out", "output", RAW),
         # first what an ordinary packet fails fastest
-        add_rule(RAW_IN, sync_port(pair), match(IIFNAME, sync), NOTRACK),
-        add_rule("raw-out", sync_port(pair), match(OIFNAME, sync), NOTRACK),
+        add_rule(TABLE, RAW_IN, sync_port(pair), match(IIFNAME, sync), NOTRACK),
+        add_rule(TABLE, "raw-out", sync_port(pair), match(OIFNAME, sync), NOTRACK),
         *untracked_vrrp(RAW_IN),
-        add_rule("raw-out", match(L4PROTO, VRRP), match(OIFNAME, "@data"), NOTRACK),
+        add_rule(TABLE, "raw-out", match(L4PROTO, VRRP), match(OIFNAME, "@data"), NOTRACK),
         *_untracked_management(pair),
         check_all_ipv6(),
     ]

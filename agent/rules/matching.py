@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from agent.pair import Addresses, AddressSet, Pair, Protocol, Service
 from agent.rules.nft import (
     L4PROTO,
+    TABLE,
     Command,
     Expr,
     Json,
@@ -30,9 +31,11 @@ def named_sets(pair: Pair) -> Iterator[Command]:
             kind = f"ipv{version}_addr"
             found = elements(intervals(one.networks, version), version)
             if one.dynamic:
-                yield add_set(set_name(one.name, version), kind, flags=["timeout"], timeout_s=one.timeout_s)
+                yield add_set(
+                    TABLE, set_name(one.name, version), kind, flags=["timeout"], timeout_s=one.timeout_s
+                )
             elif found:
-                yield add_set(set_name(one.name, version), kind, found, flags=["interval"])
+                yield add_set(TABLE, set_name(one.name, version), kind, found, flags=["interval"])
 
 
 def set_name(name: str, version: int) -> str:

@@ -25,6 +25,7 @@ from agent.rules.nft import (
     COUNTER,
     IIFNAME,
     OIFNAME,
+    TABLE,
     Command,
     Commands,
     Expr,
@@ -46,10 +47,10 @@ _ANY = (Service("any", Protocol.ANY),)
 def nat(pair: Pair) -> Commands:
     inward = [command for one in pair.translations for command in _inward(pair, one)]
     return (
-        *((add_base_chain("dstnat", "prerouting", DESTINATION_NAT, kind="nat"),) if inward else ()),
+        *((add_base_chain(TABLE, "dstnat", "prerouting", DESTINATION_NAT, kind="nat"),) if inward else ()),
         *(_managed(pair) if inward else ()),
         *inward,
-        add_base_chain("srcnat", "postrouting", SOURCE_NAT, kind="nat"),
+        add_base_chain(TABLE, "srcnat", "postrouting", SOURCE_NAT, kind="nat"),
         *(command for one in pair.translations for command in _outward(pair, one)),
     )
 
@@ -70,7 +71,7 @@ def _managed(pair: Pair) -> Iterator[Command]:
     for service in pair.management.services if kept else ():
         for found in matches(pair, service, sources, Addresses(kept), VERSIONS):
             yield add_rule(
-                "dstnat", *found, COUNTER, ACCEPT, comment=f"management: {service.name} stays here"
+                TABLE, "dstnat", *found, COUNTER, ACCEPT, comment=f"management: {service.name} stays here"
             )
 
 
@@ -81,7 +82,7 @@ def _source(pair: Pair, one: SourceNat) -> Iterator[Command]:
             for version, becomes, words in _becomes(one, egress):
                 for found in _matches(pair, one, version):
                     line = f"{one.from_zone} to {one.to_zone}: {words}"
-                    yield add_rule("srcnat", *way, *found, COUNTER, becomes, comment=line)
+                    yield add_rule(TABLE, "srcnat", *way, *found, COUNTER, becomes, comment=line)
 
 
 def _way(ingress: Interface, egress: Interface) -> tuple[Expr, Expr]:
@@ -139,7 +140,7 @@ def _outer_prefix(pair: Pair, one: SourceNat) -> Iterator[Command]:
     for ingress in pair.in_zone(one.to_zone):
         arriving = match(IIFNAME, interface_name(ingress.name))
         line = f"{one.to_zone} to {one.from_zone}: to {inside}"
-        yield add_rule("dstnat", arriving, asked, COUNTER, becomes, comment=line)
+        yield add_rule(TABLE, "dstnat", arriving, asked, COUNTER, becomes, comment=line)
 
 
 def _port_forwards(pair: Pair, one: PortForward) -> Iterator[Command]:
@@ -159,7 +160,7 @@ def _port_forward(pair: Pair, one: PortForward, ingress: Interface, target: IPAd
     for service in one.services or _ANY:
         line = f"{ingress.zone} to {one.to_zone}: {service.name} for {target}"
         for found in matches(pair, service, one.source, Addresses(asked), (version,)):
-            yield add_rule("dstnat", arriving, *found, COUNTER, becomes, comment=line)
+            yield add_rule(TABLE, "dstnat", arriving, *found, COUNTER, becomes, comment=line)
 
 
 def _hairpins(pair: Pair, one: PortForward) -> Iterator[Command]:
@@ -174,4 +175,4 @@ def _hairpins(pair: Pair, one: PortForward) -> Iterator[Command]:
                     line = f"{one.to_zone} to itself: {service.name} for {target}"
                     way = _way(ingress, egress)
                     for found in translated_by(pair, one, service, target, one.to_zone):
-                        yield add_rule("srcnat", *way, *found, COUNTER, becomes, comment=line)
+                        yield add_rule(TABLE, "srcnat", *way, *found, COUNTER, becomes, comment=line)

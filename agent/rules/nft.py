@@ -50,68 +50,55 @@ def additions(commands: Iterable[Command]) -> Iterator[tuple[str, Expr]]:
                 yield kind, body
 
 
-def in_gate_table(*commands: Command) -> Commands:
-    """The same about what is in the gate's table; all commands are made for the other one."""
-    return tuple(_in_gate_table(command) for command in commands)
+def add_table(name: str) -> Command:
+    return {"add": {"table": {"family": FAMILY, "name": name}}}
 
 
-def _in_gate_table(command: Command) -> Command:
-    ((verb, target),) = command.items()
-    if isinstance(target, Mapping):
-        ((kind, body),) = target.items()
-        if isinstance(body, Mapping):
-            return {verb: {kind: {**body, "name" if kind == "table" else "table": GATE_TABLE}}}
-    raise AssertionError(f"not about an object of nft: {command}")
-
-
-def add_table() -> Command:
-    return {"add": {"table": {"family": FAMILY, "name": TABLE}}}
-
-
-def create_table() -> Command:
+def create_table(name: str) -> Command:
     """Fails where it is there."""
-    return {"create": {"table": {"family": FAMILY, "name": TABLE}}}
+    return {"create": {"table": {"family": FAMILY, "name": name}}}
 
 
-def delete_table() -> Command:
-    return {"delete": {"table": {"family": FAMILY, "name": TABLE}}}
+def delete_table(name: str) -> Command:
+    return {"delete": {"table": {"family": FAMILY, "name": name}}}
 
 
-def add_chain(name: str) -> Command:
-    return {"add": {"chain": {"family": FAMILY, "table": TABLE, "name": name}}}
+def add_chain(table: str, name: str) -> Command:
+    return {"add": {"chain": {"family": FAMILY, "table": table, "name": name}}}
 
 
-def create_chain(name: str) -> Command:
+def create_chain(table: str, name: str) -> Command:
     """Fails where it is there."""
-    return {"create": {"chain": {"family": FAMILY, "table": TABLE, "name": name}}}
+    return {"create": {"chain": {"family": FAMILY, "table": table, "name": name}}}
 
 
 def add_base_chain(
-    name: str, hook: str, priority: int, policy: str = "accept", kind: str = "filter"
+    table: str, name: str, hook: str, priority: int, policy: str = "accept", kind: str = "filter"
 ) -> Command:
-    chain: Expr = {"family": FAMILY, "table": TABLE, "name": name, "type": kind, "hook": hook}
+    chain: Expr = {"family": FAMILY, "table": table, "name": name, "type": kind, "hook": hook}
     return {"add": {"chain": {**chain, "prio": priority, "policy": policy}}}
 
 
-def flush_chain(name: str) -> Command:
-    return {"flush": {"chain": {"family": FAMILY, "table": TABLE, "name": name}}}
+def flush_chain(table: str, name: str) -> Command:
+    return {"flush": {"chain": {"family": FAMILY, "table": table, "name": name}}}
 
 
-def delete_chain(name: str) -> Command:
+def delete_chain(table: str, name: str) -> Command:
     """With its rules."""
-    return {"delete": {"chain": {"family": FAMILY, "table": TABLE, "name": name}}}
+    return {"delete": {"chain": {"family": FAMILY, "table": table, "name": name}}}
 
 
-def add_counter(name: str) -> Command:
-    return {"add": {"counter": {"family": FAMILY, "table": TABLE, "name": name}}}
+def add_counter(table: str, name: str) -> Command:
+    return {"add": {"counter": {"family": FAMILY, "table": table, "name": name}}}
 
 
-def add_helper(name: str, helper: str, protocol: str) -> Command:
+def add_helper(table: str, name: str, helper: str, protocol: str) -> Command:
     kind: Expr = {"type": helper, "protocol": protocol, "l3proto": FAMILY}
-    return {"add": {"ct helper": {"family": FAMILY, "table": TABLE, "name": name, **kind}}}
+    return {"add": {"ct helper": {"family": FAMILY, "table": table, "name": name, **kind}}}
 
 
 def add_set(
+    table: str,
     name: str,
     kind: Json,
     elements: Sequence[Json] = (),
@@ -120,13 +107,13 @@ def add_set(
     timeout_s: int | None = None,
     size: int | None = None,
 ) -> Command:
-    body: Expr = {"family": FAMILY, "table": TABLE, "name": name, "type": kind}
+    body: Expr = {"family": FAMILY, "table": table, "name": name, "type": kind}
     more: dict[str, Json] = {"flags": flags, "timeout": timeout_s, "size": size, "elem": elements}
     return {"add": {"set": {**body, **{key: value for key, value in more.items() if value}}}}
 
 
-def add_rule(chain: str, *expressions: Expr, comment: str | None = None) -> Command:
-    rule: Expr = {"family": FAMILY, "table": TABLE, "chain": chain, "expr": list(expressions)}
+def add_rule(table: str, chain: str, *expressions: Expr, comment: str | None = None) -> Command:
+    rule: Expr = {"family": FAMILY, "table": table, "chain": chain, "expr": list(expressions)}
     return {"add": {"rule": {**rule, "comment": comment_text(comment)} if comment else rule}}
 
 

@@ -32,6 +32,7 @@ from agent.rules.nft import (
     L4PROTO,
     NOTRACK,
     OIFNAME,
+    TABLE,
     Command,
     Commands,
     Expr,
@@ -74,12 +75,13 @@ _FROM_HARDWARE = concat(IIFNAME, payload("ether", "saddr"))
 _GROUP = {4: VRRP_GROUP_4, 6: VRRP_GROUP_6}
 
 
-def peer(pair: Pair) -> Commands:
+def peer(table: str, pair: Pair) -> Commands:
     """For the head of the chain `input`: before management, connection tracking and the policy."""
     return (
-        add_counter(STRANGERS),
+        add_counter(table, STRANGERS),
         *(
             add_set(
+                table,
                 name,
                 ["ifname", f"ipv{version}_addr", "inet_proto"],
                 flags=["timeout"],
@@ -88,8 +90,9 @@ def peer(pair: Pair) -> Commands:
             )
             for version, name in _KEPT_IN.items()
         ),
-        add_set("advertisers6", ["ifname", "ipv6_addr"], _advertisers(pair)),
+        add_set(table, "advertisers6", ["ifname", "ipv6_addr"], _advertisers(pair)),
         add_set(
+            table,
             ADVERTISED,
             "ifname",
             flags=["timeout"],
@@ -97,24 +100,26 @@ def peer(pair: Pair) -> Commands:
             size=MOST_STRANGERS,
         ),
         add_set(
+            table,
             HARDWARE,
             ["ifname", "ether_addr"],
             flags=["timeout"],
             timeout_s=_HARDWARE_KEPT_S,
             size=MOST_STRANGERS,
         ),
-        *(add_chain(name) for name in (STRANGERS, "vrrp", "bfd", "replication")),
-        add_rule("input", match(L4PROTO, {"set": [AH, VRRP]}), jump("vrrp")),
+        *(add_chain(table, name) for name in (STRANGERS, "vrrp", "bfd", "replication")),
+        add_rule(table, "input", match(L4PROTO, {"set": [AH, VRRP]}), jump("vrrp")),
         add_rule(
+            table,
             "input",
             match(payload("udp", "dport"), {"set": [SINGLE_HOP_BFD, MULTI_HOP_BFD]}),
             jump("bfd"),
         ),
-        add_rule("input", sync_port(pair), jump("replication")),
-        *_vrrp(),
-        *_bfd(),
-        *_replication(pair),
-        *_strangers(),
+        add_rule(table, "input", sync_port(pair), jump("replication")),
+        *_vrrp(table),
+        *_bfd(table),
+        *_replication(table, pair),
+        *_strangers(table),
     )
 
 
@@ -140,78 +145,78 @@ def sync_port(pair: Pair) -> Expr:
     return match(payload("udp", "dport"), pair.sync.port)
 
 
-def _vrrp() -> Iterator[Command]:
+def _vrrp(table: str) -> Iterator[Command]:
     """By multicast, or to an own address."""
-    yield add_rule("vrrp", _OWN_SOURCE, jump(STRANGERS))
+    yield add_rule(table, "vrrp", _OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
         as_sent = (match(_NEXT_HEADER[version], VRRP), match(_HOPS[version], _UNTOUCHED_BY_ROUTERS))
         sender = (match(concat(IIFNAME, payload(ip(version), "saddr")), _SPEAKERS[version]), *as_sent)
         to_group = match(payload(ip(version), "daddr"), _GROUP[version])
         if version == 4:
-            yield add_rule("vrrp", *sender, to_group, update_set(HARDWARE, _FROM_HARDWARE))
+            yield add_rule(table, "vrrp", *sender, to_group, update_set(HARDWARE, _FROM_HARDWARE))
         # apart from what accepts them: a rule ends where its set is full
-        yield add_rule("vrrp", *sender, update_set(ADVERTISED, IIFNAME))
-        yield add_rule("vrrp", *sender, to_group, ACCEPT)
+        yield add_rule(table, "vrrp", *sender, update_set(ADVERTISED, IIFNAME))
+        yield add_rule(table, "vrrp", *sender, to_group, ACCEPT)
         to_own = match(concat(IIFNAME, payload(ip(version), "daddr")), _SPEAKERS[version])
-        yield add_rule("vrrp", *sender, to_own, ACCEPT)
+        yield add_rule(table, "vrrp", *sender, to_own, ACCEPT)
         if version == 6:
             link_local = match(payload("ip6", "saddr"), LINK_LOCAL_6)
             known = match(_FROM_HARDWARE, f"@{HARDWARE}")
             from_peer = (link_local, *as_sent, to_group, known)
-            yield add_rule("vrrp", *from_peer, update_set(ADVERTISED, IIFNAME))
-            yield add_rule("vrrp", *from_peer, ACCEPT)
-        yield add_rule("vrrp", to_group, jump(STRANGERS))
-    yield add_rule("vrrp", match(L4PROTO, VRRP), jump(STRANGERS))
+            yield add_rule(table, "vrrp", *from_peer, update_set(ADVERTISED, IIFNAME))
+            yield add_rule(table, "vrrp", *from_peer, ACCEPT)
+        yield add_rule(table, "vrrp", to_group, jump(STRANGERS))
+    yield add_rule(table, "vrrp", match(L4PROTO, VRRP), jump(STRANGERS))
     # IPv4 only: of IPv6 the kernel and nft see the protocol behind AH
-    yield add_rule("vrrp", match(payload("ah", "nexthdr"), VRRP), jump(STRANGERS))
+    yield add_rule(table, "vrrp", match(payload("ah", "nexthdr"), VRRP), jump(STRANGERS))
 
 
 def untracked_vrrp(base: str) -> Iterator[Command]:
     """VRRP for this node. What is on its way to elsewhere is tracked as all else is: it may be translated,
     and has answers."""
-    yield add_chain("vrrp-in")
-    yield add_rule(base, match(L4PROTO, VRRP), match(IIFNAME, "@data"), jump("vrrp-in"))
+    yield add_chain(TABLE, "vrrp-in")
+    yield add_rule(TABLE, base, match(L4PROTO, VRRP), match(IIFNAME, "@data"), jump("vrrp-in"))
     # not later: routing drops it without a word, and nobody would know who pretends to be this node
-    yield add_rule("vrrp-in", _OWN_SOURCE, jump(STRANGERS))
+    yield add_rule(TABLE, "vrrp-in", _OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
         target = payload(ip(version), "daddr")
-        yield add_rule("vrrp-in", match(target, _GROUP[version]), NOTRACK)
-        yield add_rule("vrrp-in", match(concat(IIFNAME, target), _SPEAKERS[version]), NOTRACK)
+        yield add_rule(TABLE, "vrrp-in", match(target, _GROUP[version]), NOTRACK)
+        yield add_rule(TABLE, "vrrp-in", match(concat(IIFNAME, target), _SPEAKERS[version]), NOTRACK)
 
 
-def _bfd() -> Iterator[Command]:
-    yield add_rule("bfd", _OWN_SOURCE, jump(STRANGERS))
+def _bfd(table: str) -> Iterator[Command]:
+    yield add_rule(table, "bfd", _OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
         near, far = (match(payload("udp", "dport"), port) for port in (SINGLE_HOP_BFD, MULTI_HOP_BFD))
         direct = match(_HOPS[version], _UNTOUCHED_BY_ROUTERS)
-        yield add_rule("bfd", _from_a_node(version), near, direct, ACCEPT)
-        yield add_rule("bfd", _from_a_node(version), far, ACCEPT)
-    yield add_rule("bfd", jump(STRANGERS))
+        yield add_rule(table, "bfd", _from_a_node(version), near, direct, ACCEPT)
+        yield add_rule(table, "bfd", _from_a_node(version), far, ACCEPT)
+    yield add_rule(table, "bfd", jump(STRANGERS))
 
 
 def _from_a_node(version: int) -> Expr:
     return match(concat(IIFNAME, payload(ip(version), "saddr")), f"@own{version}")
 
 
-def _replication(pair: Pair) -> Iterator[Command]:
+def _replication(table: str, pair: Pair) -> Iterator[Command]:
     """conntrackd listens on the sync addresses alone; to another address the port may be anything."""
     link = interface_name(pair.sync_interface.name)
-    yield add_rule("replication", _OWN_SOURCE, jump(STRANGERS))
+    yield add_rule(table, "replication", _OWN_SOURCE, jump(STRANGERS))
     for version, of_nodes in _sync_addresses(pair):
         sender = match(payload(ip(version), "saddr"), of_nodes)
-        yield add_rule("replication", match(IIFNAME, link), sender, ACCEPT)
-        yield add_rule("replication", match(payload(ip(version), "daddr"), of_nodes), jump(STRANGERS))
-    yield add_rule("replication", match(IIFNAME, link), jump(STRANGERS))
+        yield add_rule(table, "replication", match(IIFNAME, link), sender, ACCEPT)
+        yield add_rule(table, "replication", match(payload(ip(version), "daddr"), of_nodes), jump(STRANGERS))
+    yield add_rule(table, "replication", match(IIFNAME, link), jump(STRANGERS))
 
 
-def own_replication(pair: Pair) -> Iterator[Command]:
+def own_replication(table: str, pair: Pair) -> Iterator[Command]:
     """For the chain `output`: of this node's processes only those of root, as conntrackd is, send it."""
     for version, of_nodes in _sync_addresses(pair):
         sent = (sync_port(pair), match(payload(ip(version), "daddr"), of_nodes), _NOT_ROOT)
         known = concat(OIFNAME, payload(ip(version), "saddr"), L4PROTO)
-        yield add_rule("output", *sent, update_set(_KEPT_IN[version], known))
+        yield add_rule(table, "output", *sent, update_set(_KEPT_IN[version], known))
         # apart from what remembers it: a rule ends where its set is full
-        yield add_rule("output", *sent, named_counter(STRANGERS), DROP, comment="not sent by root")
+        yield add_rule(table, "output", *sent, named_counter(STRANGERS), DROP, comment="not sent by root")
 
 
 def _sync_addresses(pair: Pair) -> Iterator[tuple[int, Json]]:
@@ -227,8 +232,10 @@ def _sync_addresses(pair: Pair) -> Iterator[tuple[int, Json]]:
             yield version, one_of(addresses)
 
 
-def _strangers() -> Iterator[Command]:
+def _strangers(table: str) -> Iterator[Command]:
     """A set that is full ends the rule and nothing more: the last one drops all the same."""
     for version, name in _KEPT_IN.items():
-        yield add_rule(STRANGERS, update_set(name, concat(IIFNAME, payload(ip(version), "saddr"), L4PROTO)))
-    yield add_rule(STRANGERS, named_counter(STRANGERS), DROP, comment="not from the other node")
+        yield add_rule(
+            table, STRANGERS, update_set(name, concat(IIFNAME, payload(ip(version), "saddr"), L4PROTO))
+        )
+    yield add_rule(table, STRANGERS, named_counter(STRANGERS), DROP, comment="not from the other node")

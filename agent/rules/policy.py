@@ -25,6 +25,7 @@ from agent.rules.nft import (
     IIFNAME,
     OIFNAME,
     RETURN,
+    TABLE,
     Command,
     Commands,
     Expr,
@@ -64,25 +65,31 @@ def forward(pair: Pair) -> Commands:
     dispatch = [(concat(one.name, other.name), jump(chain_name(one, other))) for one, other in ways.values()]
     return (
         *_helper_objects(pair),
-        add_counter(INVALID),
-        add_counter("refused"),
-        add_base_chain("forward", "forward", FILTER, policy="drop"),
-        add_chain(INVALID),
+        add_counter(TABLE, INVALID),
+        add_counter(TABLE, "refused"),
+        add_base_chain(TABLE, "forward", "forward", FILTER, policy="drop"),
+        add_chain(TABLE, INVALID),
         *verdict_chains(pair),
-        *(add_chain(chain_name(*way)) for way in ways.values()),
-        add_rule(INVALID, named_counter(INVALID), DROP),
+        *(add_chain(TABLE, chain_name(*way)) for way in ways.values()),
+        add_rule(TABLE, INVALID, named_counter(INVALID), DROP),
         # nearly every packet ends here: it is to meet nothing before
-        add_rule("forward", in_state("established"), ACCEPT, comment="known"),
-        add_rule("forward", in_state("invalid"), jump(INVALID)),
-        add_rule("forward", match(IIFNAME, sync), COUNTER, DROP, comment="the sync link is not a way"),
-        add_rule("forward", match(OIFNAME, sync), COUNTER, DROP, comment="the sync link is not a way"),
-        check("forward", "related", "new", "untracked"),
-        add_rule("forward", in_state("related"), ACCEPT, comment="announced, or an error about a known one"),
-        add_rule("forward", NOT_AN_OPENING, jump(INVALID), comment="TCP opens by SYN only"),
+        add_rule(TABLE, "forward", in_state("established"), ACCEPT, comment="known"),
+        add_rule(TABLE, "forward", in_state("invalid"), jump(INVALID)),
+        add_rule(
+            TABLE, "forward", match(IIFNAME, sync), COUNTER, DROP, comment="the sync link is not a way"
+        ),
+        add_rule(
+            TABLE, "forward", match(OIFNAME, sync), COUNTER, DROP, comment="the sync link is not a way"
+        ),
+        check(TABLE, "forward", "related", "new", "untracked"),
+        add_rule(
+            TABLE, "forward", in_state("related"), ACCEPT, comment="announced, or an error about a known one"
+        ),
+        add_rule(TABLE, "forward", NOT_AN_OPENING, jump(INVALID), comment="TCP opens by SYN only"),
         *_to_a_node(),
-        *([add_rule("forward", verdict_map(concat(IIFNAME, OIFNAME), dispatch))] if dispatch else []),
+        *([add_rule(TABLE, "forward", verdict_map(concat(IIFNAME, OIFNAME), dispatch))] if dispatch else []),
         *_refusals(pair),
-        add_rule("forward", named_counter("refused"), DROP),
+        add_rule(TABLE, "forward", named_counter("refused"), DROP),
         *(command for way in ways.values() for command in _pair_chain(pair, *way)),
     )
 
@@ -90,13 +97,15 @@ def forward(pair: Pair) -> Commands:
 def _to_a_node() -> Iterator[Command]:
     """The other node decides about what is for itself, by where that comes from. Forwarded to it, and behind
     a translation of its source, it would come from a network that it was not sent from."""
-    yield add_chain(TO_A_NODE)
+    yield add_chain(TABLE, TO_A_NODE)
     for version in VERSIONS:
         target = concat(OIFNAME, payload(ip(version), "daddr"))
-        yield add_rule("forward", match(target, f"@own{version}"), jump(TO_A_NODE))
+        yield add_rule(TABLE, "forward", match(target, f"@own{version}"), jump(TO_A_NODE))
         for ping in service_match(Service("ping", Protocol.ICMP), version):
-            yield add_rule(TO_A_NODE, ping, RETURN)
-    yield add_rule(TO_A_NODE, named_counter("refused"), DROP, comment="ask a node itself, on its own link")
+            yield add_rule(TABLE, TO_A_NODE, ping, RETURN)
+    yield add_rule(
+        TABLE, TO_A_NODE, named_counter("refused"), DROP, comment="ask a node itself, on its own link"
+    )
 
 
 def chain_name(ingress: Interface, egress: Interface) -> str:
@@ -124,7 +133,7 @@ def _pair_chain(pair: Pair, ingress: Interface, egress: Interface) -> Iterator[C
         if ingress.zone in one.askers and one.to_zone == egress.zone:
             yield from _forwarded(pair, chain, ingress, one)
     line = f"{ingress.zone} to {egress.zone}: nothing else"
-    yield add_rule(chain, COUNTER, refusal(pair.zone(ingress.zone)), comment=line)
+    yield add_rule(TABLE, chain, COUNTER, refusal(pair.zone(ingress.zone)), comment=line)
 
 
 def rules_of(pair: Pair, chain: str, rule: Rule) -> Iterator[Command]:
@@ -133,7 +142,7 @@ def rules_of(pair: Pair, chain: str, rule: Rule) -> Iterator[Command]:
         helper = _helper(service) if rule.to_zone != SELF_ZONE and rule.action is Action.ACCEPT else ()
         for found in matches(pair, service, rule.source, rule.destination):
             comment = f"{rule.label}: {service.name}"
-            yield add_rule(chain, *found, *helper, COUNTER, verdict(rule), comment=comment)
+            yield add_rule(TABLE, chain, *found, *helper, COUNTER, verdict(rule), comment=comment)
 
 
 def _forwarded(pair: Pair, chain: str, ingress: Interface, one: PortForward) -> Iterator[Command]:
@@ -143,7 +152,7 @@ def _forwarded(pair: Pair, chain: str, ingress: Interface, one: PortForward) -> 
         for service in one.services or _ANY:
             line = f"{ingress.zone} to {one.to_zone}: {service.name} for {target}"
             for found in translated_by(pair, one, service, target, ingress.zone):
-                yield add_rule(chain, *found, *_helper(service), COUNTER, ACCEPT, comment=line)
+                yield add_rule(TABLE, chain, *found, *_helper(service), COUNTER, ACCEPT, comment=line)
 
 
 def translated_by(
@@ -194,7 +203,7 @@ def _refusals(pair: Pair) -> Iterator[Command]:
         names = [interface_name(interface.name) for interface in pair.in_zone(zone.name)]
         if names and has_refuse_chain(zone):
             arriving = match(IIFNAME, one_of(names))
-            yield add_rule("forward", arriving, named_counter("refused"), refusal(zone))
+            yield add_rule(TABLE, "forward", arriving, named_counter("refused"), refusal(zone))
 
 
 def _helper(service: Service) -> tuple[Expr, ...]:
@@ -207,7 +216,9 @@ def _helper_objects(pair: Pair) -> list[Command]:
     rules = [rule.services for rule in pair.policy if rule.to_zone != SELF_ZONE]
     every = (*rules, *(one.services for one in pair.forwards))
     objects = {
-        _helper_name(service): add_helper(_helper_name(service), service.helper, service.protocol.value)
+        _helper_name(service): add_helper(
+            TABLE, _helper_name(service), service.helper, service.protocol.value
+        )
         for services in every
         for service in services
         if service.helper

@@ -20,6 +20,7 @@ from agent.rules.nft import (
     DROP,
     IIFNAME,
     RETURN,
+    TABLE,
     Command,
     Commands,
     Json,
@@ -45,15 +46,16 @@ _LIVES_ELSEWHERE = match({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, 
 _LINK_LOCAL: Json = {"prefix": {"addr": "fe80::", "len": 10}}
 
 
-def sources(pair: Pair) -> Commands:
+def sources(table: str, pair: Pair) -> Commands:
     unchecked = [interface for interface in pair.data_interfaces if interface.no_source_check]
     return (
-        add_counter("spoofed"),
-        add_chain(CHECK),
-        add_base_chain(SOURCES, "prerouting", BEFORE_TRANSLATION, kind="nat"),
-        add_rule(SOURCES, of_version(4), match(IIFNAME, "lo", "!="), jump(CHECK)),
+        add_counter(table, "spoofed"),
+        add_chain(table, CHECK),
+        add_base_chain(table, SOURCES, "prerouting", BEFORE_TRANSLATION, kind="nat"),
+        add_rule(table, SOURCES, of_version(4), match(IIFNAME, "lo", "!="), jump(CHECK)),
         *(
             add_rule(
+                table,
                 CHECK,
                 match(IIFNAME, interface_name(interface.name)),
                 RETURN,
@@ -62,10 +64,12 @@ def sources(pair: Pair) -> Commands:
             for interface in unchecked
         ),
         # hosts that have no address yet, and addresses that live on every link
-        add_rule(CHECK, match(payload("ip", "saddr"), "0.0.0.0"), RETURN),
-        add_rule(CHECK, match(payload("ip6", "saddr"), "::"), RETURN),
-        add_rule(CHECK, match(payload("ip6", "saddr"), _LINK_LOCAL), RETURN),
-        add_rule(CHECK, _LIVES_ELSEWHERE, named_counter("spoofed"), DROP, comment="it lives elsewhere"),
+        add_rule(table, CHECK, match(payload("ip", "saddr"), "0.0.0.0"), RETURN),
+        add_rule(table, CHECK, match(payload("ip6", "saddr"), "::"), RETURN),
+        add_rule(table, CHECK, match(payload("ip6", "saddr"), _LINK_LOCAL), RETURN),
+        add_rule(
+            table, CHECK, _LIVES_ELSEWHERE, named_counter("spoofed"), DROP, comment="it lives elsewhere"
+        ),
     )
 
 
@@ -86,9 +90,9 @@ def find_believed(pair: Pair) -> Iterator[Problem]:
 
 
 def check_all_ipv6() -> Command:
-    return add_rule(RAW_IN, of_version(6), match(IIFNAME, "lo", "!="), jump(CHECK))
+    return add_rule(TABLE, RAW_IN, of_version(6), match(IIFNAME, "lo", "!="), jump(CHECK))
 
 
-def check(chain: str, *states: str) -> Command:
+def check(table: str, chain: str, *states: str) -> Command:
     """Sends packets in these states through the check."""
-    return add_rule(chain, in_state(*states), jump(CHECK))
+    return add_rule(table, chain, in_state(*states), jump(CHECK))

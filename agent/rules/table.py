@@ -26,6 +26,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 from agent.core.roles import RuleSet
 from agent.pair import Pair
@@ -44,6 +45,9 @@ from agent.rules.local import closed_input, local
 from agent.rules.matching import named_sets
 from agent.rules.nat import nat
 from agent.rules.nft import (
+    GATE_TABLE,
+    TABLE,
+    TABLES,
     Command,
     Commands,
     add_chain,
@@ -53,7 +57,6 @@ from agent.rules.nft import (
     create_table,
     delete_table,
     flush_chain,
-    in_gate_table,
 )
 from agent.rules.policy import forward
 from agent.rules.sources import sources
@@ -72,13 +75,15 @@ class Table:
     def commands(self, rules: RuleSet) -> Commands:
         """One transaction that puts this, in the given role, in the place of whatever was there of ours."""
         # add, delete, add: the delete must find a table, and nft 1.0.6 does not know `destroy`
-        renewed = (add_table(), delete_table(), add_table())
+        renewed = tuple(
+            step for name in TABLES for step in (add_table(name), delete_table(name), add_table(name))
+        )
         role = closed() if rules is RuleSet.BACKUP else ()
-        return (*renewed, *in_gate_table(*renewed), add_chain(self._name), *self.body, *role)
+        return (*renewed, add_chain(TABLE, self._name), *self.body, *role)
 
     def flip(self, rules: RuleSet) -> Commands:
         """Changes the role of these tables; fails on any other."""
-        return (flush_chain(self._name), *flip(rules))
+        return (flush_chain(TABLE, self._name), *flip(rules))
 
     @property
     def _name(self) -> str:
@@ -89,7 +94,7 @@ class Table:
 @lru_cache(maxsize=2)
 def compile_pair(pair: Pair) -> Table:
     """Raises ConfigError when management would be locked out or an interface name is none."""
-    parts = (*gate(pair), *named_sets(pair), *sources(pair), *forward(pair), *local(pair), *nat(pair))
+    parts = (*gate(pair), *named_sets(pair), *sources(TABLE, pair), *forward(pair), *local(pair), *nat(pair))
     # the kernel wants a chain, set or object to be there before the first rule that names it
     body = tuple(sorted(parts, key=_is_rule))
     return Table(body, digest(body))
@@ -108,12 +113,13 @@ def compile_stop_gaps(pair: Pair) -> Mapping[Hole, Commands]:
     or the firewall itself takes only what it takes under any policy. Of the same size whatever the policy,
     and in the table that is small. Each fails, and changes nothing, where it is in force, and that for a
     removed table where the table is there. The other two need the gate's table, and awake."""
-    own = sorted((*own_sets(pair), *sources(pair), *closed_input(pair)), key=_is_rule)
-    lost = (add_table(), add_chain(LOST_FORWARD), *no_forward(), add_chain(LOST_INPUT), *own)
+    parts = (own_sets(GATE_TABLE, pair), sources(GATE_TABLE, pair), closed_input(GATE_TABLE, pair))
+    own = sorted(chain.from_iterable(parts), key=_is_rule)
+    lost = (add_chain(GATE_TABLE, LOST_FORWARD), *no_forward(), add_chain(GATE_TABLE, LOST_INPUT), *own)
     return {
-        Hole.TABLE: (create_table(), *in_gate_table(*lost)),
-        Hole.FORWARD: in_gate_table(create_chain(LOST_FORWARD), *no_forward()),
-        Hole.INPUT: in_gate_table(create_chain(LOST_INPUT), *own),
+        Hole.TABLE: (create_table(TABLE), add_table(GATE_TABLE), *lost),
+        Hole.FORWARD: (create_chain(GATE_TABLE, LOST_FORWARD), *no_forward()),
+        Hole.INPUT: (create_chain(GATE_TABLE, LOST_INPUT), *own),
     }
 
 

@@ -17,6 +17,7 @@ from agent.rules.nft import (
     COUNTER,
     DROP,
     L4PROTO,
+    TABLE,
     Command,
     Expr,
     add_chain,
@@ -74,18 +75,20 @@ def verdict_chains(pair: Pair) -> Iterator[Command]:
 
 
 def _reject() -> Iterator[Command]:
-    yield add_chain(REJECT)
-    yield add_rule(REJECT, match(L4PROTO, "tcp"), {"reject": {"type": "tcp reset"}})
-    yield add_rule(REJECT, {"reject": {"type": "icmpx", "expr": "admin-prohibited"}})
+    yield add_chain(TABLE, REJECT)
+    yield add_rule(TABLE, REJECT, match(L4PROTO, "tcp"), {"reject": {"type": "tcp reset"}})
+    yield add_rule(TABLE, REJECT, {"reject": {"type": "icmpx", "expr": "admin-prohibited"}})
 
 
 def _refuse(zone: Zone) -> Iterator[Command]:
     chain = refuse_chain(zone)
-    yield add_chain(chain)
+    yield add_chain(TABLE, chain)
     if zone.log:
-        yield add_rule(chain, _LOG_LIMIT, log(f"hafw refuse {zone.name}: "), comment=f"{zone.name}: log")
+        yield add_rule(
+            TABLE, chain, _LOG_LIMIT, log(f"hafw refuse {zone.name}: "), comment=f"{zone.name}: log"
+        )
     what = jump(REJECT) if zone.side is Side.INSIDE else DROP
-    yield add_rule(chain, what, comment=f"{zone.name}: {zone.side.value}")
+    yield add_rule(TABLE, chain, what, comment=f"{zone.name}: {zone.side.value}")
 
 
 def _has_chain(rule: Rule) -> bool:
@@ -98,39 +101,41 @@ def _chain(rule: Rule) -> str:
 
 def _limits(rule: Rule) -> Iterator[Command]:
     chain = _chain(rule)
-    yield add_chain(chain)
+    yield add_chain(TABLE, chain)
     if rule.rate or rule.connections:
-        yield add_rule(chain, _BEGUN, COUNTER, ACCEPT, comment=f"{rule.label}: let in before")
+        yield add_rule(TABLE, chain, _BEGUN, COUNTER, ACCEPT, comment=f"{rule.label}: let in before")
     if rule.rate:
         yield from _rate(rule, rule.rate)
     if rule.connections:
         yield from _connections(rule, rule.connections)
     if rule.log:
         prefix = f"hafw {rule.action.value} {rule.label}: "
-        yield add_rule(chain, _LOG_LIMIT, log(prefix), comment=f"{rule.label}: log")
-    yield add_rule(chain, COUNTER, _PLAIN[rule.action], comment=f"{rule.label}: {rule.action.value}")
+        yield add_rule(TABLE, chain, _LOG_LIMIT, log(prefix), comment=f"{rule.label}: log")
+    yield add_rule(TABLE, chain, COUNTER, _PLAIN[rule.action], comment=f"{rule.label}: {rule.action.value}")
 
 
 def _rate(rule: Rule, rate: Rate) -> Iterator[Command]:
     over, comment = limit(rate.count, rate.period, rate.burst, over=True), f"{rule.label}: above {rate}"
     if not rate.per_source:
-        yield add_rule(_chain(rule), over, COUNTER, DROP, comment=comment)
+        yield add_rule(TABLE, _chain(rule), over, COUNTER, DROP, comment=comment)
         return
     for version in VERSIONS:
         name = f"limit/{rule.name}/{version}"
         kept_s = rate.refill_s + 1
-        yield add_set(name, f"ipv{version}_addr", flags=["timeout"], timeout_s=kept_s, size=_MOST_SOURCES)
+        yield add_set(
+            TABLE, name, f"ipv{version}_addr", flags=["timeout"], timeout_s=kept_s, size=_MOST_SOURCES
+        )
         yield from _per_source(rule, version, name, over, "update", comment)
 
 
 def _connections(rule: Rule, connections: Connections) -> Iterator[Command]:
     over, comment = more_connections(connections.most), f"{rule.label}: above {connections}"
     if not connections.per_source:
-        yield add_rule(_chain(rule), over, COUNTER, DROP, comment=comment)
+        yield add_rule(TABLE, _chain(rule), over, COUNTER, DROP, comment=comment)
         return
     for version in VERSIONS:
         name = f"connections/{rule.name}/{version}"
-        yield add_set(name, f"ipv{version}_addr", size=_MOST_SOURCES)
+        yield add_set(TABLE, name, f"ipv{version}_addr", size=_MOST_SOURCES)
         yield from _per_source(rule, version, name, over, "add", comment)
 
 
@@ -139,7 +144,9 @@ def _per_source(
 ) -> Iterator[Command]:
     source = networks_of_source(version, rule.source_lengths[VERSIONS.index(version)])
     counted = once_a_source(source, name, over, operation)
-    yield add_rule(_chain(rule), counted, COUNTER, DROP, comment=comment)
+    yield add_rule(TABLE, _chain(rule), counted, COUNTER, DROP, comment=comment)
     # the kernel passes over a rule whose set takes no more
     beyond = match(source, f"@{name}", "!=")
-    yield add_rule(_chain(rule), beyond, over, COUNTER, DROP, comment=f"{comment}, for all beyond the set")
+    yield add_rule(
+        TABLE, _chain(rule), beyond, over, COUNTER, DROP, comment=f"{comment}, for all beyond the set"
+    )

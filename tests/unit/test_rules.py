@@ -17,7 +17,17 @@ from agent.core.roles import RuleSet
 from agent.errors import ConfigError
 from agent.pair import Interface, Management, Pair, PortRange, Protocol, Service
 from agent.rules import Commands, compile_flip, compile_table, digest
-from agent.rules.nft import additions, comment_text, elements, from_networks, intervals, of_version, ports
+from agent.rules.nft import (
+    GATE_TABLE,
+    additions,
+    comment_text,
+    elements,
+    from_networks,
+    intervals,
+    of_version,
+    ports,
+)
+from agent.rules.table import compile_stop_gaps
 from tests.unit.small_pair import SMALL
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rules"
@@ -112,6 +122,14 @@ def test_every_command_is_about_our_tables(pair: Pair, rules: RuleSet) -> None:
         assert body["family"] == "inet"
         assert body["name" if kind == "table" else "table"] in ("hafw", "hafw-gate")
         assert "reject" not in json.dumps(command)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stop_gap_is_in_the_small_table_alone(case: str) -> None:
+    for hole, commands in compile_stop_gaps(pair_of(case)).items():
+        bodies = [(kind, body) for kind, body in additions(commands) if kind != "table"]
+        assert {body["table"] for _, body in bodies} <= {GATE_TABLE}
+        assert any(kind == "rule" for kind, _ in bodies), hole
 
 
 def test_ports_are_merged() -> None:

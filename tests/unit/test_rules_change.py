@@ -13,7 +13,7 @@ from agent.pair import Pair
 from agent.rules import Commands, compile_table
 from agent.rules.change import compile_change, model_of
 from agent.rules.diff import changes, parts_of, to_sentence, to_text
-from agent.rules.nft import ACCEPT, COUNTER, add_chain, add_counter, add_rule, add_set, match, payload
+from agent.rules.nft import ACCEPT, COUNTER, TABLE, add_chain, add_counter, add_rule, add_set, match, payload
 
 EXAMPLE = (Path(__file__).parents[2] / "examples" / "pair.yaml").read_text()
 ZONES = {"eth0": "server", "eth1": "client"}
@@ -27,7 +27,9 @@ def pair_with(allow: str) -> Pair:
 
 
 def port_rule(port: int) -> Any:
-    return add_rule("a", match(payload("tcp", "dport"), port), COUNTER, ACCEPT, comment=f"port {port}")
+    return add_rule(
+        TABLE, "a", match(payload("tcp", "dport"), port), COUNTER, ACCEPT, comment=f"port {port}"
+    )
 
 
 def flat(commands: Commands) -> list[str]:
@@ -55,8 +57,8 @@ def test_one_more_service_touches_one_chain() -> None:
 
 
 def test_a_rule_that_stays_goes_on_counting_where_it_was() -> None:
-    before = (add_chain("a"), port_rule(1), port_rule(2), port_rule(1))
-    after = (add_chain("a"), port_rule(3), port_rule(1), port_rule(1), port_rule(1))
+    before = (add_chain(TABLE, "a"), port_rule(1), port_rule(2), port_rule(1))
+    after = (add_chain(TABLE, "a"), port_rule(3), port_rule(1), port_rule(1), port_rule(1))
     change = compile_change(before, after, {"a": [(10, 100), (20, 200), (30, 300)]})
     assert change is not None
     rules: list[Any] = list(model_of(change).rules["a"])
@@ -70,7 +72,10 @@ def test_a_rule_that_stays_goes_on_counting_where_it_was() -> None:
 
 
 def test_counts_of_another_table_are_nobodys() -> None:
-    before, after = (add_chain("a"), port_rule(1)), (add_chain("a"), port_rule(1), port_rule(2))
+    before, after = (
+        (add_chain(TABLE, "a"), port_rule(1)),
+        (add_chain(TABLE, "a"), port_rule(1), port_rule(2)),
+    )
     change = compile_change(before, after, {"a": [(10, 100), (20, 200)]})
     assert change is not None
     assert '"packets"' not in json.dumps(change)
@@ -78,8 +83,8 @@ def test_counts_of_another_table_are_nobodys() -> None:
 
 def test_one_element_costs_one_element() -> None:
     many: list[Any] = [f"10.0.{number // 250}.{number % 250 + 1}" for number in range(1000)]
-    before = (add_set("s", "ipv4_addr", many),)
-    after = (add_set("s", "ipv4_addr", [*many[1:], "10.9.9.9"]),)
+    before = (add_set(TABLE, "s", "ipv4_addr", many),)
+    after = (add_set(TABLE, "s", "ipv4_addr", [*many[1:], "10.9.9.9"]),)
     change = compile_change(before, after, {})
     assert change is not None
     assert [json.loads(json.dumps(command)) for command in change] == [
@@ -99,15 +104,28 @@ def test_one_element_costs_one_element() -> None:
 
 
 def test_what_cannot_be_changed_in_place_is_made_anew() -> None:
-    assert compile_change((add_set("s", "ipv4_addr", []),), (add_set("s", "ipv6_addr", []),), {}) is None
+    assert (
+        compile_change((add_set(TABLE, "s", "ipv4_addr", []),), (add_set(TABLE, "s", "ipv6_addr", []),), {})
+        is None
+    )
     hooked = compile_table(pair_with("[ssh]"), RuleSet.BACKUP)
     moved = json.loads(json.dumps(hooked).replace('"prio": -450', '"prio": -451'))
     assert compile_change(hooked, tuple(moved), {}) is None
 
 
 def test_objects_come_before_and_go_after_the_rules_that_name_them() -> None:
-    before = (add_counter("old"), add_chain("a"), add_chain("b"), add_rule("a", {"counter": "old"}))
-    after = (add_counter("new"), add_chain("a"), add_chain("c"), add_rule("a", {"counter": "new"}))
+    before = (
+        add_counter(TABLE, "old"),
+        add_chain(TABLE, "a"),
+        add_chain(TABLE, "b"),
+        add_rule(TABLE, "a", {"counter": "old"}),
+    )
+    after = (
+        add_counter(TABLE, "new"),
+        add_chain(TABLE, "a"),
+        add_chain(TABLE, "c"),
+        add_rule(TABLE, "a", {"counter": "new"}),
+    )
     change = compile_change(before, after, {})
     assert change is not None
     assert flat(change) == [

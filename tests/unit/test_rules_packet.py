@@ -17,6 +17,7 @@ from agent.rules.nft import (
     DROP,
     IIFNAME,
     OIFNAME,
+    TABLE,
     add_base_chain,
     add_chain,
     add_rule,
@@ -33,7 +34,7 @@ from agent.rules.trace import Event, explain
 from agent.rules.words import sentence
 
 PAIR = config.load(Path(__file__).parents[1] / "golden" / "rules" / "described" / "hafw.yaml")
-TABLE = model_of(compile_table(PAIR, RuleSet.PRIMARY))
+LOADED = model_of(compile_table(PAIR, RuleSet.PRIMARY))
 CLIENT, SERVER = ip_address("192.168.2.10"), ip_address("192.168.0.10")
 TCP, UDP, ICMP = 6, 17, 1
 
@@ -57,23 +58,23 @@ def through(protocol: int, port: int, iifname: str = "eth1", oifname: str = "eth
     ],
 )
 def test_the_verdict_on_what_is_known(packet: Packet, verdict: str) -> None:
-    assert verdict_of(TABLE, "forward", packet).verdict == verdict
+    assert verdict_of(LOADED, "forward", packet).verdict == verdict
 
 
 def test_what_depends_on_the_unknown_is_unknown() -> None:
-    assert verdict_of(TABLE, "forward", Packet(iifname="eth1", oifname="eth0")).verdict is None
+    assert verdict_of(LOADED, "forward", Packet(iifname="eth1", oifname="eth0")).verdict is None
     # but not when it makes no difference
     from_sync = Packet(iifname="eth2", saddr=CLIENT, ct_state="new")
-    assert verdict_of(TABLE, "forward", from_sync).verdict == "drop"
+    assert verdict_of(LOADED, "forward", from_sync).verdict == "drop"
 
 
 def one_chain(*rules: Any) -> Any:
-    base = add_base_chain("c", "forward", 0)
+    base = add_base_chain(TABLE, "c", "forward", 0)
     sets = (
-        add_set("s", "ipv4_addr", ["192.168.2.10"]),
+        add_set(TABLE, "s", "ipv4_addr", ["192.168.2.10"]),
         {"add": {"set": {"name": "limit/x", "flags": ["timeout"]}}},
     )
-    return model_of((base, add_chain("other"), *sets, *rules))
+    return model_of((base, add_chain(TABLE, "other"), *sets, *rules))
 
 
 SOURCE = payload("ip", "saddr")
@@ -103,7 +104,7 @@ SOURCE = payload("ip", "saddr")
     ],
 )
 def test_a_rule_of_each_kind(expressions: tuple[Any, ...], verdict: str | None) -> None:
-    table = one_chain(add_rule("c", *expressions))
+    table = one_chain(add_rule(TABLE, "c", *expressions))
     assert verdict_of(table, "c", through(TCP, 443)).verdict == verdict
 
 
@@ -136,7 +137,7 @@ def test_connections_are_judged_by_where_they_really_go() -> None:
         flow("192.168.2.10", "224.0.0.251", 5353),
         flow("192.168.2.10", "255.255.255.255", 9999),
     ]
-    assert find_forbidden(TABLE, [*kept, *forbidden], ways) == forbidden
+    assert find_forbidden(LOADED, [*kept, *forbidden], ways) == forbidden
 
 
 def test_what_a_connection_has_announced_ends_with_it() -> None:
@@ -149,7 +150,7 @@ def test_what_a_connection_has_announced_ends_with_it() -> None:
     kept = flow("192.168.0.10", "192.168.2.10", 5000, expected=True, master=allowed.ends)
     data = flow("192.168.0.10", "192.168.2.10", 5001, expected=True, master=forbidden.ends)
     more = flow("192.168.2.10", "192.168.0.10", 5002, expected=True, master=data.ends)
-    found = find_forbidden(TABLE, [more, kept, data, allowed, forbidden], ways)
+    found = find_forbidden(LOADED, [more, kept, data, allowed, forbidden], ways)
     assert found == [forbidden, data, more]
 
 
@@ -159,8 +160,8 @@ def test_an_address_of_the_link_is_judged_by_every_interface_that_it_may_be_behi
     allowed, other = flow("fe80::9", "fe80::1", 8000), flow("fe80::9", "fe80::1", 8001)
     table = model_of(
         (
-            add_base_chain("input", "input", 0, policy="drop"),
-            add_rule("input", match(IIFNAME, "eth1"), match(payload("tcp", "dport"), 8000), ACCEPT),
+            add_base_chain(TABLE, "input", "input", 0, policy="drop"),
+            add_rule(TABLE, "input", match(IIFNAME, "eth1"), match(payload("tcp", "dport"), 8000), ACCEPT),
         )
     )
     for order in (("eth0", "eth1"), ("eth1", "eth0")):
@@ -191,7 +192,7 @@ def test_words(expressions: list[Any], text: str) -> None:
 
 
 def test_no_rule_of_ours_is_without_words() -> None:
-    for rules in TABLE.rules.values():
+    for rules in LOADED.rules.values():
         for rule in rules:
             assert "{" not in sentence(rule)
 
