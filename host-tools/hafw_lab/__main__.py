@@ -18,6 +18,7 @@ from agent.pair import SyncMode
 from hafw_lab import console, doctor, running
 from hafw_lab.accelerator import find_obstacle
 from hafw_lab.advert_option import add_advert_argument, choose_advert_ms
+from hafw_lab.common_options import add_lab_argument
 from hafw_lab.desktop_options import add_desktop_arguments, choose_desktops
 from hafw_lab.errors import LabError
 from hafw_lab.inside import become_inside
@@ -79,7 +80,7 @@ def make_parser(late: ModuleType | None = None, late_verb: str | None = None) ->
         verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         verb.set_defaults(run=run)
         if name not in ("doctor", *_LATE_VERBS):
-            verb.add_argument("--name", default=running.DEFAULT_NAME, help="which lab, if there are several")
+            add_lab_argument(verb)
         return verb
 
     _add_up(add("up", "start the lab and leave it running", _up))

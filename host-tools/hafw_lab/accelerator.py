@@ -18,6 +18,7 @@ from hafw_lab import qemu
 from hafw_lab.machine_files import copy_kernel
 from hafw_lab.plan import Machine
 from hafw_lab.process import ENVIRONMENT
+from hafw_lab.programs import QEMU
 from hafw_lab.qemu import Accelerator
 from hafw_lab.qemu_user import find_user, plan_leash
 
@@ -67,7 +68,7 @@ async def try_kernel(source: str, directory: Path) -> str | None:
     kernel = directory / "vmlinuz"
     copy_kernel(source, kernel)
     argv = [
-        *(qemu.QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "256"),
+        *(QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "256"),
         *("-machine", "q35,usb=off", *qemu.plan_accelerator(Accelerator.KVM), *qemu.plan_sandbox()),
         *("-kernel", str(kernel), "-append", "console=ttyS0 panic=-1", "-serial", "stdio"),
     ]

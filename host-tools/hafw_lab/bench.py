@@ -8,14 +8,9 @@ from agent.pair import SyncMode
 from hafw_lab import bench_failover, bench_flap, bench_handover, bench_hook, bench_rules
 from hafw_lab.advert_option import add_advert_argument
 from hafw_lab.bench_facts import read_facts
-from hafw_lab.demo import (
-    add_sync_argument,
-    check_writable,
-    parse_count,
-    start_clock,
-)
+from hafw_lab.common_options import add_sync_argument, check_writable, parse_count
 from hafw_lab.options import AgentKind
-from hafw_lab.report import choose_ink
+from hafw_lab.report import choose_ink, start_clock
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

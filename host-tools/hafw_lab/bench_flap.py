@@ -12,6 +12,7 @@ from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
 from hafw_lab.options import AgentKind
 from hafw_lab.progress import Progress
+from hafw_lab.records import parse_records
 from hafw_lab.report import Ink, draw_table
 from hafw_lab.scenario import (
     CLIENT,
@@ -23,7 +24,7 @@ from hafw_lab.scenario import (
     start_lab,
 )
 from hafw_lab.scenario_result import Setup, count_connections
-from hafw_lab.timeline import Moment, agent_moments, keepalived_moments, parse_records
+from hafw_lab.timeline import Moment, agent_moments, keepalived_moments
 from hafw_lab.topology import DEFAULT
 from hafw_lab.traffic import start_traffic
 

@@ -17,10 +17,11 @@ from hafw_lab.lab import Lab
 from hafw_lab.node import Node
 from hafw_lab.options import AgentKind, Fault, FaultKind
 from hafw_lab.progress import Progress
+from hafw_lab.records import parse_records
 from hafw_lab.report import Ink, draw_table, percentile
 from hafw_lab.scenario import other, start_lab
 from hafw_lab.scenario_result import Setup
-from hafw_lab.timeline import agent_figures, parse_records
+from hafw_lab.timeline import agent_figures
 
 STOCK_HOOK = "/etc/conntrackd/primary-backup.sh"
 """Where services.py puts Debian's script."""

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from hafw_lab import clipboard_bridge, running
+from hafw_lab.common_options import add_lab_argument
 from hafw_lab.errors import LabError
 from hafw_lab.machine_node import MACHINE_PATIENCE, MachineNode
 
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write (default: standard output)"
     )
-    parser.add_argument("--name", default=running.DEFAULT_NAME, help="which lab, if there are several")
+    add_lab_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

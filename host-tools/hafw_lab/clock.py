@@ -2,9 +2,9 @@
 start. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from hafw_lab.timeline import Moment, Record
+from hafw_lab.records import Record
 
 # Each line that comes in is answered with the time, until the input ends.
 PROGRAM = """import sys, time
@@ -23,9 +23,6 @@ class Clock:
 
     def at_home(self, at_ns: int) -> int:
         return at_ns + self.offset_ns
-
-    def moments(self, found: Iterable[Moment]) -> Iterable[Moment]:
-        return (replace(moment, at_ns=self.at_home(moment.at_ns)) for moment in found)
 
     def records(self, found: Iterable[Record]) -> tuple[Record, ...]:
         return tuple(self._record(record) for record in found)

@@ -3,7 +3,6 @@ happens."""
 
 import argparse
 import json
-import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,12 +10,11 @@ from agent.pair import SyncMode
 from hafw_lab import failover_picture
 from hafw_lab.accelerator import find_obstacle
 from hafw_lab.advert_option import add_advert_argument, choose_advert_ms
-from hafw_lab.errors import LabError
+from hafw_lab.common_options import add_sync_argument, check_writable, parse_count
 from hafw_lab.failover_page import to_html
 from hafw_lab.machine_options import add_machine_arguments, choose_machines
 from hafw_lab.options import AgentKind
-from hafw_lab.progress import Progress
-from hafw_lab.report import Ink, choose_ink, draw_timeline, say_verdict
+from hafw_lab.report import choose_ink, draw_timeline, say_verdict, start_clock
 from hafw_lab.scenario import CLIENT, SERVER, run_failover, start_lab
 from hafw_lab.scenario_result import FailoverResult, Setup
 from hafw_lab.surroundings import look_around
@@ -55,13 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help=f"make this directory, with a page of pictures: {_PAGE}, and the first of them: {_DRAWING}",
-    )
-
-
-def add_sync_argument(parser: argparse.ArgumentParser) -> None:
-    modes = [mode.value for mode in SyncMode]
-    parser.add_argument(
-        "--sync", choices=modes, default=modes[0], help="where the backup keeps the states (default: direct)"
     )
 
 
@@ -123,33 +114,5 @@ def prepare_page(directory: Path | None) -> Path | None:
     return page
 
 
-def start_clock(ink: Ink) -> Progress:
-    """Prints each line with the seconds since this call."""
-    start = time.monotonic()
-
-    def progress(text: str) -> None:
-        print(ink("dim", f"{time.monotonic() - start:6.1f} s"), f" {text}", flush=True)
-
-    return progress
-
-
-def check_writable(path: Path | None, option: str = "--json", *, make_directory: bool = False) -> None:
-    """Raises LabError before the work instead of after it."""
-    if path is None:
-        return
-    try:
-        if make_directory:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
-    except OSError as error:
-        raise LabError(f"cannot write to {path}: {error.strerror}", f"choose another {option}") from error
-
-
 def write_json(path: Path, result: FailoverResult) -> None:
     path.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
-
-
-def parse_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 8:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; write for example 20000")
-    return int(text)

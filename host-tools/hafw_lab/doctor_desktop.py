@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hafw_lab import qemu, usb_devices
+from hafw_lab import usb_devices
 from hafw_lab.cache import cache_dir
 from hafw_lab.clipboard_bridge import MODULES, PACKAGES
 from hafw_lab.doctor_finding import Finding, Level
 from hafw_lab.lab_directory import find_room
 from hafw_lab.process import ENVIRONMENT
+from hafw_lab.programs import QEMU
 
 INSTALL = "apt-get install --no-install-recommends"
 DESKTOP_PROGRAMS = {"remote-viewer": "virt-viewer", "openssl": "openssl", "usbredirect": "usbredirect"}
@@ -59,7 +60,7 @@ def _programs(here: Surface) -> Iterator[Finding]:
 def _spice(here: Surface) -> Iterator[Finding]:
     if here.find_program("qemu-system-x86_64") is None:
         return
-    _, said = here.run([qemu.QEMU, "-spice", "help"])  # the status is 1 in any case
+    _, said = here.run([QEMU, "-spice", "help"])  # the status is 1 in any case
     if "password-secret" in said:
         yield Finding(Level.OK, "qemu has SPICE, for desktops")
         return

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from hafw_lab import running
+from hafw_lab.common_options import add_lab_argument
 from hafw_lab.errors import LabError
 from hafw_lab.host_link import with_host
 from hafw_lab.lab import LabStatus, NodeStatus
@@ -16,7 +17,7 @@ _FORMATS = {"text": to_text, "mermaid": to_mermaid, "svg": to_svg}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--name", default=running.DEFAULT_NAME, help="which lab, if there are several")
+    add_lab_argument(parser)
     parser.add_argument("--format", choices=_FORMATS, default="text", help="default: text")
     parser.add_argument("--topology", type=Path, metavar="FILE", help="of the lab, if not the built-in one")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")

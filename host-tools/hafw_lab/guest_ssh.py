@@ -12,7 +12,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-SSH = "/usr/bin/ssh"
+from hafw_lab.programs import SSH
+
 CONTROL_SOCKET, SSH_SOCKET = "ssh.ctl", "ssh.sock"
 ENVIRONMENT = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root"
 _LEASH = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--")

@@ -5,6 +5,8 @@ import re
 import shlex
 
 PROGRAM = "hafw-lab"
+DEFAULT_LAB = "lab"
+"""The one that is meant without --name."""
 CALLED = "HAFW_LAB_COMMAND"
 """Where ./run says how it was called."""
 _OF_A_LAB = "up|down|status|exec|shell|console|logs|fail|heal|graph|view|screenshot|watch|clipboard"

@@ -7,7 +7,7 @@ from pathlib import Path
 from hafw_lab.client import Client
 from hafw_lab.clock import SAME_CLOCK, Clock
 from hafw_lab.node import Node
-from hafw_lab.timeline import Record
+from hafw_lab.records import Record
 
 
 class HostNode(Node):

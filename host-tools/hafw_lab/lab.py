@@ -126,13 +126,6 @@ class Lab:
         finally:
             process.end()
 
-    @staticmethod
-    def attach(name: str = "lab") -> "Lab":
-        """The lab that `hafw-lab up` left running. Raises LabError if there is none."""
-        from hafw_lab import running  # it builds on this module
-
-        return running.attach(name)
-
     def node(self, name: str) -> Node:
         """Raises LabError for a name that is not in the topology."""
         if name == self.host:

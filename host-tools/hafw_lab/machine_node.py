@@ -15,8 +15,8 @@ from hafw_lab.guest_services import UNITS
 from hafw_lab.guest_ssh import plan_session
 from hafw_lab.machine_files import CONSOLE_SOCKET
 from hafw_lab.node import Node
+from hafw_lab.records import Record, parse_records
 from hafw_lab.screen import SPICE_SOCKET
-from hafw_lab.timeline import Record, parse_records
 
 MACHINE_PATIENCE = 6
 """A machine without KVM is about ten times slower than this one, and most of a timeout is a reserve."""

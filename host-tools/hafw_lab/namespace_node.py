@@ -9,7 +9,7 @@ from agent.paths import Paths
 from hafw_lab.client import Client
 from hafw_lab.clock import SAME_CLOCK, Clock
 from hafw_lab.node import Node
-from hafw_lab.timeline import Record, parse_records
+from hafw_lab.records import Record, parse_records
 
 SYSLOG = "/var/log/syslog"
 _PATHS = Paths()

@@ -12,7 +12,7 @@ from hafw_lab.client import Client
 from hafw_lab.clock import Clock
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.process import ENVIRONMENT
-from hafw_lab.timeline import Record
+from hafw_lab.records import Record
 
 File = int | IO[bytes] | None
 

@@ -5,11 +5,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from hafw_lab import guest_ssh, qemu
 from hafw_lab.errors import LabError
 from hafw_lab.process import ENVIRONMENT
 
 Programs = Mapping[str, str]
+
+QEMU = "/usr/bin/qemu-system-x86_64"
+SSH = "/usr/bin/ssh"
 
 OF_NAMESPACES: Programs = {
     "ip": "iproute2",
@@ -23,9 +25,9 @@ OF_NAMESPACES: Programs = {
     "pivot_root": "util-linux",
 }
 OF_MACHINES: Programs = {
-    qemu.QEMU: "qemu-system-x86",
+    QEMU: "qemu-system-x86",
     "qemu-img": "qemu-utils",
-    guest_ssh.SSH: "openssh-client",
+    SSH: "openssh-client",
 }
 OF_REMOTE_SCREENS: Programs = {"openssl": "openssl"}
 

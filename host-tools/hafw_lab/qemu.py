@@ -17,8 +17,8 @@ from enum import Enum
 
 from hafw_lab import qemu_screen
 from hafw_lab.plan import Machine, NodePlan
+from hafw_lab.programs import QEMU
 
-QEMU = "/usr/bin/qemu-system-x86_64"
 KERNEL, INITRD = "../vmlinuz", "../initrd"
 OVERLAY, CONSOLE_LOG = "disk.qcow2", "console.log"
 """What qemu writes, in the directory that is its own."""

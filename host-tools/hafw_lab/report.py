@@ -3,11 +3,13 @@ wanted."""
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TextIO
 
+from hafw_lab.progress import Progress
 from hafw_lab.scenario_result import FailoverResult
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
@@ -27,6 +29,16 @@ def choose_ink(stream: TextIO | None = None) -> Ink:
     """Colours only for a terminal that can show them, and never against NO_COLOR."""
     out = stream or sys.stdout
     return Ink(out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
+
+
+def start_clock(ink: Ink) -> Progress:
+    """Prints each line with the seconds since this call."""
+    start = time.monotonic()
+
+    def progress(text: str) -> None:
+        print(ink("dim", f"{time.monotonic() - start:6.1f} s"), f" {text}", flush=True)
+
+    return progress
 
 
 def draw_timeline(

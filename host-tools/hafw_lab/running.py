@@ -20,13 +20,13 @@ from pathlib import Path
 from hafw_lab import lab_directory, machine_plan, services
 from hafw_lab.client import Client, SupervisorProcess
 from hafw_lab.errors import LabError
+from hafw_lab.hints import DEFAULT_LAB
 from hafw_lab.lab import Lab
 from hafw_lab.options import LabOptions
 from hafw_lab.plan import LabPlan
 from hafw_lab.progress import Progress
 from hafw_lab.topology import Topology
 
-DEFAULT_NAME = "lab"
 _UP = "up"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _END_TIMEOUT_S = 20.0
@@ -45,7 +45,7 @@ def find_names() -> list[str]:
     return sorted(path.stem for path in directory.glob("*.sock")) if directory.is_dir() else []
 
 
-def attach(name: str = DEFAULT_NAME) -> Lab:
+def attach(name: str = DEFAULT_LAB) -> Lab:
     """The lab that `hafw-lab up` left running. One that is still starting lets itself be looked at, and
     refuses the rest. Raises LabError."""
     channel = _connect(_socket_path(name))

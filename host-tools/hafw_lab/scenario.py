@@ -34,6 +34,7 @@ from hafw_lab.timeline import (
     Moment,
     agent_figures,
     agent_moments,
+    at_home,
     keepalived_moments,
     relative,
     stock_figures,
@@ -331,7 +332,7 @@ def _moments(trial: _Trial, report: TrafficReport, fault_ns: int) -> Iterator[Mo
             clock = node.measure_clock()
             if clock.error_ns:
                 trial.progress(f"{name}: times of its own clock are right to {clock.error_ns / 1e6:.1f} ms")
-            yield from clock.moments(keepalived_moments(node.daemon_log(), name))
+            yield from at_home(keepalived_moments(node.daemon_log(), name), clock)
             yield from agent_moments(clock.records(node.agent_records()), name)
     yield from traffic_moments(report.connections, report.probe, fault_ns, CLIENT)
 

@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 from hafw_lab import running
+from hafw_lab.common_options import add_lab_argument
 from hafw_lab.errors import LabError
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("node")
     verb.add_argument("--output", type=Path, metavar="FILE.png", help="default: NODE.png; - is the output")
-    verb.add_argument("--name", default=running.DEFAULT_NAME, help="which lab, if there are several")
+    add_lab_argument(verb)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from hafw_lab import qemu, running
 from hafw_lab.cache import cache_dir
+from hafw_lab.common_options import add_lab_argument
 from hafw_lab.errors import LabError
 from hafw_lab.plan import LabPlan, NodePlan
 from hafw_lab.process import run as run_program
+from hafw_lab.programs import QEMU
 from hafw_lab.qemu import Accelerator
 from hafw_lab.spoken import say
 
@@ -19,7 +21,7 @@ _ABOUT = "lab.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--name", default=running.DEFAULT_NAME, help="which lab, if there are several")
+    add_lab_argument(parser)
     orders = parser.add_subparsers(dest="order", required=True, metavar="WHAT")
     for order, text in (
         ("save", "keep the lab that is up, which goes on"),
@@ -95,7 +97,7 @@ def _warm(node: NodePlan, place: Path) -> NodePlan:
 def compute_key(node: NodePlan, accelerator: Accelerator) -> str:
     """What has to be the same for a snapshot to be loaded. Raises LabError."""
     assert node.machine is not None
-    version = run_program([qemu.QEMU, "-version"]).splitlines()[0]
+    version = run_program([QEMU, "-version"]).splitlines()[0]
     disk = Path(node.machine.disk)
     stamp = disk.stat().st_mtime_ns if disk.exists() else None
     argv = qemu.plan_qemu(

@@ -5,7 +5,7 @@ device has said.
 import os
 import sys
 
-from hafw_lab import hints, running
+from hafw_lab import hints
 from hafw_lab.terminal import clean_lines
 
 
@@ -16,7 +16,7 @@ def program() -> str:
 
 def adapted(text: str, lab: str | None = None) -> str:
     """As this user has to type it; `lab` is the one that is meant."""
-    return hints.adapt(text, program(), None if lab == running.DEFAULT_NAME else lab)
+    return hints.adapt(text, program(), None if lab == hints.DEFAULT_LAB else lab)
 
 
 def adapted_columns(text: str) -> str:

@@ -7,19 +7,18 @@ Hard facts
   output.
 """
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from hafw_lab.clock import Clock
+from hafw_lab.records import Record
 from hafw_lab.traffic_figures import Connection, ProbeFigures
 
 _STAMPED = re.compile(r"^\[ *(\d+)\.(\d{1,9})\] (.*)$")
 _ENTERING = re.compile(r"\((\S+)\) Entering (\w+) STATE")
 _COMMITTED = re.compile(r"Committed (\d+) new entries")
 _COMMIT_TOOK = re.compile(r"commit has taken (\d+)\.(\d{1,6}) seconds")
-
-Record = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,19 +44,6 @@ def stamped_lines(log: str) -> Iterator[tuple[int, str]]:
         stamped = _STAMPED.match(line)
         if stamped:
             yield int(stamped[1]) * 10**9 + int(stamped[2].ljust(9, "0")), stamped[3]
-
-
-def parse_records(text: str) -> tuple[Record, ...]:
-    """The agent's records, one JSON object a line; a line that is cut off (the power was) is left out."""
-    records: list[Record] = []
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return tuple(records)
 
 
 def agent_moments(records: Iterable[Record], node: str) -> Iterator[Moment]:
@@ -128,6 +114,11 @@ def traffic_moments(
     if ended:
         yield Moment(ended[0][0], client, f"the first connection breaks ({ended[0][1]})")
         yield Moment(ended[-1][0], client, f"{len(ended)} of {len(connections)} connections are broken")
+
+
+def at_home(moments: Iterable[Moment], clock: Clock) -> Iterator[Moment]:
+    """Those of a node whose clock this is, by this machine's clock."""
+    return (replace(moment, at_ns=clock.at_home(moment.at_ns)) for moment in moments)
 
 
 def relative(moments: Iterable[Moment], zero_ns: int, *, before_ms: float = 100) -> list[dict[str, object]]:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hafw_lab import running, usb_devices, usb_export
+from hafw_lab.common_options import add_lab_argument
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
 from hafw_lab.process import ENVIRONMENT
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         verb.add_argument(
             "--from", dest="origin", default="", metavar="NODE", help="a device of that machine of the lab"
         )
-        verb.add_argument("--name", default=running.DEFAULT_NAME, help="which lab, if there are several")
+        add_lab_argument(verb)
 
 
 def run(args: argparse.Namespace) -> int:

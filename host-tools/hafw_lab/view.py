@@ -13,10 +13,11 @@ import subprocess
 from pathlib import Path
 
 from hafw_lab import running
+from hafw_lab.common_options import add_lab_argument
 from hafw_lab.connection_file import compose_local, compose_remote
 from hafw_lab.desktop import Desktop, Ticket
 from hafw_lab.errors import LabError
-from hafw_lab.hints import absolute
+from hafw_lab.hints import DEFAULT_LAB, absolute
 from hafw_lab.screen import LONGEST_TICKET_S, TICKET_S
 from hafw_lab.spoken import program, say, show
 
@@ -42,7 +43,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--take-over", action="store_true", help="also if somebody looks at it, whose viewer then closes"
     )
-    verb.add_argument("--name", default=running.DEFAULT_NAME, help="which lab, if there are several")
+    add_lab_argument(verb)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,7 +109,7 @@ def open_viewer(viewer: str, connection: str) -> int:
 def compose_elsewhere(node: str, lab: str, ticket_socket: Path, *, remote: bool) -> str:
     """What is typed on another machine. Without a door to the network, ssh brings the socket there first."""
     here = f"{getpass.getuser()}@{socket.gethostname()}"
-    name = [] if lab == running.DEFAULT_NAME else ["--name", lab]
+    name = [] if lab == DEFAULT_LAB else ["--name", lab]
     words = [*absolute(program()), "view", *name, node, "--print"]
     command = shlex.join(words)  # for the shell there; where that changes nothing, it is readable as it is
     show = f"ssh {here} {command if command == ' '.join(words) else shlex.quote(command)} | {_VIEWER} -"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from hafw_lab import running
+from hafw_lab.common_options import add_lab_argument
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab, LabStatus
 from hafw_lab.options import POWER, Fault, FaultKind
@@ -25,7 +26,7 @@ _SAID = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--name", default=running.DEFAULT_NAME, help="which lab, if there are several")
+    add_lab_argument(parser)
     parser.add_argument("--once", action="store_true", help="print one picture and end")
 
 

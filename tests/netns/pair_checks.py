@@ -17,7 +17,8 @@ from agent.paths import Paths
 from agent.rules.table import compile_table, digest
 from hafw_lab.lab import Fault, FaultKind, Lab, NodeStatus
 from hafw_lab.node import Node
-from hafw_lab.timeline import Record, keepalived_moments, parse_records
+from hafw_lab.records import Record, parse_records
+from hafw_lab.timeline import keepalived_moments
 from hafw_lab.traffic import Traffic, start_traffic
 
 SERVER = "192.168.0.3"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab.timeline import Record, parse_records
+from hafw_lab.records import Record, parse_records
 from tests.netns.pair_checks import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="namespaces here need root")]

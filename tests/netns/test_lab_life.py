@@ -182,7 +182,7 @@ def name() -> Iterator[str]:
 def test_up_stays_and_down_removes(name: str) -> None:
     first = hafw_lab("up", "--agent", "none", "--name", name)
     assert first.returncode == 0, first.stderr
-    traces = Traces(Lab.attach(name).supervisor_pid)
+    traces = Traces(running.attach(name).supervisor_pid)
     again = hafw_lab("up", "--agent", "none", "--name", name)
     assert (again.returncode, "already up" in again.stderr) == (0, True)
     other = hafw_lab("up", "--agent", "stock", "--name", name)
@@ -196,19 +196,19 @@ def test_up_stays_and_down_removes(name: str) -> None:
 
 def test_a_crashed_lab_is_cleared_by_the_next_up(name: str) -> None:
     hafw_lab("up", "--agent", "none", "--name", name)
-    supervisor = Lab.attach(name).supervisor_pid
+    supervisor = running.attach(name).supervisor_pid
     traces = Traces(supervisor)
     os.kill(supervisor, signal.SIGKILL)
     traces.wait_gone()
     with pytest.raises(LabError, match="no lab"):
-        Lab.attach(name)
+        running.attach(name)
     again = hafw_lab("up", "--agent", "none", "--name", name)
     assert (again.returncode, "has crashed" in again.stderr) == (0, True)
 
 
 def test_down_ends_a_lab_whose_supervisor_hangs(name: str) -> None:
     hafw_lab("up", "--agent", "none", "--name", name)
-    lab = Lab.attach(name)
+    lab = running.attach(name)
     traces = Traces(lab.supervisor_pid)
     os.kill(lab.supervisor_pid, signal.SIGSTOP)
     running.down(name, lambda _: None, patience_s=0.5)

@@ -17,6 +17,7 @@ from hafw_lab.bench_facts import read_facts
 from hafw_lab.bench_failover import compare, make_rows, plan_setups, say_duration
 from hafw_lab.bench_handover import make_row
 from hafw_lab.bench_hook import parse_cpu_ticks, parse_resident_kib
+from hafw_lab.common_options import check_writable
 from hafw_lab.errors import LabError
 from hafw_lab.options import AgentKind
 from hafw_lab.report import (
@@ -241,9 +242,9 @@ def test_bad_arguments_are_refused(words: list[str], capsys: pytest.CaptureFixtu
 
 
 def test_a_result_file_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
-    demo.check_writable(tmp_path / "result.json")
+    check_writable(tmp_path / "result.json")
     with pytest.raises(LabError, match="cannot write to"):
-        demo.check_writable(tmp_path / "missing" / "result.json")
+        check_writable(tmp_path / "missing" / "result.json")
 
 
 CLIENTS, SERVERS = IPv4Network("192.168.2.0/24"), IPv4Network("192.168.0.0/24")

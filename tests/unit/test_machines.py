@@ -25,7 +25,7 @@ from hafw_lab.plan import Cable, LabPlan, Machine, NodePlan
 from hafw_lab.qemu import Accelerator, Wires, plan_qemu, write_by_hand
 from hafw_lab.services import plan_lab
 from hafw_lab.taps import plan_taps, require_taps
-from hafw_lab.timeline import Moment
+from hafw_lab.timeline import Moment, at_home
 from hafw_lab.topology import DEFAULT
 
 MACHINE = Machine(
@@ -173,7 +173,7 @@ def test_the_quickest_round_trip_sets_the_clock() -> None:
     clock = compute_clock([(1000, 5, 9000), (2000, 50, 2100), (3000, 70, 9999)])
     assert clock == Clock(offset_ns=2000, error_ns=50)
     assert clock.at_home(50) == 2050
-    assert list(clock.moments([Moment(1, "fw-1", "x")])) == [Moment(2001, "fw-1", "x")]
+    assert list(at_home([Moment(1, "fw-1", "x")], clock)) == [Moment(2001, "fw-1", "x")]
     assert clock.records([{"mono_ns": 1, "a": 2}, {"a": 3}]) == ({"mono_ns": 2001, "a": 2}, {"a": 3})
 
 

@@ -2,13 +2,13 @@
 
 import json
 
+from hafw_lab.records import parse_records
 from hafw_lab.timeline import (
     AgentFigures,
     Moment,
     agent_figures,
     agent_moments,
     keepalived_moments,
-    parse_records,
     relative,
     stock_figures,
     traffic_moments,

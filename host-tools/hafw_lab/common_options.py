@@ -1,0 +1,37 @@
+"""Arguments that several commands have in common."""
+
+import argparse
+from pathlib import Path
+
+from agent.pair import SyncMode
+from hafw_lab.errors import LabError
+from hafw_lab.hints import DEFAULT_LAB
+
+
+def add_lab_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", default=DEFAULT_LAB, help="which lab, if there are several")
+
+
+def add_sync_argument(parser: argparse.ArgumentParser) -> None:
+    modes = [mode.value for mode in SyncMode]
+    parser.add_argument(
+        "--sync", choices=modes, default=modes[0], help="where the backup keeps the states (default: direct)"
+    )
+
+
+def parse_count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 8:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; write for example 20000")
+    return int(text)
+
+
+def check_writable(path: Path | None, option: str = "--json", *, make_directory: bool = False) -> None:
+    """Raises LabError before the work instead of after it."""
+    if path is None:
+        return
+    try:
+        if make_directory:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise LabError(f"cannot write to {path}: {error.strerror}", f"choose another {option}") from error

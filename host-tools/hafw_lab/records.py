@@ -1,0 +1,19 @@
+"""The agent's records, as a node gives them. Pure."""
+
+import json
+from collections.abc import Mapping
+
+Record = Mapping[str, object]
+
+
+def parse_records(text: str) -> tuple[Record, ...]:
+    """The agent's records, one JSON object a line; a line that is cut off (the power was) is left out."""
+    records: list[Record] = []
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return tuple(records)
