@@ -5,11 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 from hafw_lab.cache import cache_dir
+from tests.checkout import ROOT
 
-ROOT = Path(__file__).parents[1]
 QUICK = ("static", "unit")
 """The tests beside which it is done. Nothing else runs beside all others, which look at time as well."""
 DESKTOP_RELEASE = os.environ.get("HAFW_DESKTOP_RELEASE", "bookworm")

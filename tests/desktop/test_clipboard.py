@@ -16,11 +16,12 @@ from hafw_lab.clipboard import Kind, get_clipboard, set_clipboard
 from hafw_lab.clipboard_bridge import ensure_display
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
+from tests.checkout import ROOT
 from tests.desktop.conftest import LAB
 from tests.desktop.test_view import NODE as VIEWED
 from tests.desktop.test_view import start_viewer, wait_viewed
 from tests.desktop.virtual_screen import VirtualScreen
-from tests.vm.guests import ROOT, wait_until
+from tests.vm.guests import wait_until
 
 ONE, OTHER = "client", "omarine"
 COMMAND = (sys.executable, "-P", "-m", "hafw_lab", "clipboard")

@@ -20,12 +20,11 @@ from hafw_lab.desktop import Remote, Ticket
 from hafw_lab.lab_directory import clear_crashed
 from hafw_lab.powered_machine import PoweredMachine
 from hafw_lab.screen import SPICE_SOCKET, Screen
+from tests.checkout import ROOT
 from tests.desktop.processes import find_listening_ports
 from tests.desktop.spice_link import BAD_CONNECTION, DISPLAY, MAIN, OK, PERMISSION_DENIED, knock
 from tests.desktop.tiny_desktop import PATIENCE_S, start_tiny
 from tests.desktop.virtual_screen import decode
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def screen_of(machine: PoweredMachine) -> Screen:

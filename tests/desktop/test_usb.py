@@ -16,8 +16,9 @@ from hafw_lab import usb
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
 from hafw_lab.usb_plugs import Device
+from tests.checkout import ROOT
 from tests.desktop.conftest import LAB
-from tests.vm.guests import ROOT, shell, wait_until
+from tests.vm.guests import shell, wait_until
 
 GIVER, TAKER = "omarine", "client"
 TABLET = "0627:0001"

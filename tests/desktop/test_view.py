@@ -11,12 +11,12 @@ from pathlib import Path
 from PIL import Image
 
 from hafw_lab.lab import Lab
+from tests.checkout import ROOT
 from tests.desktop.conftest import LAB
 from tests.desktop.processes import find_descendants, find_listening_ports
 from tests.desktop.virtual_screen import VirtualScreen, decode, is_within
 from tests.vm.guests import shell, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 NODE = "omarine"
 SIDE = 64
 COMMAND = (sys.executable, "-P", "-m", "hafw_lab")

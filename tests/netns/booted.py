@@ -10,7 +10,6 @@ from pathlib import Path
 from agent.adapters.process import ENVIRONMENT
 from tests.netns.pair_checks import until
 
-ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 _TARGET = "hafw-test.target"
 # cgroup2 without any controller is enough for it to tell whose process is whose

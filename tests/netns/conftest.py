@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from tests.netns.keepalived_bus import ROOT, Bus
+from tests.checkout import ROOT
+from tests.netns.keepalived_bus import Bus
 
 
 @pytest.fixture(params=["dbus_next", "dbus_fast"])

@@ -15,8 +15,8 @@ from dbus_next.aio import MessageBus
 from agent import config
 from agent.core.assess import VrrpState
 from hafw_lab.bus_config import compose_bus_config
+from tests.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAIR = config.load(ROOT / "examples" / "pair.yaml")
 LIMIT_S = 10.0
 NAME = "org.keepalived.Vrrp1"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.adapters.process import ENVIRONMENT
+from tests.checkout import ROOT
 from tests.netns.pair_checks import until
 
-ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 _BEGIN = """
 set -e

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkout import ROOT
+
 pytestmark = [
     pytest.mark.netns,
     pytest.mark.skipif(os.getuid() != 0, reason="journald needs root"),
@@ -15,7 +17,6 @@ pytestmark = [
     ),
 ]
 
-ROOT = Path(__file__).parents[2]
 IN_NAMESPACE = """
 mount -t tmpfs none /run && mount -t tmpfs none /var/log && mkdir -p /run/systemd/journal /run/log/journal
 # the journal's files are named after the machine

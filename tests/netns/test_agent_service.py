@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from hafw_lab.records import Record, parse_records
+from tests.checkout import ROOT
 from tests.netns.pair_checks import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="namespaces here need root")]
 
-ROOT = Path(__file__).parents[2]
 LIMIT_S = 60
 SET_UP = """
 for place in /run /var/log /var/lib /etc/conntrackd /etc/keepalived; do mount -t tmpfs none $place; done

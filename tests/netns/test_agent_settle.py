@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.checkout import ROOT
+
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="namespaces here need root")]
 
-ROOT = Path(__file__).parents[2]
 LIMIT_S = 20
 ARGUMENTS = ("--file", str(ROOT / "examples" / "pair.yaml"), "--node", "fw-1")
 SET_UP = """

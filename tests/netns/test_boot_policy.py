@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from agent.core.roles import RuleSet
+from tests.checkout import ROOT
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.flood import FORBIDDEN_PORT, Flood
 from tests.netns.pair_checks import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="namespaces here need root")]
 
-ROOT = Path(__file__).parents[2]
 BOOT = ROOT / "systemd" / "boot.nft"
 LIMIT_S = 60
 SETTLE = """

@@ -14,7 +14,7 @@ import pytest
 from hafw_lab.debian import Release, cached_tree
 from hafw_lab.errors import LabError
 from hafw_lab.shown import run_shown
-from tests.netns.keepalived_bus import ROOT
+from tests.checkout import ROOT
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.geteuid() != 0, reason="mounts here need root")]
 

@@ -3,13 +3,13 @@
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from agent import config
 from agent.paths import Paths
 from agent.render import conntrackd
+from tests.checkout import ROOT
 from tests.netns.booted import PATIENCE_S, Booted, start_booted
 from tests.netns.pair_checks import until
 
@@ -18,7 +18,6 @@ pytestmark = [
     pytest.mark.skipif(os.getuid() != 0, reason="a systemd of its own needs root"),
 ]
 
-ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "systemd"
 DROP_IN = SYSTEMD / "conntrackd.service.d" / "hafw.conf"
 PAIR = config.load(ROOT / "examples" / "pair.yaml")

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from agent.adapters import control
-from tests.netns.machine import ROOT, Machine, start_agent, start_machine
+from tests.checkout import ROOT
+from tests.netns.machine import Machine, start_agent, start_machine
 from tests.netns.namespaces import Namespace
 from tests.netns.pair_checks import until
 

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -11,10 +10,11 @@ from hafw_lab.lab import POWER, Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.states import count_replicated, wait_replicated
 from hafw_lab.topology_file import load_topology
+from tests.checkout import ROOT
 
 pytestmark = pytest.mark.netns
 
-TOPOLOGY = Path(__file__).parents[2] / "host-tools" / "topologies" / "dual-stack.yaml"
+TOPOLOGY = ROOT / "host-tools" / "topologies" / "dual-stack.yaml"
 SERVERS = ("192.168.0.3", "fd00:0::3")
 SOURCES = {"192.168.0.100", "fd00::100"}
 

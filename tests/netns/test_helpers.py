@@ -22,6 +22,7 @@ from agent.core.roles import RuleSet
 from agent.errors import ToolError
 from agent.pair import Pair, PortRange, Protocol, Rule, Service
 from agent.services import HELPERS
+from tests.checkout import ROOT
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.helped_ends import (
     LINES,
@@ -41,7 +42,6 @@ pytestmark = pytest.mark.netns
 CLIENT, SERVER, VIP = "192.168.2.10", "192.168.0.10", "192.168.0.100"
 NO_HELPER = re.compile("this kernel has no helper ([^:]*): load its module")
 PATIENCE_S = 60.0
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def start_in(node: Namespace) -> Start:

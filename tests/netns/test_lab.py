@@ -13,10 +13,10 @@ import pytest
 from agent.paths import Paths
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.lab import POWER, AgentKind, Fault, Lab, LabOptions
+from tests.checkout import ROOT
 
 pytestmark = pytest.mark.netns
 
-ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/host-tools"}
 SERVER = "192.168.0.3"
 OPTIONS = LabOptions(agent=AgentKind.NONE)

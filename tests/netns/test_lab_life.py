@@ -18,10 +18,10 @@ from hafw_lab import running
 from hafw_lab.errors import LabError
 from hafw_lab.lab import AgentKind, Lab, LabOptions
 from hafw_lab.topology import DEFAULT, fabric_name
+from tests.checkout import ROOT
 
 pytestmark = pytest.mark.netns
 
-ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/host-tools"}
 SERVER = "192.168.0.3"
 OPTIONS = LabOptions(agent=AgentKind.NONE)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +18,9 @@ from hafw_lab.client import SupervisorProcess
 from hafw_lab.errors import LabError
 from hafw_lab.lab import AgentKind, Lab, LabOptions
 from hafw_lab.plan import LabPlan, NodePlan
+from tests.checkout import ROOT
 
 pytestmark = pytest.mark.netns
-ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/host-tools"}
 PATIENCE_S = 10
 """For an answer that comes at once; far below the time limits of those who wait."""

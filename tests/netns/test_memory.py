@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.machine import ROOT, Machine, start_agent, start_machine, tell_agent
+from tests.checkout import ROOT
+from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
 from tests.netns.pair_checks import until
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="namespaces here need root")]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +16,11 @@ from hafw_lab.lab import POWER, Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.states import count_replicated, wait_replicated
 from hafw_lab.topology_file import load_topology
+from tests.checkout import ROOT
 from tests.netns.helped_ends import Program, end
 
 pytestmark = pytest.mark.netns
-TOPOLOGY = Path(__file__).parents[2] / "host-tools" / "topologies" / "dual-stack.yaml"
+TOPOLOGY = ROOT / "host-tools" / "topologies" / "dual-stack.yaml"
 PAIR_FILE = "/etc/hafw/hafw.yaml"
 PATIENCE_S = 60.0
 SERVER_4, SERVER_6 = "192.168.0.3", "fd00::3"

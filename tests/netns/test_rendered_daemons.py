@@ -16,11 +16,12 @@ from agent.config import load
 from agent.pair import Pair, SyncMode
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, networkd, sysctl
+from tests.checkout import GOLDEN
 
 pytestmark = pytest.mark.netns
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "render"
-CASES = sorted(case.name for case in GOLDEN.iterdir())
+FOLDER = GOLDEN / "render"
+CASES = sorted(case.name for case in FOLDER.iterdir())
 TIMEOUT_S = 20
 NOBODY = 65534
 
@@ -104,7 +105,7 @@ def write(namespace: Namespace, path: Path, text: str) -> None:
 
 @pytest.fixture(params=CASES)
 def pair(request: pytest.FixtureRequest) -> Pair:
-    return load(GOLDEN / request.param / "hafw.yaml")
+    return load(FOLDER / request.param / "hafw.yaml")
 
 
 @pytest.fixture(params=[False, True], ids=["as-is", "rootless"])
@@ -135,7 +136,7 @@ def test_keepalived_accepts_its_file(pair: Pair, namespace: Namespace) -> None:
 )
 def test_keepalived_runs_alone_and_tells_the_hook() -> None:
     """The hook's argv, the readiness file of a new node, and no death in the middle of becoming primary."""
-    pair = load(GOLDEN / "dual-stack" / "hafw.yaml")
+    pair = load(FOLDER / "dual-stack" / "hafw.yaml")
     instances = ("VI_eth0_4", "VI_eth0_6", "VI_eth1_4", "VI_eth1_6")
     with start_namespace(rootless=False) as namespace:
         add_interfaces(namespace, pair, "fw-2")
@@ -205,7 +206,7 @@ def start_conntrackd(namespace: Namespace, pair: Pair, *, privileged: bool) -> I
 @pytest.mark.parametrize("mode", SyncMode)
 def test_conntrackd_replicates_what_is_forwarded(namespace: Namespace, mode: SyncMode) -> None:
     """Also what is source-NATed to a virtual address, which Address Ignore names; not what ends here."""
-    base = load(GOLDEN / "dual-stack" / "hafw.yaml")
+    base = load(FOLDER / "dual-stack" / "hafw.yaml")
     pair = replace(base, sync=replace(base.sync, mode=mode))
     privileged = namespace.must("cat /proc/self/uid_map").split() == ["0", "0", "4294967295"]
     with start_conntrackd(namespace, pair, privileged=privileged):
@@ -252,7 +253,7 @@ VIPS = ("192.168.0.100/24", "fd00:0:0:a::100/128", "fe80::200:5eff:fe00:23e/64")
 @contextlib.contextmanager
 def start_networkd(*without: str) -> Iterator[Namespace]:
     """A node of the dual-stack pair with a cable in eth0 only, `without` some settings of the file."""
-    pair = load(GOLDEN / "dual-stack" / "hafw.yaml")
+    pair = load(FOLDER / "dual-stack" / "hafw.yaml")
     with start_namespace(rootless=False) as namespace:
         namespace.must(f"sh -c '{NETWORKD_SET_UP}'")
         for number, interface in enumerate(pair.interfaces):

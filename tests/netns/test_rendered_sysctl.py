@@ -11,12 +11,13 @@ import pytest
 
 from agent.config import load
 from agent.render import sysctl
+from tests.checkout import GOLDEN
 from tests.netns.namespaces import Namespace, join, start_namespaces
 from tests.netns.packets import checksum, make_socket, receive
 
 pytestmark = pytest.mark.netns
 
-PAIR = load(Path(__file__).parents[1] / "golden" / "render" / "pair" / "hafw.yaml")
+PAIR = load(GOLDEN / "render" / "pair" / "hafw.yaml")
 AS_IT_IS, AS_RENDERED = "as the kernel is", "as rendered"
 BEHIND = "10.9.0.1"
 REDIRECT, ECHO, SOURCE_ROUTE, ADVERTISEMENT = 5, 8, 131, 134

@@ -10,7 +10,8 @@ import pytest
 
 from agent.observer import POLL_S
 from agent.rules.nft import TABLES
-from tests.netns.machine import ROOT, Machine, start_agent, start_machine
+from tests.checkout import ROOT
+from tests.netns.machine import Machine, start_agent, start_machine
 from tests.netns.pair_checks import until
 from tests.netns.tables_of_others import THEIRS
 

@@ -3,21 +3,21 @@
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
 
 from agent.config import load
 from agent.core.roles import RuleSet
+from tests.checkout import GOLDEN
 from tests.netns.wire import Packet, Wire, start_wire
 
 pytestmark = pytest.mark.netns
-GOLDEN = Path(__file__).parents[1] / "golden" / "rules"
-CASES = sorted(case.name for case in GOLDEN.iterdir())
+FOLDER = GOLDEN / "rules"
+CASES = sorted(case.name for case in FOLDER.iterdir())
 
 
 def lines_of(case: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate((GOLDEN / case / "packets.txt").read_text().splitlines(), start=1):
+    for number, line in enumerate((FOLDER / case / "packets.txt").read_text().splitlines(), start=1):
         if line.strip() and not line.startswith("#"):
             yield number, line
 
@@ -25,7 +25,7 @@ def lines_of(case: str) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("case", CASES)
 def test_packets(case: str) -> None:
     """A line is a role, `route NETWORK INTERFACE`, `nft COMMAND`, or a packet and its fate, `*` for any."""
-    pair = load(GOLDEN / case / "hafw.yaml")
+    pair = load(FOLDER / case / "hafw.yaml")
     wrong, sent = [], 0
     with start_wire(pair, pair.nodes[0].name) as wire:
         for number, line in lines_of(case):
@@ -58,7 +58,7 @@ def prepare(wire: Wire, line: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_case_is_about_both_roles_and_the_versions_it_has(case: str) -> None:
-    pair = load(GOLDEN / case / "hafw.yaml")
+    pair = load(FOLDER / case / "hafw.yaml")
     lines = [line for _, line in lines_of(case)]
     assert {role.value for role in RuleSet} <= set(lines)
     for version in {vip.version for _, vip in pair.vips()}:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,12 +17,13 @@ from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.pair import Pair, PortRange, Protocol, Service
 from agent.rules.nft import TABLES
+from tests.checkout import GOLDEN
 from tests.netns.namespaces import Namespace, start_namespaces
 
 pytestmark = pytest.mark.netns
-GOLDEN = Path(__file__).parents[1] / "golden" / "rules"
-CASES = sorted(case.name for case in GOLDEN.iterdir())
-PAIR = load(GOLDEN / "described" / "hafw.yaml")
+FOLDER = GOLDEN / "rules"
+CASES = sorted(case.name for case in FOLDER.iterdir())
+PAIR = load(FOLDER / "described" / "hafw.yaml")
 roles = pytest.mark.parametrize("role", list(RuleSet))
 
 TAKE_OUT = "delete table inet hafw; delete table inet hafw-gate"
@@ -71,7 +71,7 @@ def ruleset(node: Namespace) -> object:
 @roles
 def test_every_golden_case_loads_flips_and_verifies(node: Namespace, case: str, role: RuleSet) -> None:
     other = next(each for each in RuleSet if each is not role)
-    rules = adapter_in(node, load(GOLDEN / case / "hafw.yaml"))
+    rules = adapter_in(node, load(FOLDER / case / "hafw.yaml"))
     loaded = rules.load(role)
     state = rules.verify(role)
     assert (state.present, state.rules, state.digest, state.drift) == (True, role, loaded.digest, None)
@@ -89,7 +89,7 @@ def test_every_golden_case_loads_flips_and_verifies(node: Namespace, case: str, 
 @pytest.mark.parametrize("case", CASES)
 def test_the_listing_can_be_loaded_again_as_text(node: Namespace, case: str) -> None:
     """An administrator may save our rules with the rest. (1.0.6 then writes some sets another way.)"""
-    rules = adapter_in(node, load(GOLDEN / case / "hafw.yaml"))
+    rules = adapter_in(node, load(FOLDER / case / "hafw.yaml"))
     rules.load(RuleSet.BACKUP)
     before = rules.read()
     listings = [node.run("nft", "list", "table", "inet", table) for table in TABLES]
@@ -191,7 +191,7 @@ def test_a_change_by_hand_is_found(node: Namespace, role: RuleSet, command: str,
 def test_a_flip_does_not_wait_for_a_look_at_a_large_table(node: Namespace) -> None:
     """A hand-over may come while the agent looks whether its rules are still its own."""
     addresses = "".join(f"10.0.{number >> 7}.{number % 128 * 2}\n" for number in range(30_000))
-    text = (GOLDEN / "described" / "hafw.yaml").read_text()
+    text = (FOLDER / "described" / "hafw.yaml").read_text()
     lines = "- {from: client, to: server, allow: [smtp], source: big}\n"
     texts = {
         "more.yaml": f"sets: {{big: {{file: big.txt}}}}\npolicy:\n{lines}",

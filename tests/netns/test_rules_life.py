@@ -11,7 +11,8 @@ import pytest
 
 from agent import config
 from agent.rules_in_force import rules_of
-from tests.netns.machine import ROOT, Machine, start_agent, start_machine, tell_agent
+from tests.checkout import ROOT
+from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
 from tests.netns.pair_checks import until
 
 pytestmark = [

@@ -19,8 +19,8 @@ from agent.pair import Pair
 from agent.rules import compile_table
 from agent.rules.change import model_of
 from agent.rules.flows import find_forbidden
+from tests.checkout import ROOT
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
-from tests.netns.machine import ROOT
 from tests.netns.packets import accept, connect, echo, listen, receive, udp
 
 pytestmark = pytest.mark.netns

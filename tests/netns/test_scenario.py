@@ -23,11 +23,11 @@ from hafw_lab.options import AgentKind
 from hafw_lab.scenario import run_failover, start_lab
 from hafw_lab.scenario_result import Setup
 from hafw_lab.states import MAX_FILE, room_for_states
+from tests.checkout import ROOT
 from tests.desktop.virtual_screen import decode
 from tests.netns.browser import open_page
 
 pytestmark = pytest.mark.netns
-ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/host-tools", "PYTHONUNBUFFERED": "1"}
 NO_COLOUR = re.compile(r"\x1b")
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns.machine import ROOT, Machine, start_machine
+from tests.checkout import ROOT
+from tests.netns.machine import Machine, start_machine
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="namespaces here need root")]
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,12 +11,13 @@ from agent import config
 from agent.paths import Paths
 from agent.render import keepalived
 from agent.setup_wire import wire_differences
+from tests.checkout import EXAMPLES
 from tests.netns.pair_checks import until
 from tests.netns.test_rendered_daemons import Namespace, start_namespace
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="network namespaces need root")]
 
-PAIR = config.load(Path(__file__).parents[2] / "examples" / "pair.yaml")
+PAIR = config.load(EXAMPLES / "pair.yaml")
 FIRST, SECOND = (node.name for node in PAIR.nodes)
 LINKS = PAIR.data_interfaces
 VIP = str(LINKS[0].vips[0])

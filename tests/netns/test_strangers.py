@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +16,7 @@ from hafw_lab.lab import Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.scenario import other
 from hafw_lab.topology_file import load_topology
+from tests.checkout import ROOT
 from tests.netns.pair_checks import find, living, records, until, wait_quiet, wait_record
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.geteuid() != 0, reason="sends raw packets")]
@@ -77,7 +77,7 @@ SPEAKS_S = 5.0
 """Three times the silence after which a backup takes over."""
 
 
-TOPOLOGY = Path(__file__).parents[2] / "host-tools" / "topologies" / "dual-stack.yaml"
+TOPOLOGY = ROOT / "host-tools" / "topologies" / "dual-stack.yaml"
 KEEPALIVED_CONF = str(Paths().keepalived_config)
 
 

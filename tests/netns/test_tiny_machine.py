@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hafw_lab import doctor, lab_directory, running
-from tests.netns.keepalived_bus import ROOT
+from tests.checkout import ROOT
 from tests.netns.tiny_machine import WORD
 
 pytestmark = [

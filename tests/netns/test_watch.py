@@ -9,16 +9,15 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from hafw_lab import running
 from hafw_lab.options import LabOptions
 from hafw_lab.topology import DEFAULT
+from tests.checkout import ROOT
 
 pytestmark = pytest.mark.netns
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ["/usr/bin/python3", "-P", "-m", "hafw_lab"]
 ENVIRONMENT = {
     **os.environ,

@@ -11,9 +11,9 @@ import pytest
 from hafw_lab.cache import cache_dir
 from hafw_lab.debian import Release, cached_tree
 from hafw_lab.image import read_depends
+from tests.checkout import ROOT
 from tests.package.debian_root import DebianRoot
 
-ROOT = Path(__file__).parents[2]
 BUILD_DEB = ROOT / "packaging" / "build-deb"
 OLDER = "0.0.1~test"
 BUILD_TIMEOUT_S = 600

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent import __version__
-from tests.package.conftest import BUILD_TIMEOUT_S, ROOT, build
+from tests.checkout import ROOT
+from tests.package.conftest import BUILD_TIMEOUT_S, build
 
 DEBIAN = ROOT / "packaging" / "debian"
 SYSTEMD = ROOT / "systemd"

@@ -17,7 +17,7 @@ from agent.config_yaml import FILE_END
 from agent.core.roles import Role
 from agent.pair import AfterLimit, SyncMode
 from agent.services import SERVICES
-from tests.package.conftest import ROOT
+from tests.checkout import ROOT
 from tests.package.programs import PROGRAMS, commands_of, options_of, walk
 
 MAN = ROOT / "packaging" / "debian" / "man"

@@ -3,11 +3,11 @@
 import os
 import re
 import subprocess
-from pathlib import Path
 
 from agent.core.diagram import to_markdown, to_mermaid
+from tests.checkout import ROOT
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 BEGIN, END = "<!-- diagram -->\n", "<!-- /diagram -->"
 
 

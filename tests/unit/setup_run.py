@@ -13,8 +13,8 @@ from agent import config
 from agent.paths import Paths
 from agent.setup import plan_setup
 from agent.setup_changes import Change, find_changes
+from tests.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAIR_FILE = ROOT / "examples" / "pair.yaml"
 PAIR = config.load(PAIR_FILE)
 FILES = config.read_files(PAIR_FILE)

@@ -11,9 +11,9 @@ import pytest
 from agent.__main__ import find_host
 from agent.config import parse
 from agent.status_text import exit_status, to_text
+from tests.checkout import ROOT
 from tests.unit.small_pair import SMALL
 
-ROOT = Path(__file__).parents[2]
 PAIR = ROOT / "examples" / "pair.yaml"
 LIMIT_S = 30
 # an empty /run and /var/log, so that no agent of this machine answers

@@ -8,9 +8,9 @@ import pytest
 from agent.config import load, parse
 from agent.errors import ConfigError
 from agent.pair import AfterLimit, Failover, Gate, PortRange, Protocol, Sync, SyncMode
+from tests.checkout import EXAMPLES
 from tests.unit.small_pair import SMALL
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 EXAMPLE = (EXAMPLES / "pair.yaml").read_text()
 
 

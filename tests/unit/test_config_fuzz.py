@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,10 +13,10 @@ from agent.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, sysctl
 from agent.rules import compile_table
+from tests.checkout import EXAMPLES
 
-DIRECTORY = Path(__file__).parents[2] / "examples"
-EXAMPLES = [path.read_text() for path in sorted(DIRECTORY.glob("*.yaml"))]
-TEXTS = {str(path.relative_to(DIRECTORY)): path.read_text() for path in sorted(DIRECTORY.glob("policy.d/*"))}
+PAIRS = [path.read_text() for path in sorted(EXAMPLES.glob("*.yaml"))]
+TEXTS = {str(path.relative_to(EXAMPLES)): path.read_text() for path in sorted(EXAMPLES.glob("policy.d/*"))}
 # a busy machine is no defect
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 WORDS = re.findall(
@@ -34,7 +33,7 @@ SAFE_LINE = re.compile(r"#[ -~]*|[ A-Za-z0-9_./:,;'\"{}=#()-]*")
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
     """An example with some of its words replaced, and perhaps a cut or a foreign character."""
-    text = draw(st.sampled_from(EXAMPLES))
+    text = draw(st.sampled_from(PAIRS))
     for _ in range(draw(st.integers(1, 4))):
         places = list(re.finditer(r"[^\s{}\[\],:#]+", text))
         place = draw(st.sampled_from(places)) if places else re.search("", text)
@@ -91,4 +90,4 @@ def test_any_mutated_example(text: str) -> None:
 
 
 def test_the_examples_themselves_are_pairs() -> None:
-    assert all(is_pair(text) for text in EXAMPLES)
+    assert all(is_pair(text) for text in PAIRS)

@@ -21,8 +21,8 @@ from agent.pair import (
     Translation,
     Zone,
 )
+from tests.checkout import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 HEAD = """\
 version: 1
 pair: G1

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from hafw_lab.hints import adapt, adapt_columns
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.checkout import ROOT
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ import pytest
 
 from agent.adapters.notices import MOST_BYTES, Notice, NoticeSocket
 from agent.core.assess import VrrpState
+from tests.checkout import ROOT
 
-HOOK = Path(__file__).parents[2] / "agent" / "notify" / "hook.py"
+HOOK = ROOT / "agent" / "notify" / "hook.py"
 LIMIT_S = 20
 USUAL = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 

@@ -15,13 +15,14 @@ from agent.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd
 from agent.setup import plan_setup
+from tests.checkout import GOLDEN
 from tests.unit.small_pair import SMALL, SMALL_6
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "render"
+FOLDER = GOLDEN / "render"
 PAIRS = {
     "small": parse(SMALL),
     "IPv6": parse(SMALL_6),
-    **{case.parent.name: config.load(case) for case in sorted(GOLDEN.glob("*/hafw.yaml"))},
+    **{case.parent.name: config.load(case) for case in sorted(FOLDER.glob("*/hafw.yaml"))},
 }
 Changed = Callable[[str], str]
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,9 @@ from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.rules import Commands, compile_table
 from agent.rules.nft import TABLES
+from tests.checkout import GOLDEN
 
-PAIR = load(Path(__file__).parents[1] / "golden" / "rules" / "described" / "hafw.yaml")
+PAIR = load(GOLDEN / "rules" / "described" / "hafw.yaml")
 GARBAGE = ["", "garbage", "[]", "{}", "null", '{"nftables": {}}', '{"nftables": [1]}', '{"nftables": [{}]}']
 
 

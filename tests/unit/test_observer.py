@@ -21,11 +21,12 @@ from agent.loop import Beat, Loop
 from agent.observer import Observer
 from agent.paths import Paths
 from agent.records import Kind
+from tests.checkout import EXAMPLES, RECORDED
 from tests.fakes import FakeHost, MemorySink
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="the kernel tells only root of changed rules")
 
-PAIR = config.load(Path(__file__).parents[2] / "examples" / "pair.yaml")
+PAIR = config.load(EXAMPLES / "pair.yaml")
 
 
 class Bench:
@@ -129,7 +130,7 @@ def test_a_conntrackd_that_restarts_before_the_first_poll_is_another_one(
     tmp_path: Path, restarts: bool
 ) -> None:
     tool = tmp_path / "conntrackd"
-    statistics = Path(__file__).parent / "adapters" / "recorded" / "direct-statistics.txt"
+    statistics = RECORDED / "direct-statistics.txt"
     tool.write_text(f"#!/bin/sh\nexec cat {statistics}\n")
     tool.chmod(0o755)
 
@@ -160,7 +161,7 @@ def events_of(loop: Loop) -> list[Event]:
 
 def test_the_first_loss_of_all_is_told(tmp_path: Path) -> None:
     """Counters of 0 are counters as well."""
-    recorded = (Path(__file__).parent / "adapters" / "recorded" / "direct-statistics.txt").read_text()
+    recorded = (RECORDED / "direct-statistics.txt").read_text()
     told = tmp_path / "told"
     tool = tmp_path / "conntrackd"
     tool.write_text(f"#!/bin/sh\nexec cat {told}\n")
@@ -184,7 +185,7 @@ def test_the_first_loss_of_all_is_told(tmp_path: Path) -> None:
 def test_a_conntrackd_that_comes_back_is_told_of_though_a_question_was_answered_first(
     tmp_path: Path,
 ) -> None:
-    statistics = Path(__file__).parent / "adapters" / "recorded" / "direct-statistics.txt"
+    statistics = RECORDED / "direct-statistics.txt"
     tool = tmp_path / "conntrackd"
     tool.write_text(f"#!/bin/sh\ntest -e {tmp_path}/conntrackd.ctl && exec cat {statistics}\n")
     tool.chmod(0o755)

@@ -5,7 +5,6 @@ HAFW_WRITE_GOLDEN=1 writes the golden files anew; read the diff before you keep 
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -14,9 +13,10 @@ from agent.config import load
 from agent.pair import Node, Pair
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, modules, networkd, nftables_unit, sysctl
+from tests.checkout import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "render"
-CASES = sorted(case.name for case in GOLDEN.iterdir())
+FOLDER = GOLDEN / "render"
+CASES = sorted(case.name for case in FOLDER.iterdir())
 
 
 class Render(Protocol):
@@ -34,7 +34,7 @@ RENDERERS: dict[str, Render] = {
 
 
 def pair_of(case: str) -> Pair:
-    return load(GOLDEN / case / "hafw.yaml")
+    return load(FOLDER / case / "hafw.yaml")
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -44,7 +44,7 @@ def test_golden(case: str, tool: str, index: int) -> None:
     pair = pair_of(case)
     node = pair.nodes[index].name
     text = RENDERERS[tool](pair, node, Paths())
-    golden = GOLDEN / case / f"{tool}-{node}.conf"
+    golden = FOLDER / case / f"{tool}-{node}.conf"
     if os.environ.get("HAFW_WRITE_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text()
@@ -52,12 +52,12 @@ def test_golden(case: str, tool: str, index: int) -> None:
 
 def test_every_golden_file_is_checked() -> None:
     expected = {
-        GOLDEN / case / f"{tool}-{node.name}.conf"
+        FOLDER / case / f"{tool}-{node.name}.conf"
         for case in CASES
         for tool in RENDERERS
         for node in pair_of(case).nodes
     }
-    assert set(GOLDEN.glob("*/*.conf")) == expected
+    assert set(FOLDER.glob("*/*.conf")) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_network
-from pathlib import Path
 
 import pytest
 
@@ -28,14 +27,15 @@ from agent.rules.nft import (
     ports,
 )
 from agent.rules.table import compile_stop_gaps
+from tests.checkout import GOLDEN
 from tests.unit.small_pair import SMALL
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "rules"
-CASES = sorted(case.name for case in GOLDEN.iterdir())
+FOLDER = GOLDEN / "rules"
+CASES = sorted(case.name for case in FOLDER.iterdir())
 
 
 def pair_of(case: str) -> Pair:
-    return load(GOLDEN / case / "hafw.yaml")
+    return load(FOLDER / case / "hafw.yaml")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def text_of(commands: Commands) -> str:
 @pytest.mark.parametrize("rules", list(RuleSet))
 @pytest.mark.parametrize(("name", "compiled"), [("table", compile_table), ("flip", compile_flip)])
 def test_golden(case: str, rules: RuleSet, name: str, compiled: Callable[[Pair, RuleSet], Commands]) -> None:
-    golden = GOLDEN / case / f"{name}-{rules.value}.jsonl"
+    golden = FOLDER / case / f"{name}-{rules.value}.jsonl"
     text = text_of(compiled(pair_of(case), rules))
     if os.environ.get("HAFW_WRITE_GOLDEN"):
         golden.write_text(text)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,9 @@ from agent.rules import Commands, compile_table
 from agent.rules.change import compile_change, model_of
 from agent.rules.diff import changes, parts_of, to_sentence, to_text
 from agent.rules.nft import ACCEPT, COUNTER, TABLE, add_chain, add_counter, add_rule, add_set, match, payload
+from tests.checkout import EXAMPLES
 
-EXAMPLE = (Path(__file__).parents[2] / "examples" / "pair.yaml").read_text()
+EXAMPLE = (EXAMPLES / "pair.yaml").read_text()
 ZONES = {"eth0": "server", "eth1": "client"}
 
 

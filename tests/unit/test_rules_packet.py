@@ -2,7 +2,6 @@
 
 import json
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,8 +31,9 @@ from agent.rules.packet import Packet, verdict_of
 from agent.rules.show import show
 from agent.rules.trace import Event, explain
 from agent.rules.words import sentence
+from tests.checkout import GOLDEN
 
-PAIR = config.load(Path(__file__).parents[1] / "golden" / "rules" / "described" / "hafw.yaml")
+PAIR = config.load(GOLDEN / "rules" / "described" / "hafw.yaml")
 LOADED = model_of(compile_table(PAIR, RuleSet.PRIMARY))
 CLIENT, SERVER = ip_address("192.168.2.10"), ip_address("192.168.0.10")
 TCP, UDP, ICMP = 6, 17, 1

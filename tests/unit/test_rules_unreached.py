@@ -1,12 +1,11 @@
 """What `hafw check` warns of: entries that can never take effect, and nothing that can."""
 
-from pathlib import Path
-
 import pytest
 
 from agent.config import load, parse
 from agent.rules.sources import find_believed
 from agent.rules.unreached import find_unreached
+from tests.checkout import EXAMPLES
 
 HEAD = """\
 version: 1
@@ -228,7 +227,7 @@ def test_nothing_is_said_of_what_may_take_effect(lines: tuple[str, ...]) -> None
 
 @pytest.mark.parametrize("name", ["pair.yaml", "dual-stack.yaml", "policy.yaml"])
 def test_the_examples_are_without_warnings(name: str) -> None:
-    assert find_unreached(load(Path(__file__).parents[2] / "examples" / name)) == ()
+    assert find_unreached(load(EXAMPLES / name)) == ()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from agent.setup_blocks import NotUnderstoodError, parse_blocks
 from agent.setup_foreign import unfit_for_agent, what_would_go
 from agent.setup_hazards import Hazards, advice_for_both, refuse_hazards
 from agent.setup_wire import wire_differences
+from tests.checkout import GOLDEN
 from tests.unit.setup_run import PAIR, PATHS, files_in, install, setup, write
 from tests.unit.setup_run import PAIR_FILE as FILE
 
@@ -250,7 +251,7 @@ def test_every_kind_of_pair_speaks_with_itself(pairs: list[Pair]) -> None:
 
 @pytest.fixture
 def pairs() -> list[Pair]:
-    cases = sorted((Path(__file__).parents[1] / "golden" / "render").glob("*/hafw.yaml"))
+    cases = sorted((GOLDEN / "render").glob("*/hafw.yaml"))
     assert cases
     return [config.load(case) for case in cases]
 

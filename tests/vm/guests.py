@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from hafw_lab.lab import Lab
@@ -16,7 +15,6 @@ from hafw_lab.states import holds_connection
 from hafw_lab.topology import DEFAULT, compute_mac
 from hafw_lab.traffic import Traffic, start_traffic
 
-ROOT = Path(__file__).resolve().parents[2]
 FIREWALLS = ("fw-1", "fw-2")
 SERVER = "192.168.0.3"
 CONNECTIONS = 10

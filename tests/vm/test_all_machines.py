@@ -12,15 +12,8 @@ import pytest
 from hafw_lab import running
 from hafw_lab.lab import Lab
 from hafw_lab.topology import DEFAULT
-from tests.vm.guests import (
-    PATIENCE_S,
-    ROOT,
-    SERVER,
-    Say,
-    living_connections,
-    longest_stall_ms,
-    shell,
-)
+from tests.checkout import ROOT
+from tests.vm.guests import PATIENCE_S, SERVER, Say, living_connections, longest_stall_ms, shell
 from tests.vm.story import check_boot, check_power_cut
 
 pytestmark = pytest.mark.vm

@@ -12,11 +12,11 @@ import pytest
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Fault, FaultKind, Lab
 from hafw_lab.traffic import Traffic
+from tests.checkout import ROOT
 from tests.vm.guests import (
     ALLOWED,
     FIREWALLS,
     PATIENCE_S,
-    ROOT,
     Strays,
     hand_over,
     living_connections,

@@ -25,8 +25,8 @@ from agent.core.actions import Committed, Sent, StatesIn
 from agent.errors import ToolError, UnavailableError
 from agent.pair import SyncMode
 from agent.paths import Paths
+from tests.checkout import RECORDED
 
-RECORDED = Path(__file__).parent / "recorded"
 CACHE = (RECORDED / "cache-statistics.txt").read_text()
 CACHE_EXPECTATIONS = (RECORDED / "cache-expectations.txt").read_text()
 DIRECT = (RECORDED / "direct-statistics.txt").read_text()

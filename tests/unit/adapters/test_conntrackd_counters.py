@@ -10,8 +10,9 @@ import pytest
 from agent.adapters.conntrackd import Statistics, parse_statistics
 from agent.adapters.conntrackd_counters import MOST_ANSWER, ask_counters
 from agent.errors import ToolError, UnavailableError
+from tests.checkout import RECORDED
 
-DIRECT = (Path(__file__).parent / "recorded" / "direct-statistics.txt").read_text()
+DIRECT = (RECORDED / "direct-statistics.txt").read_text()
 
 
 async def ask(path: Path, *pieces: bytes) -> tuple[bytes, Statistics]:

@@ -8,8 +8,9 @@ from typing import Any
 from agent import config
 from agent.adapters.keepalived import KeepalivedBus, Watch
 from agent.errors import UnavailableError
+from tests.checkout import EXAMPLES
 
-PAIR = config.load(Path(__file__).parents[3] / "examples" / "pair.yaml")
+PAIR = config.load(EXAMPLES / "pair.yaml")
 
 
 class SlowBus(KeepalivedBus):

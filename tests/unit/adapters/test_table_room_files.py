@@ -7,8 +7,9 @@ import pytest
 from agent.adapters.table_room import read_room
 from agent.core.table_room import Room
 from agent.errors import UnavailableError
+from tests.checkout import RECORDED
 
-STATISTICS = (Path(__file__).parent / "recorded" / "nf_conntrack").read_text()
+STATISTICS = (RECORDED / "nf_conntrack").read_text()
 
 
 def put(directory: Path, count: str, most: str, statistics: str | None) -> tuple[Path, Path]:

@@ -1,8 +1,6 @@
 """Whether conntrackd knows what its kernel knows: when it is told to read everything again, and what is
 said."""
 
-from world import SECOND
-
 from agent.core.actions import Reread, ResyncKernel, SendBulk, SetTimer, Timer
 from agent.core.conditions import Condition
 from agent.core.coverage import MARGIN, NEEDLESS_AGAIN_S
@@ -20,6 +18,7 @@ from agent.core.machine import step
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Notice, Phase, State
+from tests.unit.core.world import SECOND
 
 
 class Primary:

@@ -5,7 +5,6 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from world import SECOND, World
 
 from agent.core import machine
 from agent.core.actions import CommitStates, Timer
@@ -29,6 +28,7 @@ from agent.core.plan import BULK_COST_S, BULK_SHARE, Settings, refresh_after_s
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
 from agent.pair import AfterLimit, SyncMode
+from tests.unit.core.world import SECOND, World
 
 DIRECT = Settings(mode=SyncMode.DIRECT)
 CACHE = Settings(mode=SyncMode.CACHE)

@@ -1,7 +1,6 @@
 """What lost messages and refused states mean, and what is said of them."""
 
 import pytest
-from world import World
 
 from agent.core.actions import SetTimer, Timer
 from agent.core.conditions import Condition, doubt
@@ -10,6 +9,7 @@ from agent.core.plan import Settings, catch_up_after_s
 from agent.core.replication import Losses, judge_losses, losses_text
 from agent.core.roles import Role
 from agent.pair import SyncMode
+from tests.unit.core.world import World
 
 SIX = Losses(lost=6)
 

@@ -1,0 +1,8 @@
+"""Where the checkout is that is tested."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1].resolve()
+EXAMPLES = ROOT / "examples"
+GOLDEN = ROOT / "tests" / "golden"
+RECORDED = ROOT / "tests" / "recorded"
