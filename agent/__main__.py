@@ -23,7 +23,7 @@ from agent.paths import Paths
 from agent.streams import complain, harmless, open_missing, write_answer
 
 if TYPE_CHECKING:
-    from agent.pair import Pair  # each verb loads what it needs: a status has to be there at once
+    from agent.model.pair import Pair  # each verb loads what it needs: a status has to be there at once
 
 EPILOG = """\
 examples:

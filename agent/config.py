@@ -19,7 +19,7 @@ from agent.config_services import read_own_services, read_services
 from agent.config_values import MOST_PROBLEMS, Problems, Spot, TooManyProblemsError, suggestion
 from agent.config_yaml import FILE_END, Mapping, Node, Sequence, shown, tree_of, tree_problems
 from agent.errors import ConfigError, Problem
-from agent.pair import (
+from agent.model.pair import (
     AfterLimit,
     Drift,
     Failover,
@@ -33,8 +33,8 @@ from agent.pair import (
     Sync,
     SyncMode,
 )
-from agent.pair import Node as PairNode
-from agent.services import BFD_PORTS, SERVICES
+from agent.model.pair import Node as PairNode
+from agent.model.services import BFD_PORTS, SERVICES
 
 VERSION = 1
 _ANY = re.compile(r".*", re.DOTALL)

@@ -9,7 +9,7 @@ from agent.config_values import WORD, Problems, Spot, suggestion
 from agent.config_yaml import Mapping as Tree
 from agent.config_yaml import Scalar, shown
 from agent.errors import Problem
-from agent.pair import EVERYBODY, Addresses, AddressRange, AddressSet, IPAddress, IPNetwork
+from agent.model.pair import EVERYBODY, Addresses, AddressRange, AddressSet, IPAddress, IPNetwork
 
 Sets = Mapping[str, AddressSet]
 

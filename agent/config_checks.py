@@ -7,7 +7,7 @@ from itertools import combinations
 
 from agent.config_values import Problems, Wanted
 from agent.config_yaml import joined
-from agent.pair import (
+from agent.model.pair import (
     SELF_ZONE,
     SYNC_ZONE,
     Interface,

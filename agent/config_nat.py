@@ -13,7 +13,7 @@ from agent.config_services import read_services
 from agent.config_values import Spot
 from agent.config_yaml import Mapping as Tree
 from agent.config_yaml import Scalar, shown
-from agent.pair import (
+from agent.model.pair import (
     EVERYBODY,
     Addresses,
     AddressRange,

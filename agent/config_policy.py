@@ -10,7 +10,7 @@ from agent.config_services import Services, read_services
 from agent.config_values import WORD, Spot, suggestion
 from agent.config_yaml import Mapping as Tree
 from agent.config_yaml import shown
-from agent.pair import (
+from agent.model.pair import (
     SELF_ZONE,
     SYNC_ZONE,
     Action,

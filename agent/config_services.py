@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from agent.config_values import WORD, Spot, suggestion
 from agent.config_yaml import Mapping as Tree
 from agent.config_yaml import Scalar, Sequence, shown
-from agent.pair import PortRange, Protocol, Service
-from agent.services import HELPERS, ICMP_TYPES, PROTOCOLS, SERVICES
+from agent.model.pair import PortRange, Protocol, Service
+from agent.model.services import HELPERS, ICMP_TYPES, PROTOCOLS, SERVICES
 
 Services = Mapping[str, tuple[Service, ...]]
 

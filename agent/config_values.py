@@ -22,7 +22,7 @@ from agent.config_yaml import (
     shown,
 )
 from agent.errors import Problem
-from agent.pair import IPInterface, IPNetwork
+from agent.model.pair import IPInterface, IPNetwork
 
 Choice = TypeVar("Choice", bound=Enum)
 Wanted = tuple[re.Pattern[str], str]

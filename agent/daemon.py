@@ -29,10 +29,10 @@ from agent.errors import HafwError
 from agent.hands import Hands
 from agent.lock import BusyError, hold_lock, make_run_dir
 from agent.loop import Loop
+from agent.model.pair import Pair
+from agent.model.records import Kind, Record
 from agent.observer import Observer
-from agent.pair import Pair
 from agent.paths import Paths
-from agent.records import Kind, Record
 from agent.regular_file import replace_file
 from agent.render.keepalived import not_ready
 from agent.rules_in_force import Taken

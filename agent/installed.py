@@ -8,7 +8,7 @@ what `hafw setup` would ask to be changed counts, and of a file that cannot be f
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd
 from agent.setup import PlannedFile, plan_setup

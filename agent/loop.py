@@ -54,8 +54,8 @@ from agent.errors import (
     UnavailableError,
 )
 from agent.hands import Hands
+from agent.model.records import Kind, Record
 from agent.pulse import Pulse
-from agent.records import Kind, Record
 from agent.rules.holes import Change, holes, sentence
 
 

@@ -36,10 +36,10 @@ from agent.core.replication import Losses, judge_losses
 from agent.core.roles import Role
 from agent.errors import HafwError, UnavailableError
 from agent.loop import Loop, answer_of
+from agent.model.pair import Pair
+from agent.model.records import Kind, Record
 from agent.pace import Pace, PacedReader
-from agent.pair import Pair
 from agent.paths import Paths
-from agent.records import Kind, Record
 from agent.suspicion import Suspicion
 
 POLL_S = 5.0

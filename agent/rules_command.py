@@ -12,7 +12,7 @@ from agent.paths import Paths
 from agent.streams import complain
 
 if TYPE_CHECKING:
-    from agent.pair import Pair
+    from agent.model.pair import Pair
     from agent.rules_life import Applied  # it leans on everything that the agent leans on
 
 EPILOG = """\

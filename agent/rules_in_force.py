@@ -19,7 +19,7 @@ from agent.adapters.ruleset import read_table
 from agent.config_files import Files
 from agent.errors import ConfigError, HafwError, ToolError
 from agent.generations import Generation, Generations, same_files
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.regular_file import read_regular, replace_file
 from agent.rules import compile_pair

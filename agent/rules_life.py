@@ -27,9 +27,9 @@ from agent.core.roles import RuleSet
 from agent.errors import HafwError, ToolError, UnavailableError
 from agent.generations import Generation, Generations, Pending, boot_id, same_files
 from agent.lock import BusyError, hold_lock, make_run_dir
-from agent.pair import Pair
+from agent.model.pair import Pair
+from agent.model.records import Kind, Record
 from agent.paths import Paths
-from agent.records import Kind, Record
 from agent.render import conntrackd, keepalived
 from agent.rules import compile_table
 from agent.rules.change import model_of

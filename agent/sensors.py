@@ -41,7 +41,7 @@ from agent.core.table_room import Room, judge_room
 from agent.errors import HafwError
 from agent.installed import InstalledFiles
 from agent.loop import Loop
-from agent.pair import Interface, IPAddress, Pair
+from agent.model.pair import Interface, IPAddress, Pair
 from agent.paths import Paths
 from agent.rules.nft import FAMILY, TABLES
 from agent.rules.peer import advertised_s

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, modules, networkd, nftables_unit, sysctl
 

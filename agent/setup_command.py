@@ -11,7 +11,7 @@ from pathlib import Path
 from agent import config
 from agent.adapters.iproute import HostRoute, read_links, read_routes
 from agent.errors import HafwError, ToolError
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.setup import plan_setup
 from agent.setup_changes import Change, Kept, diff_of, find_changes

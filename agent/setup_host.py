@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from agent.adapters.iproute import HostLink
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.render.networkd import vlan_of
 
 

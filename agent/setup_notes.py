@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render.conntrackd import hook_in as conntrackd_hook_in
 from agent.render.keepalived import hook_in as keepalived_hook_in

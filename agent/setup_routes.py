@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.adapters.iproute import HostRoute
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.render.networkd import file_name
 
 _BEGINS_A_STANZA = re.compile(

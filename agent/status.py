@@ -11,9 +11,9 @@ from agent.core.roles import RuleSet, rules_of
 from agent.core.state import Phase
 from agent.errors import HafwError, OvertakenError
 from agent.loop import Loop
+from agent.model.pair import Pair, SyncMode
+from agent.model.records import to_fields
 from agent.observer import Observer
-from agent.pair import Pair, SyncMode
-from agent.records import to_fields
 
 SCHEMA = 1
 STATISTICS_LIMIT_S = 2.0

@@ -9,7 +9,7 @@ from agent.core.actions import Committed, Reread, Sent, StatesIn
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, SilentError, ToolError
 from agent.hands import Verified
-from agent.records import Kind, Record
+from agent.model.records import Kind, Record
 from agent.rules.holes import Hole
 
 

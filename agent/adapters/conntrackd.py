@@ -23,7 +23,7 @@ from agent.adapters.process import Finished
 from agent.core.actions import Committed, Reread, Sent, StatesIn
 from agent.core.replication import Losses, losses_text
 from agent.errors import ToolError, UnavailableError
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from agent.paths import Paths
 
 COMMAND_LIMIT_S = 5.0

@@ -16,7 +16,7 @@ from typing import Any
 
 from agent.adapters.process import run, use_pidfd_children
 from agent.errors import ToolError
-from agent.pair import IPInterface
+from agent.model.pair import IPInterface
 
 _IP = "/usr/sbin/ip"
 _LIMIT_S = 5.0

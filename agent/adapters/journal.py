@@ -27,8 +27,8 @@ import structlog
 from systemd import journal
 
 from agent.errors import HafwError
+from agent.model.records import MESSAGE_IDS, Record, from_journal, to_fields, to_journal
 from agent.paths import Paths
-from agent.records import MESSAGE_IDS, Record, from_journal, to_fields, to_journal
 from agent.regular_file import UnfitFileError, read_regular
 
 MOST_LINE = 64 * 1024

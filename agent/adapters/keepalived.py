@@ -43,7 +43,7 @@ except ImportError:  # the maintained fork with the same interface, where a dist
 from agent.adapters.bus_gate import BUS, Gate, Sieve
 from agent.core.assess import VrrpState
 from agent.errors import UnavailableError
-from agent.pair import Pair
+from agent.model.pair import Pair
 
 NAME = "org.keepalived.Vrrp1"
 INSTANCE = "org.keepalived.Vrrp1.Instance"

@@ -13,7 +13,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from agent.adapters.ctnetlink import attributes
 from agent.adapters.netlink_socket import ROUTE, NetlinkSocket
 from agent.core.links import Link
-from agent.pair import IPInterface
+from agent.model.pair import IPInterface
 
 _GET_LINK, _GET_ADDRESS = 18, 22
 _GROUP_LINK = 1

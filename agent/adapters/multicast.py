@@ -21,7 +21,7 @@ from pathlib import Path
 
 from agent.core.groups import Group, Listening
 from agent.errors import UnavailableError
-from agent.pair import IPAddress
+from agent.model.pair import IPAddress
 
 _GROUP_4 = f"{int.from_bytes(socket.inet_aton('224.0.0.18'), sys.byteorder):08X}"
 _GROUP_6 = socket.inet_pton(socket.AF_INET6, "ff02::12").hex()

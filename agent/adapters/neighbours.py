@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from agent.adapters.ctnetlink import attribute, attributes
 from agent.adapters.netlink_socket import CREATE, REPLACE, ROUTE, NetlinkSocket
-from agent.pair import IPAddress
+from agent.model.pair import IPAddress
 
 _NEW, _GET = 28, 30
 _REACHABLE, _STALE, _DELAY, _PROBE = 0x02, 0x04, 0x08, 0x10

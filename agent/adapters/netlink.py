@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from agent.errors import UnavailableError
-from agent.pair import Interface, IPInterface
+from agent.model.pair import Interface, IPInterface
 
 
 def _load(name: str) -> Any:

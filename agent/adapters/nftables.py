@@ -37,7 +37,7 @@ from agent.adapters.nft_context import Context, first_line, list_ours, open_cont
 from agent.adapters.packed import Packed, digest_of
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.rules.change import compile_change, compile_refill, model_of, touched_parts
 from agent.rules.diff import changes, to_sentence
 from agent.rules.gate import ROLE_CHAINS

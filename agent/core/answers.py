@@ -18,7 +18,7 @@ from math import ceil
 from agent.core.conditions import Condition
 from agent.core.links import Finding
 from agent.core.roles import Role
-from agent.pair import IPAddress
+from agent.model.pair import IPAddress
 
 ROUND_S = 2.0
 """How often the links are asked."""

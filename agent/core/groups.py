@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from agent.core.conditions import Condition
 from agent.core.links import Finding, Link, find_fault
 from agent.core.roles import Role
-from agent.pair import IPAddress, Pair
+from agent.model.pair import IPAddress, Pair
 
 Group = tuple[str, int]
 """An interface, and 4 or 6 for VRRP's group of that family, joined there."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent.core.conditions import Condition
 from agent.core.roles import Role
-from agent.pair import Interface, IPInterface, Pair
+from agent.model.pair import Interface, IPInterface, Pair
 
 Finding = tuple[Condition, bool, str]
 """A condition, whether it is well, and the words for it."""

@@ -59,7 +59,7 @@ from agent.core.events import (
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet, rules_of
 from agent.core.state import Notice, Phase, State, is_stale, learn, note
-from agent.pair import AfterLimit, SyncMode
+from agent.model.pair import AfterLimit, SyncMode
 
 MOST_COMMITS = 2
 """How often a commit that brought in less than expected is tried: what the kernel refuses twice it

@@ -25,7 +25,7 @@ from agent.core.actions import (
     VerifyRules,
 )
 from agent.core.roles import Role, RuleSet
-from agent.pair import AfterLimit, Drift, Pair, SyncMode
+from agent.model.pair import AfterLimit, Drift, Pair, SyncMode
 
 SETTLE_AFTER_S = 1.0
 RETRY_AFTER_S = 1.0

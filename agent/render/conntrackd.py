@@ -16,7 +16,7 @@ Hard facts (conntrackd 1.4.7 and 1.4.8):
 
 from ipaddress import IPv4Interface
 
-from agent.pair import IPInterface, Pair, SyncMode
+from agent.model.pair import IPInterface, Pair, SyncMode
 from agent.paths import Paths
 from agent.render.block import Lines, because, block, text_of
 

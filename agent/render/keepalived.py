@@ -24,7 +24,7 @@ Hard facts (keepalived 2.2.7 and 2.3.3; read in the source, tried with the daemo
 from collections.abc import Iterator
 from ipaddress import IPv6Interface
 
-from agent.pair import Interface, IPInterface, Node, Pair
+from agent.model.pair import Interface, IPInterface, Node, Pair
 from agent.paths import Paths
 from agent.render.block import Lines, because, block, text_of
 

@@ -11,11 +11,11 @@ Hard facts:
 
 from collections.abc import Iterator
 
-from agent.pair import Pair
+from agent.model.pair import Pair
+from agent.model.services import HELPERS
 from agent.paths import Paths
 from agent.render.block import because, text_of
 from agent.render.networkd import vlan_of
-from agent.services import HELPERS
 
 # in the kernels of both Debian 12 and 13
 RULES = (

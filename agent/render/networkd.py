@@ -17,7 +17,7 @@ Hard facts (systemd-networkd 252 and 257, tried with the daemons):
 import re
 from collections.abc import Iterator
 
-from agent.pair import Interface, IPInterface, Pair
+from agent.model.pair import Interface, IPInterface, Pair
 from agent.paths import Paths
 from agent.render.block import Lines, because, text_of
 

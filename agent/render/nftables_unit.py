@@ -7,7 +7,7 @@ Hard facts:
 * A drop-in that named a program which has gone with our package would keep nftables from starting.
 """
 
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render.block import because, text_of
 

@@ -19,7 +19,7 @@ Hard facts:
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from agent.pair import Interface, Pair
+from agent.model.pair import Interface, Pair
 from agent.paths import Paths
 from agent.render.block import because, text_of
 

@@ -23,7 +23,7 @@ microsecond for each rule. The chain that they lead to, and the counters, stay.
 from collections.abc import Iterator, Mapping
 
 from agent.core.roles import RuleSet
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.rules.nft import (
     ACCEPT,
     DROP,

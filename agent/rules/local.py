@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from agent.errors import ConfigError, Problem
-from agent.pair import SELF_ZONE, Interface, Pair, PortRange
+from agent.model.pair import SELF_ZONE, Interface, Pair, PortRange
 from agent.rules.gate import IGMP, VRRP, neighbour_rules
 from agent.rules.matching import VERSIONS, service_match
 from agent.rules.nft import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from agent.pair import Addresses, AddressSet, Pair, Protocol, Service
+from agent.model.pair import Addresses, AddressSet, Pair, Protocol, Service
 from agent.rules.nft import (
     L4PROTO,
     TABLE,

@@ -7,7 +7,7 @@ Packets of the firewall itself are not touched: they have no interface they came
 from collections.abc import Iterator
 from ipaddress import ip_network
 
-from agent.pair import (
+from agent.model.pair import (
     Addresses,
     Interface,
     IPAddress,

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import TypeAlias
 
 from agent.errors import ConfigError, Problem
-from agent.pair import IPNetwork, PortRange
+from agent.model.pair import IPNetwork, PortRange
 
 Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
 Expr: TypeAlias = Mapping[str, Json]

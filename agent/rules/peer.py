@@ -23,7 +23,8 @@ this node itself is no source of anything that arrives.
 
 from collections.abc import Iterator
 
-from agent.pair import Pair
+from agent.model.pair import Pair
+from agent.model.services import BFD_PORTS
 from agent.rules.gate import AH, LINK_LOCAL_6, VRRP, VRRP_GROUP_4, VRRP_GROUP_6
 from agent.rules.nft import (
     ACCEPT,
@@ -51,7 +52,6 @@ from agent.rules.nft import (
     payload,
     update_set,
 )
-from agent.services import BFD_PORTS
 
 SINGLE_HOP_BFD, MULTI_HOP_BFD = BFD_PORTS
 STRANGERS = "strangers"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
 
-from agent.pair import (
+from agent.model.pair import (
     SELF_ZONE,
     Action,
     Addresses,

@@ -15,7 +15,7 @@ like the others.
 from collections.abc import Iterator
 
 from agent.errors import Problem
-from agent.pair import Pair, Protocol
+from agent.model.pair import Pair, Protocol
 from agent.rules.nft import (
     DROP,
     IIFNAME,

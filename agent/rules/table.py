@@ -29,7 +29,7 @@ from functools import lru_cache
 from itertools import chain
 
 from agent.core.roles import RuleSet
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.rules.gate import (
     LOST_FORWARD,
     LOST_INPUT,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from agent.errors import Problem
-from agent.pair import (
+from agent.model.pair import (
     EVERYBODY,
     SELF_ZONE,
     Action,

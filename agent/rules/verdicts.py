@@ -10,7 +10,7 @@ connection that lives.
 
 from collections.abc import Iterator
 
-from agent.pair import Action, Connections, Pair, Rate, Rule, Side, Zone
+from agent.model.pair import Action, Connections, Pair, Rate, Rule, Side, Zone
 from agent.rules.matching import VERSIONS
 from agent.rules.nft import (
     ACCEPT,

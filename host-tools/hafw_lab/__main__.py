@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from agent import __version__
 from agent.errors import HafwError
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab import console, doctor, running
 from hafw_lab.accelerator import find_obstacle
 from hafw_lab.advert_option import add_advert_argument, choose_advert_ms

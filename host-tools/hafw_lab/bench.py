@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab import bench_failover, bench_flap, bench_handover, bench_hook, bench_rules
 from hafw_lab.advert_option import add_advert_argument
 from hafw_lab.bench_facts import read_facts

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from statistics import median
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab.errors import LabError
 from hafw_lab.options import AgentKind
 from hafw_lab.progress import Progress

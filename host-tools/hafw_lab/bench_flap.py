@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import time
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.bench_failover import say_duration
 from hafw_lab.bench_handover import STOCK_HOOK

@@ -15,7 +15,7 @@ from statistics import median
 
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
-from agent.pair import Pair
+from agent.model.pair import Pair
 from hafw_lab.errors import LabError
 from hafw_lab.process import run, run_ip
 

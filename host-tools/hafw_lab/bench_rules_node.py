@@ -24,7 +24,7 @@ from statistics import median
 from agent import config
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.rules.change import compile_change
 from agent.rules.gate import BEFORE_DEFRAG, BEFORE_POLICY, CLOSED, GATE, ROLE
 from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, TABLES

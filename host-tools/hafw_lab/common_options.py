@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab.errors import LabError
 from hafw_lab.hints import DEFAULT_LAB
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab import failover_picture
 from hafw_lab.accelerator import find_obstacle
 from hafw_lab.advert_option import add_advert_argument, choose_advert_ms

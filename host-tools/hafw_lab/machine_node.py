@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.model.records import from_journal
 from agent.paths import Paths
-from agent.records import from_journal
 from hafw_lab.client import Client
 from hafw_lab.clock import PROGRAM, Clock, compute_clock
 from hafw_lab.desktop import Desktop

@@ -6,7 +6,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab.errors import LabError
 
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab.errors import LabError
 from hafw_lab.failover_series import Series, bin_probes, rates
 from hafw_lab.lab import Lab

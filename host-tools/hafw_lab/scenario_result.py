@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab.failover_series import Series
 from hafw_lab.options import POWER, AgentKind, Fault, LabOptions
 from hafw_lab.timeline import AgentFigures

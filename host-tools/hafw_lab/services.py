@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent import config
 from agent.errors import HafwError
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, sysctl
 from hafw_lab import pair_file

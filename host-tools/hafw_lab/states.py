@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import islice
 from pathlib import Path
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab.errors import LabError
 from hafw_lab.node import Node
 from hafw_lab.progress import Progress

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent import config
 from agent.adapters.nftables import Nftables
-from agent.pair import Pair
+from agent.model.pair import Pair
 from tests.netns.namespaces import Namespace, join, start_namespaces
 
 PAIR_FILE = """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from agent.pair import (
+from agent.model.pair import (
     SELF_ZONE,
     Action,
     Addresses,

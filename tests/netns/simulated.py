@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from agent.core.roles import RuleSet
-from agent.pair import IPAddress, IPNetwork, Pair
+from agent.model.pair import IPAddress, IPNetwork, Pair
 from agent.rules import compile_table
 from agent.rules import packet as simulator
 from agent.rules.change import Model, model_of

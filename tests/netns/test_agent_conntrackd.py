@@ -16,7 +16,7 @@ from agent.adapters import process
 from agent.adapters.conntrackd import Conntrackd, kernel_states
 from agent.core.actions import Committed, Sent
 from agent.errors import ToolError, UnavailableError
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from agent.paths import Paths
 from tests.netns.namespaces import Namespace, join, start_namespaces
 

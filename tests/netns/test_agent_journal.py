@@ -29,7 +29,7 @@ PROGRAM = """
 import json, os, select, socket, subprocess, sys, time
 from agent.adapters.journal import JournalSink, open_sink, read_records
 from agent.paths import Paths
-from agent.records import Kind, MESSAGE_IDS, Record, to_fields
+from agent.model.records import Kind, MESSAGE_IDS, Record, to_fields
 
 paths, deadline = Paths(), time.monotonic() + 10
 while not paths.journal_socket.exists():

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab.lab import POWER, Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.states import count_replicated, wait_replicated

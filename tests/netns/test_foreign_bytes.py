@@ -15,8 +15,8 @@ from dbus_next import Message
 from dbus_next.aio import MessageBus
 
 from agent.adapters import control
+from agent.model.pair import SyncMode
 from agent.observer import REFUSED_AGAIN_S
-from agent.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.lab import Lab, LabOptions
 from hafw_lab.node import Node

@@ -20,8 +20,8 @@ from agent.adapters.expectations import announce_again
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
 from agent.errors import ToolError
-from agent.pair import Pair, PortRange, Protocol, Rule, Service
-from agent.services import HELPERS
+from agent.model.pair import Pair, PortRange, Protocol, Rule, Service
+from agent.model.services import HELPERS
 from tests.checkout import ROOT
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.helped_ends import (

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab.lab import POWER, Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.states import count_replicated, wait_replicated

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import load
-from agent.pair import Pair, SyncMode
+from agent.model.pair import Pair, SyncMode
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, networkd, sysctl
 from tests.checkout import GOLDEN

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
-from agent.pair import (
+from agent.model.pair import (
     Interface,
     IPInterface,
     IPNetwork,

@@ -15,7 +15,7 @@ from agent.adapters.nftables import Nftables
 from agent.config import load, parse
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
-from agent.pair import Pair, PortRange, Protocol, Service
+from agent.model.pair import Pair, PortRange, Protocol, Service
 from agent.rules.nft import TABLES
 from tests.checkout import GOLDEN
 from tests.netns.namespaces import Namespace, start_namespaces

@@ -15,7 +15,7 @@ from agent.adapters import flows
 from agent.adapters.nftables import Nftables
 from agent.adapters.process import ENVIRONMENT
 from agent.core.roles import RuleSet
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.rules import compile_table
 from agent.rules.change import model_of
 from agent.rules.flows import find_forbidden

@@ -18,7 +18,7 @@ from agent.adapters.nftables import Nftables
 from agent.config import parse
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError, Problem
-from agent.pair import IPAddress, Pair
+from agent.model.pair import IPAddress, Pair
 from agent.rules import compile_table
 from agent.rules.nft import TABLES
 from tests.netns.policy_model import Model

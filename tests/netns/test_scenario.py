@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab.bench_handover import time_commands
 from hafw_lab.errors import LabError
 from hafw_lab.options import AgentKind

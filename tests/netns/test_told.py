@@ -13,7 +13,7 @@ import pytest
 
 from agent.core.conditions import Condition, severity_of
 from agent.core.groups import NOTHING_LOOKS
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.lab import Fault, FaultKind, Lab, LabOptions
 from hafw_lab.node import Node

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.bench_flap import flap
 from hafw_lab.lab import Fault, FaultKind, Lab, LabOptions

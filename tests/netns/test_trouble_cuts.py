@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.lab import Lab, LabOptions
 from hafw_lab.node import Node

@@ -17,7 +17,7 @@ from itertools import count
 
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
-from agent.pair import Interface, IPAddress, IPInterface, Pair
+from agent.model.pair import Interface, IPAddress, IPInterface, Pair
 from tests.netns.namespaces import Namespace, start_namespaces
 from tests.netns.packets import checksum, make_socket
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from agent import config, config_services, records
+from agent import config, config_services
 from agent.config_values import Spot
 from agent.config_yaml import FILE_END
 from agent.core.roles import Role
-from agent.pair import AfterLimit, SyncMode
-from agent.services import SERVICES
+from agent.model import records
+from agent.model.pair import AfterLimit, SyncMode
+from agent.model.services import SERVICES
 from tests.checkout import ROOT
 from tests.package.programs import PROGRAMS, commands_of, options_of, walk
 

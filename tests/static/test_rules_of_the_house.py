@@ -28,7 +28,7 @@ PURE = {
     "types",
     "typing",
 }
-CORE = PURE | {"agent.core", "agent.pair", "agent.errors"}
+CORE = PURE | {"agent.core", "agent.model.pair", "agent.errors"}
 # The hook runs as root for every notice: it starts at once and leans on nothing that others could put there.
 HOOK = {"_socket", "errno", "os", "posix", "socket", "sys", "time"}
 
@@ -104,7 +104,7 @@ def test_rules_and_renderers_are_pure(root: Path, python_files: tuple[Path, ...]
     allowed = CORE | {
         f"agent.{package}",
         "agent.paths",
-        "agent.services",
+        "agent.model.services",
         "pathlib.Path",
         "pathlib.PurePath",
     }
@@ -163,9 +163,13 @@ def test_files_are_of_a_size_to_read(python_files: tuple[Path, ...], shell_files
         ("import time", PURE, ["time"]),
         ("def f():\n    import os.path", PURE, ["os.path"]),
         ("from collections.abc import Iterator", PURE, []),
-        ("from agent import pair", {"agent.pair"}, ["agent"]),
-        ("from agent.pair import Pair", {"agent.pair"}, []),
-        ("from agent.pairs import Pair", {"agent.pair"}, ["agent.pairs", "agent.pairs.Pair"]),
+        ("from agent.model import pair", {"agent.model.pair"}, ["agent.model"]),
+        ("from agent.model.pair import Pair", {"agent.model.pair"}, []),
+        (
+            "from agent.model.pairs import Pair",
+            {"agent.model.pair"},
+            ["agent.model.pairs", "agent.model.pairs.Pair"],
+        ),
     ],
 )
 def test_the_rules_can_fail(code: str, allowed: set[str], found: list[str]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.core.conditions import CONDITIONS, Condition
+from agent.model.records import MESSAGE_IDS
 from agent.paths import Paths
-from agent.records import MESSAGE_IDS
 
 LARGE_POLICY_MIB = 430
 """The agent and its copy together, at their peak."""

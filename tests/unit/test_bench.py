@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from hafw_lab import bench, demo
 from hafw_lab.bench_facts import read_facts
 from hafw_lab.bench_failover import compare, make_rows, plan_setups, say_duration

@@ -12,7 +12,7 @@ from agent.__main__ import find_host
 from agent.config import parse
 from agent.status_text import exit_status, to_text
 from tests.checkout import ROOT
-from tests.unit.small_pair import SMALL
+from tests.unit.agent.small_pair import SMALL
 
 PAIR = ROOT / "examples" / "pair.yaml"
 LIMIT_S = 30

@@ -7,9 +7,9 @@ import pytest
 
 from agent.config import load, parse
 from agent.errors import ConfigError
-from agent.pair import AfterLimit, Failover, Gate, PortRange, Protocol, Sync, SyncMode
+from agent.model.pair import AfterLimit, Failover, Gate, PortRange, Protocol, Sync, SyncMode
 from tests.checkout import EXAMPLES
-from tests.unit.small_pair import SMALL
+from tests.unit.agent.small_pair import SMALL
 
 EXAMPLE = (EXAMPLES / "pair.yaml").read_text()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agent.config import parse
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError, Problem
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, sysctl
 from agent.rules import compile_table

@@ -10,7 +10,7 @@ from agent.config import MOST_INTERFACES, parse
 from agent.config_values import MOST_PROBLEMS
 from agent.config_yaml import MAX_NODES
 from agent.errors import ConfigError
-from tests.unit.small_pair import SMALL
+from tests.unit.agent.small_pair import SMALL
 
 RULES = SMALL + "policy:\n" + "  - {from: client, to: server, allow: [ssh]}\n" * 5_000
 

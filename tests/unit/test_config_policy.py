@@ -7,7 +7,7 @@ import pytest
 
 from agent.config import load, parse, read_files
 from agent.errors import ConfigError, Problem
-from agent.pair import (
+from agent.model.pair import (
     Action,
     Addresses,
     AddressSet,

@@ -3,7 +3,7 @@
 import pytest
 
 from agent.config import parse
-from tests.unit.small_pair import SMALL, changed, problems_of
+from tests.unit.agent.small_pair import SMALL, changed, problems_of
 
 
 def test_everything_is_said_at_once_in_the_order_of_the_file() -> None:

@@ -8,8 +8,8 @@ import pytest
 from agent.adapters import journal
 from agent.adapters.journal import FileSink, read_records
 from agent.history import parse_since, to_table
+from agent.model.records import Kind, Record
 from agent.paths import Paths
-from agent.records import Kind, Record
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=timezone(timedelta(hours=1)))
 

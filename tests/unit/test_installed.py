@@ -11,12 +11,12 @@ from agent import config
 from agent.config import parse
 from agent.errors import HafwError
 from agent.installed import InstalledFiles
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd
 from agent.setup import plan_setup
 from tests.checkout import GOLDEN
-from tests.unit.small_pair import SMALL, SMALL_6
+from tests.unit.agent.small_pair import SMALL, SMALL_6
 
 FOLDER = GOLDEN / "render"
 PAIRS = {

@@ -18,8 +18,8 @@ from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.hands import Hands
 from agent.loop import Loop
-from agent.pair import SyncMode
-from agent.records import Kind
+from agent.model.pair import SyncMode
+from agent.model.records import Kind
 from agent.rules.holes import UNKNOWN, Change, Deed
 from agent.rules.nft import GATE_TABLE
 from tests.fakes import FakeHost, MemorySink

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from agent.records import Kind, Record, from_journal, to_journal
+from agent.model.records import Kind, Record, from_journal, to_journal
 from hafw_lab import doctor, export, guest_services, image, machine_plan, process, programs
 from hafw_lab.advert_option import choose_advert_ms
 from hafw_lab.client import Client

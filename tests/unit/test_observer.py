@@ -18,9 +18,9 @@ from agent.core.plan import Settings
 from agent.core.roles import Role
 from agent.hands import Hands
 from agent.loop import Beat, Loop
+from agent.model.records import Kind
 from agent.observer import Observer
 from agent.paths import Paths
-from agent.records import Kind
 from tests.checkout import EXAMPLES, RECORDED
 from tests.fakes import FakeHost, MemorySink
 

@@ -10,7 +10,7 @@ import pytest
 from agent import config
 from agent.errors import ConfigError
 from agent.regular_file import UnfitFileError, find_weakness, read_regular, replace_file
-from tests.unit.small_pair import SMALL
+from tests.unit.agent.small_pair import SMALL
 
 NOBODY = 65534
 INCLUDED = "policy: []\n"

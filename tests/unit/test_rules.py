@@ -14,7 +14,7 @@ import pytest
 from agent.config import load, parse
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError
-from agent.pair import Interface, Management, Pair, PortRange, Protocol, Service
+from agent.model.pair import Interface, Management, Pair, PortRange, Protocol, Service
 from agent.rules import Commands, compile_flip, compile_table, digest
 from agent.rules.nft import (
     GATE_TABLE,
@@ -28,7 +28,7 @@ from agent.rules.nft import (
 )
 from agent.rules.table import compile_stop_gaps
 from tests.checkout import GOLDEN
-from tests.unit.small_pair import SMALL
+from tests.unit.agent.small_pair import SMALL
 
 FOLDER = GOLDEN / "rules"
 CASES = sorted(case.name for case in FOLDER.iterdir())

@@ -8,7 +8,7 @@ import pytest
 
 from agent import config
 from agent.core.roles import RuleSet
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.rules import Commands, compile_table
 from agent.rules.change import compile_change, model_of
 from agent.rules.diff import changes, parts_of, to_sentence, to_text

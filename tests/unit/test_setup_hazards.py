@@ -8,7 +8,7 @@ import pytest
 
 from agent import config
 from agent.errors import HafwError
-from agent.pair import Pair
+from agent.model.pair import Pair
 from agent.render import conntrackd, keepalived
 from agent.setup_blocks import NotUnderstoodError, parse_blocks
 from agent.setup_foreign import unfit_for_agent, what_would_go

@@ -23,7 +23,7 @@ from agent.adapters.conntrackd import (
 )
 from agent.core.actions import Committed, Sent, StatesIn
 from agent.errors import ToolError, UnavailableError
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 from agent.paths import Paths
 from tests.checkout import RECORDED
 

@@ -21,8 +21,8 @@ from agent.adapters.journal import (
     to_datagram,
 )
 from agent.history import to_table
+from agent.model.records import Kind, Record, from_journal, to_fields, to_journal
 from agent.paths import Paths
-from agent.records import Kind, Record, from_journal, to_fields, to_journal
 
 
 def make_paths(tmp_path: Path) -> Paths:

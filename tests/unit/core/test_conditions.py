@@ -45,7 +45,7 @@ from agent.core.machine import step
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
-from agent.pair import AfterLimit, SyncMode
+from agent.model.pair import AfterLimit, SyncMode
 
 By = Observation
 NOW = 100_000_000_000

@@ -13,7 +13,7 @@ from agent.core.groups import NOTHING_LOOKS, Group, Joined, Listening, judge_gro
 from agent.core.links import Link
 from agent.core.roles import Role
 from agent.errors import UnavailableError
-from tests.unit.small_pair import SMALL, SMALL_6
+from tests.unit.agent.small_pair import SMALL, SMALL_6
 
 PAIR = parse(SMALL)
 PAIR_6 = parse(SMALL_6)

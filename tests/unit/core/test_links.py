@@ -9,7 +9,7 @@ from agent.config import parse
 from agent.core.conditions import Condition
 from agent.core.links import Link, find_fault, judge_links
 from agent.core.roles import Role
-from tests.unit.small_pair import SMALL
+from tests.unit.agent.small_pair import SMALL
 
 PAIR = parse(SMALL)
 LO = Link("lo", 1, "loopback", up=True, carrier=True, addresses=(ip_interface("127.0.0.1/8"),))

@@ -28,7 +28,7 @@ from agent.core.machine import step
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Notice, State
-from agent.pair import SyncMode
+from agent.model.pair import SyncMode
 
 SECOND = 1_000_000_000
 

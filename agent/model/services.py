@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agent.pair import PortRange, Protocol, Service
+from agent.model.pair import PortRange, Protocol, Service
 
 
 def _of(protocol: Protocol, name: str, *ports: int | tuple[int, int], helper: str | None = None) -> Service:

@@ -2,7 +2,7 @@
 
 from ipaddress import ip_interface
 
-from agent.pair import Interface
+from agent.model.pair import Interface
 
 
 def test_networks_are_listed_once() -> None:
