@@ -32,7 +32,7 @@ from agent.model.records import Kind, Record
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived
 from agent.rules import compile_table
-from agent.rules.change import model_of
+from agent.rules.delta import model_of
 from agent.rules.flows import find_forbidden
 from agent.rules_in_force import (
     adapter_of,

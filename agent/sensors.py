@@ -43,7 +43,7 @@ from agent.installed import InstalledFiles
 from agent.loop import Loop
 from agent.model.pair import Interface, IPAddress, Pair
 from agent.paths import Paths
-from agent.rules.nft import FAMILY, TABLES
+from agent.rules.nft_json import FAMILY, TABLES
 from agent.rules.peer import advertised_s
 from agent.rules.strangers import words
 

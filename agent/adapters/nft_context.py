@@ -17,9 +17,9 @@ from typing import Protocol
 import nftables
 
 from agent.errors import ToolError
-from agent.rules.change import is_moving
+from agent.rules.delta import is_moving
 from agent.rules.listing import Entry, entries_of, is_ours
-from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, Command
+from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, Command
 
 Ask = Callable[[Command], str | None]
 """What nft lists; None when it is not there."""

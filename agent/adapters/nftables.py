@@ -38,13 +38,13 @@ from agent.adapters.packed import Packed, digest_of
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.model.pair import Pair
-from agent.rules.change import compile_change, compile_refill, model_of, touched_parts
+from agent.rules.compile import compile_pair, compile_stop_gaps
+from agent.rules.delta import compile_change, compile_refill, model_of, touched_parts
 from agent.rules.diff import changes, to_sentence
 from agent.rules.gate import ROLE_CHAINS
 from agent.rules.holes import Hole
 from agent.rules.listing import Counter, Listing, changed_parts, listing_of
-from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, Command, Commands, add_table
-from agent.rules.table import compile_pair, compile_stop_gaps
+from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, Command, Commands, add_table
 
 HELPER = "ct helper"
 

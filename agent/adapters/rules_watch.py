@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from agent.adapters.ctnetlink import attributes
 from agent.errors import UnavailableError
 from agent.rules.holes import UNKNOWN, Change, Deed
-from agent.rules.nft import TABLES
+from agent.rules.nft_json import TABLES
 
 _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES = 7

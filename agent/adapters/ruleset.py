@@ -12,7 +12,7 @@ from typing import NoReturn
 from agent.adapters.nft_context import Context, first_line, list_ours, open_context
 from agent.errors import ToolError
 from agent.rules.listing import Listing, entries_of, listing_of
-from agent.rules.nft import FAMILY, TABLE, TABLES, Command
+from agent.rules.nft_json import FAMILY, TABLE, TABLES, Command
 from agent.rules.show import rule_texts
 
 _LIST = ("nft", "list", "table", FAMILY, TABLE)

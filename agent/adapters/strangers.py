@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from agent.adapters.nft_context import Context, first_line, open_context
 from agent.errors import ToolError
 from agent.rules.listing import entries_of
-from agent.rules.nft import FAMILY, TABLE
-from agent.rules.packet import PROTOCOLS
+from agent.rules.nft_json import FAMILY, TABLE
 from agent.rules.peer import ADVERTISED, STRANGER_SETS
+from agent.rules.simulate import PROTOCOLS
 from agent.rules.strangers import Stranger
 
 

@@ -1,6 +1,6 @@
 """The pair's rules as libnftables JSON. Pure: values in, commands out."""
 
-from agent.rules.nft import Commands
-from agent.rules.table import compile_flip, compile_pair, compile_table, digest
+from agent.rules.compile import compile_flip, compile_pair, compile_table, digest
+from agent.rules.nft_json import Commands
 
 __all__ = ["Commands", "compile_flip", "compile_pair", "compile_table", "digest"]

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.rules.change import is_moving
+from agent.rules.compile import is_passing
+from agent.rules.delta import is_moving
+from agent.rules.describe import sentence, value_text
 from agent.rules.listing import part_of
-from agent.rules.nft import Commands, additions
-from agent.rules.table import is_passing
-from agent.rules.words import sentence, value_text
+from agent.rules.nft_json import Commands, additions
 
 Parts = Sequence[tuple[str, str]]
 _WAY = re.compile(r"chain from/(?P<ingress>[^/]+)/to/(?P<egress>[^/]+)")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import islice
 
-from agent.rules.change import Model
-from agent.rules.packet import Packet, verdict_of
+from agent.rules.delta import Model
+from agent.rules.simulate import Packet, verdict_of
 
 IPAddress = IPv4Address | IPv6Address
 Ends = tuple[IPAddress, IPAddress, int, int, int]

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     ACCEPT,
     DROP,
     GATE_TABLE,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agent.core.roles import RuleSet
-from agent.rules.nft import FAMILY, GATE_TABLE, TABLE
-from agent.rules.sources import CHECK, RAW_IN, SOURCES
+from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE
+from agent.rules.source_check import CHECK, RAW_IN, SOURCES
 
 
 class Hole(Enum):

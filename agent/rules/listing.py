@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from agent.core.roles import RuleSet
-from agent.rules.change import Counts, RuleCounts, element_text
+from agent.rules.compile import DIGEST_PREFIX
+from agent.rules.delta import Counts, RuleCounts, element_text
 from agent.rules.gate import closed, is_role_part
-from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, TABLES
-from agent.rules.table import DIGEST_PREFIX
+from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, TABLES
 
 _MOVING = frozenset({"handle", "packets", "bytes", "expires", "used"})
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from agent.model.pair import Addresses, AddressSet, Pair, Protocol, Service
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     L4PROTO,
     TABLE,
     Command,

@@ -18,9 +18,10 @@ from agent.model.pair import (
     SourceNat,
     Translation,
 )
+from agent.rules.forward import asked_at, translated_by
 from agent.rules.gate import SOURCE_NAT
 from agent.rules.matching import VERSIONS, matches
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     ACCEPT,
     COUNTER,
     IIFNAME,
@@ -38,7 +39,6 @@ from agent.rules.nft import (
     network_of,
     translate,
 )
-from agent.rules.policy import asked_at, translated_by
 
 DESTINATION_NAT = -100
 _ANY = (Service("any", Protocol.ANY),)

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from agent.model.pair import Pair
 from agent.model.services import BFD_PORTS
 from agent.rules.gate import AH, LINK_LOCAL_6, VRRP, VRRP_GROUP_4, VRRP_GROUP_6
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     ACCEPT,
     DROP,
     IIFNAME,

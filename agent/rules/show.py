@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from agent.rules.change import Body, Model, model_of
+from agent.rules.delta import Body, Model, model_of
+from agent.rules.describe import sentence, value_text, verdict_text
 from agent.rules.gate import GATE
 from agent.rules.listing import Entry, counts_of
-from agent.rules.packet import Packet, applies, entries_of_map, verdict_in
-from agent.rules.words import sentence, value_text, verdict_text
+from agent.rules.simulate import Packet, applies, entries_of_map, verdict_in
 
 _HOOKS = {
     "prerouting": "when it arrives",

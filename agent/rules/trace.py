@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.rules.nft import FAMILY, TABLES
-from agent.rules.words import sentence
+from agent.rules.describe import sentence
+from agent.rules.nft_json import FAMILY, TABLES
 
 NatKinds = ("snat", "dnat", "masquerade", "redirect")
 

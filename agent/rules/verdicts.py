@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from agent.model.pair import Action, Connections, Pair, Rate, Rule, Side, Zone
 from agent.rules.matching import VERSIONS
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     ACCEPT,
     COUNTER,
     DROP,

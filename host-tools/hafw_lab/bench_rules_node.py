@@ -25,10 +25,10 @@ from agent import config
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
-from agent.rules.change import compile_change
+from agent.rules.compile import compile_table
+from agent.rules.delta import compile_change
 from agent.rules.gate import BEFORE_DEFRAG, BEFORE_POLICY, CLOSED, GATE, ROLE
-from agent.rules.nft import FAMILY, GATE_TABLE, TABLE, TABLES
-from agent.rules.table import compile_table
+from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, TABLES
 from hafw_lab import pair_file
 from hafw_lab.bench_rules_forward import measure_forward
 from hafw_lab.errors import LabError

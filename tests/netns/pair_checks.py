@@ -14,7 +14,7 @@ from pathlib import Path
 from agent import config
 from agent.core.roles import RuleSet
 from agent.paths import Paths
-from agent.rules.table import compile_table, digest
+from agent.rules.compile import compile_table, digest
 from hafw_lab.lab import Fault, FaultKind, Lab, NodeStatus
 from hafw_lab.node import Node
 from hafw_lab.records import Record, parse_records

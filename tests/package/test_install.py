@@ -11,7 +11,7 @@ from agent import __version__, config
 from agent.paths import Paths
 from hafw_lab.debian import Release
 from tests.checkout import ROOT
-from tests.netns.tables_of_others import THEIRS
+from tests.netns.agent.rules.tables_of_others import THEIRS
 from tests.package.conftest import OLDER
 from tests.package.debian_root import DebianRoot
 

@@ -21,7 +21,7 @@ from agent.loop import Loop
 from agent.model.pair import SyncMode
 from agent.model.records import Kind
 from agent.rules.holes import UNKNOWN, Change, Deed
-from agent.rules.nft import GATE_TABLE
+from agent.rules.nft_json import GATE_TABLE
 from tests.fakes import FakeHost, MemorySink
 
 LIMIT_S = 5.0

@@ -11,7 +11,7 @@ from agent.config import load
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.rules import Commands, compile_table
-from agent.rules.nft import TABLES
+from agent.rules.nft_json import TABLES
 from tests.checkout import GOLDEN
 
 PAIR = load(GOLDEN / "rules" / "described" / "hafw.yaml")

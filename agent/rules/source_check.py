@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from agent.errors import Problem
 from agent.model.pair import Pair, Protocol
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     DROP,
     IIFNAME,
     RETURN,

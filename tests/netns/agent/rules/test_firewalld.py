@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.rules.nft import TABLES
+from agent.rules.nft_json import TABLES
+from tests.netns.agent.rules.test_drift import PAIR, PAIR_FILE, PATIENCE_S, theirs, wait_intact
 from tests.netns.machine import Machine, start_agent, start_machine
 from tests.netns.pair_checks import until
-from tests.netns.test_rules_drift import PAIR, PAIR_FILE, PATIENCE_S, theirs, wait_intact
 
 pytestmark = [
     pytest.mark.netns,

@@ -10,9 +10,19 @@ from agent import config
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
 from agent.rules import Commands, compile_table
-from agent.rules.change import compile_change, model_of
+from agent.rules.delta import compile_change, model_of
 from agent.rules.diff import changes, parts_of, to_sentence, to_text
-from agent.rules.nft import ACCEPT, COUNTER, TABLE, add_chain, add_counter, add_rule, add_set, match, payload
+from agent.rules.nft_json import (
+    ACCEPT,
+    COUNTER,
+    TABLE,
+    add_chain,
+    add_counter,
+    add_rule,
+    add_set,
+    match,
+    payload,
+)
 from tests.checkout import EXAMPLES
 
 EXAMPLE = (EXAMPLES / "pair.yaml").read_text()

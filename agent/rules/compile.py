@@ -30,6 +30,7 @@ from itertools import chain
 
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
+from agent.rules.forward import forward
 from agent.rules.gate import (
     LOST_FORWARD,
     LOST_INPUT,
@@ -41,10 +42,10 @@ from agent.rules.gate import (
     own_sets,
 )
 from agent.rules.holes import Hole
-from agent.rules.local import closed_input, local
+from agent.rules.input import closed_input, local
 from agent.rules.matching import named_sets
 from agent.rules.nat import nat
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     GATE_TABLE,
     TABLE,
     TABLES,
@@ -58,8 +59,7 @@ from agent.rules.nft import (
     delete_table,
     flush_chain,
 )
-from agent.rules.policy import forward
-from agent.rules.sources import sources
+from agent.rules.source_check import sources
 
 DIGEST_PREFIX = "digest-"
 

@@ -7,9 +7,9 @@ import pytest
 from agent import config
 from agent.core.roles import RuleSet
 from agent.rules.holes import Hole
+from tests.netns.agent.rules.test_peer import ALLOWED, FORBIDDEN, packets, start_hostile
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.packets import accept, connect, echo, listen, udp
-from tests.netns.test_rules_peer import ALLOWED, FORBIDDEN, packets, start_hostile
 
 pytestmark = pytest.mark.netns
 

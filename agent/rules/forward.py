@@ -18,7 +18,7 @@ from agent.model.pair import (
     Service,
 )
 from agent.rules.matching import VERSIONS, matches, service_match
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     ACCEPT,
     COUNTER,
     DROP,
@@ -47,7 +47,7 @@ from agent.rules.nft import (
     ports,
     verdict_map,
 )
-from agent.rules.sources import check
+from agent.rules.source_check import check
 from agent.rules.verdicts import has_refuse_chain, refusal, verdict, verdict_chains
 
 INVALID = "invalid"

@@ -20,9 +20,9 @@ from agent.core.roles import RuleSet
 from agent.errors import ConfigError, Problem
 from agent.model.pair import IPAddress, Pair
 from agent.rules import compile_table
-from agent.rules.nft import TABLES
-from tests.netns.policy_model import Model
-from tests.netns.simulated import simulate
+from agent.rules.nft_json import TABLES
+from tests.netns.agent.rules.policy_model import Model
+from tests.netns.agent.rules.simulated import simulate
 from tests.netns.wire import VRRP, Packet, Wire, start_wire
 
 pytestmark = pytest.mark.netns

@@ -17,7 +17,7 @@ from agent.adapters.process import ENVIRONMENT
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
 from agent.rules import compile_table
-from agent.rules.change import model_of
+from agent.rules.delta import model_of
 from agent.rules.flows import find_forbidden
 from tests.checkout import ROOT
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall

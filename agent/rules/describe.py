@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from agent.rules.packet import verdict_in
+from agent.rules.simulate import verdict_in
 
 MOST_VALUES = 8
 _VERDICTS = {"accept": "accept", "drop": "drop", "return": "go back", "queue": "hand to a program"}

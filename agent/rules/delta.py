@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agent.rules.gate import STOP_GAPS
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     COUNTER,
     GATE_TABLE,
     Command,

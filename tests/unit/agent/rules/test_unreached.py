@@ -3,7 +3,7 @@
 import pytest
 
 from agent.config import load, parse
-from agent.rules.sources import find_believed
+from agent.rules.source_check import find_believed
 from agent.rules.unreached import find_unreached
 from tests.checkout import EXAMPLES
 

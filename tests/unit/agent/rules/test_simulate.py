@@ -9,9 +9,10 @@ import pytest
 from agent import config
 from agent.core.roles import RuleSet
 from agent.rules import compile_table
-from agent.rules.change import model_of
+from agent.rules.delta import model_of
+from agent.rules.describe import sentence
 from agent.rules.flows import Flow, Ways, find_forbidden
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     ACCEPT,
     DROP,
     IIFNAME,
@@ -27,10 +28,9 @@ from agent.rules.nft import (
     payload,
     verdict_map,
 )
-from agent.rules.packet import Packet, verdict_of
 from agent.rules.show import show
+from agent.rules.simulate import Packet, verdict_of
 from agent.rules.trace import Event, explain
-from agent.rules.words import sentence
 from tests.checkout import GOLDEN
 
 PAIR = config.load(GOLDEN / "rules" / "described" / "hafw.yaml")

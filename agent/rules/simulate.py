@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from agent.rules.change import Model
+from agent.rules.delta import Model
 
 IPAddress = IPv4Address | IPv6Address
 Known = bool | None

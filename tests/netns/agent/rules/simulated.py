@@ -10,9 +10,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from agent.core.roles import RuleSet
 from agent.model.pair import IPAddress, IPNetwork, Pair
 from agent.rules import compile_table
-from agent.rules import packet as simulator
-from agent.rules.change import Model, model_of
-from agent.rules.packet import applies, verdict_of
+from agent.rules import simulate as simulator
+from agent.rules.delta import Model, model_of
+from agent.rules.simulate import applies, verdict_of
 from tests.netns.wire import ICMP, ICMPV6, Packet
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from agent.errors import ConfigError, Problem
 from agent.model.pair import SELF_ZONE, Interface, Pair, PortRange
+from agent.rules.forward import FILTER, INVALID, NOT_AN_OPENING, rules_of
 from agent.rules.gate import IGMP, VRRP, neighbour_rules
 from agent.rules.matching import VERSIONS, service_match
-from agent.rules.nft import (
+from agent.rules.nft_json import (
     ACCEPT,
     COUNTER,
     CT_STATE,
@@ -36,8 +37,7 @@ from agent.rules.nft import (
     verdict_map,
 )
 from agent.rules.peer import own_replication, peer, sync_port, untracked_vrrp
-from agent.rules.policy import FILTER, INVALID, NOT_AN_OPENING, rules_of
-from agent.rules.sources import CHECK, RAW_IN, check, check_all_ipv6
+from agent.rules.source_check import CHECK, RAW_IN, check, check_all_ipv6
 from agent.rules.verdicts import has_refuse_chain, refusal
 
 RAW = -300

@@ -16,7 +16,8 @@ from agent.core.roles import RuleSet
 from agent.errors import ConfigError
 from agent.model.pair import Interface, Management, Pair, PortRange, Protocol, Service
 from agent.rules import Commands, compile_flip, compile_table, digest
-from agent.rules.nft import (
+from agent.rules.compile import compile_stop_gaps
+from agent.rules.nft_json import (
     GATE_TABLE,
     additions,
     comment_text,
@@ -26,7 +27,6 @@ from agent.rules.nft import (
     of_version,
     ports,
 )
-from agent.rules.table import compile_stop_gaps
 from tests.checkout import GOLDEN
 from tests.unit.agent.small_pair import SMALL
 

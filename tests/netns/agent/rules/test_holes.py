@@ -10,7 +10,7 @@ from agent.adapters.rules_watch import RulesWatch
 from agent.core.roles import RuleSet
 from agent.rules.gate import STOP_GAPS
 from agent.rules.holes import UNKNOWN, Change, Deed, Hole, holes
-from agent.rules.nft import TABLES
+from agent.rules.nft_json import TABLES
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.packets import connect, echo, listen
 

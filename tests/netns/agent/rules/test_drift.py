@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from agent.observer import POLL_S
-from agent.rules.nft import TABLES
+from agent.rules.nft_json import TABLES
 from tests.checkout import ROOT
+from tests.netns.agent.rules.tables_of_others import THEIRS
 from tests.netns.machine import Machine, start_agent, start_machine
 from tests.netns.pair_checks import until
-from tests.netns.tables_of_others import THEIRS
 
 pytestmark = [
     pytest.mark.netns,
