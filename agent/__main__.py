@@ -177,9 +177,9 @@ def _moment(text: str) -> datetime:
 
 
 def _load(arguments: argparse.Namespace, paths: Paths) -> "Pair":
-    from agent import config
+    from agent.config import loader
 
-    return config.load(arguments.file or paths.pair_file)
+    return loader.load(arguments.file or paths.pair_file)
 
 
 def _find_node(pair: "Pair", wanted: str | None) -> str:
@@ -221,12 +221,12 @@ def run_settle(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import config
+    from agent.config import loader
     from agent.rules.unreached import find_warnings
 
     if arguments.file is not None or not arguments.kernel:
         file = arguments.file or paths.pair_file
-        pair = config.load(file)
+        pair = loader.load(file)
         nodes = " and ".join(node.name for node in pair.nodes)
         print(f"{harmless(str(file))} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
         for warning in (*map(str, find_warnings(pair)), *_host_warnings(pair, paths)):

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from agent import bugs, config, heartbeat, rules_in_force, rules_life, status
+from agent import bugs, heartbeat, rules_in_force, rules_life, status
 from agent.adapters import control_server, memory, process, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
 from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
 from agent.adapters.nftables import RulesState
 from agent.adapters.service import ServiceManager, find_notice_socket
-from agent.config_files import Files
+from agent.config import loader
+from agent.config.files import Files
 from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, Reloaded, Started
 from agent.core.plan import Settings
@@ -230,7 +231,7 @@ class Agent:
 
     def _read_pair_file(self) -> tuple[Pair, Files]:
         """Raises HafwError; also when it would change what other daemons were rendered from."""
-        fresh, files = process.in_child(lambda: config.load_with_files(self.paths.pair_file))
+        fresh, files = process.in_child(lambda: loader.load_with_files(self.paths.pair_file))
         rules_life.require_same_wires(self.pair, fresh, self.paths)
         rules_in_force.rules_of(fresh)  # compiled here, and not by the loop
         return fresh, files

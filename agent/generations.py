@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agent.config_files import MAX_ALL_BYTES, NAME, Files
+from agent.config.files import MAX_ALL_BYTES, NAME, Files
 from agent.errors import HafwError
 from agent.regular_file import read_regular, replace_file
 

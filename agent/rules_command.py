@@ -111,15 +111,15 @@ def _number(text: str, least: int, most: int) -> int:
 
 
 def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import config
     from agent.adapters.nftables import Nftables
+    from agent.config import loader
     from agent.core.roles import RuleSet
     from agent.rules.unreached import find_warnings
     from agent.rules_in_force import rules_of
     from agent.rules_life import refusal_of
 
     path = arguments.file or paths.pair_file
-    pair = config.load(path)
+    pair = loader.load(path)
     Nftables(pair).check(RuleSet.BACKUP)
     print(f"{path} is good, and the kernel takes its rules ({rules_of(pair)})")
     for warning in find_warnings(pair):
@@ -131,13 +131,13 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import config
+    from agent.config import loader
     from agent.core.roles import RuleSet
     from agent.rules import compile_table, diff
     from agent.rules_in_force import find_in_force, rules_of
     from agent.rules_life import refusal_of
 
-    pair = config.load(arguments.file or paths.pair_file)
+    pair = loader.load(arguments.file or paths.pair_file)
     in_force = find_in_force(paths)
     found = diff.changes(
         diff.parts_of(compile_table(in_force, RuleSet.BACKUP)),

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from agent import config
 from agent.adapters import process
 from agent.adapters.nftables import Apart, Nftables, Seal, in_place
 from agent.adapters.ruleset import read_table
-from agent.config_files import Files
+from agent.config import loader
+from agent.config.files import Files
 from agent.errors import ConfigError, HafwError, ToolError
 from agent.generations import Generation, Generations, same_files
 from agent.model.pair import Pair
@@ -34,7 +34,7 @@ def rules_of(pair: Pair) -> str:
 def load_files(files: Files) -> Pair:
     """The pair that a generation describes. Raises ConfigError as config.load()."""
     (_, text), *included = files
-    return config.parse(text, "pair file", dict(included))
+    return loader.parse(text, "pair file", dict(included))
 
 
 def forget_compiled() -> None:
@@ -58,7 +58,7 @@ def take(paths: Paths, named: Path | None, require_node: Callable[[Pair], object
     generations are those of the installed one.
     """
     try:
-        found = process.in_child(lambda: config.load_with_files(named or paths.pair_file))
+        found = process.in_child(lambda: loader.load_with_files(named or paths.pair_file))
         return _usable(*found, require_node)
     except HafwError as error:
         for one in () if named is not None else _best_first(paths):
@@ -146,7 +146,7 @@ def find_in_force(paths: Paths) -> Pair:
     if one is not None:
         return load_files(one.files)
     with contextlib.suppress(HafwError):
-        pair = config.load(paths.pair_file)
+        pair = loader.load(paths.pair_file)
         if rules_of(pair) == loaded:
             return pair
     raise HafwError(
@@ -161,7 +161,7 @@ def find_generation_in_force(paths: Paths) -> Generation | None:
     loaded = _loaded_digest()
     fitting = [one for one in reversed(Generations(paths.state_dir).known()) if one.rules == loaded]
     try:
-        installed = config.read_files(paths.pair_file)
+        installed = loader.read_files(paths.pair_file)
     except ConfigError:
         return next(iter(fitting), None)
     same = [one for one in fitting if same_files(one.files, installed)]

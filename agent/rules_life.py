@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent import config
 from agent.adapters import control, flows, rollback_timer
 from agent.adapters.journal import open_sink
 from agent.adapters.nftables import Nftables
 from agent.adapters.ruleset import read_table
+from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.errors import HafwError, ToolError, UnavailableError
 from agent.generations import Generation, Generations, Pending, boot_id, same_files
@@ -95,7 +95,7 @@ def refusal_of(paths: Paths, pair: Pair) -> str | None:
     """Why apply() would refuse a good pair file, whose rules the kernel takes; None when it would not."""
     before = find_generation_in_force(paths) or Generations(paths.state_dir).newest()
     try:
-        old = load_files(before.files) if before is not None else config.load(paths.pair_file)
+        old = load_files(before.files) if before is not None else loader.load(paths.pair_file)
     except HafwError:
         return None  # with nothing to compare it is as good as it looks
     daemon = find_other_wires(old, pair, paths)
@@ -110,7 +110,7 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
     """
     with _one_at_a_time(paths, LOCK_WAIT_S) as generations:
         _require_none_pending(generations)
-        pair, files = config.load_with_files(source)
+        pair, files = loader.load_with_files(source)
         _require_loadable(pair)
         before = _find_before(paths, generations, source)
         if before is not None:
@@ -249,7 +249,7 @@ def _load(rules: Nftables, wanted: RuleSet) -> None:
 
 
 def _load_directly(paths: Paths) -> None:
-    pair, files = config.load_with_files(paths.pair_file)
+    pair, files = loader.load_with_files(paths.pair_file)
     rules = adapter_of(paths, pair)
     _load(rules, rules.read().rules or RuleSet.BACKUP)
     remember(paths, rules)
@@ -287,7 +287,7 @@ def _find_before(paths: Paths, generations: Generations, source: Path) -> Genera
     found = find_generation_in_force(paths)
     if found is not None or _is_installed(paths, source) or not paths.pair_file.exists():
         return found or generations.newest()
-    pair, files = config.load_with_files(paths.pair_file)
+    pair, files = loader.load_with_files(paths.pair_file)
     return generations.note(files, "hafw", "found in place", rules_of(pair))
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent import config
 from agent.adapters.iproute import HostRoute, read_links, read_routes
+from agent.config import loader
 from agent.errors import HafwError, ToolError
 from agent.model.pair import Pair
 from agent.paths import Paths
@@ -92,7 +92,7 @@ def _run(
 ) -> int:
     root: Path = arguments.root
     source = arguments.file or root / paths.pair_file.relative_to("/")
-    pair, files = config.load_with_files(source)
+    pair, files = loader.load_with_files(source)
     node = find_node(pair, arguments.node)
     plan = plan_setup(pair, node, paths, files)
     changes, kept = find_changes(plan, paths, root, arguments.replace)

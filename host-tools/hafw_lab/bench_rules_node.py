@@ -21,8 +21,8 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 
-from agent import config
 from agent.adapters.nftables import Nftables
+from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
 from agent.rules.compile import compile_table
@@ -52,7 +52,7 @@ _OPEN = "".join(f"delete chain {FAMILY} {GATE_TABLE} {chain}\n" for chain in (GA
 
 def described() -> Pair:
     """The pair of the described system."""
-    return config.parse(_described_text())
+    return loader.parse(_described_text())
 
 
 def _described_text() -> str:
@@ -74,7 +74,7 @@ def make_pair(rules: int, elements: int) -> Pair:
         # every second address, or they would be merged into a few ranges
         f"{_BIG}.txt": "".join(f"{_address(2 * number)}\n" for number in range(elements)),
     }
-    return config.parse(f"{_described_text()}include: further.yaml\n", texts=texts)
+    return loader.parse(f"{_described_text()}include: further.yaml\n", texts=texts)
 
 
 def _port(number: int) -> int:

@@ -3,7 +3,7 @@
 import base64
 from dataclasses import replace
 
-from agent import config
+from agent.config import loader
 from hafw_lab import pair_file, programs
 from hafw_lab.errors import LabError
 from hafw_lab.options import AgentKind, LabOptions
@@ -25,7 +25,7 @@ def add_machines(plan: LabPlan, topology: Topology, options: LabOptions, say: Pr
     from hafw_lab import image, image_seed  # building is the business of labs with machines only
 
     text = pair_file.compose(topology, options)
-    pair = config.parse(text, "the lab's pair file")
+    pair = loader.parse(text, "the lab's pair file")
     kinds = {name: (release, name in options.desktops) for name, release in options.machines.items()}
     images = {
         kind: image.require_image(kind[0], say, desktop=kind[1]) for kind in sorted(set(kinds.values()))

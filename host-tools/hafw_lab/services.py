@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from agent import config
+from agent.config import loader
 from agent.errors import HafwError
 from agent.model.pair import Pair
 from agent.paths import Paths
@@ -21,7 +21,7 @@ from hafw_lab.options import AgentKind, LabOptions
 from hafw_lab.plan import Bind, Bridge, Cable, Copy, File, LabPlan, NodePlan, Service, Sysctl
 from hafw_lab.topology import NodeKind, NodeSpec, Topology, compute_mac, fabric_name
 
-AGENT_CODE = Path(config.__file__).resolve().parent
+AGENT_CODE = Path(loader.__file__).resolve().parent
 """Of the checkout or of the installed package, whichever this program runs from."""
 STOCK_SCRIPT = Path("/usr/share/doc/conntrackd/examples/sync/primary-backup.sh")
 KEEPALIVED_BUILD = Path("/etc/keepalived/keepalived.config-opts")
@@ -62,7 +62,7 @@ def plan_lab(name: str, topology: Topology, options: LabOptions, *, privileged: 
         raise LabError(f"only root can plug this machine into a lab as {options.host}", hint)
     text = pair_file.compose(topology, options)
     try:
-        pair = config.parse(text, "the lab's pair file")
+        pair = loader.parse(text, "the lab's pair file")
     except HafwError as error:
         raise LabError(str(error)) from error
     return LabPlan(

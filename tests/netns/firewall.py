@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from agent import config
 from agent.adapters.nftables import Nftables
+from agent.config import loader
 from agent.model.pair import Pair
 from tests.netns.namespaces import Namespace, join, start_namespaces
 
@@ -58,7 +58,7 @@ class Firewall:
 @contextmanager
 def start_firewall() -> Iterator[Firewall]:
     """The firewall holds the virtual addresses, as it does from the moment of promotion on."""
-    pair = config.parse(PAIR_FILE)
+    pair = loader.parse(PAIR_FILE)
     with start_namespaces("client", "fw-1", "server", "fw-2") as (client, node, server, peer):
         join(node, "eth0", server, "eth0")
         join(node, "eth1", client, "eth0")

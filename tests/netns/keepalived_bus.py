@@ -12,12 +12,12 @@ from typing import Any
 from dbus_next import Message, MessageFlag, MessageType, RequestNameReply, Variant
 from dbus_next.aio import MessageBus
 
-from agent import config
+from agent.config import loader
 from agent.core.assess import VrrpState
 from hafw_lab.bus_config import compose_bus_config
 from tests.checkout import ROOT
 
-PAIR = config.load(ROOT / "examples" / "pair.yaml")
+PAIR = loader.load(ROOT / "examples" / "pair.yaml")
 LIMIT_S = 10.0
 NAME = "org.keepalived.Vrrp1"
 INSTANCE = "org.keepalived.Vrrp1.Instance"

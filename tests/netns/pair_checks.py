@@ -11,7 +11,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from agent import config
+from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.paths import Paths
 from agent.rules.compile import compile_table, digest
@@ -192,7 +192,7 @@ def keepalived_words(node: Node) -> set[str]:
 
 def expected_digest(node: Node) -> str:
     """Of the rules that the node's pair file asks for, made here from nothing."""
-    pair = config.parse(node.read_text(Paths().pair_file), "the pair file")
+    pair = loader.parse(node.read_text(Paths().pair_file), "the pair file")
     return digest(compile_table(pair, RuleSet.BACKUP))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.rules_in_force import rules_of
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
@@ -28,7 +28,7 @@ PAIR = (ROOT / "examples" / "pair.yaml").read_text() + "sets: {bad: {file: bad.t
 A = PAIR.replace("policy:\n", "policy:\n  - {from: client, to: server, drop: [any], source: [bad]}\n")
 B = A.replace("allow: [", "allow: [smtp, ")
 LIST = "203.0.113.9\n"
-RULES_A, RULES_B = (rules_of(config.parse(text, texts={"bad.txt": LIST})) for text in (A, B))
+RULES_A, RULES_B = (rules_of(loader.parse(text, texts={"bad.txt": LIST})) for text in (A, B))
 PATIENCE_S = 60
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.paths import Paths
 from agent.render import conntrackd
 from tests.checkout import ROOT
@@ -20,7 +20,7 @@ pytestmark = [
 
 SYSTEMD = ROOT / "systemd"
 DROP_IN = SYSTEMD / "conntrackd.service.d" / "hafw.conf"
-PAIR = config.load(ROOT / "examples" / "pair.yaml")
+PAIR = loader.load(ROOT / "examples" / "pair.yaml")
 PATHS = Paths()
 UNIT = "conntrackd.service"
 

@@ -14,10 +14,10 @@ from threading import Timer
 
 import pytest
 
-from agent import config
 from agent.adapters.ctnetlink import EXPECT, Conntrack, attribute, attributes, nest
 from agent.adapters.expectations import announce_again
 from agent.adapters.nftables import Nftables
+from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.errors import ToolError
 from agent.model.pair import Pair, PortRange, Protocol, Rule, Service
@@ -153,7 +153,7 @@ def test_what_is_announced_again_is_the_same_and_still_good_for_once(tmp_path: P
 
 def test_without_the_rule_that_binds_it_nothing_is_expected(tmp_path: Path) -> None:
     """The same port, allowed without the helper: the kernel does not bind it by itself."""
-    pair = config.parse(PAIR_FILE.replace("ftp", "{tcp: 21}"))
+    pair = loader.parse(PAIR_FILE.replace("ftp", "{tcp: 21}"))
     with start_firewall() as firewall:
         with firewall.node.entered():
             Nftables(pair).load(RuleSet.PRIMARY)
@@ -166,7 +166,7 @@ def test_without_the_rule_that_binds_it_nothing_is_expected(tmp_path: Path) -> N
 
 
 def test_tftp_answers_from_another_port_through_nat(tmp_path: Path) -> None:
-    pair = config.parse(PAIR_FILE.replace("ftp", "tftp"))
+    pair = loader.parse(PAIR_FILE.replace("ftp", "tftp"))
     (tmp_path / "lines").write_text(LINES)
     fetched, pid_file = tmp_path / "fetched", tmp_path / "pid"
     with start_firewall() as firewall:
@@ -179,7 +179,7 @@ def test_tftp_answers_from_another_port_through_nat(tmp_path: Path) -> None:
 
 
 def test_a_call_opens_what_it_announces_through_nat() -> None:
-    pair = config.parse(PAIR_FILE.replace("ftp", "sip"))
+    pair = loader.parse(PAIR_FILE.replace("ftp", "sip"))
     with start_firewall() as firewall:
         with firewall.node.entered():
             Nftables(pair).load(RuleSet.PRIMARY)
@@ -228,7 +228,7 @@ def shorten_expectations() -> None:
 
 
 def pair_with(services: Iterable[Service]) -> Pair:
-    pair = config.parse(PAIR_FILE)
+    pair = loader.parse(PAIR_FILE)
     return replace(pair, policy=(Rule("client", "server", tuple(services)),))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import load
+from agent.config.loader import load
 from agent.model.pair import Pair, SyncMode
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, networkd, sysctl

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import load
+from agent.config.loader import load
 from agent.render import sysctl
 from tests.checkout import GOLDEN
 from tests.netns.namespaces import Namespace, join, start_namespaces

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.rules_in_force import rules_of
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
@@ -26,7 +26,7 @@ PAIR_FILE = "/etc/hafw/hafw.yaml"
 A = (ROOT / "examples" / "pair.yaml").read_text() + "sets: {blocked: {dynamic: true}}\n"
 B = A.replace("allow: [", "allow: [smtp, ")
 C = A.replace("allow: [", "allow: [imaps, ")
-RULES_A, RULES_B, RULES_C = (rules_of(config.parse(text)) for text in (A, B, C))
+RULES_A, RULES_B, RULES_C = (rules_of(loader.parse(text)) for text in (A, B, C))
 VIPS = (("192.168.0.100/24", "eth0"), ("192.168.2.100/24", "eth1"))
 KNOCKS = 7
 KNOCK = f"""

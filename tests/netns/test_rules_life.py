@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.rules_in_force import rules_of
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
@@ -23,7 +23,7 @@ pytestmark = [
 PAIR_FILE = "/etc/hafw/hafw.yaml"
 A = (ROOT / "examples" / "pair.yaml").read_text()
 B = A.replace("allow: [", "allow: [smtp, ")
-RULES_A, RULES_B = (rules_of(config.parse(text)) for text in (A, B))
+RULES_A, RULES_B = (rules_of(loader.parse(text)) for text in (A, B))
 ROLLED_BACK_S = 60
 
 
@@ -53,7 +53,7 @@ def let_time_run_out(machine: Machine, identity: str) -> None:
 
 def assert_in_force(machine: Machine, text: str) -> None:
     assert machine.read(PAIR_FILE) == text
-    assert machine.digest() == rules_of(config.parse(text))
+    assert machine.digest() == rules_of(loader.parse(text))
 
 
 def test_a_check_changes_nothing(machine: Machine) -> None:

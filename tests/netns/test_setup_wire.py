@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.paths import Paths
 from agent.render import keepalived
 from agent.setup_wire import wire_differences
@@ -17,7 +17,7 @@ from tests.netns.test_rendered_daemons import Namespace, start_namespace
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="network namespaces need root")]
 
-PAIR = config.load(EXAMPLES / "pair.yaml")
+PAIR = loader.load(EXAMPLES / "pair.yaml")
 FIRST, SECOND = (node.name for node in PAIR.nodes)
 LINKS = PAIR.data_interfaces
 VIP = str(LINKS[0].vips[0])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import __version__, config
+from agent import __version__
+from agent.config import loader
 from agent.paths import Paths
 from hafw_lab.debian import Release
 from tests.checkout import ROOT
@@ -17,7 +18,7 @@ from tests.package.debian_root import DebianRoot
 
 MakeRoot = Callable[[Release], DebianRoot]
 PATHS = Paths()
-PAIR = config.load(ROOT / "examples" / "pair.yaml")
+PAIR = loader.load(ROOT / "examples" / "pair.yaml")
 TESTS = ROOT / "packaging" / "debian" / "tests"
 # the rules and settings of the network, in the namespace that a script runs in
 LOOK = "{ nft list ruleset; sysctl net.ipv4.ip_forward net.ipv4.conf net.ipv6.conf; }"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import config, config_services
-from agent.config_values import Spot
-from agent.config_yaml import FILE_END
+from agent.config import loader, services
+from agent.config.reader import Spot
+from agent.config.source_tree import FILE_END
 from agent.core.roles import Role
 from agent.model import records
 from agent.model.pair import AfterLimit, SyncMode
@@ -83,7 +83,7 @@ def keys_of_the_pair_file(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]
 
     def note(self: Spot, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Spot]:
         top = re.split(r"[.\[]", self.path.rpartition(FILE_END)[2])[0]
-        if optional == config_services._KEYS:
+        if optional == services._KEYS:
             top = "services"  # one that is written out where it is used
         if FILE_END not in self.path or top:
             asked.setdefault(top, set()).update((*required, *optional))
@@ -91,7 +91,7 @@ def keys_of_the_pair_file(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]
 
     monkeypatch.setattr(Spot, "fields", note)
     for path in (*(ROOT / "examples").glob("*.yaml"), *(ROOT / "tests/golden").glob("*/*/hafw.yaml")):
-        config.load(path)
+        loader.load(path)
     return asked
 
 
@@ -117,12 +117,12 @@ def test_the_page_of_the_pair_file_names_every_value() -> None:
 
 def test_the_examples_in_the_page_are_a_pair() -> None:
     whole, further = re.findall(r"^\.Bd -literal[^\n]*\n(.*?)^\.Ed", PAIR_FILE.read_text(), re.M | re.S)
-    assert config.parse(whole).name == "G1"
+    assert loader.parse(whole).name == "G1"
     entries = dict(re.findall(r"^(\w+:)\n((?: .*\n)+)", further, re.M))
     for key, lines in entries.items():
         known = f"\n{key}\n" in whole
         whole = whole.replace(f"\n{key}\n", f"\n{key}\n{lines}", 1) if known else f"{whole}{key}\n{lines}"
-    assert len(config.parse(whole).sets) == 2
+    assert len(loader.parse(whole).sets) == 2
 
 
 def test_every_kind_of_record_and_every_field_is_in_the_page_of_the_agent() -> None:

@@ -43,7 +43,7 @@ IMPORTERS: dict[str, set[str]] = {
 }
 # The same, but for the agent only: the lab reads files of its own and starts processes all day.
 AGENT_IMPORTERS: dict[str, set[str]] = {
-    "yaml": {"agent/config_yaml.py"},
+    "yaml": {"agent/config/source_tree.py"},
     "subprocess": {"agent/adapters/process.py"},
     "multiprocessing": set(),
     "pty": set(),

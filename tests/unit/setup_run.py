@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.paths import Paths
 from agent.setup import plan_setup
 from agent.setup_changes import Change, find_changes
 from tests.checkout import ROOT
 
 PAIR_FILE = ROOT / "examples" / "pair.yaml"
-PAIR = config.load(PAIR_FILE)
-FILES = config.read_files(PAIR_FILE)
+PAIR = loader.load(PAIR_FILE)
+FILES = loader.read_files(PAIR_FILE)
 PATHS = Paths()
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LIMIT_S = 60

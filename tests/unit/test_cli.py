@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.__main__ import find_host
-from agent.config import parse
+from agent.config.loader import parse
 from agent.status_text import exit_status, to_text
 from tests.checkout import ROOT
 from tests.unit.agent.small_pair import SMALL

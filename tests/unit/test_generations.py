@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.config_files import Files
+from agent.config.files import Files
 from agent.errors import HafwError
 from agent.generations import KEPT, Generations, Pending, boot_id
 

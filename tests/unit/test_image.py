@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from hafw_lab import cpio, image, image_seed, pair_file
 from hafw_lab.debian import Release, Source, sources_from
 from hafw_lab.errors import LabError
@@ -30,7 +30,7 @@ def spec_of(name: str) -> NodeSpec:
 def files_of(name: str, options: LabOptions = LabOptions()) -> dict[str, image_seed.SeedFile]:  # noqa: B008 - frozen
     text = pair_file.compose(DEFAULT, options)
     spec = spec_of(name)
-    pair = config.parse(text, "the test's pair file")
+    pair = loader.parse(text, "the test's pair file")
     return {one.path: one for one in image_seed.plan_files(spec, DEFAULT, options, pair, text)}
 
 
@@ -120,7 +120,7 @@ def test_routes_and_sysctls_of_a_firewall() -> None:
     )
     options = LabOptions(sysctls={"net.ipv4.tcp_syncookies": "0"})
     text = pair_file.compose(DEFAULT, options)
-    pair = config.parse(text, "the test's pair file")
+    pair = loader.parse(text, "the test's pair file")
     files = {one.path: one.text for one in image_seed.plan_files(spec, DEFAULT, options, pair, text)}
     assert "Gateway=192.168.0.3" in files["/etc/systemd/network/60-hafw-eth0.network.d/hafw-lab.conf"]
     assert "/etc/systemd/network/60-hafw-eth1.network.d/hafw-lab.conf" not in files
@@ -132,7 +132,7 @@ def test_addresses_of_both_families() -> None:
     spec = dataclasses.replace(spec_of("client"), links=(Link("eth0", "br1", addresses),))
     options = LabOptions()
     text = pair_file.compose(DEFAULT, options)
-    files = image_seed.plan_files(spec, DEFAULT, options, config.parse(text, "the pair file"), text)
+    files = image_seed.plan_files(spec, DEFAULT, options, loader.parse(text, "the pair file"), text)
     network = next(one.text for one in files if one.path.endswith("60-hafw-lab-eth0.network"))
     assert "Address=2001:db8::1/64" in network
     assert "LinkLocalAddressing=ipv6" in network

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import config
-from agent.config import parse
+from agent.config import loader
+from agent.config.loader import parse
 from agent.errors import HafwError
 from agent.installed import InstalledFiles
 from agent.model.pair import Pair
@@ -22,7 +22,7 @@ FOLDER = GOLDEN / "render"
 PAIRS = {
     "small": parse(SMALL),
     "IPv6": parse(SMALL_6),
-    **{case.parent.name: config.load(case) for case in sorted(FOLDER.glob("*/hafw.yaml"))},
+    **{case.parent.name: loader.load(case) for case in sorted(FOLDER.glob("*/hafw.yaml"))},
 }
 Changed = Callable[[str], str]
 

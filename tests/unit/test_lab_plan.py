@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.paths import Paths
 from agent.render import keepalived
 from hafw_lab import pair_file, services, wire
@@ -19,7 +19,7 @@ from hafw_lab.plan import LabPlan
 from hafw_lab.topology import DEFAULT, compute_mac, fabric_name
 from hafw_lab.topology_file import load_topology, parse_topology
 
-PAIR = config.parse(pair_file.compose(DEFAULT, LabOptions()))
+PAIR = loader.parse(pair_file.compose(DEFAULT, LabOptions()))
 RENDERED = keepalived.render(PAIR, "fw-1", Paths())
 
 
@@ -172,7 +172,7 @@ def test_what_the_pair_refuses_the_lab_refuses() -> None:
 def test_options_of_the_lab_reach_the_pair_file() -> None:
     policy = ({"from": "server", "to": "client", "allow": ["ssh"]},)
     options = LabOptions(nat=False, preempt=True, advert_interval_ms=20, policy=policy)
-    pair = config.parse(pair_file.compose(DEFAULT, options))
+    pair = loader.parse(pair_file.compose(DEFAULT, options))
     assert (pair.nat, pair.failover.preempt, pair.failover.advert_interval_ms) == ((), True, 20)
     assert [(one.from_zone, one.to_zone) for one in pair.policy] == [
         ("client", "server"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from agent.adapters.nftables import Nftables
-from agent.config import load
+from agent.config.loader import load
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.rules import Commands, compile_table

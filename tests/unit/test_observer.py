@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import config
 from agent.adapters.conntrackd import Conntrackd
 from agent.adapters.process import run
+from agent.config import loader
 from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, ConntrackdStarted, Event
 from agent.core.plan import Settings
@@ -26,7 +26,7 @@ from tests.fakes import FakeHost, MemorySink
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="the kernel tells only root of changed rules")
 
-PAIR = config.load(EXAMPLES / "pair.yaml")
+PAIR = loader.load(EXAMPLES / "pair.yaml")
 
 
 class Bench:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pytest
 
-from agent.config import load
+from agent.config.loader import load
 from agent.model.pair import Node, Pair
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, modules, networkd, nftables_unit, sysctl

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.errors import HafwError
 from agent.model.pair import Pair
 from agent.render import conntrackd, keepalived
@@ -253,7 +253,7 @@ def test_every_kind_of_pair_speaks_with_itself(pairs: list[Pair]) -> None:
 def pairs() -> list[Pair]:
     cases = sorted((GOLDEN / "render").glob("*/hafw.yaml"))
     assert cases
-    return [config.load(case) for case in cases]
+    return [loader.load(case) for case in cases]
 
 
 def test_words_lines_and_braces() -> None:

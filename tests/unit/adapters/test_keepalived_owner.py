@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agent import config
 from agent.adapters.keepalived import KeepalivedBus, Watch
+from agent.config import loader
 from agent.errors import UnavailableError
 from tests.checkout import EXAMPLES
 
-PAIR = config.load(EXAMPLES / "pair.yaml")
+PAIR = loader.load(EXAMPLES / "pair.yaml")
 
 
 class SlowBus(KeepalivedBus):

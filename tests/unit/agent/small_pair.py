@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from agent.config import parse
+from agent.config.loader import parse
 from agent.errors import ConfigError, Problem
 
 SMALL = """\

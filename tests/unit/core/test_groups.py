@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.multicast import read_listening
-from agent.config import parse
+from agent.config.loader import parse
 from agent.core.groups import NOTHING_LOOKS, Group, Joined, Listening, judge_groups
 from agent.core.links import Link
 from agent.core.roles import Role

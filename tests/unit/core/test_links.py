@@ -5,7 +5,7 @@ from ipaddress import ip_interface
 
 import pytest
 
-from agent.config import parse
+from agent.config.loader import parse
 from agent.core.conditions import Condition
 from agent.core.links import Link, find_fault, judge_links
 from agent.core.roles import Role

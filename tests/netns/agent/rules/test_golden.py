@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.config import load
+from agent.config.loader import load
 from agent.core.roles import RuleSet
 from tests.checkout import GOLDEN
 from tests.netns.wire import Packet, Wire, start_wire

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.rules.holes import Hole
 from tests.netns.agent.rules.test_peer import ALLOWED, FORBIDDEN, packets, start_hostile
@@ -32,7 +32,7 @@ def test_the_firewall_itself_is_closed_but_for_management_and_answers(
     own = OWN[version]
     for interface, vip in firewall.pair.vips() if role is RuleSet.BACKUP else ():
         firewall.node.ip(f"address del {vip} dev {interface.name}")
-    rules = firewall.rules.succeed(config.parse(PAIR_FILE.replace("policy:\n", TO_SELF)))
+    rules = firewall.rules.succeed(loader.parse(PAIR_FILE.replace("policy:\n", TO_SELF)))
     rules.load(role)
     with (
         listen(firewall.node, own, 22),

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from agent.adapters.nftables import Nftables
-from agent.config import load, parse
+from agent.config.loader import load, parse
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.model.pair import Pair, PortRange, Protocol, Service

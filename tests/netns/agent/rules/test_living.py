@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from agent import config
 from agent.adapters import flows
 from agent.adapters.nftables import Nftables
 from agent.adapters.process import ENVIRONMENT
+from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
 from agent.rules import compile_table
@@ -41,7 +41,7 @@ def firewall() -> Iterator[Firewall]:
 
 def pair_with(allow: str) -> Pair:
     assert ALLOWED in PAIR_FILE
-    return config.parse(PAIR_FILE.replace(ALLOWED, f"allow: {allow}"))
+    return loader.parse(PAIR_FILE.replace(ALLOWED, f"allow: {allow}"))
 
 
 def counts(firewall: Firewall) -> dict[str, int]:
@@ -89,7 +89,7 @@ def test_counts_live_through_a_change(firewall: Firewall) -> None:
 def test_dynamic_elements_live_through_a_change(firewall: Firewall) -> None:
     def limited(allow: str) -> Pair:
         line = "allow: [{tcp: 8000-8010}], name: few, connections: 2 per source}\n"
-        return config.parse(
+        return loader.parse(
             PAIR_FILE.replace(f"{ALLOWED}}}\n", f"{line}  - {{from: client, to: server, {allow}}}\n")
         )
 
@@ -322,7 +322,7 @@ def test_connections_to_the_firewall_itself_end_but_for_management(
     firewall: Firewall, own: str, client: str
 ) -> None:
     to_self = "  - {from: client, to: self, allow: [{tcp: 8080}, {udp: 5300}]}\n"
-    old = config.parse(PAIR_FILE.replace("policy:\n", f"policy:\n{to_self}"))
+    old = loader.parse(PAIR_FILE.replace("policy:\n", f"policy:\n{to_self}"))
     rules = firewall.rules.succeed(old)
     rules.load(RuleSet.PRIMARY)
     with listen(firewall.node, own, 22) as ssh, listen(firewall.node, own, 8080) as other:

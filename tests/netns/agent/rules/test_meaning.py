@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from agent.adapters.nftables import Nftables
-from agent.config import parse
+from agent.config.loader import parse
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError, Problem
 from agent.model.pair import IPAddress, Pair

@@ -12,8 +12,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent import config
 from agent.adapters.strangers import Strangers
+from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.rules.gate import VRRP_GROUP_4, VRRP_GROUP_6
 from agent.rules.peer import MOST_STRANGERS
@@ -96,7 +96,7 @@ def packets(text: str) -> Iterator[Packet]:
 @contextmanager
 def start_hostile(role: RuleSet) -> Iterator[Wire]:
     """A firewall that has joined the groups of VRRP, as keepalived does."""
-    pair = config.parse(HOSTILE)
+    pair = loader.parse(HOSTILE)
     with start_wire(pair, "fw-1") as wire:
         for interface in pair.interfaces:
             own = pair.advertiser("fw-1", interface)

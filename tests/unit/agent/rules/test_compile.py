@@ -11,7 +11,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from agent.config import load, parse
+from agent.config.loader import load, parse
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError
 from agent.model.pair import Interface, Management, Pair, PortRange, Protocol, Service

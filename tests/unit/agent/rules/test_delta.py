@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
 from agent.rules import Commands, compile_table
@@ -33,7 +33,7 @@ def pair_with(allow: str) -> Pair:
     """The example with other services from the clients to the server."""
     old = "allow: [ssh, http, https, ftp, icmp, {udp: 5353}, {tcp: 8000-8100}]"
     assert old in EXAMPLE
-    return config.parse(EXAMPLE.replace(old, f"allow: {allow}"))
+    return loader.parse(EXAMPLE.replace(old, f"allow: {allow}"))
 
 
 def port_rule(port: int) -> Any:

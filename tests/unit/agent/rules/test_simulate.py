@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.rules import compile_table
 from agent.rules.delta import model_of
@@ -33,7 +33,7 @@ from agent.rules.simulate import Packet, verdict_of
 from agent.rules.trace import Event, explain
 from tests.checkout import GOLDEN
 
-PAIR = config.load(GOLDEN / "rules" / "described" / "hafw.yaml")
+PAIR = loader.load(GOLDEN / "rules" / "described" / "hafw.yaml")
 LOADED = model_of(compile_table(PAIR, RuleSet.PRIMARY))
 CLIENT, SERVER = ip_address("192.168.2.10"), ip_address("192.168.0.10")
 TCP, UDP, ICMP = 6, 17, 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.config import load, parse
+from agent.config.loader import load, parse
 from agent.rules.source_check import find_believed
 from agent.rules.unreached import find_unreached
 from tests.checkout import EXAMPLES

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.config_values import Spot
-from agent.config_yaml import MAX_BYTES, Node, Scalar, Sequence, shown, tree_of
-from agent.config_yaml import Mapping as Tree
+from agent.config.reader import Spot
+from agent.config.source_tree import MAX_BYTES, Node, Scalar, Sequence, shown, tree_of
+from agent.config.source_tree import Mapping as Tree
 from agent.errors import ConfigError, Problem
 from agent.regular_file import UnfitFileError, find_weakness, read_regular
 

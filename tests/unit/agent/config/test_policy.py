@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import load, parse, read_files
+from agent.config.loader import load, parse, read_files
 from agent.errors import ConfigError, Problem
 from agent.model.pair import (
     Action,

@@ -6,7 +6,7 @@ import re
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.config import parse
+from agent.config.loader import parse
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError, Problem
 from agent.model.pair import Pair

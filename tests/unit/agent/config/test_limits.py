@@ -6,9 +6,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from agent.config import MOST_INTERFACES, parse
-from agent.config_values import MOST_PROBLEMS
-from agent.config_yaml import MAX_NODES
+from agent.config.loader import MOST_INTERFACES, parse
+from agent.config.reader import MOST_PROBLEMS
+from agent.config.source_tree import MAX_NODES
 from agent.errors import ConfigError
 from tests.unit.agent.small_pair import SMALL
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network, summarize_address_range
 
-from agent.config_files import Texts, text_of
-from agent.config_values import WORD, Problems, Spot, suggestion
-from agent.config_yaml import Mapping as Tree
-from agent.config_yaml import Scalar, shown
+from agent.config.files import Texts, text_of
+from agent.config.reader import WORD, Problems, Spot, suggestion
+from agent.config.source_tree import Mapping as Tree
+from agent.config.source_tree import Scalar, shown
 from agent.errors import Problem
 from agent.model.pair import EVERYBODY, Addresses, AddressRange, AddressSet, IPAddress, IPNetwork
 

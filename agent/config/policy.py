@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-from agent.config_addresses import Sets, read_addresses, versions_of
-from agent.config_services import Services, read_services
-from agent.config_values import WORD, Spot, suggestion
-from agent.config_yaml import Mapping as Tree
-from agent.config_yaml import shown
+from agent.config.addresses import Sets, read_addresses, versions_of
+from agent.config.reader import WORD, Spot, suggestion
+from agent.config.services import Services, read_services
+from agent.config.source_tree import Mapping as Tree
+from agent.config.source_tree import shown
 from agent.model.pair import (
     SELF_ZONE,
     SYNC_ZONE,

@@ -5,8 +5,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Set
 from itertools import combinations
 
-from agent.config_values import Problems, Wanted
-from agent.config_yaml import joined
+from agent.config.reader import Problems, Wanted
+from agent.config.source_tree import joined
 from agent.model.pair import (
     SELF_ZONE,
     SYNC_ZONE,

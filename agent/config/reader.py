@@ -8,7 +8,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import TypeVar
 
-from agent.config_yaml import (
+from agent.config.source_tree import (
     FILE_END,
     Mapping,
     Node,

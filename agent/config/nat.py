@@ -7,12 +7,12 @@ address, or lies in no network of the interfaces: then a router sends it to a vi
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from agent.config_addresses import is_unfit, read_address, read_addresses, read_range, versions_of
-from agent.config_policy import Words, check_versions, read_ways
-from agent.config_services import read_services
-from agent.config_values import Spot
-from agent.config_yaml import Mapping as Tree
-from agent.config_yaml import Scalar, shown
+from agent.config.addresses import is_unfit, read_address, read_addresses, read_range, versions_of
+from agent.config.policy import Words, check_versions, read_ways
+from agent.config.reader import Spot
+from agent.config.services import read_services
+from agent.config.source_tree import Mapping as Tree
+from agent.config.source_tree import Scalar, shown
 from agent.model.pair import (
     EVERYBODY,
     Addresses,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import load, parse
+from agent.config.loader import load, parse
 from agent.errors import ConfigError
 from agent.model.pair import AfterLimit, Failover, Gate, PortRange, Protocol, Sync, SyncMode
 from tests.checkout import EXAMPLES

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.config import parse
+from agent.config.loader import parse
 from tests.unit.agent.small_pair import SMALL, changed, problems_of
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import config
+from agent.config import loader
 from agent.errors import ConfigError
 from agent.regular_file import UnfitFileError, find_weakness, read_regular, replace_file
 from tests.unit.agent.small_pair import SMALL
@@ -27,7 +27,7 @@ def directory(tmp_path: Path) -> Path:
     for name, content in (("hafw.yaml", text), ("more.yaml", INCLUDED), ("listed.txt", "203.0.113.9\n")):
         (path / name).write_text(content)
         (path / name).chmod(0o644)
-    config.load(path / "hafw.yaml")
+    loader.load(path / "hafw.yaml")
     return path
 
 
@@ -65,7 +65,7 @@ def test_nor_is_it_as_a_pair_file_or_in_one(
     (directory / name).unlink()
     make(directory / name)
     with pytest.raises(ConfigError) as caught:
-        config.load(directory / "hafw.yaml")
+        loader.load(directory / "hafw.yaml")
     assert len(caught.value.problems) == 1
 
 
@@ -97,10 +97,10 @@ def test_everything_that_a_pair_file_names_has_a_limit(directory: Path) -> None:
     line = "# " + "x" * 997 + "\n"
     (directory / "listed.txt").write_text("203.0.113.9\n" + line * 9_000)
     (directory / "other.txt").write_text("203.0.113.9\n")
-    config.load(directory / "hafw.yaml")
+    loader.load(directory / "hafw.yaml")
     (directory / "other.txt").write_text("203.0.113.9\n" + line * 9_000)
     with pytest.raises(ConfigError, match=r"listed\.txt does not fit: .* at most 16777216 bytes together"):
-        config.load(directory / "hafw.yaml")
+        loader.load(directory / "hafw.yaml")
 
 
 def test_a_pair_file_names_not_more_than_so_many_files(directory: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_pair_file_names_not_more_than_so_many_files(directory: Path) -> None:
         (directory / f"f{number}.txt").write_text("203.0.113.9\n")
     (directory / "hafw.yaml").write_text(SMALL + f"sets: {{{sets}}}\n")
     with pytest.raises(ConfigError, match="names at most 256 files"):
-        config.load(directory / "hafw.yaml")
+        loader.load(directory / "hafw.yaml")
 
 
 def give_to_a_group(path: Path) -> None:
@@ -140,7 +140,7 @@ def test_root_reads_nothing_that_others_could_have_written(
 ) -> None:
     spoil(directory / name)
     with pytest.raises(ConfigError) as caught:
-        config.load(directory / "hafw.yaml")
+        loader.load(directory / "hafw.yaml")
     assert says in str(caught.value)
     assert "chmod go-w it" in str(caught.value) or "chown root it" in str(caught.value)
 
@@ -152,7 +152,7 @@ def test_nor_by_a_way_that_others_could_change(directory: Path, tmp_path: Path) 
     theirs.mkdir(mode=0o777)
     (theirs / "link").symlink_to(directory)
     (tmp_path / "way").symlink_to(theirs / "link")
-    config.load(directory / "hafw.yaml")
+    loader.load(directory / "hafw.yaml")
     theirs.chmod(0o777)
     assert "mode 777" in str(find_weakness(tmp_path / "way" / "hafw.yaml"))
     theirs.chmod(0o1777)
@@ -164,14 +164,14 @@ def test_nor_by_a_way_that_others_could_change(directory: Path, tmp_path: Path) 
 @needs_root
 def test_a_file_of_roots_in_a_directory_like_tmp_is_safe(directory: Path) -> None:
     directory.chmod(0o1777)
-    config.load(directory / "hafw.yaml")
+    loader.load(directory / "hafw.yaml")
 
 
 @needs_root
 def test_the_one_who_called_sudo_counts_as_root(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.chown(directory / "hafw.yaml", NOBODY, NOBODY)
     monkeypatch.setenv("SUDO_UID", str(NOBODY))
-    config.load(directory / "hafw.yaml")
+    loader.load(directory / "hafw.yaml")
 
 
 def test_an_ordinary_user_checks_a_draft_of_his_own(
@@ -179,4 +179,4 @@ def test_an_ordinary_user_checks_a_draft_of_his_own(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (directory / "hafw.yaml").chmod(0o666)
-    config.load(directory / "hafw.yaml")
+    loader.load(directory / "hafw.yaml")

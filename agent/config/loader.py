@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from agent.config_addresses import read_sets
-from agent.config_checks import INTERFACE_NAME, NODE_NAME, PAIR_NAME, ZONE_NAME, check
-from agent.config_files import Files, Texts, read_main, read_named, text_of
-from agent.config_nat import read_nat
-from agent.config_policy import Words, read_policy, read_zones
-from agent.config_services import read_own_services, read_services
-from agent.config_values import MOST_PROBLEMS, Problems, Spot, TooManyProblemsError, suggestion
-from agent.config_yaml import FILE_END, Mapping, Node, Sequence, shown, tree_of, tree_problems
+from agent.config.addresses import read_sets
+from agent.config.checks import INTERFACE_NAME, NODE_NAME, PAIR_NAME, ZONE_NAME, check
+from agent.config.files import Files, Texts, read_main, read_named, text_of
+from agent.config.nat import read_nat
+from agent.config.policy import Words, read_policy, read_zones
+from agent.config.reader import MOST_PROBLEMS, Problems, Spot, TooManyProblemsError, suggestion
+from agent.config.services import read_own_services, read_services
+from agent.config.source_tree import FILE_END, Mapping, Node, Sequence, shown, tree_of, tree_problems
 from agent.errors import ConfigError, Problem
 from agent.model.pair import (
     AfterLimit,

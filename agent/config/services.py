@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from agent.config_values import WORD, Spot, suggestion
-from agent.config_yaml import Mapping as Tree
-from agent.config_yaml import Scalar, Sequence, shown
+from agent.config.reader import WORD, Spot, suggestion
+from agent.config.source_tree import Mapping as Tree
+from agent.config.source_tree import Scalar, Sequence, shown
 from agent.model.pair import PortRange, Protocol, Service
 from agent.model.services import HELPERS, ICMP_TYPES, PROTOCOLS, SERVICES
 
