@@ -17,6 +17,7 @@ from agent.adapters import control_server, memory, process, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
 from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
+from agent.adapters.lock import BusyError, hold_lock, make_run_dir
 from agent.adapters.nftables import RulesState
 from agent.adapters.service import ServiceManager, find_notice_socket
 from agent.config import loader
@@ -28,7 +29,6 @@ from agent.core.roles import RuleSet
 from agent.core.state import Phase, State
 from agent.errors import HafwError
 from agent.hands import Hands
-from agent.lock import BusyError, hold_lock, make_run_dir
 from agent.loop import Loop
 from agent.model.pair import Pair
 from agent.model.records import Kind, Record

@@ -19,8 +19,9 @@ from agent.adapters.ctnetlink import Announced, Conntrack
 from agent.adapters.expectations import announce_again
 from agent.adapters.keepalived import KeepalivedBus, Watch
 from agent.adapters.netlink import Addresses
+from agent.adapters.nft_monitor import RulesWatch
 from agent.adapters.notices import Notice, NoticeSocket
-from agent.adapters.rules_watch import RulesWatch
+from agent.adapters.pace import Pace, PacedReader
 from agent.adapters.vrrp_process import VrrpProcess
 from agent.core.assess import Facts, Finding, VrrpState, assess, contradictions, serves
 from agent.core.conditions import Condition
@@ -38,7 +39,6 @@ from agent.errors import HafwError, UnavailableError
 from agent.loop import Loop, answer_of
 from agent.model.pair import Pair
 from agent.model.records import Kind, Record
-from agent.pace import Pace, PacedReader
 from agent.paths import Paths
 from agent.suspicion import Suspicion
 

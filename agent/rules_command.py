@@ -171,7 +171,7 @@ def _zones(pair: "Pair") -> dict[str, str]:
 
 
 def run_show(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.adapters.ruleset import read_rule_texts, read_table
+    from agent.adapters.ruleset_dump import read_rule_texts, read_table
     from agent.rules import show
 
     shown = show.show(read_table().entries, read_rule_texts(), arguments.interface)
@@ -185,7 +185,7 @@ def run_show(arguments: argparse.Namespace, paths: Paths) -> int:
 
 def run_trace(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.adapters.frame import Probe
-    from agent.adapters.rules_trace import trace
+    from agent.adapters.nft_trace import trace
     from agent.rules.trace import explain
 
     probe = Probe(arguments.saddr, arguments.daddr, arguments.proto, arguments.sport, arguments.dport or 0)

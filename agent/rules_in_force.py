@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.adapters import process
 from agent.adapters.nftables import Apart, Nftables, Seal, in_place
-from agent.adapters.ruleset import read_table
+from agent.adapters.ruleset_dump import read_table
 from agent.config import loader
 from agent.config.files import Files
 from agent.errors import ConfigError, HafwError, ToolError

@@ -18,15 +18,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.adapters import control, flows, rollback_timer
+from agent.adapters import connections, control, rollback_timer
 from agent.adapters.journal import open_sink
+from agent.adapters.lock import BusyError, hold_lock, make_run_dir
 from agent.adapters.nftables import Nftables
-from agent.adapters.ruleset import read_table
+from agent.adapters.ruleset_dump import read_table
 from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.errors import HafwError, ToolError, UnavailableError
 from agent.generations import Generation, Generations, Pending, boot_id, same_files
-from agent.lock import BusyError, hold_lock, make_run_dir
 from agent.model.pair import Pair
 from agent.model.records import Kind, Record
 from agent.paths import Paths
@@ -133,7 +133,7 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
 
 def _with_flows(applied: Applied, pair: Pair, *, cut: bool) -> Applied:
     """On the primary alone: a backup has copies of the primary's connections."""
-    many = not cut and flows.count() > MOST_COUNTED
+    many = not cut and connections.count() > MOST_COUNTED
     try:
         loaded = read_table().rules
     except ToolError as error:
@@ -145,8 +145,8 @@ def _with_flows(applied: Applied, pair: Pair, *, cut: bool) -> Applied:
     if many or loaded is not RuleSet.PRIMARY:
         return applied
     table = model_of(compile_table(pair, RuleSet.PRIMARY))
-    forbidden = find_forbidden(table, flows.read_flows(), flows.read_ways())
-    ended = flows.end_flows(forbidden) if cut else None
+    forbidden = find_forbidden(table, connections.read_flows(), connections.read_ways())
+    ended = connections.end_flows(forbidden) if cut else None
     return replace(applied, forbidden=len(forbidden), cut=ended)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from agent.adapters import unix_socket
 from agent.adapters.control import RELOAD, SIGN_OF_LIFE, STATUS
+from agent.adapters.pace import Pace, PacedReader
 from agent.errors import HafwError
-from agent.pace import Pace, PacedReader
 
 Answer = Callable[[], Awaitable[dict[str, Any]]]
 

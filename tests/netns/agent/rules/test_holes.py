@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.adapters.rules_watch import RulesWatch
+from agent.adapters.nft_monitor import RulesWatch
 from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.rules.gate import STOP_GAPS

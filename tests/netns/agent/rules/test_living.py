@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.adapters import flows
+from agent.adapters import connections
 from agent.adapters.nftables import Nftables
 from agent.adapters.process import ENVIRONMENT
 from agent.config import loader
@@ -279,8 +279,8 @@ def test_exactly_the_forbidden_connections_end(firewall: Firewall) -> None:
             cut.send(b"still")
             assert cut_end.recv(5) == b"still"
             with firewall.node.entered():
-                assert flows.end_flows(found) == 2
-                assert flows.end_flows(found) == 0
+                assert connections.end_flows(found) == 2
+                assert connections.end_flows(found) == 0
             assert forbidden(firewall, new) == []
             kept.send(b"and on")
             assert kept_end.recv(6) == b"and on"
@@ -312,7 +312,7 @@ def test_data_that_was_announced_ends_with_its_control_connection(firewall: Fire
                 sent.sendall(b"still")
                 assert data.recv(5) == b"still"
                 with firewall.node.entered():
-                    assert flows.end_flows(found) == 2
+                    assert connections.end_flows(found) == 2
                 sent.sendall(b"lost")
                 assert receive(data, 0.5) is None
 
@@ -341,7 +341,7 @@ def test_connections_to_the_firewall_itself_end_but_for_management(
             assert sorted((flow.protocol, flow.target_port) for flow in found) == [(6, 8080), (17, 5300)]
             rules.succeed(firewall.pair).load(RuleSet.PRIMARY)
             with firewall.node.entered():
-                assert flows.end_flows(found) == 2
+                assert connections.end_flows(found) == 2
             kept.send(b"and on")
             assert kept_end.recv(6) == b"and on"
             cut.send(b"lost")
@@ -350,6 +350,6 @@ def test_connections_to_the_firewall_itself_end_but_for_management(
 
 def forbidden(firewall: Firewall, pair: Pair) -> list[Any]:
     with firewall.node.entered():
-        every, ways = flows.read_flows(), flows.read_ways()
+        every, ways = connections.read_flows(), connections.read_ways()
     assert every
     return find_forbidden(model_of(compile_table(pair, RuleSet.PRIMARY)), every, ways)

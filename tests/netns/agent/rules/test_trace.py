@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.adapters import rules_trace
+from agent.adapters import nft_trace
 from agent.adapters.frame import SENDER, Probe, build
 from agent.errors import HafwError, UnavailableError
 from tests.netns.namespaces import Namespace, start_namespaces
@@ -27,7 +27,7 @@ def copy() -> Iterator[Namespace]:
         namespace.ip(f"link add eth1 type veth peer name {PEER}")
         namespace.ip("link set eth1 up")
         namespace.ip(f"link set {PEER} up")
-        namespace.run("nft", rules_trace.marking("eth1"))
+        namespace.run("nft", nft_trace.marking("eth1"))
         yield namespace
 
 
@@ -56,17 +56,17 @@ def other_frames(namespace: Namespace) -> Iterator[None]:
 
 def test_what_else_arrives_is_not_traced(copy: Namespace) -> None:
     with other_frames(copy), copy.entered():
-        events = rules_trace.watch(PEER, FRAME)
+        events = nft_trace.watch(PEER, FRAME)
     # the rule that marks it, the end of its chain, the policy
     assert [event.kind for event in events] == ["rule", "rule", "policy"]
 
 
 def test_an_interface_that_the_copy_does_not_have_is_one_sentence(copy: Namespace) -> None:
     with copy.entered(), pytest.raises(UnavailableError, match=r"cannot send .*: No such device"):
-        rules_trace.watch("hafw-peer9", FRAME)
+        nft_trace.watch("hafw-peer9", FRAME)
 
 
 def test_nothing_arrives_at_the_loopback_interface(copy: Namespace) -> None:
     probe = Probe(ip_address("127.0.0.1"), ip_address("192.168.2.1"), "udp", 1, 2)
     with copy.entered(), pytest.raises(HafwError, match="nothing arrives at lo from outside; name the"):
-        rules_trace.trace("lo", probe)
+        nft_trace.trace("lo", probe)

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 
-from agent.pace import Pace, PacedReader
+from agent.adapters.pace import Pace, PacedReader
 
 FLOOD_S = 0.5
 

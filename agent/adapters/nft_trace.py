@@ -26,7 +26,7 @@ from typing import Any
 
 from agent.adapters import process
 from agent.adapters.frame import SENDER, Probe, build
-from agent.adapters.ruleset import Ruleset, read_ruleset
+from agent.adapters.ruleset_dump import Ruleset, read_ruleset
 from agent.errors import HafwError, ToolError, UnavailableError
 from agent.rules.trace import Event
 
