@@ -16,10 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent import __version__, rules_command, setup_arguments
+from agent import __version__, rules_command
 from agent.core.roles import Role, RuleSet
 from agent.errors import ConfigError, HafwError
 from agent.paths import Paths
+from agent.setup import arguments as setup_arguments
 from agent.streams import complain, harmless, open_missing, write_answer
 
 if TYPE_CHECKING:
@@ -241,8 +242,8 @@ def _host_warnings(pair: "Pair", paths: Paths) -> tuple[str, ...]:
     except HafwError:
         return ()
     from agent.adapters.iproute import read_links
-    from agent.installed import InstalledFiles
-    from agent.setup_host import find_ssh_session, host_warnings
+    from agent.setup.host import find_ssh_session, host_warnings
+    from agent.setup.installed import InstalledFiles
 
     try:
         outdated = InstalledFiles(node, paths).find_outdated(pair)

@@ -39,13 +39,13 @@ from agent.core.roles import Role
 from agent.core.silence import Silence, hear, judge_silence, unanswered
 from agent.core.table_room import Room, judge_room
 from agent.errors import HafwError
-from agent.installed import InstalledFiles
 from agent.loop import Loop
 from agent.model.pair import Interface, IPAddress, Pair
 from agent.paths import Paths
 from agent.rules.nft_json import FAMILY, TABLES
 from agent.rules.peer import advertised_s
 from agent.rules.strangers import words
+from agent.setup.installed import InstalledFiles
 
 LOOK_S = 1.0
 LINKS_AGAIN_S = 5.0

@@ -13,18 +13,13 @@ from agent.config import loader
 from agent.errors import HafwError, ToolError
 from agent.model.pair import Pair
 from agent.paths import Paths
-from agent.setup import plan_setup
-from agent.setup_changes import Change, Kept, diff_of, find_changes
-from agent.setup_hazards import (
-    Hazards,
-    advice_for_both,
-    find_hazards,
-    refuse_hazards,
-)
-from agent.setup_host import find_ssh_session, host_warnings
-from agent.setup_notes import Argv, kept_notes, live_commands, rival_notes
-from agent.setup_routes import loss_notes
-from agent.setup_write import start_writing, write_change
+from agent.setup.changes import Change, Kept, diff_of, find_changes
+from agent.setup.hazards import Hazards, advice_for_both, find_hazards, refuse_hazards
+from agent.setup.host import find_ssh_session, host_warnings
+from agent.setup.notes import Argv, kept_notes, live_commands, rival_notes
+from agent.setup.plan import plan_setup
+from agent.setup.routes import loss_notes
+from agent.setup.write import start_writing, write_change
 
 _RESTART_LIMIT_S = 120.0
 

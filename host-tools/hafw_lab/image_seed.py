@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import networkd
-from agent.setup import plan_setup
+from agent.setup.plan import plan_setup
 from hafw_lab import cpio
 from hafw_lab.errors import LabError
 from hafw_lab.options import AgentKind, LabOptions

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agent.errors import HafwError
-from agent.setup_changes import Change, read_file
+from agent.setup.changes import Change, read_file
 
 BACKUP_SUFFIX = ".before-hafw"
 # no daemon reads names with a dot in front and this end

@@ -8,10 +8,10 @@ from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render.conntrackd import hook_in as conntrackd_hook_in
 from agent.render.keepalived import hook_in as keepalived_hook_in
-from agent.setup_blocks import NotUnderstoodError
-from agent.setup_changes import Change, Kept
-from agent.setup_foreign import unfit_for_agent
-from agent.setup_routes import interfaces_files, matches_name, network_files, read_hint
+from agent.setup.blocks import NotUnderstoodError
+from agent.setup.changes import Change, Kept
+from agent.setup.foreign import unfit_for_agent
+from agent.setup.routes import interfaces_files, matches_name, network_files, read_hint
 
 Argv = tuple[str, ...]
 

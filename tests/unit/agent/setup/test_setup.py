@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.setup import PlannedFile, plan_setup
-from agent.setup_changes import Change, diff_of
-from agent.setup_notes import live_commands, rival_notes
-from agent.setup_write import write_change
-from tests.unit.setup_run import (
+from agent.setup.changes import Change, diff_of
+from agent.setup.notes import live_commands, rival_notes
+from agent.setup.plan import PlannedFile, plan_setup
+from agent.setup.write import write_change
+from tests.unit.agent.setup.setup_run import (
     FILES,
     HAND_MADE,
     LIMIT_S,

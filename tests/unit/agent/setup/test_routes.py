@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.iproute import HostLink, HostRoute
-from agent.setup_host import host_warnings
-from agent.setup_notes import rival_notes
-from agent.setup_routes import loss_notes
-from tests.unit.setup_run import PAIR, install, write
+from agent.setup.host import host_warnings
+from agent.setup.notes import rival_notes
+from agent.setup.routes import loss_notes
+from tests.unit.agent.setup.setup_run import PAIR, install, write
 
 INTERFACES = "etc/network/interfaces"
 PLACE = "etc/systemd/network/60-hafw-eth0.network.d/own.conf"

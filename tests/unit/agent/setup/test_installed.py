@@ -10,11 +10,11 @@ import pytest
 from agent.config import loader
 from agent.config.loader import parse
 from agent.errors import HafwError
-from agent.installed import InstalledFiles
 from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd
-from agent.setup import plan_setup
+from agent.setup.installed import InstalledFiles
+from agent.setup.plan import plan_setup
 from tests.checkout import GOLDEN
 from tests.unit.agent.small_pair import SMALL, SMALL_6
 

@@ -11,8 +11,8 @@ import pytest
 
 from agent.config import loader
 from agent.paths import Paths
-from agent.setup import plan_setup
-from agent.setup_changes import Change, find_changes
+from agent.setup.changes import Change, find_changes
+from agent.setup.plan import plan_setup
 from tests.checkout import ROOT
 
 PAIR_FILE = ROOT / "examples" / "pair.yaml"

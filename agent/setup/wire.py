@@ -15,7 +15,7 @@ Hard facts (keepalived 2.2.7 and 2.3.3, conntrackd 1.4.7):
 import ipaddress
 from collections.abc import Iterator
 
-from agent.setup_blocks import NotUnderstoodError, Statement, parse_blocks
+from agent.setup.blocks import NotUnderstoodError, Statement, parse_blocks
 
 Key = tuple[str, ...]
 Spoken = dict[str, str]

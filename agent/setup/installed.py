@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator
 from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd
-from agent.setup import PlannedFile, plan_setup
-from agent.setup_blocks import NotUnderstoodError
-from agent.setup_changes import is_made_by_hafw, read_file
-from agent.setup_foreign import unfit_for_agent
+from agent.setup.blocks import NotUnderstoodError
+from agent.setup.changes import is_made_by_hafw, read_file
+from agent.setup.foreign import unfit_for_agent
+from agent.setup.plan import PlannedFile, plan_setup
 
 Contents = tuple[bytes | None, ...]
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from agent.errors import HafwError
 from agent.paths import Paths
-from agent.setup_arguments import BOTH_TOGETHER, DROP_OTHERS
-from agent.setup_blocks import NotUnderstoodError
-from agent.setup_changes import Change, is_made_by_hafw
-from agent.setup_foreign import what_would_go
-from agent.setup_wire import wire_differences
+from agent.setup.arguments import BOTH_TOGETHER, DROP_OTHERS
+from agent.setup.blocks import NotUnderstoodError
+from agent.setup.changes import Change, is_made_by_hafw
+from agent.setup.foreign import what_would_go
+from agent.setup.wire import wire_differences
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from agent.config import loader
 from agent.paths import Paths
 from agent.render import keepalived
-from agent.setup_wire import wire_differences
+from agent.setup.wire import wire_differences
 from tests.checkout import EXAMPLES
 from tests.netns.pair_checks import until
 from tests.netns.test_rendered_daemons import Namespace, start_namespace

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.errors import HafwError
 from agent.paths import Paths
-from agent.setup import MADE_BY_HAFW, PlannedFile
+from agent.setup.plan import MADE_BY_HAFW, PlannedFile
 from agent.streams import harmless
 
 _DPKG_STATUS = Path("/var/lib/dpkg/status")

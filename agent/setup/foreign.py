@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from agent.render.conntrackd import HASH_SIZE, PROTOCOLS
-from agent.setup_blocks import Statement
-from agent.setup_wire import LINKS, MULTICAST, instances, key_of, read_conntrackd, read_keepalived
+from agent.setup.blocks import Statement
+from agent.setup.wire import LINKS, MULTICAST, instances, key_of, read_conntrackd, read_keepalived
 
 _OURS = ("global_defs", "vrrp_sync_group", "vrrp_instance", "track_file", "vrrp_track_file")
 _PARTS = (

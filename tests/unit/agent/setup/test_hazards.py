@@ -10,13 +10,13 @@ from agent.config import loader
 from agent.errors import HafwError
 from agent.model.pair import Pair
 from agent.render import conntrackd, keepalived
-from agent.setup_blocks import NotUnderstoodError, parse_blocks
-from agent.setup_foreign import unfit_for_agent, what_would_go
-from agent.setup_hazards import Hazards, advice_for_both, refuse_hazards
-from agent.setup_wire import wire_differences
+from agent.setup.blocks import NotUnderstoodError, parse_blocks
+from agent.setup.foreign import unfit_for_agent, what_would_go
+from agent.setup.hazards import Hazards, advice_for_both, refuse_hazards
+from agent.setup.wire import wire_differences
 from tests.checkout import GOLDEN
-from tests.unit.setup_run import PAIR, PATHS, files_in, install, setup, write
-from tests.unit.setup_run import PAIR_FILE as FILE
+from tests.unit.agent.setup.setup_run import PAIR, PATHS, files_in, install, setup, write
+from tests.unit.agent.setup.setup_run import PAIR_FILE as FILE
 
 KEEPALIVED = "etc/keepalived/keepalived.conf"
 CONNTRACKD = "etc/conntrackd/conntrackd.conf"

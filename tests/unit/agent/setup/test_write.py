@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.setup import plan_setup
-from agent.setup_write import start_writing, write_change
-from tests.unit.setup_run import (
+from agent.setup.plan import plan_setup
+from agent.setup.write import start_writing, write_change
+from tests.unit.agent.setup.setup_run import (
     FILES,
     HAND_MADE,
     NOW,
