@@ -204,19 +204,21 @@ def find_host(pair: "Pair", host: str) -> str:
 
 
 def run_agent(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import daemon, rules_in_force, rules_life
+    from agent import daemon
+    from agent.rollout import active, apply
 
     if arguments.file is None:
-        rules_life.recover(paths)
-    taken = rules_in_force.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
+        apply.recover(paths)
+    taken = active.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
     daemon.run_resident(taken, _find_node(taken.pair, arguments.node), paths)
     return 0
 
 
 def run_settle(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import daemon, rules_in_force
+    from agent import daemon
+    from agent.rollout import active
 
-    taken = rules_in_force.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
+    taken = active.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
     daemon.run_settle(taken, _find_node(taken.pair, arguments.node), paths)
     return 0
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from agent import bugs, heartbeat, rules_in_force, rules_life, status
+from agent import bugs, heartbeat, status
 from agent.adapters import control_server, memory, process, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
 from agent.adapters.expectations import complete_expectations
@@ -36,7 +36,8 @@ from agent.observer import Observer
 from agent.paths import Paths
 from agent.regular_file import replace_file
 from agent.render.keepalived import not_ready
-from agent.rules_in_force import Taken
+from agent.rollout import active, apply
+from agent.rollout.active import Taken
 from agent.sensors import Sensors
 from agent.status_line import status_line
 
@@ -58,7 +59,7 @@ class Agent:
         self.pair = pair = taken.pair
         self.node = node
         self.paths = paths
-        self.rules = rules_in_force.adapter_of(paths, pair, process.in_child)
+        self.rules = active.adapter_of(paths, pair, process.in_child)
         self._tidied = -1
         self._reloads = 0
         self.conntrackd = Conntrackd(paths, pair.sync.mode, process.run, expectations=uses_helpers(pair))
@@ -139,7 +140,7 @@ class Agent:
 
     async def _note(self, why: str, files: Files) -> None:
         pair = self.pair
-        text = await self._beside(lambda: rules_in_force.note_in_force(self.paths, pair, why, files))
+        text = await self._beside(lambda: active.note_in_force(self.paths, pair, why, files))
         self._record(Kind.RULES, text)
 
     async def _look_at_rules(self, wanted: RuleSet) -> RulesState:
@@ -148,7 +149,7 @@ class Agent:
 
     def _flush(self) -> None:
         self.sink.flush()
-        rules_in_force.remember(self.paths, self.rules)
+        active.remember(self.paths, self.rules)
         # not between the compile of a new policy and its use
         if self.rules.changes != self._tidied and self.loop.state.whole and not self._reloads:
             self._tidied = self.rules.changes
@@ -173,7 +174,7 @@ class Agent:
                     while not self.loop.is_idle:
                         await asyncio.sleep(0.02)
             working.cancel()
-        rules_in_force.remember(self.paths, self.rules)
+        active.remember(self.paths, self.rules)
 
     def _listen_for_notices(self) -> None:
         given = find_notice_socket()
@@ -232,8 +233,8 @@ class Agent:
     def _read_pair_file(self) -> tuple[Pair, Files]:
         """Raises HafwError; also when it would change what other daemons were rendered from."""
         fresh, files = process.in_child(lambda: loader.load_with_files(self.paths.pair_file))
-        rules_life.require_same_wires(self.pair, fresh, self.paths)
-        rules_in_force.rules_of(fresh)  # compiled here, and not by the loop
+        apply.require_same_wires(self.pair, fresh, self.paths)
+        active.rules_of(fresh)  # compiled here, and not by the loop
         return fresh, files
 
     def _use(self, pair: Pair) -> None:
@@ -258,7 +259,7 @@ class Agent:
 
 
 def _tidy() -> None:
-    rules_in_force.forget_compiled()
+    active.forget_compiled()
     memory.give_back()
 
 

@@ -13,7 +13,7 @@ from agent.streams import complain
 
 if TYPE_CHECKING:
     from agent.model.pair import Pair
-    from agent.rules_life import Applied  # it leans on everything that the agent leans on
+    from agent.rollout.apply import Applied  # it leans on everything that the agent leans on
 
 EPILOG = """\
 examples:
@@ -114,9 +114,9 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.adapters.nftables import Nftables
     from agent.config import loader
     from agent.core.roles import RuleSet
+    from agent.rollout.active import rules_of
+    from agent.rollout.apply import refusal_of
     from agent.rules.unreached import find_warnings
-    from agent.rules_in_force import rules_of
-    from agent.rules_life import refusal_of
 
     path = arguments.file or paths.pair_file
     pair = loader.load(path)
@@ -133,9 +133,9 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
 def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.config import loader
     from agent.core.roles import RuleSet
+    from agent.rollout.active import find_in_force, rules_of
+    from agent.rollout.apply import refusal_of
     from agent.rules import compile_table, diff
-    from agent.rules_in_force import find_in_force, rules_of
-    from agent.rules_life import refusal_of
 
     pair = loader.load(arguments.file or paths.pair_file)
     in_force = find_in_force(paths)
@@ -211,10 +211,10 @@ def run_trace(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def run_apply(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import rules_life
+    from agent.rollout import apply
 
     source = arguments.file or paths.pair_file
-    applied = rules_life.apply(paths, source, arguments.confirm, cut=arguments.cut)
+    applied = apply.apply(paths, source, arguments.confirm, cut=arguments.cut)
     if arguments.json:
         print(json.dumps(_applied_values(applied)))
     else:
@@ -267,20 +267,20 @@ def _flows_text(applied: "Applied") -> list[str]:
 
 
 def run_confirm(_arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import rules_life
+    from agent.rollout import apply
 
-    pending = rules_life.confirm(paths)
+    pending = apply.confirm(paths)
     print(f"generation {pending.number} stays in force")
     return 0
 
 
 def run_rollback(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import rules_life
+    from agent.rollout import apply
 
     if arguments.unconfirmed is not None:
-        rules_life.roll_back_unconfirmed(paths, arguments.unconfirmed, arguments.after)
+        apply.roll_back_unconfirmed(paths, arguments.unconfirmed, arguments.after)
         return 0
-    applied = rules_life.roll_back(paths, arguments.number)
+    applied = apply.roll_back(paths, arguments.number)
     if arguments.json:
         print(json.dumps(_applied_values(applied)))
     else:
@@ -290,7 +290,7 @@ def run_rollback(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def run_generations(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.generations import Generations
+    from agent.rollout.generations import Generations
 
     generations = Generations(paths.state_dir)
     if arguments.number is not None:
@@ -301,7 +301,7 @@ def run_generations(arguments: argparse.Namespace, paths: Paths) -> int:
         for place, (name, text) in enumerate(files):
             print(f"# include: {name}\n{text}" if place else text, end="")
         return 0
-    from agent.rules_in_force import find_generation_in_force
+    from agent.rollout.active import find_generation_in_force
 
     for reason in generations.unusable():
         complain(f"hafw: {reason}; it is passed over")

@@ -18,10 +18,10 @@ from agent.adapters.ruleset_dump import read_table
 from agent.config import loader
 from agent.config.files import Files
 from agent.errors import ConfigError, HafwError, ToolError
-from agent.generations import Generation, Generations, same_files
 from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.regular_file import read_regular, replace_file
+from agent.rollout.generations import Generation, Generations, same_files
 from agent.rules import compile_pair
 
 MOST_SEAL = 64 * 1024

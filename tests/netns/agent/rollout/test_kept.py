@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.config import loader
-from agent.rules_in_force import rules_of
+from agent.rollout.active import rules_of
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
 from tests.netns.pair_checks import until

@@ -10,7 +10,7 @@ import pytest
 
 from agent.config.files import Files
 from agent.errors import HafwError
-from agent.generations import KEPT, Generations, Pending, boot_id
+from agent.rollout.generations import KEPT, Generations, Pending, boot_id
 
 A: Files = (("hafw.yaml", "a\n"),)
 B: Files = (("new.yaml", "b\n"), ("rules/web.yaml", "web b\n"), ("more.yaml", "more b\n"))

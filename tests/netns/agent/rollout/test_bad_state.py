@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.config import loader
-from agent.rules_in_force import rules_of
+from agent.rollout.active import rules_of
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
 from tests.netns.pair_checks import until

@@ -26,15 +26,11 @@ from agent.adapters.ruleset_dump import read_table
 from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.errors import HafwError, ToolError, UnavailableError
-from agent.generations import Generation, Generations, Pending, boot_id, same_files
 from agent.model.pair import Pair
 from agent.model.records import Kind, Record
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived
-from agent.rules import compile_table
-from agent.rules.delta import model_of
-from agent.rules.flows import find_forbidden
-from agent.rules_in_force import (
+from agent.rollout.active import (
     adapter_of,
     find_generation_in_force,
     load_files,
@@ -42,6 +38,10 @@ from agent.rules_in_force import (
     remember,
     rules_of,
 )
+from agent.rollout.generations import Generation, Generations, Pending, boot_id, same_files
+from agent.rules import compile_table
+from agent.rules.delta import model_of
+from agent.rules.flows import find_forbidden
 
 LOCK_WAIT_S = 5.0
 UNCONFIRMED_WAIT_S = 60.0
