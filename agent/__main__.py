@@ -204,22 +204,22 @@ def find_host(pair: "Pair", host: str) -> str:
 
 
 def run_agent(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import daemon
+    from agent.engine import agent
     from agent.rollout import active, apply
 
     if arguments.file is None:
         apply.recover(paths)
     taken = active.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
-    daemon.run_resident(taken, _find_node(taken.pair, arguments.node), paths)
+    agent.run_resident(taken, _find_node(taken.pair, arguments.node), paths)
     return 0
 
 
 def run_settle(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent import daemon
+    from agent.engine import agent
     from agent.rollout import active
 
     taken = active.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
-    daemon.run_settle(taken, _find_node(taken.pair, arguments.node), paths)
+    agent.run_settle(taken, _find_node(taken.pair, arguments.node), paths)
     return 0
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from agent.core.actions import Committed, Reread, Sent, StatesIn
 from agent.core.roles import RuleSet
+from agent.engine.executor import Verified
 from agent.errors import OvertakenError, SilentError, ToolError
-from agent.hands import Verified
 from agent.model.records import Kind, Record
 from agent.rules.holes import Hole
 

@@ -55,7 +55,7 @@ def test_a_status_loads_nothing_of_the_agent() -> None:
     """Who waits for it on a busy machine waits for every module."""
     program = (
         "import sys\nfrom agent.__main__ import main\nmain(['status'])\n"
-        "heavy = {'asyncio', 'yaml', 'agent.loop', 'agent.status', 'dbus_next', 'nftables'}\n"
+        "heavy = {'asyncio', 'yaml', 'agent.engine.loop', 'agent.engine.status', 'dbus_next', 'nftables'}\n"
         "sys.exit(f'loaded: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
     )
     argv = ["/usr/bin/python3", "-P", "-c", program]

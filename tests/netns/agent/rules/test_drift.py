@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.observer import POLL_S
+from agent.engine.observer import POLL_S
 from agent.rules.nft_json import TABLES
 from tests.checkout import ROOT
 from tests.netns.agent.rules.tables_of_others import THEIRS

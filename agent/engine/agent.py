@@ -12,7 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from agent import bugs, heartbeat, status
 from agent.adapters import control_server, memory, process, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
 from agent.adapters.expectations import complete_expectations
@@ -27,19 +26,20 @@ from agent.core.events import ConditionSeen, Reloaded, Started
 from agent.core.plan import Settings
 from agent.core.roles import RuleSet
 from agent.core.state import Phase, State
+from agent.engine import crash, status, watchdog
+from agent.engine.executor import Hands
+from agent.engine.loop import Loop
+from agent.engine.observer import Observer
+from agent.engine.sensors import Sensors
+from agent.engine.status_line import status_line
 from agent.errors import HafwError
-from agent.hands import Hands
-from agent.loop import Loop
 from agent.model.pair import Pair
 from agent.model.records import Kind, Record
-from agent.observer import Observer
 from agent.paths import Paths
 from agent.regular_file import replace_file
 from agent.render.keepalived import not_ready
 from agent.rollout import active, apply
 from agent.rollout.active import Taken
-from agent.sensors import Sensors
-from agent.status_line import status_line
 
 LOCK_WAIT_S = 15.0
 SETTLE_LIMIT_S = 60.0
@@ -110,9 +110,9 @@ class Agent:
             )
             scheduling.watch_overruns(self._overran)
             group.create_task(self._note("started", self._taken.files))
-            await heartbeat.through(self.loop)
+            await watchdog.through(self.loop)
             self.manager.say_ready()
-            group.create_task(heartbeat.feed(self.loop, self.manager, self._flush))
+            group.create_task(watchdog.feed(self.loop, self.manager, self._flush))
             try:
                 await working
             finally:
@@ -217,7 +217,7 @@ class Agent:
         refused = await self._reload()
         if refused is None:
             # until the loop has met the reload, what it says of the rules is about the old ones
-            await heartbeat.through(self.loop)
+            await watchdog.through(self.loop)
             refused = await self._wait_loaded()
         found = {"schema": status.SCHEMA, "rules": self.rules.digest}
         return found if refused is None else {**found, "error": refused}
@@ -283,7 +283,7 @@ async def _until_told(agent: Agent) -> None:
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, working.cancel)
-    with bugs.ending(working), contextlib.suppress(asyncio.CancelledError):
+    with crash.ending(working), contextlib.suppress(asyncio.CancelledError):
         try:
             await agent.run()
         except BaseExceptionGroup as group:

@@ -3,7 +3,7 @@
 import time
 
 from agent.adapters.vrrp_process import Stat
-from agent.suspicion import Suspicion
+from agent.engine.suspicion import Suspicion
 
 VIP = frozenset({"192.168.0.100%eth0"})
 NONE: frozenset[str] = frozenset()

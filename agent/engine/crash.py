@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-OUR_FILES = f"{Path(__file__).parent}/"
+OUR_FILES = f"{Path(__file__).parents[1]}/"
 FOREIGN_FILES = ("/dbus_next/", "/dbus_fast/")
 """dbus-next leaves futures of calls unread, and raises in its own callbacks, when the bus hangs up; the
 adapter sees the same end of the bus by itself."""

@@ -35,12 +35,12 @@ from agent.core.events import (
 )
 from agent.core.replication import Losses, judge_losses
 from agent.core.roles import Role
+from agent.engine.loop import Loop, answer_of
+from agent.engine.suspicion import Suspicion
 from agent.errors import HafwError, UnavailableError
-from agent.loop import Loop, answer_of
 from agent.model.pair import Pair
 from agent.model.records import Kind, Record
 from agent.paths import Paths
-from agent.suspicion import Suspicion
 
 POLL_S = 5.0
 RULES_DEBOUNCE_S = 0.02

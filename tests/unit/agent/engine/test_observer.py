@@ -16,10 +16,10 @@ from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, ConntrackdStarted, Event
 from agent.core.plan import Settings
 from agent.core.roles import Role
-from agent.hands import Hands
-from agent.loop import Beat, Loop
+from agent.engine.executor import Hands
+from agent.engine.loop import Beat, Loop
+from agent.engine.observer import Observer
 from agent.model.records import Kind
-from agent.observer import Observer
 from agent.paths import Paths
 from tests.checkout import EXAMPLES, RECORDED
 from tests.fakes import FakeHost, MemorySink
@@ -78,7 +78,7 @@ def test_the_first_refusal_is_recorded_also_just_after_boot(
 ) -> None:
     async def scenario() -> None:
         bench = Bench(tmp_path)
-        monkeypatch.setattr("agent.observer.time.monotonic", lambda: 1.0)
+        monkeypatch.setattr("agent.engine.observer.time.monotonic", lambda: 1.0)
         bench.observer.refuse("a truncated datagram")
         monkeypatch.undo()
         assert len(bench.sink.of(Kind.REFUSED)) == 1

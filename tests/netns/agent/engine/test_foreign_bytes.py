@@ -15,14 +15,14 @@ from dbus_next import Message
 from dbus_next.aio import MessageBus
 
 from agent.adapters import control
+from agent.engine.observer import REFUSED_AGAIN_S
 from agent.model.pair import SyncMode
-from agent.observer import REFUSED_AGAIN_S
 from agent.paths import Paths
 from hafw_lab.lab import Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.scenario import other
-from tests.netns import socket_attacks
-from tests.netns.bus_attack import attack as attack_bus
+from tests.netns.agent.engine import socket_attacks
+from tests.netns.agent.engine.bus_attack import attack as attack_bus
 from tests.netns.pair_checks import LINK_FAULT, SERVER, find, mend, records, until, wait_quiet, wait_record
 
 pytestmark = [

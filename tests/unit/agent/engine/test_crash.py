@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from agent import bugs
+from agent.engine import crash
 
 
 async def until_cancelled() -> None:
     working = asyncio.current_task()
     assert working is not None
-    with bugs.ending(working):
+    with crash.ending(working):
         async with asyncio.timeout(10):
             await asyncio.Event().wait()
 
@@ -56,7 +56,7 @@ def test_a_bug_in_a_task_that_nobody_waits_for_ends_it() -> None:
         await asyncio.wait([task])
         working = asyncio.current_task()
         assert working is not None
-        with bugs.ending(working):
+        with crash.ending(working):
             del task
             async with asyncio.timeout(10):
                 await asyncio.Event().wait()
@@ -81,16 +81,16 @@ def library_that_raises(tmp_path: Path, call: str) -> BaseException:
 
 
 def test_the_bus_librarys_own_trouble_is_only_logged(tmp_path: Path) -> None:
-    assert bugs.is_foreign(library_that_raises(tmp_path, "raise EOFError"))
-    assert bugs.is_foreign(EOFError())
+    assert crash.is_foreign(library_that_raises(tmp_path, "raise EOFError"))
+    assert crash.is_foreign(EOFError())
     with pytest.raises(ValueError, match="a bug") as raised:
         fail()
-    assert not bugs.is_foreign(raised.value)
+    assert not crash.is_foreign(raised.value)
 
 
 def test_a_handler_of_ours_that_the_bus_library_calls_is_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bugs, "OUR_FILES", f"{Path(__file__).parent}/")
+    monkeypatch.setattr(crash, "OUR_FILES", f"{Path(__file__).parent}/")
     error = library_that_raises(tmp_path, "ours()")
-    assert not bugs.is_foreign(error)
+    assert not crash.is_foreign(error)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from agent import heartbeat
-from agent import loop as loop_module
 from agent.adapters.service import ServiceManager
 from agent.core.actions import Timer
 from agent.core.events import RoleSeen, Started, TimerFired
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
-from agent.hands import Hands
-from agent.loop import Loop
+from agent.engine import loop as loop_module
+from agent.engine import watchdog
+from agent.engine.executor import Hands
+from agent.engine.loop import Loop
 from tests.fakes import FakeHost, MemorySink
 
 LIMIT_S = 20.0
@@ -54,7 +54,7 @@ class Bench:
     async def running(self) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(self.loop.run()),
-            asyncio.create_task(heartbeat.feed(self.loop, self.manager, self.flush)),
+            asyncio.create_task(watchdog.feed(self.loop, self.manager, self.flush)),
         ]
         try:
             yield
@@ -93,7 +93,7 @@ class Stuck:
 def test_a_loop_that_does_not_meet_its_events_starves_it(tmp_path: Path) -> None:
     async def scenario() -> None:
         bench, stuck = Bench(tmp_path), Stuck()
-        feeding = asyncio.create_task(heartbeat.feed(stuck, bench.manager, bench.flush))
+        feeding = asyncio.create_task(watchdog.feed(stuck, bench.manager, bench.flush))
         await bench.until(lambda: len(stuck.beats) == 1)
         await asyncio.sleep(0.2)  # twenty beats would fit
         assert bench.fed() == 0

@@ -38,8 +38,8 @@ from agent.core.links import Finding, Link, judge_links, why_unusable
 from agent.core.roles import Role
 from agent.core.silence import Silence, hear, judge_silence, unanswered
 from agent.core.table_room import Room, judge_room
+from agent.engine.loop import Loop
 from agent.errors import HafwError
-from agent.loop import Loop
 from agent.model.pair import Interface, IPAddress, Pair
 from agent.paths import Paths
 from agent.rules.nft_json import FAMILY, TABLES

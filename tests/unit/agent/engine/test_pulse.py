@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from agent import pulse
-from agent.pulse import Pulse
+from agent.engine import pulse
+from agent.engine.pulse import Pulse
 
 
 def test_a_halt_is_told_with_its_length_and_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import pytest
 from agent.core.conditions import Condition
 from agent.core.roles import Role
 from agent.core.state import Phase, State
-from agent.status_line import status_line
+from agent.engine.status_line import status_line
 
 
 @pytest.mark.parametrize(

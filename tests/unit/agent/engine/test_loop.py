@@ -16,8 +16,8 @@ from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, RoleSeen, Started, TimerFired
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
-from agent.hands import Hands
-from agent.loop import Loop
+from agent.engine.executor import Hands
+from agent.engine.loop import Loop
 from agent.model.pair import SyncMode
 from agent.model.records import Kind
 from agent.rules.holes import UNKNOWN, Change, Deed

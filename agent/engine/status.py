@@ -9,11 +9,11 @@ from agent.adapters.nftables import RulesState
 from agent.core.plan import refresh_after_s
 from agent.core.roles import RuleSet, rules_of
 from agent.core.state import Phase
+from agent.engine.loop import Loop
+from agent.engine.observer import Observer
 from agent.errors import HafwError, OvertakenError
-from agent.loop import Loop
 from agent.model.pair import Pair, SyncMode
 from agent.model.records import to_fields
-from agent.observer import Observer
 
 SCHEMA = 1
 STATISTICS_LIMIT_S = 2.0

@@ -45,6 +45,8 @@ from agent.core.machine import Step, step
 from agent.core.plan import Settings
 from agent.core.roles import Role, rules_of
 from agent.core.state import Notice, State
+from agent.engine.executor import Hands
+from agent.engine.pulse import Pulse
 from agent.errors import (
     HafwError,
     MissingToolError,
@@ -53,9 +55,7 @@ from agent.errors import (
     ToolError,
     UnavailableError,
 )
-from agent.hands import Hands
 from agent.model.records import Kind, Record
-from agent.pulse import Pulse
 from agent.rules.holes import Change, holes, sentence
 
 
