@@ -154,7 +154,7 @@ def _kind(action: argparse.Action, kinds: Kinds) -> str:
 
 
 def _hafw() -> tuple[argparse.ArgumentParser, Kinds, str]:
-    from agent.__main__ import make_parser
+    from agent.cli.main import make_parser
 
     return make_parser(), {"node": "nodes"}, _NODES_OF_PAIR
 

@@ -1,4 +1,4 @@
-"""The words of `hafw setup`. What it does is in setup_command.py, which takes its time to load."""
+"""The words of `hafw setup`. What it does is in cli/setup.py, which takes its time to load."""
 
 import argparse
 from collections.abc import Callable

@@ -4,7 +4,7 @@ import argparse
 import importlib
 from collections.abc import Callable, Iterator
 
-from agent.__main__ import make_parser
+from agent.cli.main import make_parser
 from hafw_lab import __main__ as lab
 
 

@@ -37,13 +37,14 @@ AS_SERVICE = (
 # an ear of the agent's breaks at the first notice
 WITH_A_BUG = """
 import sys
-from agent import __main__, observer
+from agent.cli import main
+from agent.engine import observer
 
 def broken(self, notice):
     raise ValueError("a bug in a callback")
 
 observer.Observer._noticed = broken
-sys.exit(__main__.main(["agent", *sys.argv[1:]]))
+sys.exit(main.main(["agent", *sys.argv[1:]]))
 """
 
 
@@ -247,7 +248,8 @@ def test_it_is_back_soon(place: Place) -> None:
 # computes until it is no longer a real-time process, or for ever where nothing of ours gets its turn
 WITHOUT_A_PAUSE = """
 import itertools, os, sys
-from agent import __main__, observer
+from agent.cli import main
+from agent.engine import observer
 from agent.adapters import scheduling
 
 scheduling.PATIENCE_S, scheduling.LONGEST_S = 1, 3
@@ -259,7 +261,7 @@ def compute_for_ever(self, notice):
         pass
 
 observer.Observer._noticed = compute_for_ever
-sys.exit(__main__.main(["agent", *sys.argv[1:]]))
+sys.exit(main.main(["agent", *sys.argv[1:]]))
 """
 
 

@@ -27,9 +27,10 @@ echo ready && exec cat
 # one that says when a run begins and ends, and waits inside its first run
 SLOW = """
 import sys
-from agent import __main__, daemon
+from agent.cli import main
+from agent.engine import agent
 
-settle, runs = daemon.Agent.settle, 0
+settle, runs = agent.Agent.settle, 0
 
 async def slow_settle(self):
     global runs
@@ -40,8 +41,8 @@ async def slow_settle(self):
     await settle(self)
     print("end", file=sys.__stdout__, flush=True)
 
-daemon.Agent.settle = slow_settle
-sys.exit(__main__.main(["settle", *sys.argv[1:]]))
+agent.Agent.settle = slow_settle
+sys.exit(main.main(["settle", *sys.argv[1:]]))
 """
 
 

@@ -94,7 +94,7 @@ def change(event, arguments):
         if opened == 2:
             Path("/run/c.yaml").replace("/run/b.yaml")
 sys.addaudithook(change)
-from agent.__main__ import main
+from agent.cli.main import main
 sys.exit(main(["rules", "apply", "/run/b.yaml"]))
 """
 
@@ -130,7 +130,7 @@ def slow(self, text):
         time.sleep(1.5)
     return real(self, text)
 nftables.Nftables.cmd = slow
-from agent.__main__ import main
+from agent.cli.main import main
 sys.exit(main(["rules", "apply", "/run/b.yaml", "--confirm", "2", "--json"]))
 """
 
@@ -146,14 +146,14 @@ def test_the_time_to_confirm_begins_when_the_rules_are_in_force(machine: Machine
 
 FLUSHED = """
 import subprocess, sys
-from agent import rules_life
-real = rules_life.make_live
+from agent.rollout import apply
+real = apply.make_live
 def flushed(paths):
     done = real(paths)
     subprocess.run(["nft", "flush", "ruleset"], check=True)
     return done
-rules_life.make_live = flushed
-from agent.__main__ import main
+apply.make_live = flushed
+from agent.cli.main import main
 sys.exit(main(["rules", "apply", "/run/b.yaml"]))
 """
 
@@ -167,12 +167,12 @@ def test_a_flush_by_another_program_is_no_failure_of_the_apply(machine: Machine)
 
 AWAY = """
 import sys
-from agent import rules_life
+from agent.rollout import apply
 from agent.errors import ToolError
 def away():
     raise ToolError(("nft",), "nft cannot list the table")
-rules_life.read_table = away
-from agent.__main__ import main
+apply.read_table = away
+from agent.cli.main import main
 sys.exit(main(["rules", "apply", "/run/b.yaml", "--cut", "--confirm", "600"]))
 """
 
@@ -271,7 +271,7 @@ from agent.adapters import process
 os.replace = cut(os.replace, lambda *_: {replaced})
 nftables.Nftables.cmd = cut(nftables.Nftables.cmd, lambda self, text: {counted})
 process.start_detached = cut(process.start_detached)
-from agent.__main__ import main
+from agent.cli.main import main
 sys.exit(main({arguments!r}))
 """
 
@@ -358,10 +358,10 @@ def test_kill_9_of_the_agent_in_the_middle_of_its_load(machine: Machine, left: i
 
 def test_what_a_new_policy_forbids_goes_on_or_is_cut(machine: Machine) -> None:
     primary = f"""
-from agent import config
+from agent.config import loader
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
-Nftables(config.parse({A!r})).flip(RuleSet.PRIMARY)
+Nftables(loader.parse({A!r})).flip(RuleSet.PRIMARY)
 """
     for number, network in enumerate(("192.168.0", "192.168.2")):
         machine.must("ip", "link", "add", f"eth{number}", "type", "veth", "peer", "name", f"far{number}")

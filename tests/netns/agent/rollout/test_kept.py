@@ -47,7 +47,7 @@ def wait_and_fsync(descriptor):
         pipe.read_bytes()
     fsync(descriptor)
 os.fsync = wait_and_fsync
-from agent.__main__ import main
+from agent.cli.main import main
 sys.exit(main(["agent"]))
 """
 # what the agent takes for keepalived: its name, and its number in its place

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from agent.adapters.expectations import End, Translation, Way, find_translation
-from agent.kernel_check import judge_automatic, judge_keeping
+from agent.cli.kernel_check import judge_automatic, judge_keeping
 
 
 def end(address: str, port: int) -> End:

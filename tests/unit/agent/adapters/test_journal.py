@@ -20,7 +20,7 @@ from agent.adapters.journal import (
     read_records,
     to_datagram,
 )
-from agent.history import to_table
+from agent.cli.history import to_table
 from agent.model.records import Kind, Record, from_journal, to_fields, to_journal
 from agent.paths import Paths
 

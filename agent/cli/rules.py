@@ -1,4 +1,4 @@
-"""`hafw rules ...`: arguments in, what happened out. The doing is in rules_life, the words in rules/."""
+"""`hafw rules ...`: arguments in, what happened out. agent/rollout does it, agent/rules has the words."""
 
 import argparse
 import json

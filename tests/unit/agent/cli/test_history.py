@@ -7,7 +7,7 @@ import pytest
 
 from agent.adapters import journal
 from agent.adapters.journal import FileSink, read_records
-from agent.history import parse_since, to_table
+from agent.cli.history import parse_since, to_table
 from agent.model.records import Kind, Record
 from agent.paths import Paths
 

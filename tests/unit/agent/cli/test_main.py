@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.__main__ import find_host
+from agent.cli.main import find_host
+from agent.cli.status_text import exit_status, to_text
 from agent.config.loader import parse
-from agent.status_text import exit_status, to_text
 from tests.checkout import ROOT
 from tests.unit.agent.small_pair import SMALL
 
@@ -323,8 +323,10 @@ def test_two_agents_on_one_node() -> None:
     held = (
         "mkdir /run/hafw && exec 9>>/run/hafw/agent.lock && echo 4711 >&9 && flock 9 && HAFW_WAIT=0 && exec"
     )
-    program = "import sys; from agent import __main__, daemon; daemon.LOCK_WAIT_S = 0.1"
-    program += "; sys.exit(__main__.main(sys.argv[1:]))"
+    program = (
+        "import sys; from agent.cli import main; from agent.engine import agent; agent.LOCK_WAIT_S = 0.1"
+    )
+    program += "; sys.exit(main.main(sys.argv[1:]))"
     argv = [
         "unshare",
         "-mn",

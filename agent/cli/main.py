@@ -1,0 +1,365 @@
+"""The command `hafw`. Arguments in, one function called, errors as one sentence and an exit status.
+
+Exit status: 0 well, 1 failed, 2 wrong arguments or pair file; `hafw status` has those of monitoring
+plug-ins.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent import __version__
+from agent.cli import rules
+from agent.core.roles import Role, RuleSet
+from agent.errors import ConfigError, HafwError
+from agent.paths import Paths
+from agent.setup import arguments as setup_arguments
+from agent.streams import complain, harmless, open_missing, write_answer
+
+if TYPE_CHECKING:
+    from agent.model.pair import Pair  # each verb loads what it needs: a status has to be there at once
+
+EPILOG = """\
+examples:
+  hafw check hafw.yaml                           is the pair file good?
+  hafw render keepalived hafw.yaml --node fw-1   what keepalived needs
+  hafw setup --dry-run                           what would be written on this node
+  hafw plan backup primary                       what a take-over would do here
+  hafw status                                    who is this node, and how is it?
+  hafw history -n 20                             what happened
+"""
+
+ROLES = {
+    "backup": Role.BACKUP,
+    "primary": Role.PRIMARY,
+    "master": Role.PRIMARY,
+    "fault": Role.FAULT,
+    "stopped": Role.STOPPED,
+    "stop": Role.STOPPED,
+}
+
+_Verb = Callable[[argparse.Namespace, Paths], int]
+_Add = Callable[[str, _Verb, str], argparse.ArgumentParser]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    open_missing()
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            status = _run(argv)
+        write_answer(printed.getvalue())
+        return status
+    except ConfigError as error:
+        problems = "".join(f"\n  {problem}" for problem in error.problems)
+        complain(f"hafw: {error.source} cannot be used:{problems}")
+        return 2
+    except HafwError as error:
+        complain(f"hafw: {error}")
+        return 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            arguments = make_parser().parse_args(argv)
+    except SystemExit as done:  # help was asked for, or the arguments are wrong: argparse has said so
+        if said.getvalue():
+            complain(said.getvalue().rstrip("\n"))
+        return int(done.code or 0)
+    return int(arguments.run(arguments, Paths()))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hafw",
+        description="Fail over a pair of Linux firewalls without anybody noticing.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hafw {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: _Verb, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(run=run)
+        return command
+
+    for name, run, text in (
+        ("agent", run_agent, "follow keepalived and carry out its transitions, for ever"),
+        ("settle", run_settle, "bring this node to the state that its role needs, once"),
+    ):
+        command = add(name, run, text)
+        _add_file_option(command)
+    _add_files(add)
+    command = setup_arguments.add_command(commands.add_parser)
+    command.set_defaults(run=run_setup)
+    _add_file_option(command)
+    _add_plan(add)
+    rules.add_to(
+        commands.add_parser(
+            "rules",
+            help="check, show, change and take back the rules",
+            description="Check, show, change and take back the rules.",
+            epilog=rules.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    _add_looks(add)
+    return parser
+
+
+def _add_files(add: _Add) -> None:
+    command = add("check", run_check, "say everything that is wrong with a pair file, or with the kernel")
+    _add_file_argument(command)
+    command.add_argument("--kernel", action="store_true", help="try what FTP and SIP need over a failover")
+    command = add("render", run_render, "print what another daemon needs, made from the pair file")
+    command.add_argument(
+        "what", choices=("keepalived", "conntrackd", "modules", "networkd", "nftables", "sysctl")
+    )
+    _add_file_argument(command)
+    command.add_argument("--node", help="for which of the two nodes (default: this host's name)")
+
+
+def _add_plan(add: _Add) -> None:
+    command = add("plan", run_plan, "print what a change of role would do, without doing it")
+    command.add_argument("before", choices=sorted(ROLES), metavar="FROM", help=", ".join(ROLES))
+    command.add_argument("after", choices=sorted(ROLES), metavar="TO", help="the same")
+    command.add_argument("--json", action="store_true", help="for programs")
+    _add_file_option(command)
+
+
+def _add_looks(add: _Add) -> None:
+    command = add("status", run_status, "say what this node is and how it is")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command = add("history", run_history, "say what happened, from the records")
+    command.add_argument("-n", "--lines", type=_positive, default=40, help="how many records (default: 40)")
+    command.add_argument(
+        "--since", type=_moment, help="not before: 2h, 30min, 7d, or a date and time (2026-01-31 13:00)"
+    )
+    command.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_file_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path, nargs="?", metavar="FILE", help=f"default: {Paths().pair_file}")
+
+
+def _add_file_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--file", type=Path, help="the pair file (default: /etc/hafw/hafw.yaml)")
+    command.add_argument("--node", help="which of the two nodes this is (default: by host name)")
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100000")
+    return int(text)
+
+
+def _moment(text: str) -> datetime:
+    from agent.cli.history import parse_since
+
+    try:
+        return parse_since(text, datetime.now().astimezone())
+    except (ValueError, OverflowError) as error:
+        hint = "write 2h, 30min, 7d or 2026-01-31 13:00"
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; {hint}") from error
+
+
+def _load(arguments: argparse.Namespace, paths: Paths) -> "Pair":
+    from agent.config import loader
+
+    return loader.load(arguments.file or paths.pair_file)
+
+
+def _find_node(pair: "Pair", wanted: str | None) -> str:
+    name = wanted or find_host(pair, socket.gethostname())
+    if pair.node(name) is None:
+        known = " and ".join(node.name for node in pair.nodes)
+        raise HafwError(
+            f"{name} is not a node of pair {pair.name} ({known} are)", "name the node with --node"
+        )
+    return name
+
+
+def find_host(pair: "Pair", host: str) -> str:
+    """The node that is this host: by its whole name, or by the part before the first dot where only one
+    node has it; the host's name when none is."""
+    if pair.node(host) is not None:
+        return host
+    short = host.partition(".")[0]
+    same = [node.name for node in pair.nodes if node.name.partition(".")[0] == short]
+    return same[0] if len(same) == 1 and (same[0] == short or host == short) else host
+
+
+def run_agent(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.engine import agent
+    from agent.rollout import active, apply
+
+    if arguments.file is None:
+        apply.recover(paths)
+    taken = active.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
+    agent.run_resident(taken, _find_node(taken.pair, arguments.node), paths)
+    return 0
+
+
+def run_settle(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.engine import agent
+    from agent.rollout import active
+
+    taken = active.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
+    agent.run_settle(taken, _find_node(taken.pair, arguments.node), paths)
+    return 0
+
+
+def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.config import loader
+    from agent.rules.unreached import find_warnings
+
+    if arguments.file is not None or not arguments.kernel:
+        file = arguments.file or paths.pair_file
+        pair = loader.load(file)
+        nodes = " and ".join(node.name for node in pair.nodes)
+        print(f"{harmless(str(file))} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
+        for warning in (*map(str, find_warnings(pair)), *_host_warnings(pair, paths)):
+            print(f"warning: {warning}")
+    return _check_kernel() if arguments.kernel else 0
+
+
+def _host_warnings(pair: "Pair", paths: Paths) -> tuple[str, ...]:
+    """Of the host that this runs on, where that is a node of the pair; the file may be for others."""
+    try:
+        node = _find_node(pair, None)
+    except HafwError:
+        return ()
+    from agent.adapters.iproute import read_links
+    from agent.setup.host import find_ssh_session, host_warnings
+    from agent.setup.installed import InstalledFiles
+
+    try:
+        outdated = InstalledFiles(node, paths).find_outdated(pair)
+        hints = (f"{one}; see: hafw setup --dry-run" for one in outdated)
+        return (*host_warnings(pair, read_links(), find_ssh_session()), *hints)
+    except HafwError as error:
+        return (f"what this host has cannot be told: {error}",)
+
+
+def _check_kernel() -> int:
+    from agent.cli.kernel_check import examine_kernel
+
+    found = examine_kernel()
+    for finding in found:
+        print(f"{'good' if finding.good else 'BAD '}  {finding.text}")
+    return 0 if all(finding.good for finding in found) else 1
+
+
+def run_render(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.render import conntrackd, keepalived, modules, networkd, nftables_unit, sysctl
+
+    pair = _load(arguments, paths)
+    node = _find_node(pair, arguments.node)
+    renderers = {
+        "keepalived": keepalived.render,
+        "conntrackd": conntrackd.render,
+        "modules": modules.render,
+        "nftables": nftables_unit.render,
+        "networkd": networkd.render,
+        "sysctl": sysctl.render,
+    }
+    print(renderers[arguments.what](pair, node, paths), end="")
+    return 0
+
+
+def run_setup(arguments: argparse.Namespace, paths: Paths) -> int:
+    # not the one that collects: the question comes after the diff
+    out = sys.__stdout__
+    from agent.cli import setup
+
+    return setup.run(arguments, paths, _find_node, lambda text: write_answer(text, out))
+
+
+def run_plan(arguments: argparse.Namespace, paths: Paths) -> int:
+    """Both parts of the plan: what is done at once, and what when the role has settled."""
+    from agent.core.plan import Settings, plan_announce, plan_catch_up, plan_follow, plan_promote
+
+    pair = _load(arguments, paths)
+    if arguments.node is not None:
+        _find_node(pair, arguments.node)
+    settings = Settings.of(pair, shortest_timeout_s=30.0)
+    role = ROLES[arguments.after]
+    if role is Role.PRIMARY:
+        at_once = plan_promote(settings, RuleSet.BACKUP, whole=True, remaining_s=settings.limit_s)
+        later = plan_announce(settings, 0, flushed=True)
+    else:
+        served = ROLES[arguments.before] is Role.PRIMARY
+        at_once = plan_follow(settings, role, whole=True, served=served)
+        later = plan_catch_up() if role is Role.BACKUP else ()
+    if arguments.json:
+        named = {"at_once": at_once, "when_settled": later}
+        print(json.dumps({name: [_action(action) for action in plan] for name, plan in named.items()}))
+        return 0
+    print(f"{arguments.before} -> {arguments.after}, {settings.mode.value} mode")
+    for number, action in enumerate((*at_once, *later), 1):
+        print(f"{number:3}. {action.describe()}")
+    return 0
+
+
+def _action(action: Any) -> dict[str, str]:
+    return {"action": type(action).__name__, "text": action.describe()}
+
+
+_NO_PAIR_FILE = "write the pair file first, on both nodes; without one the agent does not start"
+
+
+def _can_start(paths: Paths) -> bool:
+    """As the conditions of the unit have it. Who may not look does not know better."""
+    generations = paths.state_dir / "generations"
+    try:
+        return os.path.exists(paths.pair_file) or any(generations.iterdir())
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
+def run_status(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.adapters.control import ask_status
+    from agent.cli.status_text import exit_status, to_text
+    from agent.errors import UnavailableError
+
+    try:
+        values = ask_status(paths.control_socket)
+    except UnavailableError as given:
+        error = given if _can_start(paths) else UnavailableError(given.message, _NO_PAIR_FILE)
+        if arguments.json:
+            print(json.dumps({"schema": 1, "error": str(error)}))
+        else:
+            complain(f"hafw: {error}")
+        return 3
+    print(json.dumps(values) if arguments.json else to_text(values))
+    return exit_status(values)
+
+
+def run_history(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.adapters.journal import read_records
+    from agent.cli.history import to_table
+
+    records = read_records(paths, arguments.lines, arguments.since)
+    if arguments.json:
+        for record in records:
+            print(json.dumps(record))
+    else:
+        print(to_table(records), end="")
+    return 0
