@@ -12,8 +12,8 @@ from agent.paths import Paths
 from agent.render import keepalived
 from agent.setup.wire import wire_differences
 from tests.checkout import EXAMPLES
+from tests.netns.agent.render.test_daemons import Namespace, start_namespace
 from tests.netns.pair_checks import until
-from tests.netns.test_rendered_daemons import Namespace, start_namespace
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="network namespaces need root")]
 

@@ -7,7 +7,7 @@ sipp plays one half of a scenario for each call. The caller's half waits for a t
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.netns.helped_ends import Program, Start, end
+from tests.netns.failover.helped_ends import Program, Start, end
 
 _DIALOG = """
 Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]

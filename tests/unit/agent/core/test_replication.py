@@ -9,7 +9,7 @@ from agent.core.plan import Settings, catch_up_after_s
 from agent.core.replication import Losses, judge_losses, losses_text
 from agent.core.roles import Role
 from agent.model.pair import SyncMode
-from tests.unit.core.world import World
+from tests.unit.agent.core.world import World
 
 SIX = Losses(lost=6)
 

@@ -18,7 +18,7 @@ from agent.core.machine import step
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Notice, Phase, State
-from tests.unit.core.world import SECOND
+from tests.unit.agent.core.world import SECOND
 
 
 class Primary:

@@ -12,7 +12,7 @@ from agent.model.pair import SyncMode
 from hafw_lab.lab import POWER, Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.states import count_replicated, wait_replicated
-from tests.netns.helped_ends import (
+from tests.netns.failover.helped_ends import (
     LINES,
     Program,
     Start,
@@ -21,7 +21,7 @@ from tests.netns.helped_ends import (
     start_tftp_server,
     tftp_argv,
 )
-from tests.netns.sip_ends import start_phone
+from tests.netns.failover.sip_ends import start_phone
 
 pytestmark = pytest.mark.netns
 CONFIG = "/etc/conntrackd/conntrackd.conf"

@@ -23,8 +23,7 @@ from agent.errors import ToolError
 from agent.model.pair import Pair, PortRange, Protocol, Rule, Service
 from agent.model.services import HELPERS
 from tests.checkout import ROOT
-from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
-from tests.netns.helped_ends import (
+from tests.netns.failover.helped_ends import (
     LINES,
     Program,
     Start,
@@ -34,9 +33,10 @@ from tests.netns.helped_ends import (
     start_tftp_server,
     tftp_argv,
 )
+from tests.netns.failover.sip_ends import start_phone
+from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.namespaces import Namespace, start_namespaces
 from tests.netns.packets import connect, listen
-from tests.netns.sip_ends import start_phone
 
 pytestmark = pytest.mark.netns
 CLIENT, SERVER, VIP = "192.168.2.10", "192.168.0.10", "192.168.0.100"

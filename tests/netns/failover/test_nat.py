@@ -17,7 +17,7 @@ from hafw_lab.node import Node
 from hafw_lab.states import count_replicated, wait_replicated
 from hafw_lab.topology_file import load_topology
 from tests.checkout import ROOT
-from tests.netns.helped_ends import Program, end
+from tests.netns.failover.helped_ends import Program, end
 
 pytestmark = pytest.mark.netns
 TOPOLOGY = ROOT / "host-tools" / "topologies" / "dual-stack.yaml"

@@ -28,7 +28,7 @@ from agent.core.plan import BULK_COST_S, BULK_SHARE, Settings, refresh_after_s
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
 from agent.model.pair import AfterLimit, SyncMode
-from tests.unit.core.world import SECOND, World
+from tests.unit.agent.core.world import SECOND, World
 
 DIRECT = Settings(mode=SyncMode.DIRECT)
 CACHE = Settings(mode=SyncMode.CACHE)
