@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,12 +61,18 @@ STARTERS = {
 STARTING = {"agent/adapters/process.py"}
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
-def imports_of(tree: ast.AST) -> Iterator[str]:
+@cache
+def imports_of(tree: ast.AST) -> tuple[str, ...]:
     """Every module that is imported anywhere; `from a import b` counts as both a and a.b."""
+    return tuple(_find_imports(tree))
+
+
+def _find_imports(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)

@@ -1,6 +1,8 @@
 """A host for the core to act on: what plans do to gate, rules, kernel and caches."""
 
+import copy
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from agent.core.actions import (
@@ -89,6 +91,19 @@ class World:
             self._carry_out(self.plan.popleft())
             done += 1
         return done
+
+    def cuts(self) -> Iterator["World"]:
+        """A world for each place where the plan may be cut: before every action, and at its end."""
+        while True:
+            yield self.copy()
+            if not self.work(1):
+                return
+
+    def copy(self) -> "World":
+        other = copy.copy(self)
+        other.plan, other.timers = self.plan.copy(), self.timers.copy()
+        other.notices, other.log = self.notices.copy(), self.log.copy()
+        return other
 
     def run_dry(self) -> None:
         """Everything, with all timers, until nothing but the regular refresh is left."""
