@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import beforehand
+from tests.parts import PARTS, PartTimes, find_unknown, part_of
 
 # a shell starts its background jobs with Ctrl-C ignored, and what the tests start would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,35 +21,58 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("SUDO_UID", str(Path(__file__).stat().st_uid))
 
 
-COSTLIER_AND_COSTLIER = ("static", "unit", "netns", "package", "vm", "desktop")
 _IMAGES = pytest.StashKey[beforehand.ImageBuilds]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part",
+        action="append",
+        default=[],
+        help=f"only this part of the tests: {', '.join(PARTS)}; repeatable",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (problem := find_unknown(config.option.part)) is not None:
+        raise pytest.UsageError(problem)
+    config.pluginmanager.register(PartTimes())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The libraries of a part that is not wanted need not be there."""
+    wanted = config.option.part
+    left_out = wanted and collection_path.parent == Path(__file__).parent and collection_path.name in PARTS
+    return True if left_out and collection_path.name not in wanted else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What fails in seconds fails first, and no idle machine slows down the tests behind it."""
-    items.sort(key=lambda item: COSTLIER_AND_COSTLIER.index(_directory(item)))
+    if wanted := config.option.part:
+        config.hook.pytest_deselected(items=[item for item in items if part_of(item.path) not in wanted])
+        items[:] = [item for item in items if part_of(item.path) in wanted]
+    items.sort(key=lambda item: PARTS.index(part_of(item.path)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Only for a run in which there is time for it, and machines come last."""
-    places = {_directory(item) for item in session.items}
-    if not session.config.option.collectonly and places >= set(COSTLIER_AND_COSTLIER):
+    places = {part_of(item.path) for item in session.items}
+    if not session.config.option.collectonly and places >= set(PARTS):
         images = session.config.stash[_IMAGES] = beforehand.ImageBuilds()
         images.start()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if _IMAGES in item.config.stash and _directory(item) not in beforehand.QUICK:
+    needs_root = item.get_closest_marker("root")
+    if needs_root is not None and os.geteuid() != 0:
+        pytest.skip(needs_root.kwargs["reason"])
+    if _IMAGES in item.config.stash and part_of(item.path) not in beforehand.QUICK:
         item.config.stash[_IMAGES].wait()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _IMAGES in config.stash:
         config.stash[_IMAGES].stop()
-
-
-def _directory(item: pytest.Item) -> str:
-    return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from tests.unit.agent.small_pair import SMALL
 NOBODY = 65534
 INCLUDED = "policy: []\n"
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to others")
+needs_root = pytest.mark.root(reason="gives files to others")
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ from agent.core.assess import VrrpState
 from agent.errors import HafwError
 
 NOW = 10**15
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+needs_root = pytest.mark.root(reason="only root can be somebody else")
+may_notify = pytest.mark.root(reason="only root may send notices")
 
 
 def datagram(*changes: tuple[int, str], now_ns: int = NOW) -> bytes:
@@ -135,6 +136,7 @@ def test_whatever_comes_is_a_notice_or_refused(data: bytes) -> None:
         assert NOW - OLDEST_S * 1e9 <= notice.sent_ns <= NOW
 
 
+@may_notify
 def test_a_notice_comes_through_the_socket_once(ear: Ear) -> None:
     good = now_datagram()
     ear.send(good, good, b"", b"x" * 100_000, good[:-4])
@@ -182,6 +184,7 @@ def test_descriptors_in_a_datagram_are_not_taken(ear: Ear) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@may_notify
 def test_a_socket_of_an_earlier_run_is_replaced(tmp_path: Path) -> None:
     for _ in range(2):
         left = NoticeSocket(lambda _: None, lambda _: None)

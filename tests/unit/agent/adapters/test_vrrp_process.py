@@ -15,7 +15,7 @@ import pytest
 
 from agent.adapters.vrrp_process import VrrpProcess
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+needs_root = pytest.mark.root(reason="only root can be somebody else")
 Start = Callable[[str], "subprocess.Popen[bytes]"]
 
 

@@ -19,7 +19,7 @@ LIMIT_S = 30
 # an empty /run and /var/log, so that no agent of this machine answers
 EMPTY = "mount -t tmpfs none /run && mount -t tmpfs none /var/log && exec"
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs a mount namespace of root's")
+needs_root = pytest.mark.root(reason="needs a mount namespace of root's")
 
 
 def hafw(

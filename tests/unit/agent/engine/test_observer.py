@@ -24,7 +24,7 @@ from agent.paths import Paths
 from tests.checkout import EXAMPLES, RECORDED
 from tests.fakes import FakeHost, MemorySink
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="the kernel tells only root of changed rules")
+pytestmark = pytest.mark.root(reason="the kernel tells only root of changed rules")
 
 PAIR = loader.load(EXAMPLES / "pair.yaml")
 

@@ -23,7 +23,7 @@ HOOK = ROOT / "agent" / "notify" / "hook.py"
 LIMIT_S = 20
 USUAL = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="the places that the hook knows need root")
+needs_root = pytest.mark.root(reason="the places that the hook knows need root")
 
 # the places that the hook knows, in a mount namespace of its own; the fake agent tells who it is, and waits
 SET_UP = r"""

@@ -1,6 +1,5 @@
 """`hafw setup` below a directory of the test's, and what it finds and leaves there."""
 
-import os
 import resource
 import subprocess
 import sys
@@ -34,7 +33,7 @@ WRITTEN = (
     "etc/systemd/system/nftables.service.d/hafw.conf",
 )
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs a mount namespace of root's")
+needs_root = pytest.mark.root(reason="needs a mount namespace of root's")
 
 
 def setup(

@@ -1,0 +1,48 @@
+"""The parts of the tests, one for each directory: which of them run, and how long each took."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+HERE = Path(__file__).parent
+PARTS = ("static", "unit", "netns", "package", "vm", "desktop")
+"""Each costs more than the one before: what fails in seconds fails first."""
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(HERE).parts[0]
+
+
+def find_unknown(named: list[str]) -> str | None:
+    """What is wrong with the parts that were asked for."""
+    unknown = [name for name in named if name not in PARTS]
+    return (
+        f"no part of the tests is called {unknown[0]!r}; the parts are {', '.join(PARTS)}"
+        if unknown
+        else None
+    )
+
+
+class PartTimes:
+    """Of the reports of the tests, so that it holds for tests in other processes as well."""
+
+    def __init__(self) -> None:
+        self._tests: dict[str, set[str]] = defaultdict(set)
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        part = part_of(HERE.parent / report.nodeid.partition("::")[0])
+        self._tests[part].add(report.nodeid)
+        self._seconds[part] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        if not self._tests:
+            return
+        terminalreporter.section("time of each part")
+        for part in PARTS:
+            if part in self._tests:
+                terminalreporter.line(
+                    f"{part:<8} {len(self._tests[part]):>5} tests {self._seconds[part]:>8.1f} s"
+                )

@@ -1,0 +1,71 @@
+"""The parts of the tests: chosen by name, and each with its time."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import pytest_runtest_setup
+from tests.parts import PARTS
+
+FILES = ("tests/static/test_readme.py", "tests/unit/test_pair.py")
+
+
+def run_pytest(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    argv = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'host-tools'}"}
+    return subprocess.run(
+        argv, cwd=root, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def times_in(said: str) -> list[tuple[str, int]]:
+    found = re.findall(
+        r"^(\w+) +(\d+) tests +\d+\.\d s$", said.partition("time of each part")[2], re.MULTILINE
+    )
+    return [(part, int(number)) for part, number in found]
+
+
+def test_every_directory_of_tests_is_a_part(root: Path) -> None:
+    assert {path.relative_to(root / "tests").parts[0] for path in root.glob("tests/*/**/test_*.py")} == set(
+        PARTS
+    )
+
+
+def test_only_the_part_that_was_asked_for(root: Path) -> None:
+    """Also of files that are named, and the time is said of what ran."""
+    done = run_pytest(root, "--part", "static", *FILES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    number = (root / FILES[0]).read_text().count("\ndef test_")
+    assert times_in(done.stdout) == [("static", number)]
+
+
+def test_the_times_of_two_processes_are_added_up(root: Path) -> None:
+    done = run_pytest(root, "-n", "2", "--part", "static", "--part", "unit", *FILES)
+    assert [part for part, _ in times_in(done.stdout)] == ["static", "unit"], done.stdout + done.stderr
+
+
+def test_an_unknown_part_is_a_sentence(root: Path) -> None:
+    done = run_pytest(root, "--part", "units")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    said = f"no part of the tests is called 'units'; the parts are {', '.join(PARTS)}"
+    assert done.stderr.strip() == f"ERROR: {said}"
+
+
+@pytest.mark.root(reason="the words for who is not")
+def test_what_only_root_can_run_is_skipped_for_others(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(pytest.skip.Exception, match="the words for who is not"):
+        pytest_runtest_setup(request.node)
+
+
+def test_the_check_and_the_help_name_every_part(root: Path) -> None:
+    text = (root / "run").read_text()
+    left_out = ", ".join(PARTS[2:-1]) + f" and {PARTS[-1]}"
+    assert f"left out: the parts {left_out}" in text
+    assert all(part in text[text.index("usage: ./run") :] for part in PARTS)
