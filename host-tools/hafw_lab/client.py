@@ -9,12 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 from hafw_lab import wire
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.plan import LabPlan
 from hafw_lab.progress import Progress
+from hafw_lab.source_paths import SEARCH_PATH
 
 _ANSWER_TIMEOUT_S = 60.0
 _BUILD_TIMEOUT_S = 90.0
@@ -127,11 +127,10 @@ class SupervisorProcess:
         self._build_timeout_s = _MACHINES_TIMEOUT_S if machines else _BUILD_TIMEOUT_S
         given = [theirs.fileno()] + ([listener.fileno()] if listener else [])
         self._errors = os.memfd_create("hafw-lab-errors")
-        package = str(Path(__file__).resolve().parents[1])
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "LC_ALL": "C.UTF-8",
-            "PYTHONPATH": package,
+            "PYTHONPATH": str(SEARCH_PATH),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         python = _PYTHON if os.path.exists(_PYTHON) else sys.executable

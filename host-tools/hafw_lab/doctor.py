@@ -13,6 +13,7 @@ from hafw_lab.doctor_desktop import examine_desktops
 from hafw_lab.doctor_finding import Finding, Level
 from hafw_lab.errors import LabError
 from hafw_lab.process import run
+from hafw_lab.source_paths import SEARCH_PATH
 from hafw_lab.taps import require_taps
 
 _MODULES = {
@@ -81,8 +82,7 @@ def _stock() -> list[Finding]:
 
 
 def _kernel() -> list[Finding]:
-    environment_path = str(Path(__file__).resolve().parents[1])
-    argv = ["env", f"PYTHONPATH={environment_path}", "PYTHONDONTWRITEBYTECODE=1", sys.executable]
+    argv = ["env", f"PYTHONPATH={SEARCH_PATH}", "PYTHONDONTWRITEBYTECODE=1", sys.executable]
     try:
         results: dict[str, str | None] = json.loads(run([*argv, "-P", "-S", "-m", "hafw_lab.probe"]))
     except LabError as error:

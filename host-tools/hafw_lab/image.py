@@ -30,9 +30,9 @@ from hafw_lab.installed_package import repack
 from hafw_lab.programs import of_images, require_programs
 from hafw_lab.progress import Progress
 from hafw_lab.shown import run_shown
+from hafw_lab.source_paths import CHECKOUT
 from hafw_lab.spoken import say, show
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 _DEB_TIMEOUT_S = 1800.0
 _DEB = "hafw-agent"
 _DESKTOP = "desktop"

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from hafw_lab import image_boot
 from hafw_lab.debian import Release
 from hafw_lab.errors import LabError
 from hafw_lab.image_boot import extract_boot
@@ -20,8 +21,8 @@ from hafw_lab.process import run
 from hafw_lab.progress import Progress
 from hafw_lab.room import explain_full, is_full, require_room
 from hafw_lab.shown import run_shown
+from hafw_lab.source_paths import GUEST
 
-GUEST = Path(__file__).resolve().parent / "guest"
 SIZE = "2G"
 _TIMEOUT_S = 1800.0
 _LOG = "build.log"
@@ -107,7 +108,7 @@ def compute_key(tree: Path, packages: tuple[Path, ...]) -> str:
     """Changes with everything that goes into an image."""
     digest = hashlib.sha256(f"{tree.name} {tree.stat().st_size} {_tree_time(tree)} {SIZE}".encode())
     files = sorted(path for path in GUEST.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    for path in (*packages, *files, Path(__file__), GUEST.parent / "image_boot.py"):
+    for path in (*packages, *files, Path(__file__), Path(image_boot.__file__)):
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -5,12 +5,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from hafw_lab import namespaces
 from hafw_lab.process import ENVIRONMENT
+from hafw_lab.source_paths import SEARCH_PATH
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
@@ -23,7 +23,7 @@ def become_inside(pid: int, argv: Sequence[str], *, privileged: bool) -> NoRetur
     By way of a new program image: whoever enters a namespace must have one thread, and a thread that has
     been joined may still be on its way out.
     """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(SEARCH_PATH)}
     module = [
         sys.executable,
         "-P",

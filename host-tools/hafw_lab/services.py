@@ -8,6 +8,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface
 from pathlib import Path
 
+import agent
 from agent.config import loader
 from agent.errors import HafwError
 from agent.model.pair import Pair
@@ -21,7 +22,7 @@ from hafw_lab.options import AgentKind, LabOptions
 from hafw_lab.plan import Bind, Bridge, Cable, Copy, File, LabPlan, NodePlan, Service, Sysctl
 from hafw_lab.topology import NodeKind, NodeSpec, Topology, compute_mac, fabric_name
 
-AGENT_CODE = Path(loader.__file__).resolve().parent
+AGENT_CODE = Path(agent.__file__).resolve().parent
 """Of the checkout or of the installed package, whichever this program runs from."""
 STOCK_SCRIPT = Path("/usr/share/doc/conntrackd/examples/sync/primary-backup.sh")
 KEEPALIVED_BUILD = Path("/etc/keepalived/keepalived.config-opts")

@@ -17,6 +17,7 @@ from hafw_lab.lab_directory import LabDirectory, make_lab_directory
 from hafw_lab.process import ENVIRONMENT
 from hafw_lab.progress import Progress
 from hafw_lab.room import explain_full, is_full, tells_full
+from hafw_lab.source_paths import SEARCH_PATH
 from hafw_lab.terminal import clean
 
 _SAY_EVERY_S = 2.0
@@ -97,8 +98,7 @@ def _start_kept(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Its keeper, which ends it if it has not ended with the block."""
     keeper = [sys.executable, "-P", "-S", "-m", "hafw_lab.keeper", str(scratch.lock), str(scratch.path)]
-    package = str(Path(__file__).resolve().parents[1])
-    ours = {"PYTHONPATH": package, "PYTHONDONTWRITEBYTECODE": "1"}
+    ours = {"PYTHONPATH": str(SEARCH_PATH), "PYTHONDONTWRITEBYTECODE": "1"}
     # the program itself is not to find our modules
     program = ["env", "--unset=PYTHONPATH", *_own_path(environment), *argv]
     process = subprocess.Popen(
