@@ -4,7 +4,6 @@ completion.py hafw >FILE
 """
 
 import argparse
-import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,15 +159,14 @@ def _hafw() -> tuple[argparse.ArgumentParser, Kinds, str]:
 
 
 def _hafw_lab() -> tuple[argparse.ArgumentParser, Kinds, str]:
-    from hafw_lab import __main__ as lab
     from hafw_lab.options import FaultKind
     from hafw_lab.topology import DEFAULT
+    from hafw_lab.verbs import main as lab
 
     parser = lab.make_parser()
     verbs = _commands(parser)
-    for name in lab._LATE_VERBS:  # their arguments are known only once they are asked for
-        module = importlib.import_module(f"hafw_lab.{name}")
-        module.add_arguments(verbs[name])
+    for name in lab.LATE_VERBS:  # their arguments are known only once they are asked for
+        lab.load_verb(name).add_arguments(verbs[name])
     faults = [kind.value for kind in FaultKind if kind is not FaultKind.LINK]
     links = sorted({f"link:{link.name}" for node in DEFAULT.firewalls for link in node.links})
     kinds = {

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hafw_lab.clipboard import Kind, get_clipboard, set_clipboard
 from hafw_lab.clipboard_bridge import ensure_display
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
+from hafw_lab.verbs.clipboard import Kind, get_clipboard, set_clipboard
 from tests.checkout import ROOT
 from tests.desktop.conftest import LAB
 from tests.desktop.test_view import NODE as VIEWED

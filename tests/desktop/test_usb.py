@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab import usb
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
 from hafw_lab.usb_plugs import Device
+from hafw_lab.verbs import usb
 from tests.checkout import ROOT
 from tests.desktop.conftest import LAB
 from tests.vm.guests import shell, wait_until

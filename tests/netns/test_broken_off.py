@@ -31,7 +31,7 @@ GENTLE = 'trap \'touch "$0.told"; exit 1\' TERM\necho "place $TMPDIR"\nwhile :; 
 BUILD = """
 import signal, sys
 from pathlib import Path
-from hafw_lab.__main__ import _end_in_order
+from hafw_lab.verbs.main import _end_in_order
 from hafw_lab.debian import _APART
 from hafw_lab.shown import run_shown
 for number in (signal.SIGTERM, signal.SIGHUP):

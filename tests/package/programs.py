@@ -1,11 +1,10 @@
 """The commands as their own parsers know them."""
 
 import argparse
-import importlib
 from collections.abc import Callable, Iterator
 
 from agent.cli.main import make_parser
-from hafw_lab import __main__ as lab
+from hafw_lab.verbs import main as lab
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -35,8 +34,8 @@ def make_lab_parser() -> argparse.ArgumentParser:
     """With the arguments of the verbs that are read only when they are asked for."""
     parser = lab.make_parser()
     verbs = commands_of(parser)
-    for name in lab._LATE_VERBS:
-        importlib.import_module(f"hafw_lab.{name}").add_arguments(verbs[name])
+    for name in lab.LATE_VERBS:
+        lab.load_verb(name).add_arguments(verbs[name])
     return parser
 
 

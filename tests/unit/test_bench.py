@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.pair import SyncMode
-from hafw_lab import bench, demo
+from hafw_lab import bench
 from hafw_lab.bench_facts import read_facts
 from hafw_lab.bench_failover import compare, make_rows, plan_setups, say_duration
 from hafw_lab.bench_handover import make_row
@@ -33,6 +33,7 @@ from hafw_lab.scenario_result import FailoverResult, Setup, detection_bound_ms, 
 from hafw_lab.states import parse_cache_size, state_lines
 from hafw_lab.timeline import AgentFigures
 from hafw_lab.traffic_figures import ProbeFigures
+from hafw_lab.verbs import demo
 from tests.unit.made_result import RESULT, TIMELINE
 
 PLAIN = Ink(False)

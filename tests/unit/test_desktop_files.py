@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab import view
 from hafw_lab.connection_file import compose_local, compose_remote
 from hafw_lab.desktop import Remote, Ticket
 from hafw_lab.desktop_options import choose_desktops
@@ -13,6 +12,7 @@ from hafw_lab.machine_options import choose_machines
 from hafw_lab.plan import Machine
 from hafw_lab.qemu_screen import plan_screen, write_by_hand
 from hafw_lab.topology import DEFAULT
+from hafw_lab.verbs import view
 
 SOCKET = Path("/var/tmp/lab/omarine/spice.sock")
 HERE = Ticket("secret", SOCKET, None)

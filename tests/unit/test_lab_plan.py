@@ -11,13 +11,13 @@ from agent.config import loader
 from agent.paths import Paths
 from agent.render import keepalived
 from hafw_lab import pair_file, services, wire
-from hafw_lab.__main__ import describe, make_parser
 from hafw_lab.errors import LabError
 from hafw_lab.lab import LabStatus, NodeStatus, ServiceStatus
 from hafw_lab.options import AgentKind, Fault, FaultKind, LabOptions
 from hafw_lab.plan import LabPlan
 from hafw_lab.topology import DEFAULT, compute_mac, fabric_name
 from hafw_lab.topology_file import load_topology, parse_topology
+from hafw_lab.verbs.main import describe, make_parser
 
 PAIR = loader.parse(pair_file.compose(DEFAULT, LabOptions()))
 RENDERED = keepalived.render(PAIR, "fw-1", Paths())

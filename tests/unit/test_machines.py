@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from agent.model.records import Kind, Record, from_journal, to_journal
-from hafw_lab import doctor, export, guest_services, image, machine_plan, process, programs
+from hafw_lab import doctor, guest_services, image, machine_plan, process, programs
 from hafw_lab.advert_option import choose_advert_ms
 from hafw_lab.client import Client
 from hafw_lab.clock import Clock, compute_clock
@@ -27,6 +27,7 @@ from hafw_lab.services import plan_lab
 from hafw_lab.taps import plan_taps, require_taps
 from hafw_lab.timeline import Moment, at_home
 from hafw_lab.topology import DEFAULT
+from hafw_lab.verbs import export
 
 MACHINE = Machine(
     release="trixie",

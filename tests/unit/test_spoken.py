@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from hafw_lab import __main__ as program
-from hafw_lab import render, running, view, watch
+from hafw_lab import running
 from hafw_lab.errors import LabError
 from hafw_lab.host_network import HostFile
 from hafw_lab.lab import Lab
 from hafw_lab.options import LabOptions
+from hafw_lab.verbs import main as program
+from hafw_lab.verbs import render, view, watch
 
 HOSTILE = "\x1b]0;pwned\x07\x9b31m\u202etext\x1b[2J\r"
 INFO = {

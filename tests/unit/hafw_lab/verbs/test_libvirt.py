@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab.libvirt import Boot, domain_xml, network_xml
 from hafw_lab.topology import DEFAULT, compute_mac
+from hafw_lab.verbs.libvirt import Boot, domain_xml, network_xml
 
 BOOT = Boot(
     Path("/srv/a & b/fw-1.qcow2"), "qcow2", Path("/srv/vmlinuz"), Path("/srv/initrd"), "root=/dev/vda"

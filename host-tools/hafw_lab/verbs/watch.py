@@ -16,7 +16,7 @@ from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab, LabStatus
 from hafw_lab.options import POWER, Fault, FaultKind
 from hafw_lab.spoken import show
-from hafw_lab.watch_screen import KEYS, Tone, draw
+from hafw_lab.verbs.watch_screen import KEYS, Tone, draw
 
 _REFRESH_S = 1.0
 _TICK_MS = 100

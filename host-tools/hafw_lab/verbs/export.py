@@ -4,7 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from hafw_lab import libvirt, machine_plan, services
+from hafw_lab import machine_plan, services
 from hafw_lab.accelerator import find_obstacle
 from hafw_lab.errors import LabError
 from hafw_lab.machine_files import compose_initrd, copy_sparse
@@ -17,6 +17,7 @@ from hafw_lab.qemu import kernel_line
 from hafw_lab.spoken import say
 from hafw_lab.topology import Topology
 from hafw_lab.topology_file import choose_topology
+from hafw_lab.verbs import libvirt
 
 _HOW = """\
 libvirt definitions of a hafw lab. They name the disks where this directory is; change the

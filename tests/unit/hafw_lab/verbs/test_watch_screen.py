@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hafw_lab.lab import LabStatus, NodeStatus, ServiceStatus
-from hafw_lab.watch_screen import KEYS, Tone, draw
+from hafw_lab.verbs.watch_screen import KEYS, Tone, draw
 
 AGENT = {
     "role": "primary",
