@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.pair import SyncMode
-from hafw_lab.bench_handover import time_commands
+from hafw_lab.bench.handover import time_commands
 from hafw_lab.errors import LabError
 from hafw_lab.options import AgentKind
 from hafw_lab.scenario import run_failover, start_lab

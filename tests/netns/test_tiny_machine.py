@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from hafw_lab import doctor, lab_directory, running
+from hafw_lab import lab_directory, running
+from hafw_lab.doctor import examine
 from tests.checkout import ROOT
 from tests.netns.tiny_machine import WORD
 
@@ -174,7 +175,7 @@ def test_a_lab_that_boots_is_looked_into_and_can_be_ended(tmp_path: Path) -> Non
         assert f"hafw-lab: lab '{name}' is starting: tiny-0: kernel" in refused.stderr
         assert f"hafw-lab status --name {name} says how far it is" in refused.stderr
         assert refused.returncode == 1
-        assert [one.text for one in doctor._labs() if name in one.text] == [f"lab '{name}' is starting"]
+        assert [one.text for one in examine._labs() if name in one.text] == [f"lab '{name}' is starting"]
         (supervisor,) = find_children_of(process.pid)
         running.down(name, said.append)
         assert process.wait(PATIENCE_S) != 0

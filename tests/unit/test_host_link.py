@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hafw_lab.desktop_options import choose_desktops
+from hafw_lab.arguments.desktops import choose_desktops
 from hafw_lab.errors import LabError
 from hafw_lab.host_link import describe_change, link_name, require_room, with_host
 from hafw_lab.machine_plan import check_machines

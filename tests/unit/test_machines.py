@@ -10,15 +10,16 @@ from typing import cast
 import pytest
 
 from agent.model.records import Kind, Record, from_journal, to_journal
-from hafw_lab import doctor, guest_services, image, machine_plan, process, programs
-from hafw_lab.advert_option import choose_advert_ms
+from hafw_lab import guest_services, image, machine_plan, process, programs
+from hafw_lab.arguments.advert import choose_advert_ms
+from hafw_lab.arguments.machines import choose_machines
 from hafw_lab.client import Client
 from hafw_lab.clock import Clock, compute_clock
+from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
 from hafw_lab.guest_addresses import GuestAddresses
 from hafw_lab.guest_ssh import plan_master, plan_session
 from hafw_lab.machine_node import MachineNode
-from hafw_lab.machine_options import choose_machines
 from hafw_lab.machine_plan import check_machines
 from hafw_lab.options import AgentKind, LabOptions
 from hafw_lab.plan import Cable, LabPlan, Machine, NodePlan
@@ -293,17 +294,17 @@ def test_programs_of_an_image_are_looked_for_before_anything_is_built_for_it(
 
 def test_doctor_says_of_machines_what_up_would_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Also to root, who can lack the device as well."""
-    monkeypatch.setattr(doctor, "require_taps", lambda: require_taps(str(tmp_path / "tun")))
-    monkeypatch.setattr(doctor, "_accelerator", lambda: doctor.Finding(doctor.Level.OK, "KVM"))
+    monkeypatch.setattr(examine, "require_taps", lambda: require_taps(str(tmp_path / "tun")))
+    monkeypatch.setattr(examine, "_accelerator", lambda: examine.Finding(examine.Level.OK, "KVM"))
     for one in (*programs.OF_MACHINES, *programs.of_images()):
         (tmp_path / Path(one).name).touch(mode=0o755)
     monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(tmp_path))
-    (found,) = (one for one in doctor._machines() if one.level is doctor.Level.NOTE)
+    (found,) = (one for one in examine._machines() if one.level is examine.Level.NOTE)
     with pytest.raises(LabError) as refused:
         require_taps(str(tmp_path / "tun"))
     assert (found.text, found.hint) == (f"no virtual machines: {refused.value.message}", "modprobe tun")
     (tmp_path / "qemu-img").unlink()
-    (found,) = doctor._machines()
+    (found,) = examine._machines()
     assert found.text == "no virtual machines: qemu-img not found"
 
 

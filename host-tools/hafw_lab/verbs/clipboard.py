@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from hafw_lab import clipboard_bridge, running
-from hafw_lab.common_options import add_lab_argument
+from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.errors import LabError
 from hafw_lab.machine_node import MACHINE_PATIENCE, MachineNode
 

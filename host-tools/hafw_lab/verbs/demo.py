@@ -9,10 +9,10 @@ from pathlib import Path
 from agent.model.pair import SyncMode
 from hafw_lab import failover_picture
 from hafw_lab.accelerator import find_obstacle
-from hafw_lab.advert_option import add_advert_argument, choose_advert_ms
-from hafw_lab.common_options import add_sync_argument, check_writable, parse_count
+from hafw_lab.arguments.advert import add_advert_argument, choose_advert_ms
+from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count
+from hafw_lab.arguments.machines import add_machine_arguments, choose_machines
 from hafw_lab.failover_page import to_html
-from hafw_lab.machine_options import add_machine_arguments, choose_machines
 from hafw_lab.options import AgentKind
 from hafw_lab.report import choose_ink, draw_timeline, say_verdict, start_clock
 from hafw_lab.scenario import CLIENT, SERVER, run_failover, start_lab

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from hafw_lab import machine_plan, services
 from hafw_lab.accelerator import find_obstacle
+from hafw_lab.arguments.machines import DEFAULT_RELEASE, RELEASES
 from hafw_lab.errors import LabError
 from hafw_lab.machine_files import compose_initrd, copy_sparse
-from hafw_lab.machine_options import DEFAULT_RELEASE, RELEASES
 from hafw_lab.options import LabOptions
 from hafw_lab.plan import Machine, NodePlan
 from hafw_lab.process import run as run_program

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from hafw_lab import running
-from hafw_lab.common_options import add_lab_argument
+from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.errors import LabError
 from hafw_lab.host_link import with_host
 from hafw_lab.lab import LabStatus, NodeStatus

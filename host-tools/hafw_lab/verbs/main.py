@@ -15,15 +15,16 @@ from typing import Any, NoReturn
 from agent import __version__
 from agent.errors import HafwError
 from agent.model.pair import SyncMode
-from hafw_lab import doctor, running
+from hafw_lab import running
 from hafw_lab.accelerator import find_obstacle
-from hafw_lab.advert_option import add_advert_argument, choose_advert_ms
-from hafw_lab.common_options import add_lab_argument
-from hafw_lab.desktop_options import add_desktop_arguments, choose_desktops
+from hafw_lab.arguments.advert import add_advert_argument, choose_advert_ms
+from hafw_lab.arguments.common import add_lab_argument
+from hafw_lab.arguments.desktops import add_desktop_arguments, choose_desktops
+from hafw_lab.arguments.machines import add_machine_arguments, choose_machines
+from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
 from hafw_lab.inside import become_inside
 from hafw_lab.lab import Lab, LabStatus, NodeStatus
-from hafw_lab.machine_options import add_machine_arguments, choose_machines
 from hafw_lab.node import Node
 from hafw_lab.options import AgentKind, Fault, LabOptions
 from hafw_lab.spoken import adapted, adapted_columns, program, say, show
@@ -351,19 +352,19 @@ def _heal(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    found = doctor.examine()
+    found = examine.examine()
     if args.json:
         print(json.dumps([finding.to_json() for finding in found], indent=2))
     else:
         for finding in found:
-            hint = f"; {finding.hint}" if finding.hint and finding.level is not doctor.Level.OK else ""
+            hint = f"; {finding.hint}" if finding.hint and finding.level is not examine.Level.OK else ""
             show(f"{finding.level.value:5} {finding.text}{hint}")
-    return 1 if any(finding.level is doctor.Level.BAD for finding in found) else 0
+    return 1 if any(finding.level is examine.Level.BAD for finding in found) else 0
 
 
 def load_verb(name: str) -> ModuleType:
     """One of LATE_VERBS: its `add_arguments` and its `run`."""
-    return importlib.import_module("hafw_lab.bench" if name == "bench" else f"hafw_lab.verbs.{name}")
+    return importlib.import_module("hafw_lab.bench.main" if name == "bench" else f"hafw_lab.verbs.{name}")
 
 
 def _later(_: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hafw_lab import running
-from hafw_lab.common_options import add_lab_argument
+from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.errors import LabError
 
 

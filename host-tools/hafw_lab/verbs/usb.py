@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hafw_lab import running, usb_devices, usb_export
-from hafw_lab.common_options import add_lab_argument
+from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
 from hafw_lab.process import ENVIRONMENT

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from hafw_lab import running
-from hafw_lab.common_options import add_lab_argument
+from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.connection_file import compose_local, compose_remote
 from hafw_lab.desktop import Desktop, Ticket
 from hafw_lab.errors import LabError

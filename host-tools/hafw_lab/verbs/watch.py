@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from hafw_lab import running
-from hafw_lab.common_options import add_lab_argument
+from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab, LabStatus
 from hafw_lab.options import POWER, Fault, FaultKind

@@ -12,7 +12,7 @@ import pytest
 
 from agent.model.pair import SyncMode
 from agent.paths import Paths
-from hafw_lab.bench_flap import flap
+from hafw_lab.bench.flap import flap
 from hafw_lab.lab import Fault, FaultKind, Lab, LabOptions
 from hafw_lab.node import Node
 from hafw_lab.scenario import other, put_states

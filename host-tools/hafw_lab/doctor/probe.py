@@ -1,4 +1,4 @@
-"""`python3 -m hafw_lab.probe`: make once what a lab is made of, in this process, and say what the kernel
+"""`python3 -m hafw_lab.doctor.probe`: make once what a lab is made of, in this process, and say what the kernel
 refuses.
 
 A process of its own, because what it tries cannot be undone. Prints one JSON object. Standard library only.

@@ -7,7 +7,7 @@ import re
 import time
 from statistics import median
 
-from hafw_lab.bench_handover import make_row, time_commands
+from hafw_lab.bench.handover import make_row, time_commands
 from hafw_lab.errors import LabError
 from hafw_lab.node import Node
 from hafw_lab.progress import Progress

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 from agent.model.pair import SyncMode
-from hafw_lab import bench_failover, bench_flap, bench_handover, bench_hook, bench_rules
-from hafw_lab.advert_option import add_advert_argument
-from hafw_lab.bench_facts import read_facts
-from hafw_lab.common_options import add_sync_argument, check_writable, parse_count
+from hafw_lab.arguments.advert import add_advert_argument
+from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count
+from hafw_lab.bench import failover, flap, handover, hook, rules
+from hafw_lab.bench.facts import read_facts
 from hafw_lab.options import AgentKind
 from hafw_lab.report import choose_ink, start_clock
 
@@ -28,14 +28,14 @@ def _add_failover(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--states", type=parse_counts, default="0,20000,300000", metavar="N,M,...")
     parser.add_argument("--runs", type=parse_count, default=3, metavar="N", help="of each (default: 3)")
     add_advert_argument(parser)
-    _finish(parser, bench_failover.measure)
+    _finish(parser, failover.measure)
 
 
 def _add_handover(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=parse_count, default=100, metavar="N", help="default: 100")
     add_sync_argument(parser)
     add_advert_argument(parser)
-    _finish(parser, bench_handover.measure)
+    _finish(parser, handover.measure)
 
 
 def _add_flap(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +45,12 @@ def _add_flap(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=parse_count, default=10, metavar="HZ", help="default: 10")
     add_sync_argument(parser)
     add_advert_argument(parser)
-    _finish(parser, bench_flap.measure)
+    _finish(parser, flap.measure)
 
 
 def _add_hook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=parse_count, default=100, metavar="N", help="default: 100")
-    _finish(parser, bench_hook.measure)
+    _finish(parser, hook.measure)
 
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--most", type=parse_count, default=100_000, metavar="N", help="leave larger cases out"
     )
-    _finish(parser, bench_rules.measure)
+    _finish(parser, rules.measure)
 
 
 def _finish(parser: argparse.ArgumentParser, measure: object) -> None:

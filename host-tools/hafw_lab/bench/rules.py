@@ -41,7 +41,7 @@ def measure(args: argparse.Namespace, ink: Ink, progress: Progress) -> tuple[dic
 def measure_case(*words: str) -> Figures:
     """One measurement in a network namespace of its own. Raises LabError."""
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    module = [sys.executable, "-P", "-m", "hafw_lab.bench_rules_node", *words]
+    module = [sys.executable, "-P", "-m", "hafw_lab.bench.rules_node", *words]
     try:
         done = subprocess.run(
             ["unshare", *user, "--net", "--kill-child", "--fork", "--", *module],

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hafw_lab import accelerator, image, programs, running, services
-from hafw_lab.doctor_desktop import examine_desktops
-from hafw_lab.doctor_finding import Finding, Level
+from hafw_lab.doctor.desktop import examine_desktops
+from hafw_lab.doctor.finding import Finding, Level
 from hafw_lab.errors import LabError
 from hafw_lab.process import run
 from hafw_lab.source_paths import SEARCH_PATH
@@ -84,7 +84,7 @@ def _stock() -> list[Finding]:
 def _kernel() -> list[Finding]:
     argv = ["env", f"PYTHONPATH={SEARCH_PATH}", "PYTHONDONTWRITEBYTECODE=1", sys.executable]
     try:
-        results: dict[str, str | None] = json.loads(run([*argv, "-P", "-S", "-m", "hafw_lab.probe"]))
+        results: dict[str, str | None] = json.loads(run([*argv, "-P", "-S", "-m", "hafw_lab.doctor.probe"]))
     except LabError as error:
         return [Finding(Level.BAD, f"trying the kernel out failed: {error}")]
     who = "as root" if os.geteuid() == 0 else "as an ordinary user"

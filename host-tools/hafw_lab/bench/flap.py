@@ -6,8 +6,8 @@ import time
 
 from agent.model.pair import SyncMode
 from agent.paths import Paths
-from hafw_lab.bench_failover import say_duration
-from hafw_lab.bench_handover import STOCK_HOOK
+from hafw_lab.bench.failover import say_duration
+from hafw_lab.bench.handover import STOCK_HOOK
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
 from hafw_lab.options import AgentKind

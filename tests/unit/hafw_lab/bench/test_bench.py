@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from agent.model.pair import SyncMode
-from hafw_lab import bench
-from hafw_lab.bench_facts import read_facts
-from hafw_lab.bench_failover import compare, make_rows, plan_setups, say_duration
-from hafw_lab.bench_handover import make_row
-from hafw_lab.bench_hook import parse_cpu_ticks, parse_resident_kib
-from hafw_lab.common_options import check_writable
+from hafw_lab.arguments.common import check_writable
+from hafw_lab.bench import main
+from hafw_lab.bench.facts import read_facts
+from hafw_lab.bench.failover import compare, make_rows, plan_setups, say_duration
+from hafw_lab.bench.handover import make_row
+from hafw_lab.bench.hook import parse_cpu_ticks, parse_resident_kib
 from hafw_lab.errors import LabError
 from hafw_lab.options import AgentKind
 from hafw_lab.report import (
@@ -216,12 +216,12 @@ def test_the_arguments_of_the_demo() -> None:
 
 
 def test_the_arguments_of_the_bench() -> None:
-    args = parser_of(bench).parse_args(["failover"])
+    args = parser_of(main).parse_args(["failover"])
     assert args.agents == (AgentKind.HAFW, AgentKind.STOCK, AgentKind.STOCK_DROP)
     assert args.states == (0, 20_000, 300_000)
     assert args.sync == (SyncMode.DIRECT, SyncMode.CACHE)
     for measure in ("handover", "flap", "hook"):
-        assert callable(parser_of(bench).parse_args([measure]).bench)
+        assert callable(parser_of(main).parse_args([measure]).bench)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_the_arguments_of_the_bench() -> None:
 )
 def test_bad_arguments_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        parser_of(bench).parse_args(words)
+        parser_of(main).parse_args(words)
     assert end.value.code == 2
     assert capsys.readouterr().err
 

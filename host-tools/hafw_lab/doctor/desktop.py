@@ -12,7 +12,7 @@ from pathlib import Path
 from hafw_lab import usb_devices
 from hafw_lab.cache import cache_dir
 from hafw_lab.clipboard_bridge import MODULES, PACKAGES
-from hafw_lab.doctor_finding import Finding, Level
+from hafw_lab.doctor.finding import Finding, Level
 from hafw_lab.lab_directory import find_room
 from hafw_lab.process import ENVIRONMENT
 from hafw_lab.programs import QEMU

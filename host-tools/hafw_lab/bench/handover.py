@@ -11,8 +11,8 @@ from statistics import median
 
 from agent.model.pair import SyncMode
 from agent.paths import Paths
-from hafw_lab import bench_node
-from hafw_lab.bench_failover import say_duration
+from hafw_lab.bench import command_timer
+from hafw_lab.bench.failover import say_duration
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
 from hafw_lab.node import Node
@@ -31,7 +31,7 @@ _FAULT = Fault(FaultKind.LINK, "eth1")
 follow. Stopping keepalived does the same and takes it two seconds each time, because of its D-Bus thread."""
 _SCRIPT_RUNS = 20
 _PYTHON = "/usr/bin/python3"
-_TIMER = Path(bench_node.__file__)
+_TIMER = Path(command_timer.__file__)
 
 
 def measure(args: argparse.Namespace, ink: Ink, progress: Progress) -> tuple[dict[str, object], str]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab import clipboard_bridge, doctor_desktop
-from hafw_lab.doctor_desktop import Surface, examine_desktops
-from hafw_lab.doctor_finding import Level
+from hafw_lab import clipboard_bridge
+from hafw_lab.doctor import desktop
+from hafw_lab.doctor.desktop import Surface, examine_desktops
+from hafw_lab.doctor.finding import Level
 
-PROGRAMS = {*doctor_desktop.DESKTOP_PROGRAMS, "qemu-system-x86_64"}
+PROGRAMS = {*desktop.DESKTOP_PROGRAMS, "qemu-system-x86_64"}
 FILES = {"/etc/os-release": 'VERSION_ID="13"\n'}
 DEVICE: dict[str, object] = {"bus": 1, "device": 4, "name": "Stick", "open": True}
 
@@ -52,14 +53,14 @@ def test_nothing_is_missing() -> None:
     assert {one.level for one in examine_desktops(COMPLETE)} == {Level.OK}
 
 
-@pytest.mark.parametrize(("name", "package"), doctor_desktop.DESKTOP_PROGRAMS.items())
+@pytest.mark.parametrize(("name", "package"), desktop.DESKTOP_PROGRAMS.items())
 def test_a_program_is_missing(name: str, package: str) -> None:
     said = complain(find_program=lambda one: None if one == name else "/usr/bin/x")
     assert said.startswith(f"{name} not found")
-    assert said.endswith(f"{doctor_desktop.INSTALL} {package}")
+    assert said.endswith(f"{desktop.INSTALL} {package}")
 
 
-@pytest.mark.parametrize(("version", "package"), doctor_desktop.SPICE_MODULE.items())
+@pytest.mark.parametrize(("version", "package"), desktop.SPICE_MODULE.items())
 def test_qemu_without_spice(version: str, package: str) -> None:
     files = {"__etc__os-release": f'VERSION_ID="{version}"\n'}
     said = complain(run=fail("-spice", "There is no option group 'spice'"), read=reader(**files))
@@ -111,10 +112,10 @@ def test_this_machine_can_be_looked_at() -> None:
 
 
 def test_the_packages_that_are_named_exist() -> None:
-    spice = doctor_desktop.SPICE_MODULE
+    spice = desktop.SPICE_MODULE
     release = Path("/etc/os-release").read_text()
     here = [package for version, package in spice.items() if f'VERSION_ID="{version}"' in release]
-    wanted = {*doctor_desktop.DESKTOP_PROGRAMS.values(), *clipboard_bridge.PACKAGES, *here}
+    wanted = {*desktop.DESKTOP_PROGRAMS.values(), *clipboard_bridge.PACKAGES, *here}
     argv = ["apt-cache", "show", "--no-all-versions", *sorted(wanted)]
     shown = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
     assert {line.split()[1] for line in shown.splitlines() if line.startswith("Package: ")} == wanted

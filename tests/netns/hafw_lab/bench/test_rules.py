@@ -3,7 +3,7 @@ this machine may be busy."""
 
 import pytest
 
-from hafw_lab.bench_rules import draw_loads, find_ratios, measure_case, say_ratios
+from hafw_lab.bench.rules import draw_loads, find_ratios, measure_case, say_ratios
 from hafw_lab.report import Ink
 
 pytestmark = pytest.mark.netns
