@@ -159,8 +159,8 @@ def _hafw() -> tuple[argparse.ArgumentParser, Kinds, str]:
 
 
 def _hafw_lab() -> tuple[argparse.ArgumentParser, Kinds, str]:
-    from hafw_lab.options import FaultKind
-    from hafw_lab.topology import DEFAULT
+    from hafw_lab.model.options import FaultKind
+    from hafw_lab.model.topology import DEFAULT
     from hafw_lab.verbs import main as lab
 
     parser = lab.make_parser()

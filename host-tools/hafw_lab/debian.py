@@ -21,11 +21,11 @@ from pathlib import Path
 from hafw_lab.cache import hold_cache
 from hafw_lab.errors import LabError
 from hafw_lab.lab_directory import find_room
+from hafw_lab.long_command import run_shown
 from hafw_lab.process import run
 from hafw_lab.programs import of_images, require_programs
 from hafw_lab.progress import Progress
 from hafw_lab.room import require_room
-from hafw_lab.shown import run_shown
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TIMEOUT_S = 3600.0

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from html import escape
 
 from hafw_lab import failover_picture
+from hafw_lab.model.topology import Topology
 from hafw_lab.report import say_verdict
 from hafw_lab.scenario_result import FailoverResult
-from hafw_lab.topology import Topology
 from hafw_lab.topology_picture import LiveNode, to_svg
 
 _STYLE = """

@@ -9,7 +9,7 @@ from itertools import pairwise
 from xml.sax.saxutils import escape
 
 from hafw_lab.failover_series import BIN_MS, Series
-from hafw_lab.options import POWER
+from hafw_lab.model.options import POWER
 from hafw_lab.scenario_result import FailoverResult
 
 _WIDTH, _HEIGHT = 900, 490

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from hafw_lab.errors import LabError
-from hafw_lab.topology import NodeKind, NodeSpec, Segment, Topology, compute_mac
+from hafw_lab.model.topology import NodeKind, NodeSpec, Segment, Topology, compute_mac
 
 DIRECTORY = PurePosixPath("/etc/systemd/network")
 HELPER = PurePosixPath("/etc/qemu/bridge.conf")

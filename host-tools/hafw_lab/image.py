@@ -25,9 +25,9 @@ from hafw_lab.image_build import (
     compute_key,
 )
 from hafw_lab.installed_package import repack
+from hafw_lab.long_command import run_shown
 from hafw_lab.programs import of_images, require_programs
 from hafw_lab.progress import Progress
-from hafw_lab.shown import run_shown
 from hafw_lab.source_paths import CHECKOUT
 
 _DEB_TIMEOUT_S = 1800.0

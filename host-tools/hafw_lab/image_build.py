@@ -17,10 +17,10 @@ from hafw_lab.debian import Release
 from hafw_lab.errors import LabError
 from hafw_lab.image_boot import extract_boot
 from hafw_lab.lab_directory import remove_tree
+from hafw_lab.long_command import run_shown
 from hafw_lab.process import run
 from hafw_lab.progress import Progress
 from hafw_lab.room import explain_full, is_full, require_room
-from hafw_lab.shown import run_shown
 from hafw_lab.source_paths import GUEST
 
 SIZE = "2G"

@@ -12,8 +12,8 @@ from agent.render import networkd
 from agent.setup.plan import plan_setup
 from hafw_lab import cpio
 from hafw_lab.errors import LabError
-from hafw_lab.options import AgentKind, LabOptions
-from hafw_lab.topology import Link, NodeKind, NodeSpec, Route, Topology, compute_mac
+from hafw_lab.model.options import AgentKind, LabOptions
+from hafw_lab.model.topology import Link, NodeKind, NodeSpec, Route, Topology, compute_mac
 
 SEED_DIRECTORY = "seed"
 """Where the first process looks (guest/init)."""

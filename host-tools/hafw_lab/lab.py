@@ -24,12 +24,12 @@ from hafw_lab.client import Client, SupervisorProcess
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.host_node import HostNode
 from hafw_lab.machine_node import MACHINE_PATIENCE, MachineNode
+from hafw_lab.model.options import POWER, AgentKind, Fault, FaultKind, LabOptions
+from hafw_lab.model.topology import DEFAULT, Topology
 from hafw_lab.namespace_node import NamespaceNode
 from hafw_lab.node import Node
-from hafw_lab.options import POWER, AgentKind, Fault, FaultKind, LabOptions
 from hafw_lab.progress import Progress
 from hafw_lab.terminal import clean_values
-from hafw_lab.topology import DEFAULT, Topology
 
 __all__ = ["POWER", "AgentKind", "Fault", "FaultKind", "Lab", "LabOptions", "LabStatus", "NodeStatus"]
 

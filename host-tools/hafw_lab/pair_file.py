@@ -3,8 +3,8 @@
 import yaml
 
 from hafw_lab.errors import LabError
-from hafw_lab.options import LabOptions
-from hafw_lab.topology import IPInterface, Segment, Topology
+from hafw_lab.model.options import LabOptions
+from hafw_lab.model.topology import IPInterface, Segment, Topology
 
 SYNC_ZONE = "sync"
 PAIR_NAME = "G1"

@@ -22,10 +22,10 @@ from hafw_lab.client import Client, SupervisorProcess
 from hafw_lab.errors import LabError
 from hafw_lab.hints import DEFAULT_LAB
 from hafw_lab.lab import Lab
-from hafw_lab.options import LabOptions
+from hafw_lab.model.options import LabOptions
+from hafw_lab.model.topology import Topology
 from hafw_lab.plan import LabPlan
 from hafw_lab.progress import Progress
-from hafw_lab.topology import Topology
 
 _UP = "up"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")

@@ -11,7 +11,8 @@ from agent.model.pair import SyncMode
 from hafw_lab.errors import LabError
 from hafw_lab.failover_series import Series, bin_probes, rates
 from hafw_lab.lab import Lab
-from hafw_lab.options import POWER, AgentKind, Fault
+from hafw_lab.model.options import POWER, AgentKind, Fault
+from hafw_lab.model.topology import DEFAULT, Topology
 from hafw_lab.progress import Progress
 from hafw_lab.scenario_result import (
     FailoverResult,
@@ -40,7 +41,6 @@ from hafw_lab.timeline import (
     stock_figures,
     traffic_moments,
 )
-from hafw_lab.topology import DEFAULT, Topology
 from hafw_lab.traffic import Snapshot, Traffic, TrafficReport, start_traffic
 
 CLIENT, SERVER = "client", "omarine"

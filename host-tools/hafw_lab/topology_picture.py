@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
-from hafw_lab.topology import Link, NodeKind, NodeSpec, Segment, Topology
+from hafw_lab.model.topology import Link, NodeKind, NodeSpec, Segment, Topology
 
 
 @dataclass(frozen=True, slots=True)

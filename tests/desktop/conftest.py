@@ -9,8 +9,8 @@ import pytest
 
 from hafw_lab import running
 from hafw_lab.lab import Lab
-from hafw_lab.options import LabOptions
-from hafw_lab.topology import DEFAULT
+from hafw_lab.model.options import LabOptions
+from hafw_lab.model.topology import DEFAULT
 from tests.beforehand import DESKTOP_RELEASE
 from tests.desktop.virtual_screen import VirtualScreen, start_virtual_screen
 

@@ -13,7 +13,7 @@ import pytest
 
 from hafw_lab.debian import Release, cached_tree
 from hafw_lab.errors import LabError
-from hafw_lab.shown import run_shown
+from hafw_lab.long_command import run_shown
 from tests.checkout import ROOT
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.geteuid() != 0, reason="mounts here need root")]
@@ -33,7 +33,7 @@ import signal, sys
 from pathlib import Path
 from hafw_lab.verbs.main import _end_in_order
 from hafw_lab.debian import _APART
-from hafw_lab.shown import run_shown
+from hafw_lab.long_command import run_shown
 for number in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, _end_in_order)
 script, half = sys.argv[1:]
@@ -101,7 +101,7 @@ FILL = """
 import sys
 from pathlib import Path
 from hafw_lab.errors import LabError
-from hafw_lab.shown import run_shown
+from hafw_lab.long_command import run_shown
 place = Path(sys.argv[1])
 try:
     run_shown(["dd", "if=/dev/zero", f"of={place}/half"], print, "image", log=place / "log", timeout_s=60)

@@ -17,7 +17,7 @@ import pytest
 from hafw_lab import running
 from hafw_lab.errors import LabError
 from hafw_lab.lab import AgentKind, Lab, LabOptions
-from hafw_lab.topology import DEFAULT, fabric_name
+from hafw_lab.model.topology import DEFAULT, fabric_name
 from tests.checkout import ROOT
 
 pytestmark = pytest.mark.netns

@@ -19,7 +19,7 @@ import pytest
 from agent.model.pair import SyncMode
 from hafw_lab.bench.handover import time_commands
 from hafw_lab.errors import LabError
-from hafw_lab.options import AgentKind
+from hafw_lab.model.options import AgentKind
 from hafw_lab.scenario import run_failover, start_lab
 from hafw_lab.scenario_result import Setup
 from hafw_lab.states import MAX_FILE, room_for_states

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from hafw_lab import running
-from hafw_lab.options import LabOptions
+from hafw_lab.model.options import LabOptions
 from hafw_lab.plan import Bridge, LabPlan
 from tests.netns.tiny_machine import make_plan
 

@@ -9,9 +9,9 @@ from hafw_lab.arguments.machines import choose_machines
 from hafw_lab.connection_file import compose_local, compose_remote
 from hafw_lab.desktop import Remote, Ticket
 from hafw_lab.errors import LabError
+from hafw_lab.model.topology import DEFAULT
 from hafw_lab.plan import Machine
 from hafw_lab.qemu_screen import plan_screen, write_by_hand
-from hafw_lab.topology import DEFAULT
 from hafw_lab.verbs import view
 
 SOCKET = Path("/var/tmp/lab/omarine/spice.sock")

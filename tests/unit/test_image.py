@@ -16,9 +16,9 @@ from hafw_lab import cpio, image, image_seed, pair_file
 from hafw_lab.debian import Release, Source, sources_from
 from hafw_lab.errors import LabError
 from hafw_lab.image_boot import order_modules
-from hafw_lab.options import AgentKind, LabOptions
-from hafw_lab.shown import run_shown
-from hafw_lab.topology import DEFAULT, Link, NodeSpec, Route, compute_mac
+from hafw_lab.long_command import run_shown
+from hafw_lab.model.options import AgentKind, LabOptions
+from hafw_lab.model.topology import DEFAULT, Link, NodeSpec, Route, compute_mac
 
 
 def spec_of(name: str) -> NodeSpec:

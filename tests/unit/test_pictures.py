@@ -9,7 +9,7 @@ import pytest
 from hafw_lab import failover_picture
 from hafw_lab.failover_page import Surroundings, to_html
 from hafw_lab.failover_series import ProbeBin, Rate, Series, bin_probes, rates
-from hafw_lab.topology import DEFAULT
+from hafw_lab.model.topology import DEFAULT
 from hafw_lab.topology_picture import LiveNode, to_mermaid, to_svg, to_text
 from tests.unit.made_result import RESULT as MADE
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from hafw_lab.lab import Lab
-from hafw_lab.options import POWER
+from hafw_lab.model.options import POWER
 from hafw_lab.traffic import Traffic
 from tests.vm.guests import (
     PATIENCE_S,

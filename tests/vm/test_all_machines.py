@@ -11,7 +11,7 @@ import pytest
 
 from hafw_lab import running
 from hafw_lab.lab import Lab
-from hafw_lab.topology import DEFAULT
+from hafw_lab.model.topology import DEFAULT
 from tests.checkout import ROOT
 from tests.vm.guests import PATIENCE_S, SERVER, Say, living_connections, longest_stall_ms, shell
 from tests.vm.story import check_boot, check_power_cut

@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Iterable
 
+from hafw_lab.model.topology import Topology
 from hafw_lab.progress import Progress
-from hafw_lab.topology import Topology
 
 _USUAL_MS, _SLOW_MS = 100, 500
 

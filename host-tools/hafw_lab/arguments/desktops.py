@@ -3,8 +3,8 @@
 import argparse
 
 from hafw_lab.errors import LabError
+from hafw_lab.model.topology import NodeKind, Topology
 from hafw_lab.qemu_screen import VIDEOS
-from hafw_lab.topology import NodeKind, Topology
 
 _HOSTS = "hosts"
 _ANY_ADDRESS = "0.0.0.0"

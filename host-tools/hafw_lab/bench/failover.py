@@ -8,7 +8,7 @@ from statistics import median
 
 from agent.model.pair import SyncMode
 from hafw_lab.errors import LabError
-from hafw_lab.options import AgentKind
+from hafw_lab.model.options import AgentKind
 from hafw_lab.progress import Progress
 from hafw_lab.report import Ink, draw_table, say_spread
 from hafw_lab.scenario import run_failover, start_lab

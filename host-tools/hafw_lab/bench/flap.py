@@ -10,7 +10,8 @@ from hafw_lab.bench.failover import say_duration
 from hafw_lab.bench.handover import STOCK_HOOK
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
-from hafw_lab.options import AgentKind
+from hafw_lab.model.options import AgentKind
+from hafw_lab.model.topology import DEFAULT
 from hafw_lab.progress import Progress
 from hafw_lab.records import parse_records
 from hafw_lab.report import Ink, draw_table
@@ -25,7 +26,6 @@ from hafw_lab.scenario import (
 )
 from hafw_lab.scenario_result import Setup, count_connections
 from hafw_lab.timeline import Moment, agent_moments, keepalived_moments
-from hafw_lab.topology import DEFAULT
 from hafw_lab.traffic import start_traffic
 
 _LINK = "eth1"

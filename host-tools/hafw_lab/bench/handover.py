@@ -15,8 +15,8 @@ from hafw_lab.bench import command_timer
 from hafw_lab.bench.failover import say_duration
 from hafw_lab.errors import LabError
 from hafw_lab.lab import Lab
+from hafw_lab.model.options import AgentKind, Fault, FaultKind
 from hafw_lab.node import Node
-from hafw_lab.options import AgentKind, Fault, FaultKind
 from hafw_lab.progress import Progress
 from hafw_lab.records import parse_records
 from hafw_lab.report import Ink, draw_table, percentile

@@ -9,7 +9,7 @@ from hafw_lab.arguments.advert import add_advert_argument
 from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count
 from hafw_lab.bench import failover, flap, handover, hook, rules
 from hafw_lab.bench.facts import read_facts
-from hafw_lab.options import AgentKind
+from hafw_lab.model.options import AgentKind
 from hafw_lab.report import choose_ink, start_clock
 
 

@@ -32,9 +32,9 @@ from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, TABLES
 from hafw_lab import pair_file
 from hafw_lab.bench.rules_forward import measure_forward
 from hafw_lab.errors import LabError
-from hafw_lab.options import LabOptions
+from hafw_lab.model.options import LabOptions
+from hafw_lab.model.topology import DEFAULT
 from hafw_lab.process import run
-from hafw_lab.topology import DEFAULT
 
 _FLIPS = 100
 _FIRST_ADDRESS = 0x0A00_0001  # 10.0.0.1

@@ -13,12 +13,12 @@ from hafw_lab.arguments.advert import add_advert_argument, choose_advert_ms
 from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count
 from hafw_lab.arguments.machines import add_machine_arguments, choose_machines
 from hafw_lab.failover_page import to_html
-from hafw_lab.options import AgentKind
+from hafw_lab.model.options import AgentKind
+from hafw_lab.model.topology import DEFAULT
 from hafw_lab.report import choose_ink, draw_timeline, say_verdict, start_clock
 from hafw_lab.scenario import CLIENT, SERVER, run_failover, start_lab
 from hafw_lab.scenario_result import FailoverResult, Setup
 from hafw_lab.surroundings import look_around
-from hafw_lab.topology import DEFAULT
 
 CALM_S = 3.0
 STATES = 2000

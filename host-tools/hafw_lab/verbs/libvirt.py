@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hafw_lab.topology import Link, NodeSpec, Segment, compute_mac
+from hafw_lab.model.topology import Link, NodeSpec, Segment, compute_mac
 
 _REDIRECTIONS = 3
 _MEMORY_MIB = 512

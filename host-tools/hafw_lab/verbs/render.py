@@ -5,8 +5,8 @@ from pathlib import Path
 
 from hafw_lab.errors import LabError
 from hafw_lab.host_network import HostFile, plan_host
+from hafw_lab.model.topology_file import choose_topology
 from hafw_lab.spoken import say, show
-from hafw_lab.topology_file import choose_topology
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from agent.paths import Paths
 from hafw_lab.lab import Lab, LabOptions
+from hafw_lab.model.topology_file import load_topology
 from hafw_lab.node import Node
 from hafw_lab.scenario import other
-from hafw_lab.topology_file import load_topology
 from tests.checkout import ROOT
 from tests.netns.pair_checks import find, living, records, until, wait_quiet, wait_record
 

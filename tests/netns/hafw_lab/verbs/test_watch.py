@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hafw_lab import running
-from hafw_lab.options import LabOptions
-from hafw_lab.topology import DEFAULT
+from hafw_lab.model.options import LabOptions
+from hafw_lab.model.topology import DEFAULT
 from tests.checkout import ROOT
 
 pytestmark = pytest.mark.netns

@@ -19,7 +19,7 @@ from hafw_lab.bench.failover import compare, make_rows, plan_setups, say_duratio
 from hafw_lab.bench.handover import make_row
 from hafw_lab.bench.hook import parse_cpu_ticks, parse_resident_kib
 from hafw_lab.errors import LabError
-from hafw_lab.options import AgentKind
+from hafw_lab.model.options import AgentKind
 from hafw_lab.report import (
     Ink,
     choose_ink,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab.topology import DEFAULT, compute_mac
+from hafw_lab.model.topology import DEFAULT, compute_mac
 from hafw_lab.verbs.libvirt import Boot, domain_xml, network_xml
 
 BOOT = Boot(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hafw_lab.errors import LabError
-from hafw_lab.topology import Topology
-from hafw_lab.topology_file import load_topology, parse_topology
+from hafw_lab.model.topology import Topology
+from hafw_lab.model.topology_file import load_topology, parse_topology
 
 NODE = {"links": {"eth0": {"segment": "br0", "addresses": "192.168.0.1/24"}}}
 WHOLE = {"segments": {"br0": {"zone": "server"}}, "nodes": {"client": NODE}}

@@ -27,7 +27,7 @@ import yaml
 
 from agent.regular_file import UnfitFileError, read_regular
 from hafw_lab.errors import LabError
-from hafw_lab.topology import DEFAULT, IPInterface, Link, NodeKind, NodeSpec, Route, Segment, Topology
+from hafw_lab.model.topology import DEFAULT, IPInterface, Link, NodeKind, NodeSpec, Route, Segment, Topology
 
 _LINK_NAME = re.compile(r"[A-Za-z0-9._-]{1,15}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
