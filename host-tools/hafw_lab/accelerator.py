@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hafw_lab import qemu
 from hafw_lab.machine_files import copy_kernel
-from hafw_lab.plan import Machine
+from hafw_lab.plan.values import Machine
 from hafw_lab.process import ENVIRONMENT
 from hafw_lab.programs import QEMU
 from hafw_lab.qemu import Accelerator

@@ -12,7 +12,7 @@ import threading
 
 from hafw_lab import wire
 from hafw_lab.errors import LabError, NodeDownError
-from hafw_lab.plan import LabPlan
+from hafw_lab.plan.values import LabPlan
 from hafw_lab.progress import Progress
 from hafw_lab.source_paths import SEARCH_PATH
 

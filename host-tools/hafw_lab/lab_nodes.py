@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from hafw_lab import fabric
 from hafw_lab.accelerator import find_accelerator
 from hafw_lab.errors import LabError
 from hafw_lab.netlink import LinkSwitch
 from hafw_lab.place import load_connection_tracking, quiet_fabric
-from hafw_lab.plan import LabPlan
+from hafw_lab.plan import fabric
+from hafw_lab.plan.values import LabPlan
 from hafw_lab.powered import Powered
 from hafw_lab.powered_host import PoweredHost
 from hafw_lab.powered_machine import PoweredMachine

@@ -11,7 +11,7 @@ from pathlib import Path
 from hafw_lab import qemu
 from hafw_lab.errors import LabError
 from hafw_lab.guest_ssh import SSH_SOCKET
-from hafw_lab.plan import Machine, NodePlan
+from hafw_lab.plan.values import Machine, NodePlan
 from hafw_lab.process import run
 from hafw_lab.qemu import Accelerator
 from hafw_lab.terminal import clean

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hafw_lab import namespaces, rootfs, seccomp, wire
 from hafw_lab.errors import LabError
-from hafw_lab.plan import NodePlan, Service
+from hafw_lab.plan.values import NodePlan, Service
 from hafw_lab.process import ENVIRONMENT, run, run_ip
 
 _TICK_S = 0.005

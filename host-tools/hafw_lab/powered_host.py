@@ -5,12 +5,12 @@ import contextlib
 import os
 from collections.abc import Callable, Set
 
-from hafw_lab import fabric
 from hafw_lab.errors import LabError
-from hafw_lab.host_link import describe_change, require_room
 from hafw_lab.namespaces import inside_network
 from hafw_lab.netlink import Address, LinkSwitch
-from hafw_lab.plan import Cable, NodePlan
+from hafw_lab.plan import fabric
+from hafw_lab.plan.host_link import describe_change, require_room
+from hafw_lab.plan.values import Cable, NodePlan
 from hafw_lab.powered import Powered
 from hafw_lab.process import run, run_ip
 from hafw_lab.progress import Progress

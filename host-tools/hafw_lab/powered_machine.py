@@ -21,7 +21,7 @@ from hafw_lab.guest_agent import GuestAgent
 from hafw_lab.guest_link import GuestLink
 from hafw_lab.machine_files import MachineFiles, copy_sparse
 from hafw_lab.netlink import Address, LinkSwitch
-from hafw_lab.plan import Cable, NodePlan
+from hafw_lab.plan.values import Cable, NodePlan
 from hafw_lab.powered import Powered
 from hafw_lab.progress import Progress
 from hafw_lab.qemu import Accelerator

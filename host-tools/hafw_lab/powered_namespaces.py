@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable, Set
 from pathlib import Path
 
-from hafw_lab import fabric, wire
+from hafw_lab import wire
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.namespaces import open_inside, spawn_init
 from hafw_lab.netlink import Address, AddressWatch, LinkSwitch
-from hafw_lab.plan import Cable, NodePlan
+from hafw_lab.plan import fabric
+from hafw_lab.plan.values import Cable, NodePlan
 from hafw_lab.powered import Powered
 from hafw_lab.process import ENVIRONMENT, run_ip
 from hafw_lab.progress import Progress

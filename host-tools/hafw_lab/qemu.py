@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hafw_lab import qemu_screen
-from hafw_lab.plan import Machine, NodePlan
+from hafw_lab.plan.values import Machine, NodePlan
 from hafw_lab.programs import QEMU
 
 KERNEL, INITRD = "../vmlinuz", "../initrd"

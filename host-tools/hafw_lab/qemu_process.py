@@ -15,7 +15,7 @@ from hafw_lab.machine_files import (
     SSH_SOCKET,
     MachineFiles,
 )
-from hafw_lab.plan import NodePlan
+from hafw_lab.plan.values import NodePlan
 from hafw_lab.process import ENVIRONMENT
 from hafw_lab.qemu import Accelerator, Wires
 from hafw_lab.qemu_user import plan_leash

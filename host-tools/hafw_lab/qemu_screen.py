@@ -11,7 +11,7 @@ Hard facts
 * Every text console and the screen of X are the same device, so one picture shows what is there.
 """
 
-from hafw_lab.plan import Machine
+from hafw_lab.plan.values import Machine
 
 PASSWORD_FILE, SOCKET_BY_HAND = "spice.password", "spice.sock"
 """For a person who starts a machine by hand; in the directory that is qemu's own."""

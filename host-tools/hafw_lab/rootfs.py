@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hafw_lab import namespaces as ns
 from hafw_lab.errors import LabError
-from hafw_lab.plan import NodePlan
+from hafw_lab.plan.values import NodePlan
 from hafw_lab.process import run
 
 _DIRECTORIES = {

@@ -24,7 +24,7 @@ from hafw_lab.hints import DEFAULT_LAB
 from hafw_lab.lab import Lab
 from hafw_lab.model.options import LabOptions
 from hafw_lab.model.topology import Topology
-from hafw_lab.plan import LabPlan
+from hafw_lab.plan.values import LabPlan
 from hafw_lab.progress import Progress
 
 _UP = "up"

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hafw_lab.errors import LabError
-from hafw_lab.plan import LabPlan
+from hafw_lab.plan.values import LabPlan
 from hafw_lab.qmp import Fields, Qmp
 
 SPICE_SOCKET = "spice.sock"

@@ -17,10 +17,10 @@ from agent.render import conntrackd, keepalived, sysctl
 from hafw_lab import pair_file
 from hafw_lab.bus_config import compose_bus_config
 from hafw_lab.errors import LabError
-from hafw_lab.host_link import with_host
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import NodeKind, NodeSpec, Topology, compute_mac, fabric_name
-from hafw_lab.plan import Bind, Bridge, Cable, Copy, File, LabPlan, NodePlan, Service, Sysctl
+from hafw_lab.plan.host_link import with_host
+from hafw_lab.plan.values import Bind, Bridge, Cable, Copy, File, LabPlan, NodePlan, Service, Sysctl
 
 AGENT_CODE = Path(agent.__file__).resolve().parent
 """Of the checkout or of the installed package, whichever this program runs from."""

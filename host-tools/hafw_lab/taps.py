@@ -15,7 +15,7 @@ import struct
 from collections.abc import Sequence
 
 from hafw_lab.errors import LabError
-from hafw_lab.plan import Cable
+from hafw_lab.plan.values import Cable
 from hafw_lab.process import run_ip
 
 _DEVICE = "/dev/net/tun"

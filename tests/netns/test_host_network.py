@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab.host_network import DIRECTORY, plan_host
 from hafw_lab.model.topology import DEFAULT
+from hafw_lab.plan.host_network import DIRECTORY, plan_host
 
 pytestmark = pytest.mark.netns
 # networkd waits for udev unless /sys is read-only, as it is in a container

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from hafw_lab.errors import LabError
-from hafw_lab.host_link import with_host
 from hafw_lab.lab import AgentKind, Fault, Lab, LabOptions
 from hafw_lab.model.topology import DEFAULT
+from hafw_lab.plan.host_link import with_host
 from hafw_lab.scenario import run_failover
 from hafw_lab.scenario_result import Setup
 from hafw_lab.topology_picture import to_text

@@ -17,7 +17,7 @@ from hafw_lab import running, wire
 from hafw_lab.client import SupervisorProcess
 from hafw_lab.errors import LabError
 from hafw_lab.lab import AgentKind, Lab, LabOptions
-from hafw_lab.plan import LabPlan, NodePlan
+from hafw_lab.plan.values import LabPlan, NodePlan
 from tests.checkout import ROOT
 
 pytestmark = pytest.mark.netns

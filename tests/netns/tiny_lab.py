@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hafw_lab import running
 from hafw_lab.model.options import LabOptions
-from hafw_lab.plan import Bridge, LabPlan
+from hafw_lab.plan.values import Bridge, LabPlan
 from tests.netns.tiny_machine import make_plan
 
 name, directory, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])

@@ -11,10 +11,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from hafw_lab import fabric, lab_directory
+from hafw_lab import lab_directory
 from hafw_lab.errors import LabError
 from hafw_lab.netlink import LinkSwitch
-from hafw_lab.plan import Bridge, Cable, Machine, NodePlan
+from hafw_lab.plan import fabric
+from hafw_lab.plan.values import Bridge, Cable, Machine, NodePlan
 from hafw_lab.powered_machine import PoweredMachine
 from hafw_lab.process import run, run_ip
 from hafw_lab.qemu import Accelerator

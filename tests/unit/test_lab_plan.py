@@ -16,7 +16,7 @@ from hafw_lab.lab import LabStatus, NodeStatus, ServiceStatus
 from hafw_lab.model.options import AgentKind, Fault, FaultKind, LabOptions
 from hafw_lab.model.topology import DEFAULT, compute_mac, fabric_name
 from hafw_lab.model.topology_file import load_topology, parse_topology
-from hafw_lab.plan import LabPlan
+from hafw_lab.plan.values import LabPlan
 from hafw_lab.verbs.main import describe, make_parser
 
 PAIR = loader.parse(pair_file.compose(DEFAULT, LabOptions()))

@@ -23,7 +23,7 @@ from hafw_lab.machine_node import MachineNode
 from hafw_lab.machine_plan import check_machines
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import DEFAULT
-from hafw_lab.plan import Cable, LabPlan, Machine, NodePlan
+from hafw_lab.plan.values import Cable, LabPlan, Machine, NodePlan
 from hafw_lab.qemu import Accelerator, Wires, plan_qemu, write_by_hand
 from hafw_lab.services import plan_lab
 from hafw_lab.taps import plan_taps, require_taps

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hafw_lab.errors import LabError
-from hafw_lab.plan import Machine
+from hafw_lab.plan.values import Machine
 from hafw_lab.qemu_screen import PLUGS, plan_screen, plug_socket
 from hafw_lab.usb_devices import find_devices
 from hafw_lab.usb_plugs import Device

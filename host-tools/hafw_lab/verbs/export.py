@@ -12,7 +12,7 @@ from hafw_lab.machine_files import compose_initrd, copy_sparse
 from hafw_lab.model.options import LabOptions
 from hafw_lab.model.topology import Topology
 from hafw_lab.model.topology_file import choose_topology
-from hafw_lab.plan import Machine, NodePlan
+from hafw_lab.plan.values import Machine, NodePlan
 from hafw_lab.process import run as run_program
 from hafw_lab.progress import Progress
 from hafw_lab.qemu import kernel_line

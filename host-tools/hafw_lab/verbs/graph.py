@@ -7,10 +7,10 @@ from pathlib import Path
 from hafw_lab import running
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.errors import LabError
-from hafw_lab.host_link import with_host
 from hafw_lab.lab import LabStatus, NodeStatus
 from hafw_lab.model.topology import Topology
 from hafw_lab.model.topology_file import choose_topology
+from hafw_lab.plan.host_link import with_host
 from hafw_lab.topology_picture import Live, LiveNode, to_mermaid, to_svg, to_text
 
 _FORMATS = {"text": to_text, "mermaid": to_mermaid, "svg": to_svg}

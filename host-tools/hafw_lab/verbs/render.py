@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from hafw_lab.errors import LabError
-from hafw_lab.host_network import HostFile, plan_host
 from hafw_lab.model.topology_file import choose_topology
+from hafw_lab.plan.host_network import HostFile, plan_host
 from hafw_lab.spoken import say, show
 
 

@@ -11,7 +11,7 @@ from hafw_lab import qemu, running
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.cache import cache_dir
 from hafw_lab.errors import LabError
-from hafw_lab.plan import LabPlan, NodePlan
+from hafw_lab.plan.values import LabPlan, NodePlan
 from hafw_lab.process import run as run_program
 from hafw_lab.programs import QEMU
 from hafw_lab.qemu import Accelerator

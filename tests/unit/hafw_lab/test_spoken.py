@@ -12,9 +12,9 @@ import pytest
 
 from hafw_lab import running
 from hafw_lab.errors import LabError
-from hafw_lab.host_network import HostFile
 from hafw_lab.lab import Lab
 from hafw_lab.model.options import LabOptions
+from hafw_lab.plan.host_network import HostFile
 from hafw_lab.verbs import main as program
 from hafw_lab.verbs import render, view, watch
 

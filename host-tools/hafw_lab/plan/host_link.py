@@ -13,9 +13,9 @@ from dataclasses import replace
 from ipaddress import ip_interface, ip_network
 
 from hafw_lab.errors import LabError
-from hafw_lab.host_network import require_host
 from hafw_lab.model.topology import IPNetwork, Topology
-from hafw_lab.plan import NodePlan
+from hafw_lab.plan.host_network import require_host
+from hafw_lab.plan.values import NodePlan
 
 _EVERYTHING = 1
 """Up to this length of its prefix a route is no use of a network: a tunnel may divide its default route."""

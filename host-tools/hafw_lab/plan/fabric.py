@@ -8,7 +8,7 @@ Hard facts
 
 from collections.abc import Sequence
 
-from hafw_lab.plan import Bridge, Cable
+from hafw_lab.plan.values import Bridge, Cable
 
 
 def plan_bridges(bridges: Sequence[Bridge]) -> str:
