@@ -24,10 +24,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hafw_lab import running
-from hafw_lab.desktop import Desktop
+from hafw_lab.client import registry
+from hafw_lab.client.desktop import Desktop
+from hafw_lab.client.lab import Lab
 from hafw_lab.errors import LabError
-from hafw_lab.lab import Lab
 from hafw_lab.process import ENVIRONMENT
 from hafw_lab.spoken import say
 
@@ -38,7 +38,7 @@ PACKAGES = ("python3-gi", "gir1.2-gtk-3.0", "gir1.2-spiceclientglib-2.0", "gir1.
 
 def run_bridge(lab_name: str, names: Sequence[str]) -> int:
     """Until it is interrupted or the lab ends. Raises LabError."""
-    lab = running.attach(lab_name)
+    lab = registry.attach(lab_name)
     try:
         with ensure_display():
             return Bridge(lab, names or tuple(lab.options["desktops"])).run()

@@ -8,7 +8,7 @@ Hard facts
 
 from pathlib import Path
 
-from hafw_lab.desktop import Ticket
+from hafw_lab.client.desktop import Ticket
 from hafw_lab.spice_tls import subject_of
 
 

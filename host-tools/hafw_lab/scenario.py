@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 from agent.model.pair import SyncMode
+from hafw_lab.client.lab import Lab
 from hafw_lab.errors import LabError
 from hafw_lab.failover_series import Series, bin_probes, rates
-from hafw_lab.lab import Lab
 from hafw_lab.model.options import POWER, AgentKind, Fault
 from hafw_lab.model.topology import DEFAULT, Topology
 from hafw_lab.progress import Progress

@@ -20,8 +20,8 @@ from itertools import islice
 from pathlib import Path
 
 from agent.model.pair import SyncMode
+from hafw_lab.client.node import Node
 from hafw_lab.errors import LabError
-from hafw_lab.node import Node
 from hafw_lab.progress import Progress
 
 CHUNK = 10_000

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from hafw_lab.clock import Clock
-from hafw_lab.records import Record
+from hafw_lab.client.clock import Clock
+from hafw_lab.client.records import Record
 from hafw_lab.traffic_figures import Connection, ProbeFigures
 
 _STAMPED = re.compile(r"^\[ *(\d+)\.(\d{1,9})\] (.*)$")

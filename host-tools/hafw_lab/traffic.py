@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hafw_lab import traffic_client, traffic_server
-from hafw_lab.clock import SAME_CLOCK, Clock
+from hafw_lab.client.clock import SAME_CLOCK, Clock
 from hafw_lab.traffic_figures import (
     ALIVE_WITHIN_NS,
     Connection,

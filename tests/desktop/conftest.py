@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab import running
-from hafw_lab.lab import Lab
+from hafw_lab.client import registry
+from hafw_lab.client.lab import Lab
 from hafw_lab.model.options import LabOptions
 from hafw_lab.model.topology import DEFAULT
 from tests.beforehand import DESKTOP_RELEASE
@@ -37,9 +37,9 @@ def desktops() -> Iterator[Lab]:
         advert_interval_ms=500,
     )
     with ExitStack() as stack:
-        stack.callback(running.down, LAB, say)
-        running.up(LAB, options, DEFAULT, say)
-        lab = running.attach(LAB)
+        stack.callback(registry.down, LAB, say)
+        registry.up(LAB, options, DEFAULT, say)
+        lab = registry.attach(LAB)
         stack.callback(lab.close)
         yield lab
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hafw_lab.client.lab import Lab
 from hafw_lab.clipboard_bridge import ensure_display
 from hafw_lab.errors import LabError
-from hafw_lab.lab import Lab
 from hafw_lab.verbs.clipboard import Kind, get_clipboard, set_clipboard
 from tests.checkout import ROOT
 from tests.desktop.conftest import LAB

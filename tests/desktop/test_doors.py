@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hafw_lab.desktop import Remote, Ticket
+from hafw_lab.client.desktop import Remote, Ticket
 from hafw_lab.lab_directory import clear_crashed
 from hafw_lab.powered_machine import PoweredMachine
 from hafw_lab.screen import SPICE_SOCKET, Screen

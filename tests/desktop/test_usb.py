@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from hafw_lab.client.lab import Lab
 from hafw_lab.errors import LabError
-from hafw_lab.lab import Lab
 from hafw_lab.usb_plugs import Device
 from hafw_lab.verbs import usb
 from tests.checkout import ROOT

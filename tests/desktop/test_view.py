@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hafw_lab.lab import Lab
+from hafw_lab.client.lab import Lab
 from tests.checkout import ROOT
 from tests.desktop.conftest import LAB
 from tests.desktop.processes import find_descendants, find_listening_ports

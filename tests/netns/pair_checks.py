@@ -15,9 +15,9 @@ from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.paths import Paths
 from agent.rules.compile import compile_table, digest
-from hafw_lab.lab import Fault, FaultKind, Lab, NodeStatus
-from hafw_lab.node import Node
-from hafw_lab.records import Record, parse_records
+from hafw_lab.client.lab import Fault, FaultKind, Lab, NodeStatus
+from hafw_lab.client.node import Node
+from hafw_lab.client.records import Record, parse_records
 from hafw_lab.timeline import keepalived_moments
 from hafw_lab.traffic import Traffic, start_traffic
 

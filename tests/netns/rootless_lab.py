@@ -2,7 +2,7 @@
 
 import os
 
-from hafw_lab.lab import POWER, AgentKind, Lab, LabOptions
+from hafw_lab.client.lab import POWER, AgentKind, Lab, LabOptions
 
 assert os.geteuid() != 0
 with Lab.start(LabOptions(agent=AgentKind.STOCK)) as lab:

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from hafw_lab import running, wire
-from hafw_lab.client import SupervisorProcess
+from hafw_lab import wire
+from hafw_lab.client import registry
+from hafw_lab.client.connection import SupervisorProcess
+from hafw_lab.client.lab import AgentKind, Lab, LabOptions
 from hafw_lab.errors import LabError
-from hafw_lab.lab import AgentKind, Lab, LabOptions
 from hafw_lab.plan.values import LabPlan, NodePlan
 from tests.checkout import ROOT
 
@@ -52,7 +53,7 @@ def starting(plan: LabPlan) -> Iterator["subprocess.Popen[str]"]:
         try:
             yield up
         finally:
-            running.down(plan.name, lambda _: None)
+            registry.down(plan.name, lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def lab() -> Iterator[Lab]:
     plan = make_plan("asked", NodePlan("one", firewall=False))
     with starting(plan) as up:
         assert up.communicate(timeout=PATIENCE_S)[1] == ""
-        lab = running.attach(plan.name)
+        lab = registry.attach(plan.name)
         yield lab
         lab.close()
 
@@ -69,7 +70,7 @@ def lab() -> Iterator[Lab]:
 @contextlib.contextmanager
 def connected(lab: Lab) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
-        channel.connect(str(running.find_directory() / f"{lab.name}.sock"))
+        channel.connect(str(registry.find_directory() / f"{lab.name}.sock"))
         channel.settimeout(PATIENCE_S)
         yield channel
 
@@ -192,7 +193,7 @@ def half() -> Iterator[Lab]:
     with starting(plan) as up:
         while up.poll() is None:
             with contextlib.suppress(LabError):  # it is not there yet
-                lab = running.attach(plan.name)
+                lab = registry.attach(plan.name)
                 break
         wait_on(lab, "made", "half")
         yield lab
@@ -227,7 +228,7 @@ def test_a_node_that_is_being_switched_on_again_is_not_entered() -> None:
         )
         heal = [sys.executable, "-P", "-m", "hafw_lab", "heal", "one", *name]
         with subprocess.Popen(heal, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as healing:
-            lab = running.attach(plan.name)
+            lab = registry.attach(plan.name)
             wait_on(lab, "one")
             done = hafw_lab("exec", *name, "one", "--", "true")
             assert done.stderr == "hafw-lab: one is just being switched on; try it again in a moment\n"

@@ -6,7 +6,7 @@ python3 -m tests.netns.tiny_lab NAME DIRECTORY COUNT
 import sys
 from pathlib import Path
 
-from hafw_lab import running
+from hafw_lab.client import registry
 from hafw_lab.model.options import LabOptions
 from hafw_lab.plan.values import Bridge, LabPlan
 from tests.netns.tiny_machine import make_plan
@@ -15,4 +15,4 @@ name, directory, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 bridge = Bridge("br0", "52:54:00:00:02:01")
 nodes = tuple(make_plan(directory, f"tiny-{number}") for number in range(count))
 plan = LabPlan(name, (bridge,), nodes, vips=(), firewalls=(), about=LabOptions().to_json())
-running.up_plan(name, plan, lambda text: print(text, flush=True))
+registry.up_plan(name, plan, lambda text: print(text, flush=True))

@@ -11,8 +11,8 @@ from agent.config import loader
 from agent.paths import Paths
 from agent.render import keepalived
 from hafw_lab import pair_file, services, wire
+from hafw_lab.client.lab import LabStatus, NodeStatus, ServiceStatus
 from hafw_lab.errors import LabError
-from hafw_lab.lab import LabStatus, NodeStatus, ServiceStatus
 from hafw_lab.model.options import AgentKind, Fault, FaultKind, LabOptions
 from hafw_lab.model.topology import DEFAULT, compute_mac, fabric_name
 from hafw_lab.model.topology_file import load_topology, parse_topology

@@ -13,13 +13,13 @@ from agent.model.records import Kind, Record, from_journal, to_journal
 from hafw_lab import guest_services, image, machine_plan, process, programs
 from hafw_lab.arguments.advert import choose_advert_ms
 from hafw_lab.arguments.machines import choose_machines
-from hafw_lab.client import Client
-from hafw_lab.clock import Clock, compute_clock
+from hafw_lab.client.clock import Clock, compute_clock
+from hafw_lab.client.connection import Client
+from hafw_lab.client.machine_node import MachineNode
 from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
 from hafw_lab.guest_addresses import GuestAddresses
 from hafw_lab.guest_ssh import plan_master, plan_session
-from hafw_lab.machine_node import MachineNode
 from hafw_lab.machine_plan import check_machines
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import DEFAULT

@@ -2,7 +2,7 @@
 
 import json
 
-from hafw_lab.records import parse_records
+from hafw_lab.client.records import parse_records
 from hafw_lab.timeline import (
     AgentFigures,
     Moment,

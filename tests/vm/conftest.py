@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from hafw_lab.lab import Lab
+from hafw_lab.client.lab import Lab
 from hafw_lab.model.options import LabOptions
 from tests.vm.guests import Say, StartPair
 

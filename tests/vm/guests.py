@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-from hafw_lab.lab import Lab
+from hafw_lab.client.lab import Lab
 from hafw_lab.model.topology import DEFAULT, compute_mac
 from hafw_lab.states import holds_connection
 from hafw_lab.traffic import Traffic, start_traffic

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from hafw_lab.lab import Lab
+from hafw_lab.client.lab import Lab
 from hafw_lab.model.options import POWER
 from hafw_lab.traffic import Traffic
 from tests.vm.guests import (

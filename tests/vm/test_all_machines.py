@@ -9,8 +9,8 @@ from threading import Timer
 
 import pytest
 
-from hafw_lab import running
-from hafw_lab.lab import Lab
+from hafw_lab.client import registry
+from hafw_lab.client.lab import Lab
 from hafw_lab.model.topology import DEFAULT
 from tests.checkout import ROOT
 from tests.vm.guests import PATIENCE_S, SERVER, Say, living_connections, longest_stall_ms, shell
@@ -39,7 +39,7 @@ def machines() -> Iterator[Lab]:
     forget_snapshot()  # of a run that was killed
     hafw_lab("up", "--vm", "--release", "trixie")
     try:
-        lab = running.attach(NAME)
+        lab = registry.attach(NAME)
         yield lab
         lab.close()
     finally:
@@ -66,7 +66,7 @@ def test_every_node_is_a_machine(machines: Lab, say: Say) -> None:
 
 def check_loaded() -> None:
     """As it was kept: before the power cut, but for the time of day."""
-    lab = running.attach(NAME)
+    lab = registry.attach(NAME)
     assert lab.wait_settled(PATIENCE_S) == "fw-1"
     assert "1 received" in hafw_lab("exec", "client", "--", "ping", "-c1", "-W10", SERVER)
     for name in NODES:

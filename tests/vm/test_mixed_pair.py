@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hafw_lab.client.lab import Fault, FaultKind, Lab
 from hafw_lab.errors import LabError
-from hafw_lab.lab import Fault, FaultKind, Lab
 from hafw_lab.traffic import Traffic
 from tests.checkout import ROOT
 from tests.vm.guests import (

@@ -8,12 +8,12 @@ from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.bench.failover import say_duration
 from hafw_lab.bench.handover import STOCK_HOOK
+from hafw_lab.client.lab import Lab
+from hafw_lab.client.records import parse_records
 from hafw_lab.errors import LabError
-from hafw_lab.lab import Lab
 from hafw_lab.model.options import AgentKind
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.progress import Progress
-from hafw_lab.records import parse_records
 from hafw_lab.report import Ink, draw_table
 from hafw_lab.scenario import (
     CLIENT,

@@ -13,12 +13,12 @@ from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.bench import command_timer
 from hafw_lab.bench.failover import say_duration
+from hafw_lab.client.lab import Lab
+from hafw_lab.client.node import Node
+from hafw_lab.client.records import parse_records
 from hafw_lab.errors import LabError
-from hafw_lab.lab import Lab
 from hafw_lab.model.options import AgentKind, Fault, FaultKind
-from hafw_lab.node import Node
 from hafw_lab.progress import Progress
-from hafw_lab.records import parse_records
 from hafw_lab.report import Ink, draw_table, percentile
 from hafw_lab.scenario import other, start_lab
 from hafw_lab.scenario_result import Setup

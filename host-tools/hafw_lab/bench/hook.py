@@ -8,8 +8,8 @@ import time
 from statistics import median
 
 from hafw_lab.bench.handover import make_row, time_commands
+from hafw_lab.client.node import Node
 from hafw_lab.errors import LabError
-from hafw_lab.node import Node
 from hafw_lab.progress import Progress
 from hafw_lab.report import Ink, draw_table
 from hafw_lab.scenario import other, start_lab

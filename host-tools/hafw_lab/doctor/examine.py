@@ -8,7 +8,8 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from hafw_lab import accelerator, image, programs, running, services
+from hafw_lab import accelerator, image, programs, services
+from hafw_lab.client import registry
 from hafw_lab.doctor.desktop import examine_desktops
 from hafw_lab.doctor.finding import Finding, Level
 from hafw_lab.errors import LabError
@@ -136,13 +137,13 @@ def _accelerator() -> Finding:
 
 def _labs() -> list[Finding]:
     found = []
-    for name in running.find_names():
-        doing = running.find_change(name)
+    for name in registry.find_names():
+        doing = registry.find_change(name)
         if doing is not None:
             found.append(Finding(Level.OK, f"lab {name!r} is {doing}"))
             continue
         try:
-            running.attach(name).close()
+            registry.attach(name).close()
             found.append(Finding(Level.OK, f"lab {name!r} is up"))
         except LabError:
             hint = f"hafw-lab down --name {name}"

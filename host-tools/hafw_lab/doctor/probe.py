@@ -1,5 +1,6 @@
-"""`python3 -m hafw_lab.doctor.probe`: make once what a lab is made of, in this process, and say what the kernel
-refuses.
+"""Make once what a lab is made of, in this process, and say what the kernel refuses:
+
+    python3 -m hafw_lab.doctor.probe
 
 A process of its own, because what it tries cannot be undone. Prints one JSON object. Standard library only.
 """

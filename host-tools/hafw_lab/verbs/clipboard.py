@@ -11,10 +11,11 @@ import sys
 from enum import Enum
 from pathlib import Path
 
-from hafw_lab import clipboard_bridge, running
+from hafw_lab import clipboard_bridge
 from hafw_lab.arguments.common import add_lab_argument
+from hafw_lab.client import registry
+from hafw_lab.client.machine_node import MACHINE_PATIENCE, MachineNode
 from hafw_lab.errors import LabError
-from hafw_lab.machine_node import MACHINE_PATIENCE, MachineNode
 
 _TIMEOUT_S = 20.0 * MACHINE_PATIENCE
 _EXAMPLES = """examples:
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if len(args.words) != 2 or args.words[1] not in ("get", "set"):
         raise LabError("clipboard wants a node and get or set, or bridge", "hafw-lab clipboard --help")
     name, verb = args.words
-    lab = running.attach(args.name)
+    lab = registry.attach(args.name)
     try:
         node, kind = lab.machine(name), Kind[args.type.upper()]
         if verb == "get":

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from hafw_lab import running
 from hafw_lab.arguments.common import add_lab_argument
+from hafw_lab.client import registry
+from hafw_lab.client.lab import LabStatus, NodeStatus
 from hafw_lab.errors import LabError
-from hafw_lab.lab import LabStatus, NodeStatus
 from hafw_lab.model.topology import Topology
 from hafw_lab.model.topology_file import choose_topology
 from hafw_lab.plan.host_link import with_host
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
 def _find(args: argparse.Namespace) -> tuple[Topology, Live | None]:
     """A lab that is up is drawn as it is now; when none is, the topology as it would be."""
     topology = choose_topology(args.topology)
-    if args.name not in running.find_names():
+    if args.name not in registry.find_names():
         return topology, None
-    lab = running.attach(args.name)
+    lab = registry.attach(args.name)
     try:
         topology = with_host(topology, lab.host)
         if tuple(node.name for node in topology.nodes) != lab.nodes:

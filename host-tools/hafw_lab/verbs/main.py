@@ -15,19 +15,19 @@ from typing import Any, NoReturn
 from agent import __version__
 from agent.errors import HafwError
 from agent.model.pair import SyncMode
-from hafw_lab import running
 from hafw_lab.accelerator import find_obstacle
 from hafw_lab.arguments.advert import add_advert_argument, choose_advert_ms
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.arguments.desktops import add_desktop_arguments, choose_desktops
 from hafw_lab.arguments.machines import add_machine_arguments, choose_machines
+from hafw_lab.client import registry
+from hafw_lab.client.lab import Lab, LabStatus, NodeStatus
+from hafw_lab.client.node import Node
 from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
 from hafw_lab.inside import become_inside
-from hafw_lab.lab import Lab, LabStatus, NodeStatus
 from hafw_lab.model.options import AgentKind, Fault, LabOptions
 from hafw_lab.model.topology_file import choose_topology
-from hafw_lab.node import Node
 from hafw_lab.spoken import adapted, adapted_columns, program, say, show
 from hafw_lab.terminal import clean_lines
 from hafw_lab.verbs import console
@@ -186,7 +186,7 @@ def _up(args: argparse.Namespace) -> int:
         desktops=desktops,
         remote=args.remote,
     )
-    if running.up(args.name, options, topology, say):
+    if registry.up(args.name, options, topology, say):
         text = "the lab is up; try: hafw-lab status, hafw-lab fail fw-1 --how power, hafw-lab down"
         say(text, _lab_of(args))
     else:
@@ -195,18 +195,18 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _down(args: argparse.Namespace) -> int:
-    running.down(args.name, say)
+    registry.down(args.name, say)
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
-    if args.name not in running.find_names():
+    if args.name not in registry.find_names():
         if args.json:
             print(json.dumps({"name": args.name, "up": False}))
         else:
             show(f"no lab {args.name!r} is up; start one with: hafw-lab up", _lab_of(args))
         return _NOT_UP
-    status = running.attach(args.name).status()
+    status = registry.attach(args.name).status()
     if args.json:
         print(json.dumps({"up": status.starting is None, **status.to_json()}, indent=2))
     else:
@@ -251,16 +251,16 @@ def _exec(args: argparse.Namespace) -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
         raise LabError("no command given", f"for example: hafw-lab exec {args.node} -- ip address")
-    _enter(running.attach(args.name), args.node, command)
+    _enter(registry.attach(args.name), args.node, command)
 
 
 def _shell(args: argparse.Namespace) -> int:
     prompt = f"PS1={args.node}:\\w# "
-    _enter(running.attach(args.name), args.node, ["env", prompt, "bash", "--norc"])
+    _enter(registry.attach(args.name), args.node, ["env", prompt, "bash", "--norc"])
 
 
 def _console(args: argparse.Namespace) -> int:
-    lab = running.attach(args.name)
+    lab = registry.attach(args.name)
     machine = lab.machine(args.node)
     if lab.status().starting is not None:  # what it has said already is what one wants to see
         print(_shown(machine.read_log("console")), end="", flush=True)
@@ -285,7 +285,7 @@ def _enter(lab: Lab, node: str, command: Sequence[str]) -> NoReturn:
 
 
 def _logs(args: argparse.Namespace) -> int:
-    lab = running.attach(args.name)
+    lab = registry.attach(args.name)
     if args.node in lab.machines:
         return _machine_logs(args, lab)
     if args.node == lab.host:
@@ -339,14 +339,14 @@ def _shown(text: str) -> str:
 
 
 def _fail(args: argparse.Namespace) -> int:
-    lab = running.attach(args.name)
+    lab = registry.attach(args.name)
     lab.fail(args.node, args.how)
     say(f"{args.node}: {args.how}; heal it with: hafw-lab heal {args.node}", _lab_of(args))
     return 0
 
 
 def _heal(args: argparse.Namespace) -> int:
-    running.attach(args.name).heal(args.node)
+    registry.attach(args.name).heal(args.node)
     say(f"{args.node} is well")
     return 0
 

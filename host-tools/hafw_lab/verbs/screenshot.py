@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from hafw_lab import running
 from hafw_lab.arguments.common import add_lab_argument
+from hafw_lab.client import registry
 from hafw_lab.errors import LabError
 
 
@@ -17,7 +17,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    lab = running.attach(args.name)
+    lab = registry.attach(args.name)
     picture = lab.machine(args.node).desktop.take_picture()
     lab.close()
     target = args.output or Path(f"{args.node}.png")

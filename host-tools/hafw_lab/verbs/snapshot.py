@@ -7,9 +7,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from hafw_lab import qemu, running
+from hafw_lab import qemu
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.cache import cache_dir
+from hafw_lab.client import registry
 from hafw_lab.errors import LabError
 from hafw_lab.plan.values import LabPlan, NodePlan
 from hafw_lab.process import run as run_program
@@ -55,7 +56,7 @@ def save(name: str, snapshot: str) -> None:
     place = _place(snapshot)
     if place.exists():
         raise LabError(f"there is a snapshot {snapshot!r} already", f"hafw-lab snapshot rm {snapshot}")
-    lab = running.attach(name)
+    lab = registry.attach(name)
     place.mkdir(mode=0o700, parents=True)
     try:
         facts = lab.save(place)
@@ -82,7 +83,7 @@ def load(name: str, snapshot: str) -> None:
         if node.machine and about["keys"][node.name] not in (compute_key(node, one) for one in Accelerator):
             text = f"snapshot {snapshot!r} was made with another qemu or another image of {node.name}"
             raise LabError(text, f"hafw-lab snapshot rm {snapshot}; then up --vm, and save anew")
-    running.up_plan(
+    registry.up_plan(
         name, replace(plan, name=name, nodes=tuple(_warm(node, place) for node in plan.nodes)), say
     )
     say("the lab is up again, as it was kept")

@@ -15,10 +15,11 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from hafw_lab import running, usb_devices, usb_export
+from hafw_lab import usb_devices, usb_export
 from hafw_lab.arguments.common import add_lab_argument
+from hafw_lab.client import registry
+from hafw_lab.client.lab import Lab
 from hafw_lab.errors import LabError
-from hafw_lab.lab import Lab
 from hafw_lab.process import ENVIRONMENT
 from hafw_lab.spoken import show
 from hafw_lab.usb_plugs import Device, Held, Plugs
@@ -48,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises LabError."""
-    if args.usb == "list" and not args.origin and args.name not in running.find_names():
+    if args.usb == "list" and not args.origin and args.name not in registry.find_names():
         _list(args, None)
         return 0
-    lab = running.attach(args.name)
+    lab = registry.attach(args.name)
     try:
         {"list": _list, "attach": _attach, "detach": _detach}[args.usb](args, lab)
     finally:

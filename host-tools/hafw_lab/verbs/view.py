@@ -12,10 +12,10 @@ import socket
 import subprocess
 from pathlib import Path
 
-from hafw_lab import running
 from hafw_lab.arguments.common import add_lab_argument
+from hafw_lab.client import registry
+from hafw_lab.client.desktop import Desktop, Ticket
 from hafw_lab.connection_file import compose_local, compose_remote
-from hafw_lab.desktop import Desktop, Ticket
 from hafw_lab.errors import LabError
 from hafw_lab.hints import DEFAULT_LAB, absolute
 from hafw_lab.screen import LONGEST_TICKET_S, TICKET_S
@@ -47,7 +47,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    lab = running.attach(args.name)
+    lab = registry.attach(args.name)
     try:
         desktop = lab.machine(args.node).desktop
         remote = bool(lab.options["remote"])

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from hafw_lab import running
 from hafw_lab.arguments.common import add_lab_argument
+from hafw_lab.client import registry
+from hafw_lab.client.lab import Lab, LabStatus
 from hafw_lab.errors import LabError
-from hafw_lab.lab import Lab, LabStatus
 from hafw_lab.model.options import POWER, Fault, FaultKind
 from hafw_lab.spoken import show
 from hafw_lab.verbs.watch_screen import KEYS, Tone, draw
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    lab = running.attach(args.name)
+    lab = registry.attach(args.name)
     try:
         if args.once or not sys.stdout.isatty():
             for line in draw(lab.status(), (), width=_ONCE_WIDTH, height=_ONCE_HEIGHT, now=_clock()):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from hafw_lab.lab import LabStatus, NodeStatus
+from hafw_lab.client.lab import LabStatus, NodeStatus
 from hafw_lab.terminal import clean
 
 

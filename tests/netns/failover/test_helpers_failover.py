@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from agent.model.pair import SyncMode
-from hafw_lab.lab import POWER, Lab, LabOptions
-from hafw_lab.node import Node
+from hafw_lab.client.lab import POWER, Lab, LabOptions
+from hafw_lab.client.node import Node
 from hafw_lab.states import count_replicated, wait_replicated
 from tests.netns.failover.helped_ends import (
     LINES,

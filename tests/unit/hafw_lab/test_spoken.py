@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from hafw_lab import running
+from hafw_lab.client import registry
+from hafw_lab.client.lab import Lab
 from hafw_lab.errors import LabError
-from hafw_lab.lab import Lab
 from hafw_lab.model.options import LabOptions
 from hafw_lab.plan.host_network import HostFile
 from hafw_lab.verbs import main as program
@@ -105,8 +105,8 @@ def test_nothing_that_a_node_says_commands_the_terminal(
     run: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused = LabError(f"fw-1: it said {HOSTILE}", HOSTILE)
-    monkeypatch.setattr(running, "find_names", lambda: ["mine"])
-    monkeypatch.setattr(running, "attach", lambda _: make_lab(power_off=refused))
+    monkeypatch.setattr(registry, "find_names", lambda: ["mine"])
+    monkeypatch.setattr(registry, "attach", lambda _: make_lab(power_off=refused))
     run()
     said = capsys.readouterr()
     assert "text" in said.out + said.err
@@ -137,7 +137,7 @@ def test_what_is_not_about_a_column_is_below_the_table(
 ) -> None:
     unwell = [f"condition-number-{number}" for number in range(9)]
     said = json.dumps({**AGENT, "unwell": unwell})
-    monkeypatch.setattr(running, "attach", lambda _: make_lab(said))
+    monkeypatch.setattr(registry, "attach", lambda _: make_lab(said))
     run_watch()
     words = capsys.readouterr().out.replace(",", "").split()
     assert set(unwell) <= set(words)
@@ -189,7 +189,7 @@ def make_screen(*, ticket: str, starting: str | None = None) -> Lab:
 def test_a_screen_for_others_commands_no_terminal(
     starting: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(running, "attach", lambda _: make_screen(ticket=HOSTILE, starting=starting))
+    monkeypatch.setattr(registry, "attach", lambda _: make_screen(ticket=HOSTILE, starting=starting))
     status = program.main(["view", "fw-1", "--print", "--name", "mine"])
     said = capsys.readouterr()
     assert status == (0 if starting is None else 1)
@@ -237,8 +237,8 @@ def test_a_node_that_is_not_on_yet_has_no_logs_and_is_not_off(
 ) -> None:
     node = {**NODE, "alive": False, "logs": [], "services": {}}
     status = {"primary": None, "nodes": [node], "starting": starting}
-    monkeypatch.setattr(running, "find_names", lambda: ["mine"])
-    monkeypatch.setattr(running, "attach", lambda _: make_lab(status=status))
+    monkeypatch.setattr(registry, "find_names", lambda: ["mine"])
+    monkeypatch.setattr(registry, "attach", lambda _: make_lab(status=status))
     assert program.main(["logs", "fw-1", "--name", "mine"]) == 1
     assert said in capsys.readouterr().err
     program.main(["status", "--name", "mine"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab import running
+from hafw_lab.client import registry
 from hafw_lab.errors import LabError
 from hafw_lab.namespaces import open_inside
 from hafw_lab.terminal import clean, clean_lines
@@ -56,14 +56,14 @@ def test_a_lab_in_somebody_elses_directory_is_not_entered(
     directory = tmp_path / "hafw-lab"
     directory.mkdir(mode=0o777)
     directory.chmod(0o777)
-    monkeypatch.setattr(running, "find_directory", lambda: directory)
+    monkeypatch.setattr(registry, "find_directory", lambda: directory)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(directory / "lab.sock"))
         listener.listen()
         with pytest.raises(LabError, match="is not a private directory of yours"):
-            running.attach("lab")
+            registry.attach("lab")
         directory.chmod(0o700)
         monkeypatch.setattr(os, "geteuid", lambda: directory.stat().st_uid)
-        channel = running._connect(directory / "lab.sock")
+        channel = registry._connect(directory / "lab.sock")
         assert channel is not None
         channel.close()

@@ -18,8 +18,8 @@ from agent.adapters import control
 from agent.engine.observer import REFUSED_AGAIN_S
 from agent.model.pair import SyncMode
 from agent.paths import Paths
-from hafw_lab.lab import Lab, LabOptions
-from hafw_lab.node import Node
+from hafw_lab.client.lab import Lab, LabOptions
+from hafw_lab.client.node import Node
 from hafw_lab.scenario import other
 from tests.netns.agent.engine import socket_attacks
 from tests.netns.agent.engine.bus_attack import attack as attack_bus

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.model.pair import SyncMode
-from hafw_lab.lab import POWER, Fault, FaultKind, Lab, LabOptions
+from hafw_lab.client.lab import POWER, Fault, FaultKind, Lab, LabOptions
 from hafw_lab.scenario import other, put_states
 from hafw_lab.scenario_result import Setup
 from hafw_lab.states import count_replicated, count_states, wait_replicated

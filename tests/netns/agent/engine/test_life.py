@@ -14,8 +14,8 @@ import pytest
 
 from agent.model.pair import SyncMode
 from agent.paths import Paths
-from hafw_lab.lab import Lab, LabOptions
-from hafw_lab.node import Node
+from hafw_lab.client.lab import Lab, LabOptions
+from hafw_lab.client.node import Node
 from hafw_lab.scenario import other
 from tests.netns.pair_checks import (
     LINK_FAULT,

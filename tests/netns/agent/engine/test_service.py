@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab.records import Record, parse_records
+from hafw_lab.client.records import Record, parse_records
 from tests.checkout import ROOT
 from tests.netns.pair_checks import until
 

@@ -12,9 +12,9 @@ from functools import partial
 import pytest
 
 from agent.paths import Paths
-from hafw_lab.lab import Lab, LabOptions
+from hafw_lab.client.lab import Lab, LabOptions
+from hafw_lab.client.node import Node
 from hafw_lab.model.topology_file import load_topology
-from hafw_lab.node import Node
 from hafw_lab.scenario import other
 from tests.checkout import ROOT
 from tests.netns.pair_checks import find, living, records, until, wait_quiet, wait_record

@@ -15,8 +15,8 @@ from agent.core.conditions import Condition, severity_of
 from agent.core.groups import NOTHING_LOOKS
 from agent.model.pair import SyncMode
 from agent.paths import Paths
-from hafw_lab.lab import Fault, FaultKind, Lab, LabOptions
-from hafw_lab.node import Node
+from hafw_lab.client.lab import Fault, FaultKind, Lab, LabOptions
+from hafw_lab.client.node import Node
 from hafw_lab.scenario import other, put_states
 from hafw_lab.scenario_result import Setup
 from hafw_lab.services import READINESS

@@ -13,8 +13,8 @@ import pytest
 from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.bench.flap import flap
-from hafw_lab.lab import Fault, FaultKind, Lab, LabOptions
-from hafw_lab.node import Node
+from hafw_lab.client.lab import Fault, FaultKind, Lab, LabOptions
+from hafw_lab.client.node import Node
 from hafw_lab.scenario import other, put_states
 from hafw_lab.scenario_result import Setup
 from hafw_lab.states import count_states

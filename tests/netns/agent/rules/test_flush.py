@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from agent.paths import Paths
-from hafw_lab.lab import Lab, LabOptions
-from hafw_lab.node import Node
+from hafw_lab.client.lab import Lab, LabOptions
+from hafw_lab.client.node import Node
 from tests.netns.pair_checks import SERVER, wait_quiet, wait_record
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces here need root")]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hafw_lab import running
+from hafw_lab.client import registry
 from hafw_lab.model.options import LabOptions
 from hafw_lab.model.topology import DEFAULT
 from tests.checkout import ROOT
@@ -30,11 +30,11 @@ ENVIRONMENT = {
 @pytest.fixture(scope="module")
 def name() -> Iterator[str]:
     made = f"w-{uuid.uuid4().hex[:8]}"
-    running.up(made, LabOptions(), DEFAULT, lambda _: None)
+    registry.up(made, LabOptions(), DEFAULT, lambda _: None)
     try:
         yield made
     finally:
-        running.down(made, lambda _: None)
+        registry.down(made, lambda _: None)
 
 
 class Terminal:
@@ -114,7 +114,7 @@ def test_a_lab_that_is_not_up_is_said() -> None:
 
 @pytest.mark.parametrize("follow", [(), ("--follow",)], ids=["once", "follow"])
 def test_a_terminal_shows_what_a_node_logs_and_obeys_none_of_it(name: str, follow: tuple[str, ...]) -> None:
-    lab = running.attach(name)
+    lab = registry.attach(name)
     hostile = r"\033]0;pwned\007\033[2J\302\233 31m\342\200\256 the log \r\n"
     lab.node("fw-1").run(["sh", "-c", f"printf '{hostile}' >/var/log/hostile.log"])
     lab.close()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hafw_lab.lab import LabStatus, NodeStatus, ServiceStatus
+from hafw_lab.client.lab import LabStatus, NodeStatus, ServiceStatus
 from hafw_lab.verbs.watch_screen import KEYS, Tone, draw
 
 AGENT = {

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from hafw_lab import lab_directory, running
+from hafw_lab import lab_directory
+from hafw_lab.client import registry
 from hafw_lab.doctor import examine
 from tests.checkout import ROOT
 from tests.netns.tiny_machine import WORD
@@ -136,7 +137,7 @@ def test_ctrl_c_in_the_middle_of_a_boot_leaves_nothing(tmp_path: Path) -> None:
     for pid in (supervisor, *machines):
         wait_end(pid)
     assert not places.pop().exists()
-    assert not (running.find_directory() / f"{name}.sock").exists()
+    assert not (registry.find_directory() / f"{name}.sock").exists()
 
 
 def run_lab(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -177,11 +178,11 @@ def test_a_lab_that_boots_is_looked_into_and_can_be_ended(tmp_path: Path) -> Non
         assert refused.returncode == 1
         assert [one.text for one in examine._labs() if name in one.text] == [f"lab '{name}' is starting"]
         (supervisor,) = find_children_of(process.pid)
-        running.down(name, said.append)
+        registry.down(name, said.append)
         assert process.wait(PATIENCE_S) != 0
     wait_end(supervisor)
     assert said[0] == f"lab '{name}' is still starting; ending that"
-    assert name not in running.find_names()
+    assert name not in registry.find_names()
 
 
 def test_of_a_machine_that_is_not_begun_each_verb_says_so_in_a_sentence(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_of_a_machine_that_is_not_begun_each_verb_says_so_in_a_sentence(tmp_path
             assert done.stderr.count("\n") == 1
         assert "hafw-lab: tiny-0 has no screen; " in run_lab("view", *named, "--print", "tiny-0").stderr
         assert f"{last:10} not on yet" in run_lab("status", *named).stdout
-        running.down(name, lambda _: None)
+        registry.down(name, lambda _: None)
         assert process.wait(PATIENCE_S) != 0
 
 
@@ -221,9 +222,9 @@ def test_who_starts_a_lab_hears_that_somebody_has_ended_it(tmp_path: Path) -> No
     with subprocess.Popen(program, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None
         assert any("kernel" in line for line in process.stdout)
-        running.attach(name).down()
+        registry.attach(name).down()
         assert "the lab was told to end while it was starting" in process.communicate(timeout=PATIENCE_S)[1]
-    assert name not in running.find_names()
+    assert name not in registry.find_names()
 
 
 def test_root_of_a_user_namespace_does_not_share_roots_directory() -> None:

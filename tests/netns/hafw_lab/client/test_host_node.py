@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from hafw_lab.client.lab import AgentKind, Fault, Lab, LabOptions
 from hafw_lab.errors import LabError
-from hafw_lab.lab import AgentKind, Fault, Lab, LabOptions
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.plan.host_link import with_host
 from hafw_lab.scenario import run_failover

@@ -4,10 +4,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from hafw_lab.client import Client
-from hafw_lab.clock import SAME_CLOCK, Clock
-from hafw_lab.node import Node
-from hafw_lab.records import Record
+from hafw_lab.client.clock import SAME_CLOCK, Clock
+from hafw_lab.client.connection import Client
+from hafw_lab.client.node import Node
+from hafw_lab.client.records import Record
 
 
 class HostNode(Node):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hafw_lab.client import Client
+from hafw_lab.client.connection import Client
 from hafw_lab.screen import TICKET_S
 
 

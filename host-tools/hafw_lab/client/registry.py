@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hafw_lab import lab_directory, machine_plan, services
-from hafw_lab.client import Client, SupervisorProcess
+from hafw_lab.client.connection import Client, SupervisorProcess
+from hafw_lab.client.lab import Lab
 from hafw_lab.errors import LabError
 from hafw_lab.hints import DEFAULT_LAB
-from hafw_lab.lab import Lab
 from hafw_lab.model.options import LabOptions
 from hafw_lab.model.topology import Topology
 from hafw_lab.plan.values import LabPlan

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.paths import Paths
-from hafw_lab.client import Client
-from hafw_lab.clock import SAME_CLOCK, Clock
-from hafw_lab.node import Node
-from hafw_lab.records import Record, parse_records
+from hafw_lab.client.clock import SAME_CLOCK, Clock
+from hafw_lab.client.connection import Client
+from hafw_lab.client.node import Node
+from hafw_lab.client.records import Record, parse_records
 
 SYSLOG = "/var/log/syslog"
 _PATHS = Paths()

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from hafw_lab.client import Client
-from hafw_lab.clock import Clock
+from hafw_lab.client.clock import Clock
+from hafw_lab.client.connection import Client
+from hafw_lab.client.records import Record
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.process import ENVIRONMENT
-from hafw_lab.records import Record
 
 File = int | IO[bytes] | None
 

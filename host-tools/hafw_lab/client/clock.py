@@ -4,7 +4,7 @@ start. Pure."""
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hafw_lab.records import Record
+from hafw_lab.client.records import Record
 
 # Each line that comes in is answered with the time, until the input ends.
 PROGRAM = """import sys, time

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from agent.model.records import from_journal
 from agent.paths import Paths
-from hafw_lab.client import Client
-from hafw_lab.clock import PROGRAM, Clock, compute_clock
-from hafw_lab.desktop import Desktop
+from hafw_lab.client.clock import PROGRAM, Clock, compute_clock
+from hafw_lab.client.connection import Client
+from hafw_lab.client.desktop import Desktop
+from hafw_lab.client.node import Node
+from hafw_lab.client.records import Record, parse_records
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.guest_services import UNITS
 from hafw_lab.guest_ssh import plan_session
 from hafw_lab.machine_files import CONSOLE_SOCKET
-from hafw_lab.node import Node
-from hafw_lab.records import Record, parse_records
 from hafw_lab.screen import SPICE_SOCKET
 
 MACHINE_PATIENCE = 6

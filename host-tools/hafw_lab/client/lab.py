@@ -19,15 +19,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hafw_lab import machine_node, machine_plan, services, wire
-from hafw_lab.client import Client, SupervisorProcess
+from hafw_lab import machine_plan, services, wire
+from hafw_lab.client import machine_node
+from hafw_lab.client.connection import Client, SupervisorProcess
+from hafw_lab.client.host_node import HostNode
+from hafw_lab.client.machine_node import MACHINE_PATIENCE, MachineNode
+from hafw_lab.client.namespace_node import NamespaceNode
+from hafw_lab.client.node import Node
 from hafw_lab.errors import LabError, NodeDownError
-from hafw_lab.host_node import HostNode
-from hafw_lab.machine_node import MACHINE_PATIENCE, MachineNode
 from hafw_lab.model.options import POWER, AgentKind, Fault, FaultKind, LabOptions
 from hafw_lab.model.topology import DEFAULT, Topology
-from hafw_lab.namespace_node import NamespaceNode
-from hafw_lab.node import Node
 from hafw_lab.progress import Progress
 from hafw_lab.terminal import clean_values
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab import running
+from hafw_lab.client import registry
+from hafw_lab.client.lab import AgentKind, Lab, LabOptions
 from hafw_lab.errors import LabError
-from hafw_lab.lab import AgentKind, Lab, LabOptions
 from hafw_lab.model.topology import DEFAULT, fabric_name
 from tests.checkout import ROOT
 
@@ -131,7 +131,7 @@ def test_nothing_is_left_when_building_fails() -> None:
 
 OWNER = """
 import signal, sys
-from hafw_lab.lab import *
+from hafw_lab.client.lab import *
 with Lab.start(LabOptions(agent=AgentKind.NONE)) as lab:
     print(lab.supervisor_pid, flush=True)
     signal.pause()
@@ -176,13 +176,13 @@ def name() -> Iterator[str]:
     name = f"t-{os.getpid()}"
     yield name
     assert hafw_lab("down", "--name", name).returncode == 0
-    assert name not in running.find_names()
+    assert name not in registry.find_names()
 
 
 def test_up_stays_and_down_removes(name: str) -> None:
     first = hafw_lab("up", "--agent", "none", "--name", name)
     assert first.returncode == 0, first.stderr
-    traces = Traces(running.attach(name).supervisor_pid)
+    traces = Traces(registry.attach(name).supervisor_pid)
     again = hafw_lab("up", "--agent", "none", "--name", name)
     assert (again.returncode, "already up" in again.stderr) == (0, True)
     other = hafw_lab("up", "--agent", "stock", "--name", name)
@@ -196,24 +196,24 @@ def test_up_stays_and_down_removes(name: str) -> None:
 
 def test_a_crashed_lab_is_cleared_by_the_next_up(name: str) -> None:
     hafw_lab("up", "--agent", "none", "--name", name)
-    supervisor = running.attach(name).supervisor_pid
+    supervisor = registry.attach(name).supervisor_pid
     traces = Traces(supervisor)
     os.kill(supervisor, signal.SIGKILL)
     traces.wait_gone()
     with pytest.raises(LabError, match="no lab"):
-        running.attach(name)
+        registry.attach(name)
     again = hafw_lab("up", "--agent", "none", "--name", name)
     assert (again.returncode, "has crashed" in again.stderr) == (0, True)
 
 
 def test_down_ends_a_lab_whose_supervisor_hangs(name: str) -> None:
     hafw_lab("up", "--agent", "none", "--name", name)
-    lab = running.attach(name)
+    lab = registry.attach(name)
     traces = Traces(lab.supervisor_pid)
     os.kill(lab.supervisor_pid, signal.SIGSTOP)
-    running.down(name, lambda _: None, patience_s=0.5)
+    registry.down(name, lambda _: None, patience_s=0.5)
     traces.wait_gone()
-    assert name not in running.find_names()
+    assert name not in registry.find_names()
 
 
 def test_exec_passes_input_output_and_status_through(name: str) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.paths import Paths
+from hafw_lab.client.lab import POWER, AgentKind, Fault, Lab, LabOptions
 from hafw_lab.errors import LabError, NodeDownError
-from hafw_lab.lab import POWER, AgentKind, Fault, Lab, LabOptions
 from tests.checkout import ROOT
 
 pytestmark = pytest.mark.netns
