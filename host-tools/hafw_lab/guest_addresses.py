@@ -7,7 +7,7 @@ heals whatever was missed.
 import re
 from ipaddress import ip_address
 
-from hafw_lab.netlink import Address
+from hafw_lab.kernel.rtnetlink import Address
 
 SCRIPT = """echo ready
 ip -o monitor address &

@@ -10,7 +10,7 @@ from pathlib import Path
 from hafw_lab.errors import LabError
 from hafw_lab.guest_addresses import SCRIPT, GuestAddresses
 from hafw_lab.guest_ssh import CONTROL_SOCKET, plan_master, plan_session
-from hafw_lab.netlink import Address
+from hafw_lab.kernel.rtnetlink import Address
 from hafw_lab.process import ENVIRONMENT
 
 _NOTICE_S = 3.0

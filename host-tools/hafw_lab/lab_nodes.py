@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hafw_lab.accelerator import find_accelerator
 from hafw_lab.errors import LabError
-from hafw_lab.netlink import LinkSwitch
+from hafw_lab.kernel.rtnetlink import LinkSwitch
 from hafw_lab.place import load_connection_tracking, quiet_fabric
 from hafw_lab.plan import fabric
 from hafw_lab.plan.values import LabPlan

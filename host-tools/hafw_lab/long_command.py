@@ -97,7 +97,15 @@ def _start_kept(
     argv: Sequence[str], environment: Mapping[str, str], scratch: LabDirectory, left: Sequence[Path]
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Its keeper, which ends it if it has not ended with the block."""
-    keeper = [sys.executable, "-P", "-S", "-m", "hafw_lab.keeper", str(scratch.lock), str(scratch.path)]
+    keeper = [
+        sys.executable,
+        "-P",
+        "-S",
+        "-m",
+        "hafw_lab.kernel.keeper",
+        str(scratch.lock),
+        str(scratch.path),
+    ]
     ours = {"PYTHONPATH": str(SEARCH_PATH), "PYTHONDONTWRITEBYTECODE": "1"}
     # the program itself is not to find our modules
     program = ["env", "--unset=PYTHONPATH", *_own_path(environment), *argv]

@@ -6,11 +6,11 @@ from dataclasses import replace
 from agent.config import loader
 from hafw_lab import pair_file, programs
 from hafw_lab.errors import LabError
+from hafw_lab.kernel.taps import require_taps
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import NodeSpec, Topology
 from hafw_lab.plan.values import LabPlan, Machine, NodePlan
 from hafw_lab.progress import Progress
-from hafw_lab.taps import require_taps
 
 _MEMORY_MB, _DESKTOP_MB = 512, 1024
 

@@ -4,8 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
-from hafw_lab import namespaces as ns
 from hafw_lab.errors import LabError
+from hafw_lab.kernel import namespaces as ns
 from hafw_lab.process import run
 
 _STAGES = ("/mnt", "/media", "/srv", "/boot", "/opt", "/home")

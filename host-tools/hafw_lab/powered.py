@@ -10,7 +10,7 @@ from collections.abc import Callable, Set
 from ipaddress import ip_address
 
 from hafw_lab.errors import LabError, NodeDownError
-from hafw_lab.netlink import Address, LinkSwitch
+from hafw_lab.kernel.rtnetlink import Address, LinkSwitch
 from hafw_lab.plan.values import Cable, NodePlan
 from hafw_lab.progress import Progress
 from hafw_lab.wire import Message

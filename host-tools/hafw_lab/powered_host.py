@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Set
 
 from hafw_lab.errors import LabError
-from hafw_lab.namespaces import inside_network
-from hafw_lab.netlink import Address, LinkSwitch
+from hafw_lab.kernel.namespaces import inside_network
+from hafw_lab.kernel.rtnetlink import Address, LinkSwitch
 from hafw_lab.plan import fabric
 from hafw_lab.plan.host_link import describe_change, require_room
 from hafw_lab.plan.values import Cable, NodePlan

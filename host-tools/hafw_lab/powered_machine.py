@@ -19,8 +19,9 @@ from hafw_lab.boot_watch import BOOT_TIMEOUT_S, BootWatch
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.guest_agent import GuestAgent
 from hafw_lab.guest_link import GuestLink
+from hafw_lab.kernel.rtnetlink import Address, LinkSwitch
+from hafw_lab.kernel.taps import open_taps
 from hafw_lab.machine_files import MachineFiles, copy_sparse
-from hafw_lab.netlink import Address, LinkSwitch
 from hafw_lab.plan.values import Cable, NodePlan
 from hafw_lab.powered import Powered
 from hafw_lab.progress import Progress
@@ -30,7 +31,6 @@ from hafw_lab.qemu_user import find_user
 from hafw_lab.qmp import Fields, Qmp
 from hafw_lab.screen import SPICE_SOCKET, Door, Screen
 from hafw_lab.spice_tls import make_certificates
-from hafw_lab.taps import open_taps
 from hafw_lab.wire import Message
 
 _LOOK_S = 0.5

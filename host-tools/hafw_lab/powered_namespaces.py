@@ -13,8 +13,8 @@ from pathlib import Path
 
 from hafw_lab import wire
 from hafw_lab.errors import LabError, NodeDownError
-from hafw_lab.namespaces import open_inside, spawn_init
-from hafw_lab.netlink import Address, AddressWatch, LinkSwitch
+from hafw_lab.kernel.namespaces import open_inside, spawn_init
+from hafw_lab.kernel.rtnetlink import Address, AddressWatch, LinkSwitch
 from hafw_lab.plan import fabric
 from hafw_lab.plan.values import Cable, NodePlan
 from hafw_lab.powered import Powered
@@ -50,7 +50,7 @@ class PoweredNamespaces(Powered):
         """Switch on, up to and without the services. Raises LabError."""
         self._forget_last_life()
         mine, theirs = wire.make_pair()
-        argv = [sys.executable, "-P", "-S", "-m", "hafw_lab.node_init", str(theirs.fileno())]
+        argv = [sys.executable, "-P", "-S", "-m", "hafw_lab.node.init", str(theirs.fileno())]
         with theirs:
             environment = {
                 **ENVIRONMENT,

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hafw_lab.errors import LabError
+from hafw_lab.kernel.rtnetlink import LinkSwitch
 from hafw_lab.lab_directory import make_lab_directory
-from hafw_lab.netlink import LinkSwitch
 from hafw_lab.plan.values import Bridge, LabPlan
 from hafw_lab.powered_machine import PoweredMachine
 from hafw_lab.qemu import Accelerator

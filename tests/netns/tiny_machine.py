@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hafw_lab import lab_directory
 from hafw_lab.errors import LabError
-from hafw_lab.netlink import LinkSwitch
+from hafw_lab.kernel.rtnetlink import LinkSwitch
 from hafw_lab.plan import fabric
 from hafw_lab.plan.values import Bridge, Cable, Machine, NodePlan
 from hafw_lab.powered_machine import PoweredMachine

@@ -38,7 +38,7 @@ IMPORTERS: dict[str, set[str]] = {
     "dbus_next": {"agent/adapters/keepalived.py"},
     "dbus_fast": {"agent/adapters/keepalived.py"},
     "nftables": {"agent/adapters/nft_context.py"},
-    "pyroute2": {"agent/adapters/netlink.py", "host-tools/hafw_lab/netlink.py"},
+    "pyroute2": {"agent/adapters/netlink.py", "host-tools/hafw_lab/kernel/rtnetlink.py"},
     "systemd.journal": {"agent/adapters/journal.py"},
     "systemd.daemon": {"agent/adapters/service.py"},
 }

@@ -20,13 +20,13 @@ from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
 from hafw_lab.guest_addresses import GuestAddresses
 from hafw_lab.guest_ssh import plan_master, plan_session
+from hafw_lab.kernel.taps import plan_taps, require_taps
 from hafw_lab.machine_plan import check_machines
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.plan.values import Cable, LabPlan, Machine, NodePlan
 from hafw_lab.qemu import Accelerator, Wires, plan_qemu, write_by_hand
 from hafw_lab.services import plan_lab
-from hafw_lab.taps import plan_taps, require_taps
 from hafw_lab.timeline import Moment, at_home
 from hafw_lab.verbs import export
 

@@ -13,9 +13,9 @@ from hafw_lab.client import registry
 from hafw_lab.doctor.desktop import examine_desktops
 from hafw_lab.doctor.finding import Finding, Level
 from hafw_lab.errors import LabError
+from hafw_lab.kernel.taps import require_taps
 from hafw_lab.process import run
 from hafw_lab.source_paths import SEARCH_PATH
-from hafw_lab.taps import require_taps
 
 _MODULES = {
     "yaml": "python3-yaml",

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from hafw_lab import namespaces as ns
 from hafw_lab.errors import LabError
+from hafw_lab.kernel import namespaces as ns
 from hafw_lab.process import run
 
 _NETWORK = """link add br0 type bridge mcast_snooping 0 stp_state 0 forward_delay 0

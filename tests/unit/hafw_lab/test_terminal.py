@@ -8,7 +8,7 @@ import pytest
 
 from hafw_lab.client import registry
 from hafw_lab.errors import LabError
-from hafw_lab.namespaces import open_inside
+from hafw_lab.kernel.namespaces import open_inside
 from hafw_lab.terminal import clean, clean_lines
 
 

@@ -113,7 +113,7 @@ def test_a_program_dies_with_its_handle(lab: Lab) -> None:
 
 BLOCK = """
 from pathlib import Path
-from hafw_lab.netlink import LinkSwitch
+from hafw_lab.kernel.rtnetlink import LinkSwitch
 from hafw_lab.process import run, run_ip
 for name in "ab":
     run_ip(f"link add {name}0 type veth peer name {name}1\\nlink set {name}0 up\\nlink set {name}1 up\\n")

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hafw_lab import namespaces, rootfs, seccomp, wire
+from hafw_lab import wire
 from hafw_lab.errors import LabError
+from hafw_lab.kernel import namespaces, seccomp
+from hafw_lab.node import rootfs
 from hafw_lab.plan.values import NodePlan, Service
 from hafw_lab.process import ENVIRONMENT, run, run_ip
 

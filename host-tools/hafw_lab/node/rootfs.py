@@ -15,8 +15,8 @@ import shutil
 import stat
 from pathlib import Path
 
-from hafw_lab import namespaces as ns
 from hafw_lab.errors import LabError
+from hafw_lab.kernel import namespaces as ns
 from hafw_lab.plan.values import NodePlan
 from hafw_lab.process import run
 

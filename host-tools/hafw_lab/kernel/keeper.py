@@ -1,7 +1,7 @@
 """Runs a long program, and ends it with all that it has begun when whoever waits for it is gone, in whatever
 way: a program that is killed itself cannot clear anything away.
 
-    python3 -m hafw_lab.keeper LOCK SCRATCH [LEFT...] -- COMMAND [ARGUMENT...]
+    python3 -m hafw_lab.kernel.keeper LOCK SCRATCH [LEFT...] -- COMMAND [ARGUMENT...]
 
 The other end of the standard input is held by the one who waits. When it is closed before COMMAND has ended,
 COMMAND is broken off, and SCRATCH and every LEFT are removed. LOCK is the descriptor with which SCRATCH is
@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from hafw_lab.kernel.namespaces import adopt_orphans
 from hafw_lab.lab_directory import LabDirectory, remove_tree
-from hafw_lab.namespaces import adopt_orphans
 
 _GENTLE_S, _HARD_S = 10.0, 10.0
 _LEASH = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from hafw_lab import namespaces
+from hafw_lab.kernel import namespaces
 from hafw_lab.process import ENVIRONMENT
 from hafw_lab.source_paths import SEARCH_PATH
 
@@ -29,7 +29,7 @@ def become_inside(pid: int, argv: Sequence[str], *, privileged: bool) -> NoRetur
         "-P",
         "-S",
         "-m",
-        "hafw_lab.inside",
+        "hafw_lab.node.enter",
         str(pid),
         "root" if privileged else "user",
     ]

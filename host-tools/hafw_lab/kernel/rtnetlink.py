@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from hafw_lab.namespaces import inside_network
+from hafw_lab.kernel.namespaces import inside_network
 
 Address = IPv4Address | IPv6Address
 
