@@ -9,7 +9,7 @@ Hard facts
 from pathlib import Path
 
 from hafw_lab.client.desktop import Ticket
-from hafw_lab.spice_tls import subject_of
+from hafw_lab.vm.spice_certificates import subject_of
 
 
 def compose_local(node: str, ticket: Ticket, socket: Path) -> str:

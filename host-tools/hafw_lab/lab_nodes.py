@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from hafw_lab.accelerator import find_accelerator
 from hafw_lab.errors import LabError
 from hafw_lab.kernel.rtnetlink import LinkSwitch
 from hafw_lab.place import load_connection_tracking, quiet_fabric
@@ -21,6 +20,7 @@ from hafw_lab.powered_machine import PoweredMachine
 from hafw_lab.powered_namespaces import PoweredNamespaces
 from hafw_lab.process import run_ip
 from hafw_lab.progress import Progress
+from hafw_lab.vm.accelerator import find_accelerator
 
 _FIRST_PRIMARY_TIMEOUT_S = 20.0
 _FIRST_PRIMARY_MACHINE_S = 180.0

@@ -6,14 +6,15 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from hafw_lab import machine_files, wire
+from hafw_lab import wire
 from hafw_lab.errors import LabError
 from hafw_lab.lab_nodes import LabNodes
 from hafw_lab.powered import Powered
 from hafw_lab.powered_machine import PoweredMachine
 from hafw_lab.powered_namespaces import LOGS
 from hafw_lab.request import check_request
-from hafw_lab.screen import Screen
+from hafw_lab.vm import files
+from hafw_lab.vm.spice import Screen
 
 _CONSOLE_LINES = 2000
 
@@ -277,6 +278,6 @@ def _describe_machine(node: Powered, *, answers: bool) -> wire.Message:
     if not isinstance(node, PoweredMachine):
         return {"machine": None}
     assert node.plan.machine is not None
-    by_hand = str(node.files.directory / machine_files.BY_HAND)
+    by_hand = str(node.files.directory / files.BY_HAND)
     facts = {"release": node.plan.machine.release, "accelerator": node.accelerator.value}
     return {"machine": {**facts, "paused": node.paused, "ready": answers, "command_line": by_hand}}

@@ -14,23 +14,23 @@ import time
 from collections.abc import Callable, Set
 from pathlib import Path
 
-from hafw_lab import guest_services, machine_files, qemu, qemu_screen
-from hafw_lab.boot_watch import BOOT_TIMEOUT_S, BootWatch
 from hafw_lab.errors import LabError, NodeDownError
-from hafw_lab.guest_agent import GuestAgent
-from hafw_lab.guest_link import GuestLink
 from hafw_lab.kernel.rtnetlink import Address, LinkSwitch
 from hafw_lab.kernel.taps import open_taps
-from hafw_lab.machine_files import MachineFiles, copy_sparse
 from hafw_lab.plan.values import Cable, NodePlan
 from hafw_lab.powered import Powered
 from hafw_lab.progress import Progress
-from hafw_lab.qemu import Accelerator
-from hafw_lab.qemu_process import start_qemu, watch_end
-from hafw_lab.qemu_user import find_user
-from hafw_lab.qmp import Fields, Qmp
-from hafw_lab.screen import SPICE_SOCKET, Door, Screen
-from hafw_lab.spice_tls import make_certificates
+from hafw_lab.vm import command_line, display, files, guest_services
+from hafw_lab.vm.boot_watch import BOOT_TIMEOUT_S, BootWatch
+from hafw_lab.vm.command_line import Accelerator
+from hafw_lab.vm.files import MachineFiles, copy_sparse
+from hafw_lab.vm.guest_agent import GuestAgent
+from hafw_lab.vm.guest_link import GuestLink
+from hafw_lab.vm.process import start_qemu, watch_end
+from hafw_lab.vm.qmp import Fields, Qmp
+from hafw_lab.vm.spice import SPICE_SOCKET, Door, Screen
+from hafw_lab.vm.spice_certificates import make_certificates
+from hafw_lab.vm.user import find_user
 from hafw_lab.wire import Message
 
 _LOOK_S = 0.5
@@ -72,13 +72,13 @@ class PoweredMachine(Powered):
         if self._machine.video:
             self.screen = Screen(plan.name, self.files.own, self._furnish(door))
         self._link = GuestLink(plan.name, self.files.directory, self._machine.ssh_key, on_change)
-        self._guest_agent = GuestAgent(plan.name, self.files.directory / machine_files.AGENT_SOCKET)
+        self._guest_agent = GuestAgent(plan.name, self.files.directory / files.AGENT_SOCKET)
         self._begun = False
 
     def _furnish(self, door: socket.socket | None) -> Door | None:
         if door is None:
             return None
-        place = self.files.own / qemu_screen.CERTIFICATES
+        place = self.files.own / display.CERTIFICATES
         return Door(door, make_certificates(self.plan.name, place, self._user))
 
     # -- power --
@@ -121,14 +121,14 @@ class PoweredMachine(Powered):
         process = start_qemu(self.plan, self.accelerator, self.files, self._user, self._taps, halted=halted)
         self._begin(process.pid)
         watch_end(process, self._off)
-        path = self.files.directory / machine_files.QMP_SOCKET
+        path = self.files.directory / files.QMP_SOCKET
         try:
             self._qmp = await Qmp.connect(self.plan.name, path, self._on_event, lambda: None)
         except (LabError, OSError) as error:
             self.kill()
             await self.wait_if_dying()
             text = f"{self.plan.name}: qemu does not start: {self.files.qemu_words() or error}"
-            hint = f"its command line: {self.files.directory / machine_files.BY_HAND}"
+            hint = f"its command line: {self.files.directory / files.BY_HAND}"
             raise LabError(text, hint) from error
         if self.screen is not None:
             self.screen.attach(self._qmp, self.files.listen(SPICE_SOCKET, backlog=64))
@@ -200,15 +200,15 @@ class PoweredMachine(Powered):
 
     async def _job(self, command: str) -> None:
         """A job of qemu's about the snapshot. Raises LabError when it fails."""
-        fields: Fields = {"tag": _SNAPSHOT, "devices": [qemu.DISK]}
+        fields: Fields = {"tag": _SNAPSHOT, "devices": [command_line.DISK]}
         if command != "snapshot-delete":
-            fields["vmstate"] = qemu.DISK
+            fields["vmstate"] = command_line.DISK
         await self._require_qmp().run_job(command, **fields)
 
     # -- links --
 
     async def _set_carrier(self, cable: Cable, *, up: bool) -> None:
-        await self._ask_qemu("set_link", name=qemu.link_id(cable.name), up=up)
+        await self._ask_qemu("set_link", name=command_line.link_id(cable.name), up=up)
 
     @property
     def _addresses(self) -> Set[Address]:
@@ -228,7 +228,7 @@ class PoweredMachine(Powered):
     def _on_event(self, name: str, data: Fields) -> None:
         if self.screen is not None:
             self.screen.on_event(name, data)
-        if name == "VSERPORT_CHANGE" and data.get("id") == qemu.SSH_PORT:
+        if name == "VSERPORT_CHANGE" and data.get("id") == command_line.SSH_PORT:
             self._link.set_port(is_open=bool(data.get("open")))
         elif name == "RESET":
             self._link.set_port(is_open=False)
@@ -266,7 +266,7 @@ class PoweredMachine(Powered):
 
     def _stopped(self, what: str) -> LabError:
         tail = self.files.console_tail()
-        log = self.files.own / qemu.CONSOLE_LOG
+        log = self.files.own / command_line.CONSOLE_LOG
         return LabError(
             f"{self.plan.name} does not come up: {what}; the last on its console ({log}):\n{tail}"
         )

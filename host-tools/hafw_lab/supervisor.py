@@ -27,7 +27,7 @@ from hafw_lab.lab_nodes import LabNodes
 from hafw_lab.operations import Operations, Reply
 from hafw_lab.place import enter_namespaces
 from hafw_lab.plan.values import LabPlan
-from hafw_lab.screen import open_doors
+from hafw_lab.vm.spice import open_doors
 
 Result = TypeVar("Result")
 

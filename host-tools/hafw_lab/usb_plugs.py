@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hafw_lab.errors import LabError
-from hafw_lab.qemu_screen import PLUGS, plug_socket
+from hafw_lab.vm.display import PLUGS, plug_socket
 
 _HERE = "this machine"
 _RETURN_TIMEOUT_S = 60.0

@@ -19,7 +19,7 @@ from PIL import Image
 from hafw_lab.client.desktop import Remote, Ticket
 from hafw_lab.lab_directory import clear_crashed
 from hafw_lab.powered_machine import PoweredMachine
-from hafw_lab.screen import SPICE_SOCKET, Screen
+from hafw_lab.vm.spice import SPICE_SOCKET, Screen
 from tests.checkout import ROOT
 from tests.desktop.processes import find_listening_ports
 from tests.desktop.spice_link import BAD_CONNECTION, DISPLAY, MAIN, OK, PERMISSION_DENIED, knock

@@ -17,8 +17,8 @@ from hafw_lab.kernel.rtnetlink import LinkSwitch
 from hafw_lab.lab_directory import make_lab_directory
 from hafw_lab.plan.values import Bridge, LabPlan
 from hafw_lab.powered_machine import PoweredMachine
-from hafw_lab.qemu import Accelerator
-from hafw_lab.screen import open_doors
+from hafw_lab.vm.command_line import Accelerator
+from hafw_lab.vm.spice import open_doors
 from tests.netns.tiny_machine import WORD, make_plan
 
 PATIENCE_S = 120.0

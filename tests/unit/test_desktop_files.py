@@ -11,8 +11,8 @@ from hafw_lab.connection_file import compose_local, compose_remote
 from hafw_lab.errors import LabError
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.plan.values import Machine
-from hafw_lab.qemu_screen import plan_screen, write_by_hand
 from hafw_lab.verbs import view
+from hafw_lab.vm.display import plan_screen, write_by_hand
 
 SOCKET = Path("/var/tmp/lab/omarine/spice.sock")
 HERE = Ticket("secret", SOCKET, None)

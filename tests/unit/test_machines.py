@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from agent.model.records import Kind, Record, from_journal, to_journal
-from hafw_lab import guest_services, image, machine_plan, process, programs
+from hafw_lab import image, machine_plan, process, programs
 from hafw_lab.arguments.advert import choose_advert_ms
 from hafw_lab.arguments.machines import choose_machines
 from hafw_lab.client.clock import Clock, compute_clock
@@ -18,17 +18,18 @@ from hafw_lab.client.connection import Client
 from hafw_lab.client.machine_node import MachineNode
 from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
-from hafw_lab.guest_addresses import GuestAddresses
-from hafw_lab.guest_ssh import plan_master, plan_session
 from hafw_lab.kernel.taps import plan_taps, require_taps
 from hafw_lab.machine_plan import check_machines
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.plan.values import Cable, LabPlan, Machine, NodePlan
-from hafw_lab.qemu import Accelerator, Wires, plan_qemu, write_by_hand
 from hafw_lab.services import plan_lab
 from hafw_lab.timeline import Moment, at_home
 from hafw_lab.verbs import export
+from hafw_lab.vm import guest_services
+from hafw_lab.vm.command_line import Accelerator, Wires, plan_qemu, write_by_hand
+from hafw_lab.vm.guest_addresses import GuestAddresses
+from hafw_lab.vm.guest_ssh import plan_master, plan_session
 
 MACHINE = Machine(
     release="trixie",

@@ -7,10 +7,10 @@ import pytest
 
 from hafw_lab.errors import LabError
 from hafw_lab.plan.values import Machine
-from hafw_lab.qemu_screen import PLUGS, plan_screen, plug_socket
 from hafw_lab.usb_devices import find_devices
 from hafw_lab.usb_plugs import Device
 from hafw_lab.verbs import usb
+from hafw_lab.vm.display import PLUGS, plan_screen, plug_socket
 
 STICK = Device(1, 4, "0951", "1666", "Kingston DataTraveler", open=True)
 TWIN = replace(STICK, device=5)

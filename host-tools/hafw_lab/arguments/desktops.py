@@ -4,7 +4,7 @@ import argparse
 
 from hafw_lab.errors import LabError
 from hafw_lab.model.topology import NodeKind, Topology
-from hafw_lab.qemu_screen import VIDEOS
+from hafw_lab.vm.display import VIDEOS
 
 _HOSTS = "hosts"
 _ANY_ADDRESS = "0.0.0.0"

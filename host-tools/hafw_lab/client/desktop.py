@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hafw_lab.client.connection import Client
-from hafw_lab.screen import TICKET_S
+from hafw_lab.vm.spice import TICKET_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from hafw_lab.client.desktop import Desktop
 from hafw_lab.client.node import Node
 from hafw_lab.client.records import Record, parse_records
 from hafw_lab.errors import LabError, NodeDownError
-from hafw_lab.guest_services import UNITS
-from hafw_lab.guest_ssh import plan_session
-from hafw_lab.machine_files import CONSOLE_SOCKET
-from hafw_lab.screen import SPICE_SOCKET
+from hafw_lab.vm.files import CONSOLE_SOCKET
+from hafw_lab.vm.guest_services import UNITS
+from hafw_lab.vm.guest_ssh import plan_session
+from hafw_lab.vm.spice import SPICE_SOCKET
 
 MACHINE_PATIENCE = 6
 """A machine without KVM is about ten times slower than this one, and most of a timeout is a reserve."""

@@ -8,7 +8,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from hafw_lab import accelerator, image, programs, services
+from hafw_lab import image, programs, services
 from hafw_lab.client import registry
 from hafw_lab.doctor.desktop import examine_desktops
 from hafw_lab.doctor.finding import Finding, Level
@@ -16,6 +16,7 @@ from hafw_lab.errors import LabError
 from hafw_lab.kernel.taps import require_taps
 from hafw_lab.process import run
 from hafw_lab.source_paths import SEARCH_PATH
+from hafw_lab.vm import accelerator
 
 _MODULES = {
     "yaml": "python3-yaml",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from agent.model.pair import SyncMode
 from hafw_lab import failover_picture
-from hafw_lab.accelerator import find_obstacle
 from hafw_lab.arguments.advert import add_advert_argument, choose_advert_ms
 from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count
 from hafw_lab.arguments.machines import add_machine_arguments, choose_machines
@@ -19,6 +18,7 @@ from hafw_lab.report import choose_ink, draw_timeline, say_verdict, start_clock
 from hafw_lab.scenario import CLIENT, SERVER, run_failover, start_lab
 from hafw_lab.scenario_result import FailoverResult, Setup
 from hafw_lab.surroundings import look_around
+from hafw_lab.vm.accelerator import find_obstacle
 
 CALM_S = 3.0
 STATES = 2000

@@ -5,19 +5,19 @@ import shutil
 from pathlib import Path
 
 from hafw_lab import machine_plan, services
-from hafw_lab.accelerator import find_obstacle
 from hafw_lab.arguments.machines import DEFAULT_RELEASE, RELEASES
 from hafw_lab.errors import LabError
-from hafw_lab.machine_files import compose_initrd, copy_sparse
 from hafw_lab.model.options import LabOptions
 from hafw_lab.model.topology import Topology
 from hafw_lab.model.topology_file import choose_topology
 from hafw_lab.plan.values import Machine, NodePlan
 from hafw_lab.process import run as run_program
 from hafw_lab.progress import Progress
-from hafw_lab.qemu import kernel_line
 from hafw_lab.spoken import say
 from hafw_lab.verbs import libvirt
+from hafw_lab.vm.accelerator import find_obstacle
+from hafw_lab.vm.command_line import kernel_line
+from hafw_lab.vm.files import compose_initrd, copy_sparse
 
 _HOW = """\
 libvirt definitions of a hafw lab. They name the disks where this directory is; change the

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 from agent import __version__
 from agent.errors import HafwError
 from agent.model.pair import SyncMode
-from hafw_lab.accelerator import find_obstacle
 from hafw_lab.arguments.advert import add_advert_argument, choose_advert_ms
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.arguments.desktops import add_desktop_arguments, choose_desktops
@@ -31,6 +30,7 @@ from hafw_lab.node.enter import become_inside
 from hafw_lab.spoken import adapted, adapted_columns, program, say, show
 from hafw_lab.terminal import clean_lines
 from hafw_lab.verbs import console
+from hafw_lab.vm.accelerator import find_obstacle
 
 LATE_VERBS = {
     "demo": "cut the primary's power under live connections and show what happens",

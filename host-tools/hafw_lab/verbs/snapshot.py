@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from hafw_lab import qemu
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.cache import cache_dir
 from hafw_lab.client import registry
@@ -15,8 +14,9 @@ from hafw_lab.errors import LabError
 from hafw_lab.plan.values import LabPlan, NodePlan
 from hafw_lab.process import run as run_program
 from hafw_lab.programs import QEMU
-from hafw_lab.qemu import Accelerator
 from hafw_lab.spoken import say
+from hafw_lab.vm import command_line
+from hafw_lab.vm.command_line import Accelerator
 
 _ABOUT = "lab.json"
 
@@ -101,7 +101,7 @@ def compute_key(node: NodePlan, accelerator: Accelerator) -> str:
     version = run_program([QEMU, "-version"]).splitlines()[0]
     disk = Path(node.machine.disk)
     stamp = disk.stat().st_mtime_ns if disk.exists() else None
-    argv = qemu.plan_qemu(
+    argv = command_line.plan_qemu(
         replace(node, machine=replace(node.machine, snapshot="")), accelerator, None, halted=False
     )
     return json.dumps([version, node.machine.image_key, stamp, argv])

@@ -18,8 +18,8 @@ from hafw_lab.client.desktop import Desktop, Ticket
 from hafw_lab.connection_file import compose_local, compose_remote
 from hafw_lab.errors import LabError
 from hafw_lab.hints import DEFAULT_LAB, absolute
-from hafw_lab.screen import LONGEST_TICKET_S, TICKET_S
 from hafw_lab.spoken import program, say, show
+from hafw_lab.vm.spice import LONGEST_TICKET_S, TICKET_S
 
 _VIEWER = "remote-viewer"
 _ANY = ("0.0.0.0", "::")

@@ -6,20 +6,13 @@ import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from hafw_lab import qemu
-from hafw_lab.machine_files import (
-    AGENT_SOCKET,
-    CONSOLE_SOCKET,
-    QEMU_LOG,
-    QMP_SOCKET,
-    SSH_SOCKET,
-    MachineFiles,
-)
 from hafw_lab.plan.values import NodePlan
 from hafw_lab.process import ENVIRONMENT
-from hafw_lab.qemu import Accelerator, Wires
-from hafw_lab.qemu_user import plan_leash
-from hafw_lab.screen import make_password
+from hafw_lab.vm import command_line
+from hafw_lab.vm.command_line import Accelerator, Wires
+from hafw_lab.vm.files import AGENT_SOCKET, CONSOLE_SOCKET, QEMU_LOG, QMP_SOCKET, SSH_SOCKET, MachineFiles
+from hafw_lab.vm.spice import make_password
+from hafw_lab.vm.user import plan_leash
 
 
 def start_qemu(
@@ -46,7 +39,7 @@ def start_qemu(
         password = own(make_password()) if machine.video else None
         wires = Wires(base, tuple(taps), qmp, console, agent, ssh, password)
         log = stack.enter_context((files.directory / QEMU_LOG).open("ab"))
-        argv = qemu.plan_qemu(plan, accelerator, wires, halted=halted)
+        argv = command_line.plan_qemu(plan, accelerator, wires, halted=halted)
         return subprocess.Popen(
             [*plan_leash(user, accelerator), *argv],
             cwd=files.own,

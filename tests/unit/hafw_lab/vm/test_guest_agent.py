@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hafw_lab.errors import LabError
-from hafw_lab.guest_agent import GuestAgent
+from hafw_lab.vm.guest_agent import GuestAgent
 
 PATIENCE_S = 60.0
 SHORT_S = 0.2

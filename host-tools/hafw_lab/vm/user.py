@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from hafw_lab.qemu import Accelerator
+from hafw_lab.vm.command_line import Accelerator
 
 _NOBODY = 65534
 

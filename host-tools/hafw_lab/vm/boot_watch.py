@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterator
 
-from hafw_lab.guest_link import GuestLink
-from hafw_lab.machine_files import MachineFiles
 from hafw_lab.progress import Progress
+from hafw_lab.vm.files import MachineFiles
+from hafw_lab.vm.guest_link import GuestLink
 
 _STALL_S = 180.0
 """So long without a sign of life is no slow machine but one that stands still."""

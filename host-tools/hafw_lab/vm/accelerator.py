@@ -14,13 +14,13 @@ import os
 import subprocess
 from pathlib import Path
 
-from hafw_lab import qemu
-from hafw_lab.machine_files import copy_kernel
 from hafw_lab.plan.values import Machine
 from hafw_lab.process import ENVIRONMENT
 from hafw_lab.programs import QEMU
-from hafw_lab.qemu import Accelerator
-from hafw_lab.qemu_user import find_user, plan_leash
+from hafw_lab.vm import command_line
+from hafw_lab.vm.command_line import Accelerator
+from hafw_lab.vm.files import copy_kernel
+from hafw_lab.vm.user import find_user, plan_leash
 
 _DEVICE = Path("/dev/kvm")
 _TRY_S = 20.0
@@ -69,7 +69,12 @@ async def try_kernel(source: str, directory: Path) -> str | None:
     copy_kernel(source, kernel)
     argv = [
         *(QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "256"),
-        *("-machine", "q35,usb=off", *qemu.plan_accelerator(Accelerator.KVM), *qemu.plan_sandbox()),
+        *(
+            "-machine",
+            "q35,usb=off",
+            *command_line.plan_accelerator(Accelerator.KVM),
+            *command_line.plan_sandbox(),
+        ),
         *("-kernel", str(kernel), "-append", "console=ttyS0 panic=-1", "-serial", "stdio"),
     ]
     process = await asyncio.create_subprocess_exec(

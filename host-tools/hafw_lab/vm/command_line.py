@@ -15,9 +15,9 @@ import shlex
 from dataclasses import dataclass
 from enum import Enum
 
-from hafw_lab import qemu_screen
 from hafw_lab.plan.values import Machine, NodePlan
 from hafw_lab.programs import QEMU
+from hafw_lab.vm import display
 
 KERNEL, INITRD = "../vmlinuz", "../initrd"
 OVERLAY, CONSOLE_LOG = "disk.qcow2", "console.log"
@@ -73,7 +73,7 @@ def plan_qemu(plan: NodePlan, accelerator: Accelerator, wires: Wires | None, *, 
         *("-kernel", KERNEL, "-initrd", INITRD, "-append", kernel_line(machine)),
         *_disk(machine, wires),
         *_channels(wires),
-        *qemu_screen.plan_screen(machine, wires.password if wires else None),
+        *display.plan_screen(machine, wires.password if wires else None),
         *_interfaces(plan, wires),
         *(("-S",) if halted else ()),
     ]
@@ -165,6 +165,6 @@ def write_by_hand(plan: NodePlan, accelerator: Accelerator, directory: str) -> s
         "# interfaces lead nowhere, since only the lab can plug them into its bridges. Its console:\n"
         "# socat -,rawer,escape=0x1d UNIX-CONNECT:con.sock\n"
         f"cd {shlex.quote(directory)} || exit 1\n"
-        f"{qemu_screen.write_by_hand(plan.machine)}"
+        f"{display.write_by_hand(plan.machine)}"
         f"exec{command}\n"
     )

@@ -8,13 +8,13 @@ import socket
 from collections import deque
 from pathlib import Path
 
-from hafw_lab import qemu
 from hafw_lab.errors import LabError
-from hafw_lab.guest_ssh import SSH_SOCKET
 from hafw_lab.plan.values import Machine, NodePlan
 from hafw_lab.process import run
-from hafw_lab.qemu import Accelerator
 from hafw_lab.terminal import clean
+from hafw_lab.vm import command_line
+from hafw_lab.vm.command_line import Accelerator
+from hafw_lab.vm.guest_ssh import SSH_SOCKET
 
 QMP_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET = "qmp.sock", "con.sock", "qga.sock"
 _COPY_TIMEOUT_S = 600.0
@@ -39,10 +39,10 @@ class MachineFiles:
     def write(self, plan: NodePlan, accelerator: Accelerator) -> None:
         """Everything that a start needs. Raises LabError, OSError."""
         machine = self._machine
-        kernel = self.own / qemu.KERNEL
+        kernel = self.own / command_line.KERNEL
         if not kernel.exists():
             copy_kernel(machine.kernel, kernel)
-        _write(self.own / qemu.INITRD, compose_initrd(machine))
+        _write(self.own / command_line.INITRD, compose_initrd(machine))
         if not self.disk.exists() and machine.snapshot:
             copy_sparse(Path(machine.snapshot), self.disk)
             os.chown(self.disk, self._user, self._user)
@@ -51,12 +51,12 @@ class MachineFiles:
             run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(self.disk)])
             os.chown(self.disk, self._user, self._user)
         script = self.directory / BY_HAND
-        script.write_text(qemu.write_by_hand(plan, accelerator, str(self.own)), encoding="utf-8")
+        script.write_text(command_line.write_by_hand(plan, accelerator, str(self.own)), encoding="utf-8")
         script.chmod(0o755)
 
     @property
     def disk(self) -> Path:
-        return self.own / qemu.OVERLAY
+        return self.own / command_line.OVERLAY
 
     def listen(self, name: str, backlog: int = 1) -> socket.socket:
         """A UNIX socket that listens, for qemu to take over."""
@@ -74,14 +74,16 @@ class MachineFiles:
 
     def console_size(self) -> int:
         with contextlib.suppress(FileNotFoundError):
-            return (self.own / qemu.CONSOLE_LOG).lstat().st_size
+            return (self.own / command_line.CONSOLE_LOG).lstat().st_size
         return 0
 
     def read_console(self) -> str:
         """All that the machine has written on its console. The file is qemu's, so it is not trusted to be
         one."""
         try:
-            descriptor = os.open(self.own / qemu.CONSOLE_LOG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = os.open(
+                self.own / command_line.CONSOLE_LOG, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            )
         except FileNotFoundError:
             return ""
         with open(descriptor, encoding="utf-8", errors="replace") as file:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from hafw_lab.errors import LabError
 from hafw_lab.plan.values import LabPlan
-from hafw_lab.qmp import Fields, Qmp
+from hafw_lab.vm.qmp import Fields, Qmp
 
 SPICE_SOCKET = "spice.sock"
 TICKET_S = 30

@@ -8,10 +8,10 @@ from collections.abc import Callable, Set
 from pathlib import Path
 
 from hafw_lab.errors import LabError
-from hafw_lab.guest_addresses import SCRIPT, GuestAddresses
-from hafw_lab.guest_ssh import CONTROL_SOCKET, plan_master, plan_session
 from hafw_lab.kernel.rtnetlink import Address
 from hafw_lab.process import ENVIRONMENT
+from hafw_lab.vm.guest_addresses import SCRIPT, GuestAddresses
+from hafw_lab.vm.guest_ssh import CONTROL_SOCKET, plan_master, plan_session
 
 _NOTICE_S = 3.0
 """The guest looks every second whether somebody is at the other end (guest/files/etc/hafw-lab/ssh-port)."""
