@@ -18,7 +18,7 @@ from PIL import Image
 
 from hafw_lab.client.desktop import Remote, Ticket
 from hafw_lab.lab_directory import clear_crashed
-from hafw_lab.powered_machine import PoweredMachine
+from hafw_lab.supervisor.machine_node import PoweredMachine
 from hafw_lab.vm.spice import SPICE_SOCKET, Screen
 from tests.checkout import ROOT
 from tests.desktop.processes import find_listening_ports

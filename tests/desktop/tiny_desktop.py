@@ -16,7 +16,7 @@ from hafw_lab.errors import LabError
 from hafw_lab.kernel.rtnetlink import LinkSwitch
 from hafw_lab.lab_directory import make_lab_directory
 from hafw_lab.plan.values import Bridge, LabPlan
-from hafw_lab.powered_machine import PoweredMachine
+from hafw_lab.supervisor.machine_node import PoweredMachine
 from hafw_lab.vm.command_line import Accelerator
 from hafw_lab.vm.spice import open_doors
 from tests.netns.tiny_machine import WORD, make_plan

@@ -16,8 +16,8 @@ from hafw_lab.errors import LabError
 from hafw_lab.kernel.rtnetlink import LinkSwitch
 from hafw_lab.plan import fabric
 from hafw_lab.plan.values import Bridge, Cable, Machine, NodePlan
-from hafw_lab.powered_machine import PoweredMachine
 from hafw_lab.process import run, run_ip
+from hafw_lab.supervisor.machine_node import PoweredMachine
 from hafw_lab.vm.command_line import Accelerator
 
 WORD = "tiny kernel runs"

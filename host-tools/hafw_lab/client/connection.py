@@ -136,7 +136,7 @@ class SupervisorProcess:
         python = _PYTHON if os.path.exists(_PYTHON) else sys.executable
         with theirs:
             self._process = subprocess.Popen(
-                [python, "-P", "-S", "-m", "hafw_lab.supervisor", *map(str, given)],
+                [python, "-P", "-S", "-m", "hafw_lab.supervisor.main", *map(str, given)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from hafw_lab.errors import LabError
 from hafw_lab.kernel.rtnetlink import LinkSwitch
-from hafw_lab.place import load_connection_tracking, quiet_fabric
 from hafw_lab.plan import fabric
 from hafw_lab.plan.values import LabPlan
-from hafw_lab.powered import Powered
-from hafw_lab.powered_host import PoweredHost
-from hafw_lab.powered_machine import PoweredMachine
-from hafw_lab.powered_namespaces import PoweredNamespaces
 from hafw_lab.process import run_ip
 from hafw_lab.progress import Progress
+from hafw_lab.supervisor.fabric_namespace import load_connection_tracking, quiet_fabric
+from hafw_lab.supervisor.host_node import PoweredHost
+from hafw_lab.supervisor.machine_node import PoweredMachine
+from hafw_lab.supervisor.namespace_node import PoweredNamespaces
+from hafw_lab.supervisor.node import Powered
 from hafw_lab.vm.accelerator import find_accelerator
 
 _FIRST_PRIMARY_TIMEOUT_S = 20.0

@@ -17,9 +17,9 @@ from hafw_lab.kernel.namespaces import open_inside, spawn_init
 from hafw_lab.kernel.rtnetlink import Address, AddressWatch, LinkSwitch
 from hafw_lab.plan import fabric
 from hafw_lab.plan.values import Cable, NodePlan
-from hafw_lab.powered import Powered
 from hafw_lab.process import ENVIRONMENT, run_ip
 from hafw_lab.progress import Progress
+from hafw_lab.supervisor.node import Powered
 
 LOGS = "/var/log/"
 _ORDER_TIMEOUT_S = 30.0

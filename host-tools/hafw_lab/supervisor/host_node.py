@@ -11,9 +11,9 @@ from hafw_lab.kernel.rtnetlink import Address, LinkSwitch
 from hafw_lab.plan import fabric
 from hafw_lab.plan.host_link import describe_change, require_room
 from hafw_lab.plan.values import Cable, NodePlan
-from hafw_lab.powered import Powered
 from hafw_lab.process import run, run_ip
 from hafw_lab.progress import Progress
+from hafw_lab.supervisor.node import Powered
 from hafw_lab.wire import Message
 
 

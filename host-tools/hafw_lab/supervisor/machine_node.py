@@ -18,8 +18,8 @@ from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.kernel.rtnetlink import Address, LinkSwitch
 from hafw_lab.kernel.taps import open_taps
 from hafw_lab.plan.values import Cable, NodePlan
-from hafw_lab.powered import Powered
 from hafw_lab.progress import Progress
+from hafw_lab.supervisor.node import Powered
 from hafw_lab.vm import command_line, display, files, guest_services
 from hafw_lab.vm.boot_watch import BOOT_TIMEOUT_S, BootWatch
 from hafw_lab.vm.command_line import Accelerator

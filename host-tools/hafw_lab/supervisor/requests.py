@@ -8,11 +8,11 @@ from pathlib import Path
 
 from hafw_lab import wire
 from hafw_lab.errors import LabError
-from hafw_lab.lab_nodes import LabNodes
-from hafw_lab.powered import Powered
-from hafw_lab.powered_machine import PoweredMachine
-from hafw_lab.powered_namespaces import LOGS
-from hafw_lab.request import check_request
+from hafw_lab.supervisor.machine_node import PoweredMachine
+from hafw_lab.supervisor.namespace_node import LOGS
+from hafw_lab.supervisor.node import Powered
+from hafw_lab.supervisor.nodes import LabNodes
+from hafw_lab.supervisor.request_fields import check_request
 from hafw_lab.vm import files
 from hafw_lab.vm.spice import Screen
 

@@ -2,7 +2,7 @@
 node's init, and ends when its owner does (or, for a lab made by `hafw-lab up`, when it is told to). With it
 everything ends.
 
-    python3 -m hafw_lab.supervisor CONTROL_FD [LISTENER_FD]        the plan comes on standard input
+    python3 -m hafw_lab.supervisor.main CONTROL_FD [LISTENER_FD]        the plan comes on standard input
 
 Standard library only.
 """
@@ -23,10 +23,10 @@ from typing import Any, TypeVar
 from hafw_lab import wire
 from hafw_lab.errors import LabError
 from hafw_lab.lab_directory import make_lab_directory
-from hafw_lab.lab_nodes import LabNodes
-from hafw_lab.operations import Operations, Reply
-from hafw_lab.place import enter_namespaces
 from hafw_lab.plan.values import LabPlan
+from hafw_lab.supervisor.fabric_namespace import enter_namespaces
+from hafw_lab.supervisor.nodes import LabNodes
+from hafw_lab.supervisor.requests import Operations, Reply
 from hafw_lab.vm.spice import open_doors
 
 Result = TypeVar("Result")

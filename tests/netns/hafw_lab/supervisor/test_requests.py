@@ -34,10 +34,10 @@ def make_plan(kind: str, *nodes: NodePlan, firewalls: tuple[str, ...] = ()) -> L
 
 UP = """
 import json, sys
-from hafw_lab import running
-from hafw_lab.plan import LabPlan
+from hafw_lab.client import registry
+from hafw_lab.plan.values import LabPlan
 plan = LabPlan.from_json(json.load(sys.stdin))
-running.up_plan(plan.name, plan, lambda _: None)
+registry.up_plan(plan.name, plan, lambda _: None)
 """
 
 
@@ -169,7 +169,7 @@ def test_an_answer_that_is_too_long_is_an_error(lab: Lab) -> None:
 def test_an_error_of_the_labs_own_is_heard_at_once() -> None:
     process = SupervisorProcess(make_plan("wrong", NodePlan("one", firewall=False), firewalls=("ghost",)))
     process._build_timeout_s = PATIENCE_S
-    with pytest.raises(LabError, match=r"an error in hafw-lab itself: KeyError: 'ghost' \(lab_nodes\.py"):
+    with pytest.raises(LabError, match=r"an error in hafw-lab itself: KeyError: 'ghost' \(nodes\.py"):
         process.wait_ready(lambda _: None)
     assert process._process.returncode == 0
 
