@@ -22,18 +22,20 @@ def add_machines(plan: LabPlan, topology: Topology, options: LabOptions, say: Pr
         return plan
     check_machines(topology, options)
     require_means(topology, options)
-    from hafw_lab import image, image_seed  # building is the business of labs with machines only
+    # building is the business of labs with machines only
+    from hafw_lab.image import store
+    from hafw_lab.image.seed import make_seed
 
     text = pair_file.compose(topology, options)
     pair = loader.parse(text, "the lab's pair file")
     kinds = {name: (release, name in options.desktops) for name, release in options.machines.items()}
     images = {
-        kind: image.require_image(kind[0], say, desktop=kind[1]) for kind in sorted(set(kinds.values()))
+        kind: store.require_image(kind[0], say, desktop=kind[1]) for kind in sorted(set(kinds.values()))
     }
 
     def convert(node: NodePlan, spec: NodeSpec) -> NodePlan:
         chosen = images[kinds[node.name]]
-        seed = image_seed.make_seed(spec, topology, options, pair, text)
+        seed = make_seed(spec, topology, options, pair, text)
         machine = Machine(
             release=chosen.release,
             kernel=str(chosen.kernel),

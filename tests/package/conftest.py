@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hafw_lab.cache import cache_dir
-from hafw_lab.debian import Release, cached_tree
-from hafw_lab.image import read_depends
+from hafw_lab.image.debian import Release, cached_tree
+from hafw_lab.image.store import read_depends
 from tests.checkout import ROOT
 from tests.package.debian_root import DebianRoot
 

@@ -10,7 +10,7 @@ import pytest
 from agent import __version__
 from agent.config import loader
 from agent.paths import Paths
-from hafw_lab.debian import Release
+from hafw_lab.image.debian import Release
 from tests.checkout import ROOT
 from tests.netns.agent.rules.tables_of_others import THEIRS
 from tests.package.conftest import OLDER

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from agent.model.records import Kind, Record, from_journal, to_journal
-from hafw_lab import image, machine_plan, process, programs
+from hafw_lab import machine_plan, process, programs
 from hafw_lab.arguments.advert import choose_advert_ms
 from hafw_lab.arguments.machines import choose_machines
 from hafw_lab.client.clock import Clock, compute_clock
@@ -18,6 +18,7 @@ from hafw_lab.client.connection import Client
 from hafw_lab.client.machine_node import MachineNode
 from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
+from hafw_lab.image import store
 from hafw_lab.kernel.taps import plan_taps, require_taps
 from hafw_lab.machine_plan import check_machines
 from hafw_lab.model.options import AgentKind, LabOptions
@@ -245,7 +246,7 @@ def test_what_a_machine_needs_is_looked_for_before_its_image_is_built(
 
     monkeypatch.setattr(programs, "require_programs", lambda *_: None)
     monkeypatch.setattr(machine_plan, "require_taps", refuse)
-    monkeypatch.setattr(image, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
+    monkeypatch.setattr(store, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
     options = LabOptions(machines={"client": "trixie"})
     plan = plan_lab("lab", DEFAULT, options, privileged=True)
     with pytest.raises(LabError, match="no taps here"):
@@ -256,7 +257,7 @@ def test_programs_of_machines_are_looked_for_before_an_image_is_built(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(tmp_path))
-    monkeypatch.setattr(image, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
+    monkeypatch.setattr(store, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
     options = LabOptions(machines={"client": "trixie"})
     plan = plan_lab("lab", DEFAULT, options, privileged=True)
     with pytest.raises(LabError, match=r"machines need .*: .*qemu-img.*; apt-get .*qemu-utils"):
@@ -277,7 +278,7 @@ def test_so_are_those_of_the_rest_of_a_lab_with_machines(
         if name != lacking:
             (tmp_path / name).touch(mode=0o755)
     monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(tmp_path))
-    monkeypatch.setattr(image, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
+    monkeypatch.setattr(store, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
     plan = plan_lab("lab", DEFAULT, options, privileged=True)
     with pytest.raises(LabError, match=f"{said} are not here: {lacking}; apt-get install"):
         machine_plan.add_machines(plan, DEFAULT, options, lambda _: None)
@@ -288,9 +289,9 @@ def test_programs_of_an_image_are_looked_for_before_anything_is_built_for_it(
 ) -> None:
     monkeypatch.setenv("HAFW_CACHE", str(tmp_path))
     monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(tmp_path))
-    monkeypatch.setattr(image, "find_package", lambda _: pytest.fail("this takes a minute"))
+    monkeypatch.setattr(store, "find_package", lambda _: pytest.fail("this takes a minute"))
     with pytest.raises(LabError, match=r"images need .*: mmdebstrap, mke2fs.*; apt-get install"):
-        image.require_image("trixie", lambda _: None)
+        store.require_image("trixie", lambda _: None)
 
 
 def test_doctor_says_of_machines_what_up_would_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

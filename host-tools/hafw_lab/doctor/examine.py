@@ -8,11 +8,12 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from hafw_lab import image, programs, services
+from hafw_lab import programs, services
 from hafw_lab.client import registry
 from hafw_lab.doctor.desktop import examine_desktops
 from hafw_lab.doctor.finding import Finding, Level
 from hafw_lab.errors import LabError
+from hafw_lab.image import store
 from hafw_lab.kernel.taps import require_taps
 from hafw_lab.process import run
 from hafw_lab.source_paths import SEARCH_PATH
@@ -123,7 +124,7 @@ def _machines() -> list[Finding]:
 
 def _accelerator() -> Finding:
     """A device file proves nothing: a kernel has to boot on it."""
-    images = image.find_images()
+    images = store.find_images()
     problem = accelerator.find_obstacle()
     if problem is None and images:
         with tempfile.TemporaryDirectory(prefix="hafw-lab-", dir="/var/tmp") as directory:

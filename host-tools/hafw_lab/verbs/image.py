@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from hafw_lab.debian import Release
-from hafw_lab.image import Image, find_images, prune_images, require_image
+from hafw_lab.image.debian import Release
+from hafw_lab.image.store import Image, find_images, prune_images, require_image
 from hafw_lab.spoken import say, show
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab.debian import Release, cached_tree
 from hafw_lab.errors import LabError
+from hafw_lab.image.debian import Release, cached_tree
 from hafw_lab.long_command import run_shown
 from tests.checkout import ROOT
 
@@ -32,7 +32,7 @@ BUILD = """
 import signal, sys
 from pathlib import Path
 from hafw_lab.verbs.main import _end_in_order
-from hafw_lab.debian import _APART
+from hafw_lab.image.debian import _APART
 from hafw_lab.long_command import run_shown
 for number in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, _end_in_order)

@@ -10,8 +10,8 @@ from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import networkd
 from agent.setup.plan import plan_setup
-from hafw_lab import cpio
 from hafw_lab.errors import LabError
+from hafw_lab.image import cpio
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import Link, NodeKind, NodeSpec, Route, Topology, compute_mac
 

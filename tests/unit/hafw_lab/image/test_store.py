@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from agent.config import loader
-from hafw_lab import cpio, image, image_seed, pair_file
-from hafw_lab.debian import Release, Source, sources_from
+from hafw_lab import pair_file
 from hafw_lab.errors import LabError
-from hafw_lab.image_boot import order_modules
+from hafw_lab.image import cpio, seed, store
+from hafw_lab.image.boot import order_modules
+from hafw_lab.image.debian import Release, Source, sources_from
 from hafw_lab.long_command import run_shown
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import DEFAULT, Link, NodeSpec, Route, compute_mac
@@ -27,11 +28,11 @@ def spec_of(name: str) -> NodeSpec:
     return spec
 
 
-def files_of(name: str, options: LabOptions = LabOptions()) -> dict[str, image_seed.SeedFile]:  # noqa: B008 - frozen
+def files_of(name: str, options: LabOptions = LabOptions()) -> dict[str, seed.SeedFile]:  # noqa: B008 - frozen
     text = pair_file.compose(DEFAULT, options)
     spec = spec_of(name)
     pair = loader.parse(text, "the test's pair file")
-    return {one.path: one for one in image_seed.plan_files(spec, DEFAULT, options, pair, text)}
+    return {one.path: one for one in seed.plan_files(spec, DEFAULT, options, pair, text)}
 
 
 # -- archives --
@@ -121,7 +122,7 @@ def test_routes_and_sysctls_of_a_firewall() -> None:
     options = LabOptions(sysctls={"net.ipv4.tcp_syncookies": "0"})
     text = pair_file.compose(DEFAULT, options)
     pair = loader.parse(text, "the test's pair file")
-    files = {one.path: one.text for one in image_seed.plan_files(spec, DEFAULT, options, pair, text)}
+    files = {one.path: one.text for one in seed.plan_files(spec, DEFAULT, options, pair, text)}
     assert "Gateway=192.168.0.3" in files["/etc/systemd/network/60-hafw-eth0.network.d/hafw-lab.conf"]
     assert "/etc/systemd/network/60-hafw-eth1.network.d/hafw-lab.conf" not in files
     assert files["/etc/sysctl.d/70-hafw-lab.conf"] == "net/ipv4/tcp_syncookies = 0\n"
@@ -132,7 +133,7 @@ def test_addresses_of_both_families() -> None:
     spec = dataclasses.replace(spec_of("client"), links=(Link("eth0", "br1", addresses),))
     options = LabOptions()
     text = pair_file.compose(DEFAULT, options)
-    files = image_seed.plan_files(spec, DEFAULT, options, loader.parse(text, "the pair file"), text)
+    files = seed.plan_files(spec, DEFAULT, options, loader.parse(text, "the pair file"), text)
     network = next(one.text for one in files if one.path.endswith("60-hafw-lab-eth0.network"))
     assert "Address=2001:db8::1/64" in network
     assert "LinkLocalAddressing=ipv6" in network
@@ -177,7 +178,7 @@ def test_dependencies_of_a_package(tmp_path: Path) -> None:
         "Pre-Depends: first:any\nDepends: second (>= 1:2.0), third | fourth\n"
     )
     subprocess.run(["dpkg-deb", "--build", "--root-owner-group", "tree", "x.deb"], cwd=tmp_path, check=True)
-    assert image.read_depends(tmp_path / "x.deb") == ["first", "second", "third"]
+    assert store.read_depends(tmp_path / "x.deb") == ["first", "second", "third"]
 
 
 # -- long programs --
@@ -221,11 +222,11 @@ def test_prune_keeps_the_image_of_each_release_that_was_used_last(
         os.utime(home, (1000 + age, 1000 + age))
         (tmp_path / "debian").mkdir(exist_ok=True)
         (tmp_path / "debian" / f"{name}.tar").write_bytes(b"x")
-    assert [one.key for one in image.find_images()] == ["1", "2", "1"]
-    assert image.prune_images(lambda _: None) > 0
-    assert {one.disk.parent.name for one in image.find_images()} == {"bookworm-2", "trixie-1"}
+    assert [one.key for one in store.find_images()] == ["1", "2", "1"]
+    assert store.prune_images(lambda _: None) > 0
+    assert {one.disk.parent.name for one in store.find_images()} == {"bookworm-2", "trixie-1"}
     assert not (tmp_path / "images" / "trixie-half").exists()
     assert {path.stem for path in (tmp_path / "debian").glob("*.tar")} == {"bookworm-2", "trixie-1"}
-    image.prune_images(lambda _: None, every=True)
-    assert image.find_images() == []
+    store.prune_images(lambda _: None, every=True)
+    assert store.find_images() == []
     assert not list((tmp_path / "debian").glob("*.tar"))

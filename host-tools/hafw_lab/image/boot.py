@@ -12,8 +12,8 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hafw_lab import cpio
 from hafw_lab.errors import LabError
+from hafw_lab.image import cpio
 
 _NEEDED = ("crc32c_generic", "virtio_pci", "virtio_blk", "ext4")
 _BUSYBOX = ("./usr/bin/busybox", "./bin/busybox")

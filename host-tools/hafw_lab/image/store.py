@@ -14,9 +14,8 @@ from pathlib import Path
 
 from hafw_lab import process
 from hafw_lab.cache import cache_dir, hold_cache
-from hafw_lab.debian import Release, cached_tree
 from hafw_lab.errors import LabError
-from hafw_lab.image_build import (
+from hafw_lab.image.build import (
     DESKTOP_PACKAGES,
     DESKTOP_TREE_OPTIONS,
     PACKAGES,
@@ -24,7 +23,8 @@ from hafw_lab.image_build import (
     build_image,
     compute_key,
 )
-from hafw_lab.installed_package import repack
+from hafw_lab.image.debian import Release, cached_tree
+from hafw_lab.image.installed_package import repack
 from hafw_lab.long_command import run_shown
 from hafw_lab.programs import of_images, require_programs
 from hafw_lab.progress import Progress

@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hafw_lab import image_boot
-from hafw_lab.debian import Release
 from hafw_lab.errors import LabError
-from hafw_lab.image_boot import extract_boot
+from hafw_lab.image import boot
+from hafw_lab.image.boot import extract_boot
+from hafw_lab.image.debian import Release
 from hafw_lab.lab_directory import remove_tree
 from hafw_lab.long_command import run_shown
 from hafw_lab.process import run
@@ -108,7 +108,7 @@ def compute_key(tree: Path, packages: tuple[Path, ...]) -> str:
     """Changes with everything that goes into an image."""
     digest = hashlib.sha256(f"{tree.name} {tree.stat().st_size} {_tree_time(tree)} {SIZE}".encode())
     files = sorted(path for path in GUEST.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    for path in (*packages, *files, Path(__file__), Path(image_boot.__file__)):
+    for path in (*packages, *files, Path(__file__), Path(boot.__file__)):
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
