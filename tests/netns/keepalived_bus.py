@@ -14,7 +14,7 @@ from dbus_next.aio import MessageBus
 
 from agent.config import loader
 from agent.core.assess import VrrpState
-from hafw_lab.bus_config import compose_bus_config
+from hafw_lab.compose.dbus_policy import compose_bus_config
 from tests.checkout import ROOT
 
 PAIR = loader.load(ROOT / "examples" / "pair.yaml")

@@ -29,8 +29,8 @@ from agent.rules.compile import compile_table
 from agent.rules.delta import compile_change
 from agent.rules.gate import BEFORE_DEFRAG, BEFORE_POLICY, CLOSED, GATE, ROLE
 from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, TABLES
-from hafw_lab import pair_file
 from hafw_lab.bench.rules_forward import measure_forward
+from hafw_lab.compose import pair_file
 from hafw_lab.errors import LabError
 from hafw_lab.model.options import LabOptions
 from hafw_lab.model.topology import DEFAULT

@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hafw_lab import machine_plan, services, wire
+from hafw_lab import wire
 from hafw_lab.client import machine_node
 from hafw_lab.client.connection import Client, SupervisorProcess
 from hafw_lab.client.host_node import HostNode
 from hafw_lab.client.machine_node import MACHINE_PATIENCE, MachineNode
 from hafw_lab.client.namespace_node import NamespaceNode
 from hafw_lab.client.node import Node
+from hafw_lab.compose import lab, machines
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.model.options import POWER, AgentKind, Fault, FaultKind, LabOptions
 from hafw_lab.model.topology import DEFAULT, Topology
@@ -118,8 +119,8 @@ class Lab:
         name: str = "lab",
     ) -> Iterator["Lab"]:
         """A lab for the length of the block: up, with a primary, when the block begins. Raises LabError."""
-        plan = services.plan_lab(name, topology, options, privileged=os.geteuid() == 0)
-        plan = machine_plan.add_machines(plan, topology, options, progress)
+        plan = lab.plan_lab(name, topology, options, privileged=os.geteuid() == 0)
+        plan = machines.add_machines(plan, topology, options, progress)
         process = SupervisorProcess(plan)
         try:
             client = process.wait_ready(progress)
@@ -219,7 +220,7 @@ class Lab:
         wanted = "primary" if node.name == primary else "backup"
         if role != wanted:
             return f"the agent on {node.name} is {role or 'silent'}, not {wanted}"
-        if self.node(node.name).read_text(services.READINESS).strip() != "0":
+        if self.node(node.name).read_text(lab.READINESS).strip() != "0":
             return f"the agent on {node.name} has not got the peer's states yet"
         return None
 

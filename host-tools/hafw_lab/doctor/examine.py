@@ -8,8 +8,9 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from hafw_lab import programs, services
+from hafw_lab import programs
 from hafw_lab.client import registry
+from hafw_lab.compose import lab
 from hafw_lab.doctor.desktop import examine_desktops
 from hafw_lab.doctor.finding import Finding, Level
 from hafw_lab.errors import LabError
@@ -78,7 +79,7 @@ def _modules() -> list[Finding]:
 
 
 def _stock() -> list[Finding]:
-    if services.STOCK_SCRIPT.exists():
+    if lab.STOCK_SCRIPT.exists():
         return [Finding(Level.OK, "Debian's primary-backup.sh, for comparisons")]
     hint = "reinstall conntrackd without dpkg's path-exclude for documentation"
     return [Finding(Level.NOTE, "Debian's primary-backup.sh is not there: no --agent stock", hint)]

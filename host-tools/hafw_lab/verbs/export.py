@@ -4,8 +4,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from hafw_lab import machine_plan, services
 from hafw_lab.arguments.machines import DEFAULT_RELEASE, RELEASES
+from hafw_lab.compose import lab, machines
 from hafw_lab.errors import LabError
 from hafw_lab.model.options import LabOptions
 from hafw_lab.model.topology import Topology
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     args.kvm = choose_kvm(args.kvm, find_obstacle(), say)
     home = _make_directory(args.directory)
     options = LabOptions(machines={node.name: args.release for node in topology.nodes})
-    plan = services.plan_lab("export", topology, options, privileged=True)
-    plan = machine_plan.add_machines(plan, topology, options, say)
+    plan = lab.plan_lab("export", topology, options, privileged=True)
+    plan = machines.add_machines(plan, topology, options, say)
     _copy_base(plan.nodes[0], home)
     for segment in topology.segments:
         (home / f"network-{segment.name}.xml").write_text(libvirt.network_xml(segment), encoding="utf-8")

@@ -17,9 +17,9 @@ from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.client.lab import Fault, FaultKind, Lab, LabOptions
 from hafw_lab.client.node import Node
+from hafw_lab.compose.lab import READINESS
 from hafw_lab.scenario import other, put_states
 from hafw_lab.scenario_result import Setup
-from hafw_lab.services import READINESS
 from tests.netns.pair_checks import LINK_FAULT, find, mend, records, until, wait_record
 
 pytestmark = [

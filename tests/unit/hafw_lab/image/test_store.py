@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import loader
-from hafw_lab import pair_file
+from hafw_lab.compose import pair_file
 from hafw_lab.errors import LabError
 from hafw_lab.image import cpio, seed, store
 from hafw_lab.image.boot import order_modules

@@ -14,8 +14,8 @@ from agent.errors import HafwError
 from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, sysctl
-from hafw_lab import pair_file
-from hafw_lab.bus_config import compose_bus_config
+from hafw_lab.compose import pair_file
+from hafw_lab.compose.dbus_policy import compose_bus_config
 from hafw_lab.errors import LabError
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import NodeKind, NodeSpec, Topology, compute_mac, fabric_name

@@ -10,21 +10,22 @@ from typing import cast
 import pytest
 
 from agent.model.records import Kind, Record, from_journal, to_journal
-from hafw_lab import machine_plan, process, programs
+from hafw_lab import process, programs
 from hafw_lab.arguments.advert import choose_advert_ms
 from hafw_lab.arguments.machines import choose_machines
 from hafw_lab.client.clock import Clock, compute_clock
 from hafw_lab.client.connection import Client
 from hafw_lab.client.machine_node import MachineNode
+from hafw_lab.compose import machines as machine_plan
+from hafw_lab.compose.lab import plan_lab
+from hafw_lab.compose.machines import check_machines
 from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
 from hafw_lab.image import store
 from hafw_lab.kernel.taps import plan_taps, require_taps
-from hafw_lab.machine_plan import check_machines
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.plan.values import Cable, LabPlan, Machine, NodePlan
-from hafw_lab.services import plan_lab
 from hafw_lab.timeline import Moment, at_home
 from hafw_lab.verbs import export
 from hafw_lab.vm import guest_services

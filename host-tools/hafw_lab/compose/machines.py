@@ -4,7 +4,8 @@ import base64
 from dataclasses import replace
 
 from agent.config import loader
-from hafw_lab import pair_file, programs
+from hafw_lab import programs
+from hafw_lab.compose import pair_file
 from hafw_lab.errors import LabError
 from hafw_lab.kernel.taps import require_taps
 from hafw_lab.model.options import AgentKind, LabOptions

@@ -10,8 +10,9 @@ import pytest
 from agent.config import loader
 from agent.paths import Paths
 from agent.render import keepalived
-from hafw_lab import pair_file, services, wire
+from hafw_lab import wire
 from hafw_lab.client.lab import LabStatus, NodeStatus, ServiceStatus
+from hafw_lab.compose import lab, pair_file
 from hafw_lab.errors import LabError
 from hafw_lab.model.options import AgentKind, Fault, FaultKind, LabOptions
 from hafw_lab.model.topology import DEFAULT, compute_mac, fabric_name
@@ -152,7 +153,7 @@ def test_the_parser_takes_what_the_help_shows() -> None:
 
 @pytest.mark.parametrize("agent", list(AgentKind))
 def test_a_plan_survives_the_wire(agent: AgentKind) -> None:
-    plan = services.plan_lab("t", DEFAULT, LabOptions(agent=agent), privileged=True)
+    plan = lab.plan_lab("t", DEFAULT, LabOptions(agent=agent), privileged=True)
     mine, theirs = wire.make_pair()
     with mine, theirs:
         wire.send(mine, plan.to_json())
@@ -163,10 +164,10 @@ def test_a_plan_survives_the_wire(agent: AgentKind) -> None:
 
 def test_what_the_pair_refuses_the_lab_refuses() -> None:
     with pytest.raises(LabError, match=r"failover\.advert_interval"):
-        services.plan_lab("t", DEFAULT, LabOptions(advert_interval_ms=15), privileged=True)
+        lab.plan_lab("t", DEFAULT, LabOptions(advert_interval_ms=15), privileged=True)
     lonely = replace(DEFAULT, nodes=tuple(node for node in DEFAULT.nodes if node.name != "fw-2"))
     with pytest.raises(LabError, match="a pair has two firewalls, this topology has 1"):
-        services.plan_lab("t", lonely, LabOptions(), privileged=True)
+        lab.plan_lab("t", lonely, LabOptions(), privileged=True)
 
 
 def test_options_of_the_lab_reach_the_pair_file() -> None:
@@ -181,8 +182,8 @@ def test_options_of_the_lab_reach_the_pair_file() -> None:
 
 
 def test_only_the_stock_kinds_hang_the_stock_script_in() -> None:
-    stock = services.hang_in(RENDERED, AgentKind.STOCK)
-    bare = services.hang_in(RENDERED, AgentKind.NONE)
+    stock = lab.hang_in(RENDERED, AgentKind.STOCK)
+    bare = lab.hang_in(RENDERED, AgentKind.NONE)
     assert stock.count("primary-backup.sh") == 3
     assert 'notify_master "/etc/conntrackd/primary-backup.sh primary"' in stock
     for text in (stock, bare):
@@ -196,16 +197,16 @@ def test_only_the_stock_kinds_hang_the_stock_script_in() -> None:
 
 def test_a_renderer_that_has_changed_is_noticed() -> None:
     with pytest.raises(LabError, match="cannot hang the stock script in"):
-        services.hang_in(RENDERED.replace("notify ", "notify_priority_changes "), AgentKind.STOCK)
+        lab.hang_in(RENDERED.replace("notify ", "notify_priority_changes "), AgentKind.STOCK)
     with pytest.raises(LabError, match="no single sync group"):
-        services.hang_in(RENDERED.replace("vrrp_sync_group", "group_of_vrrp"), AgentKind.STOCK)
+        lab.hang_in(RENDERED.replace("vrrp_sync_group", "group_of_vrrp"), AgentKind.STOCK)
 
 
 def test_stock_rules() -> None:
-    plain = services.stock_rules(PAIR, AgentKind.STOCK)
+    plain = lab.stock_rules(PAIR, AgentKind.STOCK)
     assert 'oifname "eth0" ip saddr 192.168.2.0/24 snat ip to 192.168.0.100' in plain
     assert "input" not in plain
-    dropping = services.stock_rules(PAIR, AgentKind.STOCK_DROP)
+    dropping = lab.stock_rules(PAIR, AgentKind.STOCK_DROP)
     assert dropping.startswith(plain)
     assert "hook input priority filter; policy drop;" in dropping
 
