@@ -41,7 +41,7 @@ from hafw_lab.timeline import (
     stock_figures,
     traffic_moments,
 )
-from hafw_lab.traffic import Snapshot, Traffic, TrafficReport, start_traffic
+from hafw_lab.traffic.session import Snapshot, Traffic, TrafficReport, start_traffic
 
 CLIENT, SERVER = "client", "omarine"
 _TICK_S = 0.1

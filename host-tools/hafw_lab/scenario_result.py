@@ -7,8 +7,8 @@ from agent.model.pair import SyncMode
 from hafw_lab.failover_series import Series
 from hafw_lab.model.options import POWER, AgentKind, Fault, LabOptions
 from hafw_lab.timeline import AgentFigures
-from hafw_lab.traffic_figures import Connection, ProbeFigures
-from hafw_lab.traffic_ports import SPARE_PORTS, USUAL_PORTS, Ports
+from hafw_lab.traffic.figures import Connection, ProbeFigures
+from hafw_lab.traffic.ports import SPARE_PORTS, USUAL_PORTS, Ports
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from hafw_lab.client.clock import Clock
 from hafw_lab.client.records import Record
-from hafw_lab.traffic_figures import Connection, ProbeFigures
+from hafw_lab.traffic.figures import Connection, ProbeFigures
 
 _STAMPED = re.compile(r"^\[ *(\d+)\.(\d{1,9})\] (.*)$")
 _ENTERING = re.compile(r"\((\S+)\) Entering (\w+) STATE")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hafw_lab.client.lab import Lab
-from hafw_lab.clipboard_bridge import ensure_display
+from hafw_lab.desktop.clipboard_bridge import ensure_display
 from hafw_lab.errors import LabError
 from hafw_lab.verbs.clipboard import Kind, get_clipboard, set_clipboard
 from tests.checkout import ROOT

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from hafw_lab.client.lab import Lab
+from hafw_lab.desktop.usb_plugs import Device
 from hafw_lab.errors import LabError
-from hafw_lab.usb_plugs import Device
 from hafw_lab.verbs import usb
 from tests.checkout import ROOT
 from tests.desktop.conftest import LAB

@@ -19,7 +19,7 @@ from hafw_lab.client.lab import Fault, FaultKind, Lab, NodeStatus
 from hafw_lab.client.node import Node
 from hafw_lab.client.records import Record, parse_records
 from hafw_lab.timeline import keepalived_moments
-from hafw_lab.traffic import Traffic, start_traffic
+from hafw_lab.traffic.session import Traffic, start_traffic
 
 SERVER = "192.168.0.3"
 SYSLOG = "/var/log/syslog"

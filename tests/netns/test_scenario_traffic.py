@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hafw_lab.errors import LabError
-from hafw_lab.traffic import Traffic, start_traffic
-from hafw_lab.traffic_ports import USUAL_PORTS
+from hafw_lab.traffic.ports import USUAL_PORTS
+from hafw_lab.traffic.session import Traffic, start_traffic
 
 pytestmark = pytest.mark.netns
 CLIENT, SERVER = "192.0.2.1", "192.0.2.2"

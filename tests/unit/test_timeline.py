@@ -13,7 +13,7 @@ from hafw_lab.timeline import (
     stock_figures,
     traffic_moments,
 )
-from hafw_lab.traffic_figures import Connection, ProbeFigures
+from hafw_lab.traffic.figures import Connection, ProbeFigures
 
 MS = 1_000_000
 SYSLOG = """\

@@ -13,7 +13,7 @@ from typing import Any
 from hafw_lab.client.lab import Lab
 from hafw_lab.model.topology import DEFAULT, compute_mac
 from hafw_lab.states import holds_connection
-from hafw_lab.traffic import Traffic, start_traffic
+from hafw_lab.traffic.session import Traffic, start_traffic
 
 FIREWALLS = ("fw-1", "fw-2")
 SERVER = "192.168.0.3"

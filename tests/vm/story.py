@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from hafw_lab.client.lab import Lab
 from hafw_lab.model.options import POWER
-from hafw_lab.traffic import Traffic
+from hafw_lab.traffic.session import Traffic
 from tests.vm.guests import (
     PATIENCE_S,
     peer_of,

@@ -11,7 +11,7 @@ import pytest
 
 from hafw_lab.client.lab import Fault, FaultKind, Lab
 from hafw_lab.errors import LabError
-from hafw_lab.traffic import Traffic
+from hafw_lab.traffic.session import Traffic
 from tests.checkout import ROOT
 from tests.vm.guests import (
     ALLOWED,

@@ -26,7 +26,7 @@ from hafw_lab.scenario import (
 )
 from hafw_lab.scenario_result import Setup, count_connections
 from hafw_lab.timeline import Moment, agent_moments, keepalived_moments
-from hafw_lab.traffic import start_traffic
+from hafw_lab.traffic.session import start_traffic
 
 _LINK = "eth1"
 _QUIET_NS = 5_000_000_000

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hafw_lab import usb_devices
 from hafw_lab.cache import cache_dir
-from hafw_lab.clipboard_bridge import MODULES, PACKAGES
+from hafw_lab.desktop import usb_devices
+from hafw_lab.desktop.clipboard_bridge import MODULES, PACKAGES
 from hafw_lab.doctor.finding import Finding, Level
 from hafw_lab.lab_directory import find_room
 from hafw_lab.process import ENVIRONMENT

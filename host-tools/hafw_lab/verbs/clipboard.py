@@ -11,10 +11,10 @@ import sys
 from enum import Enum
 from pathlib import Path
 
-from hafw_lab import clipboard_bridge
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.client import registry
 from hafw_lab.client.machine_node import MACHINE_PATIENCE, MachineNode
+from hafw_lab.desktop import clipboard_bridge
 from hafw_lab.errors import LabError
 
 _TIMEOUT_S = 20.0 * MACHINE_PATIENCE

@@ -15,14 +15,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from hafw_lab import usb_devices, usb_export
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.client import registry
 from hafw_lab.client.lab import Lab
+from hafw_lab.desktop import usb_devices, usb_export
+from hafw_lab.desktop.usb_plugs import Device, Held, Plugs
 from hafw_lab.errors import LabError
 from hafw_lab.process import ENVIRONMENT
 from hafw_lab.spoken import show
-from hafw_lab.usb_plugs import Device, Held, Plugs
 
 _PLACE = re.compile(r"(\d+)[.-](\d+)")
 _KIND = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")

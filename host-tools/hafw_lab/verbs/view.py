@@ -15,7 +15,7 @@ from pathlib import Path
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.client import registry
 from hafw_lab.client.desktop import Desktop, Ticket
-from hafw_lab.connection_file import compose_local, compose_remote
+from hafw_lab.desktop.connection_file import compose_local, compose_remote
 from hafw_lab.errors import LabError
 from hafw_lab.hints import DEFAULT_LAB, absolute
 from hafw_lab.spoken import program, say, show

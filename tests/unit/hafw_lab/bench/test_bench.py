@@ -32,7 +32,7 @@ from hafw_lab.report import (
 from hafw_lab.scenario_result import FailoverResult, Setup, detection_bound_ms, find_doubts
 from hafw_lab.states import parse_cache_size, state_lines
 from hafw_lab.timeline import AgentFigures
-from hafw_lab.traffic_figures import ProbeFigures
+from hafw_lab.traffic.figures import ProbeFigures
 from hafw_lab.verbs import demo
 from tests.unit.made_result import RESULT, TIMELINE
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hafw_lab import clipboard_bridge
+from hafw_lab.desktop import clipboard_bridge
 from hafw_lab.doctor import desktop
 from hafw_lab.doctor.desktop import Surface, examine_desktops
 from hafw_lab.doctor.finding import Level

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from hafw_lab.desktop.usb_devices import find_devices
+from hafw_lab.desktop.usb_plugs import Device
 from hafw_lab.errors import LabError
 from hafw_lab.plan.values import Machine
-from hafw_lab.usb_devices import find_devices
-from hafw_lab.usb_plugs import Device
 from hafw_lab.verbs import usb
 from hafw_lab.vm.display import PLUGS, plan_screen, plug_socket
 

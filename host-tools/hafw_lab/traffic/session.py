@@ -7,17 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from hafw_lab import traffic_client, traffic_server
 from hafw_lab.client.clock import SAME_CLOCK, Clock
-from hafw_lab.traffic_figures import (
-    ALIVE_WITHIN_NS,
-    Connection,
-    ProbeFigures,
-    judge,
-    measure_probe,
-)
-from hafw_lab.traffic_ports import USUAL_PORTS, Ports
-from hafw_lab.traffic_program import ANSWER_TIMEOUT_S, Program, TrafficNode
+from hafw_lab.traffic import client as traffic_client
+from hafw_lab.traffic import server as traffic_server
+from hafw_lab.traffic.figures import ALIVE_WITHIN_NS, Connection, ProbeFigures, judge, measure_probe
+from hafw_lab.traffic.ports import USUAL_PORTS, Ports
+from hafw_lab.traffic.program import ANSWER_TIMEOUT_S, Program, TrafficNode
 
 _SILENT_AFTER = 20
 """So many messages of a connection have to be missing before it is called silent."""

@@ -5,9 +5,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hafw_lab.traffic_client import Stream
-from hafw_lab.traffic_end import MESSAGE
-from hafw_lab.traffic_figures import Connection, Gap, ProbeFigures, judge, longest_gap, measure_probe
+from hafw_lab.traffic.client import Stream
+from hafw_lab.traffic.endpoint import MESSAGE
+from hafw_lab.traffic.figures import Connection, Gap, ProbeFigures, judge, longest_gap, measure_probe
 
 MS = 1_000_000
 LATER = 10_000 * MS

@@ -7,7 +7,7 @@ import pytest
 from hafw_lab.arguments.desktops import choose_desktops
 from hafw_lab.arguments.machines import choose_machines
 from hafw_lab.client.desktop import Remote, Ticket
-from hafw_lab.connection_file import compose_local, compose_remote
+from hafw_lab.desktop.connection_file import compose_local, compose_remote
 from hafw_lab.errors import LabError
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.plan.values import Machine

@@ -10,7 +10,7 @@ import functools
 import socket
 import sys
 
-from hafw_lab.traffic_end import (
+from hafw_lab.traffic.endpoint import (
     HELLO,
     MESSAGE,
     SUBSCRIBE,

@@ -13,7 +13,7 @@ import socket
 import sys
 from array import array
 
-from hafw_lab.traffic_end import (
+from hafw_lab.traffic.endpoint import (
     HELLO,
     MESSAGE,
     PROBE,

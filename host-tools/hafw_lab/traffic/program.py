@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-from hafw_lab import traffic_end
 from hafw_lab.errors import LabError
+from hafw_lab.traffic import endpoint
 
 ANSWER_TIMEOUT_S = 60.0
 """A program in a machine without KVM takes seconds to begin."""
@@ -42,7 +42,7 @@ class TrafficNode(Protocol):
 
 def compose_source(end: ModuleType) -> str:
     """One source of the module `end` and what it imports of ours: the node need not see the checkout."""
-    return _COMPOSED.format(name=traffic_end.__name__, shared=_read(traffic_end), end=_read(end))
+    return _COMPOSED.format(name=endpoint.__name__, shared=_read(endpoint), end=_read(end))
 
 
 def _read(module: ModuleType) -> str:
