@@ -18,7 +18,7 @@ from agent.rules.compile import compile_table, digest
 from hafw_lab.client.lab import Fault, FaultKind, Lab, NodeStatus
 from hafw_lab.client.node import Node
 from hafw_lab.client.records import Record, parse_records
-from hafw_lab.timeline import keepalived_moments
+from hafw_lab.measure.timeline import keepalived_moments
 from hafw_lab.traffic.session import Traffic, start_traffic
 
 SERVER = "192.168.0.3"

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from hafw_lab.client.lab import Lab
+from hafw_lab.measure.states import holds_connection
 from hafw_lab.model.topology import DEFAULT, compute_mac
-from hafw_lab.states import holds_connection
 from hafw_lab.traffic.session import Traffic, start_traffic
 
 FIREWALLS = ("fw-1", "fw-2")

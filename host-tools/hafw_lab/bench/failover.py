@@ -8,11 +8,11 @@ from statistics import median
 
 from agent.model.pair import SyncMode
 from hafw_lab.errors import LabError
+from hafw_lab.measure.failover import run_failover, start_lab
+from hafw_lab.measure.result import FailoverResult, Setup
 from hafw_lab.model.options import AgentKind
 from hafw_lab.progress import Progress
-from hafw_lab.report import Ink, draw_table, say_spread
-from hafw_lab.scenario import run_failover, start_lab
-from hafw_lab.scenario_result import FailoverResult, Setup
+from hafw_lab.report.text import Ink, draw_table, say_spread
 
 HEAD = ("agent", "sync", "states", "survived", "reset", "stall ms", "blackout ms", "open ms", "commit ms")
 _DIRECT_MARGIN_MS = 30

@@ -11,11 +11,7 @@ from hafw_lab.bench.handover import STOCK_HOOK
 from hafw_lab.client.lab import Lab
 from hafw_lab.client.records import parse_records
 from hafw_lab.errors import LabError
-from hafw_lab.model.options import AgentKind
-from hafw_lab.model.topology import DEFAULT
-from hafw_lab.progress import Progress
-from hafw_lab.report import Ink, draw_table
-from hafw_lab.scenario import (
+from hafw_lab.measure.failover import (
     CLIENT,
     SERVER,
     address_of,
@@ -24,8 +20,12 @@ from hafw_lab.scenario import (
     require_primary,
     start_lab,
 )
-from hafw_lab.scenario_result import Setup, count_connections
-from hafw_lab.timeline import Moment, agent_moments, keepalived_moments
+from hafw_lab.measure.result import Setup, count_connections
+from hafw_lab.measure.timeline import Moment, agent_moments, keepalived_moments
+from hafw_lab.model.options import AgentKind
+from hafw_lab.model.topology import DEFAULT
+from hafw_lab.progress import Progress
+from hafw_lab.report.text import Ink, draw_table
 from hafw_lab.traffic.session import start_traffic
 
 _LINK = "eth1"

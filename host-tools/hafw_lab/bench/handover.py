@@ -17,12 +17,12 @@ from hafw_lab.client.lab import Lab
 from hafw_lab.client.node import Node
 from hafw_lab.client.records import parse_records
 from hafw_lab.errors import LabError
+from hafw_lab.measure.failover import other, start_lab
+from hafw_lab.measure.result import Setup
+from hafw_lab.measure.timeline import agent_figures
 from hafw_lab.model.options import AgentKind, Fault, FaultKind
 from hafw_lab.progress import Progress
-from hafw_lab.report import Ink, draw_table, percentile
-from hafw_lab.scenario import other, start_lab
-from hafw_lab.scenario_result import Setup
-from hafw_lab.timeline import agent_figures
+from hafw_lab.report.text import Ink, draw_table, percentile
 
 STOCK_HOOK = "/etc/conntrackd/primary-backup.sh"
 """Where services.py puts Debian's script."""

@@ -11,10 +11,10 @@ from hafw_lab.bench.handover import make_row, time_commands
 from hafw_lab.client.node import Node
 from hafw_lab.compose.lab import AGENT
 from hafw_lab.errors import LabError
+from hafw_lab.measure.failover import other, start_lab
+from hafw_lab.measure.result import Setup
 from hafw_lab.progress import Progress
-from hafw_lab.report import Ink, draw_table
-from hafw_lab.scenario import other, start_lab
-from hafw_lab.scenario_result import Setup
+from hafw_lab.report.text import Ink, draw_table
 
 _IDLE_S = 10.0
 _HOOK = ["/usr/libexec/hafw/notify", "INSTANCE", "VI_eth0_4", "BACKUP", "140"]

@@ -10,7 +10,7 @@ from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_c
 from hafw_lab.bench import failover, flap, handover, hook, rules
 from hafw_lab.bench.facts import read_facts
 from hafw_lab.model.options import AgentKind
-from hafw_lab.report import choose_ink, start_clock
+from hafw_lab.report.text import choose_ink, start_clock
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,17 +7,17 @@ from collections.abc import Collection
 from pathlib import Path
 
 from agent.model.pair import SyncMode
-from hafw_lab import failover_picture
 from hafw_lab.arguments.advert import add_advert_argument, choose_advert_ms
 from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count
 from hafw_lab.arguments.machines import add_machine_arguments, choose_machines
-from hafw_lab.failover_page import to_html
+from hafw_lab.measure.failover import CLIENT, SERVER, run_failover, start_lab
+from hafw_lab.measure.result import FailoverResult, Setup
 from hafw_lab.model.options import AgentKind
 from hafw_lab.model.topology import DEFAULT
-from hafw_lab.report import choose_ink, draw_timeline, say_verdict, start_clock
-from hafw_lab.scenario import CLIENT, SERVER, run_failover, start_lab
-from hafw_lab.scenario_result import FailoverResult, Setup
-from hafw_lab.surroundings import look_around
+from hafw_lab.report import chart
+from hafw_lab.report.page import to_html
+from hafw_lab.report.provenance import look_around
+from hafw_lab.report.text import choose_ink, draw_timeline, say_verdict, start_clock
 from hafw_lab.vm.accelerator import find_obstacle
 
 CALM_S = 3.0
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         lanes = (CLIENT, *sorted((result.victim, result.survivor)))
         if page is not None:
             page.write_text(to_html(result, DEFAULT, look_around(lab), lanes), encoding="utf-8")
-            page.with_name(_DRAWING).write_text(failover_picture.to_svg(result), encoding="utf-8")
+            page.with_name(_DRAWING).write_text(chart.to_svg(result), encoding="utf-8")
     print()
     print(draw_timeline(result.timeline, lanes, result.victim, ink))
     print()

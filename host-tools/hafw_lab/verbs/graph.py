@@ -11,7 +11,7 @@ from hafw_lab.errors import LabError
 from hafw_lab.model.topology import Topology
 from hafw_lab.model.topology_file import choose_topology
 from hafw_lab.plan.host_link import with_host
-from hafw_lab.topology_picture import Live, LiveNode, to_mermaid, to_svg, to_text
+from hafw_lab.report.topology import Live, LiveNode, to_mermaid, to_svg, to_text
 
 _FORMATS = {"text": to_text, "mermaid": to_mermaid, "svg": to_svg}
 

@@ -11,7 +11,7 @@ import pytest
 from agent.model.pair import SyncMode
 from hafw_lab.client.lab import POWER, Lab, LabOptions
 from hafw_lab.client.node import Node
-from hafw_lab.states import count_replicated, wait_replicated
+from hafw_lab.measure.states import count_replicated, wait_replicated
 from tests.netns.failover.helped_ends import (
     LINES,
     Program,

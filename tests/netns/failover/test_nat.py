@@ -14,8 +14,8 @@ import yaml
 from agent.model.pair import SyncMode
 from hafw_lab.client.lab import POWER, Lab, LabOptions
 from hafw_lab.client.node import Node
+from hafw_lab.measure.states import count_replicated, wait_replicated
 from hafw_lab.model.topology_file import load_topology
-from hafw_lab.states import count_replicated, wait_replicated
 from tests.checkout import ROOT
 from tests.netns.failover.helped_ends import Program, end
 

@@ -20,7 +20,7 @@ from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.client.lab import Lab, LabOptions
 from hafw_lab.client.node import Node
-from hafw_lab.scenario import other
+from hafw_lab.measure.failover import other
 from tests.netns.agent.engine import socket_attacks
 from tests.netns.agent.engine.bus_attack import attack as attack_bus
 from tests.netns.pair_checks import LINK_FAULT, SERVER, find, mend, records, until, wait_quiet, wait_record

@@ -8,9 +8,9 @@ import pytest
 
 from agent.model.pair import SyncMode
 from hafw_lab.client.lab import POWER, Fault, FaultKind, Lab, LabOptions
-from hafw_lab.scenario import other, put_states
-from hafw_lab.scenario_result import Setup
-from hafw_lab.states import count_replicated, count_states, wait_replicated
+from hafw_lab.measure.failover import other, put_states
+from hafw_lab.measure.result import Setup
+from hafw_lab.measure.states import count_replicated, count_states, wait_replicated
 from hafw_lab.traffic.session import Traffic, start_traffic
 
 pytestmark = pytest.mark.netns

@@ -16,7 +16,7 @@ from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.client.lab import Lab, LabOptions
 from hafw_lab.client.node import Node
-from hafw_lab.scenario import other
+from hafw_lab.measure.failover import other
 from tests.netns.pair_checks import (
     LINK_FAULT,
     assert_consistent,

@@ -12,9 +12,9 @@ from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.client.lab import Lab, LabOptions
 from hafw_lab.client.node import Node
+from hafw_lab.measure.failover import other, virtual_address
+from hafw_lab.measure.states import count_replicated, count_states, parse_cache_size, state_lines
 from hafw_lab.model.topology import DEFAULT
-from hafw_lab.scenario import other, virtual_address
-from hafw_lab.states import count_replicated, count_states, parse_cache_size, state_lines
 from tests.netns.pair_checks import assert_consistent, find, records, until, wait_quiet, wait_record
 
 pytestmark = [

@@ -14,8 +14,8 @@ import pytest
 from agent.paths import Paths
 from hafw_lab.client.lab import Lab, LabOptions
 from hafw_lab.client.node import Node
+from hafw_lab.measure.failover import other
 from hafw_lab.model.topology_file import load_topology
-from hafw_lab.scenario import other
 from tests.checkout import ROOT
 from tests.netns.pair_checks import find, living, records, until, wait_quiet, wait_record
 

@@ -18,8 +18,8 @@ from agent.paths import Paths
 from hafw_lab.client.lab import Fault, FaultKind, Lab, LabOptions
 from hafw_lab.client.node import Node
 from hafw_lab.compose.lab import READINESS
-from hafw_lab.scenario import other, put_states
-from hafw_lab.scenario_result import Setup
+from hafw_lab.measure.failover import other, put_states
+from hafw_lab.measure.result import Setup
 from tests.netns.pair_checks import LINK_FAULT, find, mend, records, until, wait_record
 
 pytestmark = [

@@ -15,9 +15,9 @@ from agent.paths import Paths
 from hafw_lab.client.lab import Lab, LabOptions
 from hafw_lab.client.node import Node
 from hafw_lab.client.records import Record
-from hafw_lab.scenario import other, put_states
-from hafw_lab.scenario_result import Setup
-from hafw_lab.states import count_states
+from hafw_lab.measure.failover import other, put_states
+from hafw_lab.measure.result import Setup
+from hafw_lab.measure.states import count_states
 from tests.netns.pair_checks import (
     LINK_FAULT,
     Turnstile,

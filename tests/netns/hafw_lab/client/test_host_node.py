@@ -10,11 +10,11 @@ import pytest
 
 from hafw_lab.client.lab import AgentKind, Fault, Lab, LabOptions
 from hafw_lab.errors import LabError
+from hafw_lab.measure.failover import run_failover
+from hafw_lab.measure.result import Setup
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.plan.host_link import with_host
-from hafw_lab.scenario import run_failover
-from hafw_lab.scenario_result import Setup
-from hafw_lab.topology_picture import to_text
+from hafw_lab.report.topology import to_text
 from hafw_lab.verbs.graph import live_nodes
 from hafw_lab.verbs.main import describe
 from tests.netns.namespaces import Namespace, start_namespaces

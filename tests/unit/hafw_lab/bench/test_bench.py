@@ -19,8 +19,11 @@ from hafw_lab.bench.failover import compare, make_rows, plan_setups, say_duratio
 from hafw_lab.bench.handover import make_row
 from hafw_lab.bench.hook import parse_cpu_ticks, parse_resident_kib
 from hafw_lab.errors import LabError
+from hafw_lab.measure.result import FailoverResult, Setup, detection_bound_ms, find_doubts
+from hafw_lab.measure.states import parse_cache_size, state_lines
+from hafw_lab.measure.timeline import AgentFigures
 from hafw_lab.model.options import AgentKind
-from hafw_lab.report import (
+from hafw_lab.report.text import (
     Ink,
     choose_ink,
     draw_table,
@@ -29,12 +32,9 @@ from hafw_lab.report import (
     say_spread,
     say_verdict,
 )
-from hafw_lab.scenario_result import FailoverResult, Setup, detection_bound_ms, find_doubts
-from hafw_lab.states import parse_cache_size, state_lines
-from hafw_lab.timeline import AgentFigures
 from hafw_lab.traffic.figures import ProbeFigures
 from hafw_lab.verbs import demo
-from tests.unit.made_result import RESULT, TIMELINE
+from tests.unit.hafw_lab.report.made_result import RESULT, TIMELINE
 
 PLAIN = Ink(False)
 

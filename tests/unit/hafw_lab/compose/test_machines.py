@@ -23,10 +23,10 @@ from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
 from hafw_lab.image import store
 from hafw_lab.kernel.taps import plan_taps, require_taps
+from hafw_lab.measure.timeline import Moment, at_home
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.plan.values import Cable, LabPlan, Machine, NodePlan
-from hafw_lab.timeline import Moment, at_home
 from hafw_lab.verbs import export
 from hafw_lab.vm import guest_services
 from hafw_lab.vm.command_line import Accelerator, Wires, plan_qemu, write_by_hand

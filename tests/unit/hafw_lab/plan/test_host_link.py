@@ -8,11 +8,11 @@ from hafw_lab.arguments.desktops import choose_desktops
 from hafw_lab.compose.lab import plan_lab
 from hafw_lab.compose.machines import check_machines
 from hafw_lab.errors import LabError
+from hafw_lab.measure.result import Setup
 from hafw_lab.model.options import LabOptions
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.plan.host_link import describe_change, link_name, require_room, with_host
 from hafw_lab.plan.values import LabPlan, NodePlan
-from hafw_lab.scenario_result import Setup
 
 OPTIONS = LabOptions(host="omarine", server_route=True)
 PLAN = plan_lab("lab", DEFAULT, OPTIONS, privileged=True)

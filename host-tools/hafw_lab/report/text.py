@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TextIO
 
+from hafw_lab.measure.result import FailoverResult
 from hafw_lab.progress import Progress
-from hafw_lab.scenario_result import FailoverResult
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 

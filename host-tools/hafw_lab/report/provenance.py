@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from agent import __version__
 from hafw_lab.client.lab import Lab
 from hafw_lab.errors import LabError
-from hafw_lab.failover_page import Surroundings
+from hafw_lab.report.page import Surroundings
 
 _VERSIONS = {
     "keepalived": ("sh", "-c", "keepalived --version 2>&1 | head -n 1"),

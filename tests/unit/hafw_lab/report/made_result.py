@@ -1,7 +1,7 @@
 """A failover that nobody measured, for what is computed and drawn from one."""
 
-from hafw_lab.scenario_result import FailoverResult, Setup
-from hafw_lab.timeline import AgentFigures
+from hafw_lab.measure.result import FailoverResult, Setup
+from hafw_lab.measure.timeline import AgentFigures
 
 TIMELINE: tuple[dict[str, object], ...] = (
     {"t_ms": 0.0, "node": "fw-1", "what": "power off"},

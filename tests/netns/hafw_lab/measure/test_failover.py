@@ -19,10 +19,10 @@ import pytest
 from agent.model.pair import SyncMode
 from hafw_lab.bench.handover import time_commands
 from hafw_lab.errors import LabError
+from hafw_lab.measure.failover import run_failover, start_lab
+from hafw_lab.measure.result import Setup
+from hafw_lab.measure.states import MAX_FILE, room_for_states
 from hafw_lab.model.options import AgentKind
-from hafw_lab.scenario import run_failover, start_lab
-from hafw_lab.scenario_result import Setup
-from hafw_lab.states import MAX_FILE, room_for_states
 from tests.checkout import ROOT
 from tests.desktop.virtual_screen import decode
 from tests.netns.browser import open_page

@@ -3,7 +3,7 @@
 import json
 
 from hafw_lab.client.records import parse_records
-from hafw_lab.timeline import (
+from hafw_lab.measure.timeline import (
     AgentFigures,
     Moment,
     agent_figures,

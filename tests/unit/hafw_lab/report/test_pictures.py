@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hafw_lab import failover_picture
-from hafw_lab.failover_page import Surroundings, to_html
-from hafw_lab.failover_series import ProbeBin, Rate, Series, bin_probes, rates
+from hafw_lab.measure.series import ProbeBin, Rate, Series, bin_probes, rates
 from hafw_lab.model.topology import DEFAULT
-from hafw_lab.topology_picture import LiveNode, to_mermaid, to_svg, to_text
-from tests.unit.made_result import RESULT as MADE
+from hafw_lab.report import chart
+from hafw_lab.report.page import Surroundings, to_html
+from hafw_lab.report.topology import LiveNode, to_mermaid, to_svg, to_text
+from tests.unit.hafw_lab.report.made_result import RESULT as MADE
 
 MS = 1_000_000
 SVG = "{http://www.w3.org/2000/svg}"
@@ -149,7 +149,7 @@ def spans(svg: str) -> list[tuple[str, str, float]]:
 
 
 def test_the_failover_is_drawn_with_what_each_node_was() -> None:
-    svg = failover_picture.to_svg(LONG)
+    svg = chart.to_svg(LONG)
     assert [(kind, node) for kind, node, _ in spans(svg)] == [
         ("primary", "fw-1"),
         ("failed", "fw-1"),
@@ -166,17 +166,17 @@ def test_the_failover_is_drawn_with_what_each_node_was() -> None:
 
 def test_a_survivor_that_never_acts_stays_backup_in_the_picture() -> None:
     idle = replace(LONG, timeline=LONG.timeline[:1], probe_resumed=False)
-    svg = failover_picture.to_svg(idle)
+    svg = chart.to_svg(idle)
     assert [kind for kind, node, _ in spans(svg) if node == "fw-2"] == ["backup"]
     assert not [text for text in texts(svg) if text.startswith("answered again")]
 
 
 def test_what_is_near_the_edge_is_written_inside() -> None:
     late = replace(LONG, blackout_ms=950.0)
-    drawn = ET.fromstring(failover_picture.to_svg(late)).iter(f"{SVG}text")
+    drawn = ET.fromstring(chart.to_svg(late)).iter(f"{SVG}text")
     assert [one.get("class") for one in drawn if one.text == "answered again, 950 ms"] == ["small end"]
 
 
 def test_axes_are_written_without_exponents() -> None:
     fast = Series(LONG.series.probes, (Rate(0, 0.0), Rate(100, 11_500_000.0), Rate(200, 900.0)))
-    assert {"12000", "6000"} <= set(texts(failover_picture.to_svg(replace(LONG, series=fast))))
+    assert {"12000", "6000"} <= set(texts(chart.to_svg(replace(LONG, series=fast))))

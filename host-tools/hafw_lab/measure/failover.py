@@ -10,18 +10,9 @@ from ipaddress import IPv4Interface
 from agent.model.pair import SyncMode
 from hafw_lab.client.lab import Lab
 from hafw_lab.errors import LabError
-from hafw_lab.failover_series import Series, bin_probes, rates
-from hafw_lab.model.options import POWER, AgentKind, Fault
-from hafw_lab.model.topology import DEFAULT, Topology
-from hafw_lab.progress import Progress
-from hafw_lab.scenario_result import (
-    FailoverResult,
-    Setup,
-    count_connections,
-    detection_bound_ms,
-    find_doubts,
-)
-from hafw_lab.states import (
+from hafw_lab.measure.result import FailoverResult, Setup, count_connections, detection_bound_ms, find_doubts
+from hafw_lab.measure.series import Series, bin_probes, rates
+from hafw_lab.measure.states import (
     add_states,
     count_replicated,
     holds_connection,
@@ -30,7 +21,7 @@ from hafw_lab.states import (
     state_lines,
     wait_replicated,
 )
-from hafw_lab.timeline import (
+from hafw_lab.measure.timeline import (
     AgentFigures,
     Moment,
     agent_figures,
@@ -41,6 +32,9 @@ from hafw_lab.timeline import (
     stock_figures,
     traffic_moments,
 )
+from hafw_lab.model.options import POWER, AgentKind, Fault
+from hafw_lab.model.topology import DEFAULT, Topology
+from hafw_lab.progress import Progress
 from hafw_lab.traffic.session import Snapshot, Traffic, TrafficReport, start_traffic
 
 CLIENT, SERVER = "client", "omarine"

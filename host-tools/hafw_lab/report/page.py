@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from hafw_lab import failover_picture
+from hafw_lab.measure.result import FailoverResult
 from hafw_lab.model.topology import Topology
-from hafw_lab.report import say_verdict
-from hafw_lab.scenario_result import FailoverResult
-from hafw_lab.topology_picture import LiveNode, to_svg
+from hafw_lab.report import chart
+from hafw_lab.report.text import say_verdict
+from hafw_lab.report.topology import LiveNode, to_svg
 
 _STYLE = """
 :root{color-scheme:light}body{font:15px/1.5 sans-serif;color:#1f2328;max-width:62rem;
@@ -46,7 +46,7 @@ def to_html(result: FailoverResult, topology: Topology, around: Surroundings, no
         *(f'<p class="note">Take this with care: {escape(doubt)}.</p>' for doubt in result.doubts),
         f"<p>{escape(f'{result.setup.describe()}; {result.setup.fault} of {result.victim}')}.</p>",
         f"<h2>The failover ({result.setup.rate_hz} probes a second)</h2>",
-        failover_picture.to_svg(result),
+        chart.to_svg(result),
         "<h2>The pair, after the fault</h2>",
         to_svg(topology, _after(result, topology)),
         "<h2>Connections</h2>",

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agent.model.pair import SyncMode
-from hafw_lab.failover_series import Series
+from hafw_lab.measure.series import Series
+from hafw_lab.measure.timeline import AgentFigures
 from hafw_lab.model.options import POWER, AgentKind, Fault, LabOptions
-from hafw_lab.timeline import AgentFigures
 from hafw_lab.traffic.figures import Connection, ProbeFigures
 from hafw_lab.traffic.ports import SPARE_PORTS, USUAL_PORTS, Ports
 

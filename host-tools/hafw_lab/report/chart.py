@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from xml.sax.saxutils import escape
 
-from hafw_lab.failover_series import BIN_MS, Series
+from hafw_lab.measure.result import FailoverResult
+from hafw_lab.measure.series import BIN_MS, Series
 from hafw_lab.model.options import POWER
-from hafw_lab.scenario_result import FailoverResult
 
 _WIDTH, _HEIGHT = 900, 490
 _LEFT, _RIGHT = 76, 16
