@@ -32,7 +32,7 @@ RECORDERS = {
 }
 REPACK = (
     "export HAFW_CACHE=/tmp/cache PYTHONPATH=/usr/share/hafw-host-tools:/usr/share/hafw-agent; "
-    "python3 -P -B -c 'from hafw_lab.image import find_package; find_package(print)'"
+    "python3 -P -B -c 'from hafw_lab.image.store import find_package; find_package(print)'"
 )
 MAINTAINED_BY_OTHERS = (str(PATHS.keepalived_config), str(PATHS.conntrackd_config))
 

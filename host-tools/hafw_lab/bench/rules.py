@@ -22,7 +22,7 @@ _SLICE_S = 0.05
 """Short and many: other work on the machine then hits both alike."""
 _LIMIT_S = 900
 
-Figures = Mapping[str, Any]  # decoded JSON of bench_rules_node.py
+Figures = Mapping[str, Any]  # decoded JSON of rules_node.py
 
 
 def measure(args: argparse.Namespace, ink: Ink, progress: Progress) -> tuple[dict[str, object], str]:

@@ -20,8 +20,8 @@ from pathlib import Path
 from hafw_lab import lab_directory
 from hafw_lab.client.connection import Client, SupervisorProcess
 from hafw_lab.client.lab import Lab
-from hafw_lab.compose import lab as services
 from hafw_lab.compose import machines
+from hafw_lab.compose.lab import plan_lab
 from hafw_lab.errors import LabError
 from hafw_lab.hints import DEFAULT_LAB
 from hafw_lab.model.options import LabOptions
@@ -63,7 +63,7 @@ def attach(name: str = DEFAULT_LAB) -> Lab:
 
 def up(name: str, options: LabOptions, topology: Topology, progress: Progress) -> bool:
     """Start a lab that stays when this process ends. False if it was up already. Raises LabError."""
-    plan = services.plan_lab(name, topology, options, privileged=os.geteuid() == 0)
+    plan = plan_lab(name, topology, options, privileged=os.geteuid() == 0)
     plan = machines.add_machines(plan, topology, options, progress)
     path = _socket_path(name)
     with _locked(name, _UP, progress):

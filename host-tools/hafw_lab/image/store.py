@@ -2,7 +2,7 @@
 
     image = require_image("bookworm", print)
 
-Everything in it comes from packages; what belongs to one node only comes by its seed (image_seed.py).
+Everything in it comes from packages; what belongs to one node only comes by its seed (seed.py).
 """
 
 import json

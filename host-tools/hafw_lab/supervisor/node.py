@@ -1,5 +1,5 @@
 """The supervisor's side of one node: what is the same for one that is made of namespaces
-(powered_namespaces.py), for a machine (powered_machine.py) and for this machine itself (powered_host.py).
+(namespace_node.py), for a machine (machine_node.py) and for this machine itself (host_node.py).
 Standard library only."""
 
 import asyncio

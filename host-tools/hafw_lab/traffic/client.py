@@ -1,6 +1,6 @@
 """The client's end of the measured traffic. Runs inside a node.
 
-    traffic_client CLOCK_OFFSET_NS UDP_PORT
+    client CLOCK_OFFSET_NS UDP_PORT
 
 It says one thing only over TCP, its connection's number, so that both ends speak of the same connections: a
 firewall that has lost a NATed state answers the *server's* packets with a reset, and the client never hears

@@ -1,6 +1,6 @@
 """What both ends of the measured traffic are made of: their clock, their loop, their way with commands.
 
-Standard library only: it runs inside a node, as a part of traffic_server.py and traffic_client.py. Commands
+Standard library only: it runs inside a node, as a part of server.py and client.py. Commands
 come in on standard input, one JSON object a line; each gets exactly one line of answer; end of input ends
 the program. All times are CLOCK_MONOTONIC in nanoseconds, which every network namespace of a machine shares;
 a virtual machine has its own, and an end is told how much to add to it.

@@ -56,7 +56,7 @@ class Program:
     def __init__(self, node: TrafficNode, end: ModuleType, *arguments: str) -> None:
         pipe = subprocess.PIPE
         command = ["/usr/bin/python3", "-I", "-c", compose_source(end), *arguments]
-        what = "traffic " + end.__name__.rpartition(".")[2].removeprefix("traffic_")
+        what = "traffic " + end.__name__.rpartition(".")[2]
         self._what = f"the {what} in node {node.name}"
         self._process = node.popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
         self._rest = b""

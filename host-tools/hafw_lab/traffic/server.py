@@ -1,6 +1,6 @@
 """The server's end of the measured traffic. Runs inside a node.
 
-    traffic_server CLOCK_OFFSET_NS PUSH_INTERVAL_NS ADDRESS TCP_PORT UDP_PORT
+    server CLOCK_OFFSET_NS PUSH_INTERVAL_NS ADDRESS TCP_PORT UDP_PORT
 
 It pushes one 16-byte message (counter, time) after the other over each TCP connection, and echoes UDP.
 """

@@ -1,4 +1,4 @@
-"""The pair file: what is read from it. (What is refused: test_config_problems.py.)"""
+"""The pair file: what is read from it. (What is refused: test_problems.py.)"""
 
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
