@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import pytest_runtest_setup
 from tests.parts import PARTS
 
-FILES = ("tests/static/test_readme.py", "tests/unit/test_pair.py")
+FILES = ("tests/static/test_readme.py", "tests/unit/agent/model/test_pair.py")
 
 
 def run_pytest(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
