@@ -112,38 +112,37 @@ def _number(text: str, least: int, most: int) -> int:
 
 def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.adapters.nftables import Nftables
-    from agent.config import loader
     from agent.core.roles import RuleSet
-    from agent.rollout.active import rules_of
+    from agent.rollout.active import OnDisk, check
     from agent.rollout.apply import refusal_of
     from agent.rules.unreached import find_warnings
 
-    path = arguments.file or paths.pair_file
-    pair = loader.load(path)
-    Nftables(pair).check(RuleSet.BACKUP)
-    print(f"{path} is good, and the kernel takes its rules ({rules_of(pair)})")
-    for warning in find_warnings(pair):
+    on_disk, path = OnDisk(paths), arguments.file or paths.pair_file
+    found = check(on_disk.read(path))
+    Nftables(found.pair).check(RuleSet.BACKUP)
+    print(f"{path} is good, and the kernel takes its rules ({found.rules})")
+    for warning in find_warnings(found.pair):
         print(f"warning: {warning}")
-    refusal = refusal_of(paths, pair)
+    refusal = refusal_of(on_disk, found.pair)
     if refusal is not None:
         complain(f"hafw: `hafw rules apply` would refuse it all the same: {refusal}")
     return 0 if refusal is None else 1
 
 
 def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.config import loader
     from agent.core.roles import RuleSet
-    from agent.rollout.active import find_in_force, rules_of
+    from agent.rollout.active import OnDisk, check, find_in_force
     from agent.rollout.apply import refusal_of
-    from agent.rules import compile_table, diff
+    from agent.rules import diff
 
-    pair = loader.load(arguments.file or paths.pair_file)
-    in_force = find_in_force(paths)
+    on_disk = OnDisk(paths)
+    new = check(on_disk.read(arguments.file or paths.pair_file))
+    in_force = find_in_force(on_disk)
     found = diff.changes(
-        diff.parts_of(compile_table(in_force, RuleSet.BACKUP)),
-        diff.parts_of(compile_table(pair, RuleSet.BACKUP)),
+        diff.parts_of(in_force.table.commands(RuleSet.BACKUP)),
+        diff.parts_of(new.table.commands(RuleSet.BACKUP)),
     )
-    refusal = refusal_of(paths, pair)
+    refusal = refusal_of(on_disk, new.pair)
     if refusal is not None:
         complain(f"hafw: `hafw rules apply` would refuse this file: {refusal}")
     if arguments.json:
@@ -152,8 +151,8 @@ def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
                 {
                     "schema": 1,
                     "refusal": refusal,
-                    "in_force": rules_of(in_force),
-                    "file": rules_of(pair),
+                    "in_force": in_force.rules,
+                    "file": new.rules,
                     "changes": [
                         {"place": one.part, "change": "added" if one.added else "removed", "text": one.text}
                         for one in found
@@ -162,7 +161,7 @@ def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
             )
         )
     else:
-        print(diff.to_text(found, _zones(pair)) or "nothing would change\n", end="")
+        print(diff.to_text(found, _zones(new.pair)) or "nothing would change\n", end="")
     return 0
 
 
@@ -290,9 +289,10 @@ def run_rollback(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def run_generations(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.rollout.generations import Generations
+    from agent.rollout.active import OnDisk
 
-    generations = Generations(paths.state_dir)
+    on_disk = OnDisk(paths)
+    generations = on_disk.generations
     if arguments.number is not None:
         files = generations.require(arguments.number).files
         if arguments.json:
@@ -301,11 +301,9 @@ def run_generations(arguments: argparse.Namespace, paths: Paths) -> int:
         for place, (name, text) in enumerate(files):
             print(f"# include: {name}\n{text}" if place else text, end="")
         return 0
-    from agent.rollout.active import find_generation_in_force
-
+    known, pending, in_force = generations.known(), generations.pending(), on_disk.find_in_force()
     for reason in generations.unusable():
         complain(f"hafw: {reason}; it is passed over")
-    known, pending, in_force = generations.known(), generations.pending(), find_generation_in_force(paths)
     marks = {in_force.number: "in force"} if in_force else {}
     if pending is not None:
         marks[pending.number] = f"waits {pending.remaining_s():.0f} s for its confirmation"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network, summarize_address_range
 
-from agent.config.files import Texts, text_of
+from agent.config.files import Documents, document_of
 from agent.config.reader import WORD, Problems, Spot, suggestion
 from agent.config.source_tree import Mapping as Tree
 from agent.config.source_tree import Scalar, shown
@@ -18,7 +18,7 @@ _LONGEST_S = 30 * 86_400
 _MOST_PROBLEMS = 10
 
 
-def read_sets(spots: Iterable[Spot], texts: Texts) -> Sets:
+def read_sets(spots: Iterable[Spot], named: Documents) -> Sets:
     """The sets defined at `spots`. One that cannot be read is there all the same: its name is known."""
     known: dict[str, AddressSet] = {}
     for spot in spots:
@@ -28,11 +28,11 @@ def read_sets(spots: Iterable[Spot], texts: Texts) -> Sets:
             elif name in known:
                 below.refuse(f"{name} is defined in another file already; choose another name")
             else:
-                known[name] = _read_set(name, below, texts)
+                known[name] = _read_set(name, below, named)
     return known
 
 
-def _read_set(name: str, spot: Spot, texts: Texts) -> AddressSet:
+def _read_set(name: str, spot: Spot, named: Documents) -> AddressSet:
     if not isinstance(spot.node, Tree):
         return AddressSet(name, tuple(_networks_at(spot)))
     fields = spot.fields((), ("file", "dynamic", "timeout"))
@@ -40,7 +40,7 @@ def _read_set(name: str, spot: Spot, texts: Texts) -> AddressSet:
     timeout_ms = (
         fields["timeout"].duration_ms(1000, _LONGEST_S * 1000, step=1000) if "timeout" in fields else None
     )
-    networks = tuple(_networks_of_file(fields["file"], texts)) if "file" in fields else ()
+    networks = tuple(_networks_of_file(fields["file"], named)) if "file" in fields else ()
     if "file" in fields and dynamic:
         spot.refuse("a dynamic set begins empty; put what is in the file into a set of its own")
     elif "timeout" in fields and not dynamic:
@@ -55,11 +55,11 @@ def _networks_at(spot: Spot) -> Iterator[IPNetwork]:
         yield from read_networks(item)
 
 
-def _networks_of_file(spot: Spot, texts: Texts) -> Iterator[IPNetwork]:
+def _networks_of_file(spot: Spot, named: Documents) -> Iterator[IPNetwork]:
     name = spot.text()
-    text = text_of(spot, name, texts) if name is not None else None
+    one = document_of(spot, name, named) if name is not None else None
     wrong = 0
-    for number, line in enumerate((text or "").split("\n"), start=1):
+    for number, line in enumerate((one.text if one else "").split("\n"), start=1):
         for word in line.partition("#")[0].split():
             try:
                 yield _lone_address(word)

@@ -1,9 +1,11 @@
-"""The files that a pair file names: policy files to include, and lists of addresses.
+"""The pair file and the files that it names: policy files to include, and lists of addresses.
 
-They lie below the pair file's own directory, so that one directory is what both nodes have alike. The
-readers of the pair file open nothing: they get the texts from here, by name.
+They lie below the pair file's own directory, so that one directory is what both nodes have alike. Each is
+opened once and its YAML parsed once, here: the readers of the pair file open nothing, and what was checked
+is what is kept as a generation and put in force.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,28 +30,76 @@ class Unreadable:
     reason: str
 
 
-Texts = Mapping[str, str | Unreadable]
 Files = tuple[tuple[str, str], ...]
 """Names and texts: the pair file first, under whatever name; the others relative to its directory."""
 
 
-def read_main(path: Path) -> str:
-    """The text of the pair file itself. Raises ConfigError."""
-    text = _read(path, MAX_BYTES, "write the pair file there or name another one")
-    if isinstance(text, Unreadable):
-        raise ConfigError((Problem("", text.reason),), str(path))
-    return text
+class Document:
+    """One file as it was read. Its YAML is parsed when it is first asked for, and not again."""
+
+    __slots__ = ("_tree", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._tree: Node | tuple[Problem, ...] | None = None
+
+    def tree(self, source: str) -> Node:
+        """Raises ConfigError, about `source`, for what is not YAML at all."""
+        if self._tree is None:
+            try:
+                self._tree = tree_of(self.text, source)
+            except ConfigError as error:
+                self._tree = error.problems
+        if isinstance(self._tree, tuple):
+            raise ConfigError(self._tree, source)
+        return self._tree
 
 
-def read_named(main: str, directory: Path) -> Texts:
+Documents = Mapping[str, Document | Unreadable]
+
+
+@dataclass(frozen=True, slots=True)
+class PairFiles:
+    """The pair file and all that it names. `source` is what messages call the pair file, `name` its own
+    name; `named` has the others by their names."""
+
+    source: str
+    name: str
+    main: Document
+    named: Documents
+
+    @property
+    def readable(self) -> Files:
+        """What can be kept."""
+        named = ((name, one.text) for name, one in self.named.items() if isinstance(one, Document))
+        return ((self.name, self.main.text), *named)
+
+
+def read(path: Path) -> PairFiles:
+    """Every file that makes up the pair file at `path`. Raises ConfigError when that one cannot be read;
+    what is wrong with one that it names is in `named`."""
+    main = _read(path, MAX_BYTES, "write the pair file there or name another one")
+    if isinstance(main, Unreadable):
+        raise ConfigError((Problem("", main.reason),), str(path))
+    name = os.fsencode(path.name).decode(errors="replace")
+    return PairFiles(str(path), name, main, _read_named(main, path.parent))
+
+
+def of_texts(files: Files, source: str = "pair file") -> PairFiles:
+    """Of texts that were read before: of a generation, or composed here."""
+    (name, text), *named = files
+    return PairFiles(source, name, Document(text), {name: Document(text) for name, text in named})
+
+
+def _read_named(main: Document, directory: Path) -> Documents:
     """The files that the pair file names, and those that its included files name, by their names."""
-    reader = _Reader(directory, MAX_ALL_BYTES - len(main.encode(errors="replace")))
+    reader = _Reader(directory, MAX_ALL_BYTES - len(main.text.encode(errors="replace")))
     tree = _tree(main)
     included = [*dict.fromkeys(_includes(tree))]
     reader.read_all(included, MAX_BYTES)
-    trees = (tree, *(_tree(text) for name in included if isinstance(text := reader.texts[name], str)))
+    trees = (tree, *(_tree(one) for name in included if isinstance(one := reader.found[name], Document)))
     reader.read_all((name for one in trees for name in _lists(one)), MAX_ALL_BYTES)
-    return reader.texts
+    return reader.found
 
 
 @dataclass(slots=True)
@@ -58,39 +108,39 @@ class _Reader:
 
     directory: Path
     left: int
-    texts: dict[str, str | Unreadable] = field(default_factory=dict)
+    found: dict[str, Document | Unreadable] = field(default_factory=dict)
 
     def read_all(self, names: Iterable[str], most: int) -> None:
         for name in names:
-            if name not in self.texts:
-                self.texts[name] = self._read_one(name, most)
+            if name not in self.found:
+                self.found[name] = self._read_one(name, most)
 
-    def _read_one(self, name: str, most: int) -> str | Unreadable:
-        if len(self.texts) >= MAX_FILES:
+    def _read_one(self, name: str, most: int) -> Document | Unreadable:
+        if len(self.found) >= MAX_FILES:
             return Unreadable(f"is one too many; a pair file names at most {MAX_FILES} files")
-        text = _read_below(self.directory, name, most)
-        if isinstance(text, Unreadable):
-            return text
-        self.left -= len(text.encode())
+        one = _read_below(self.directory, name, most)
+        if isinstance(one, Unreadable):
+            return one
+        self.left -= len(one.text.encode())
         if self.left >= 0:
-            return text
+            return one
         limit = f"a pair file and all that it names have at most {MAX_ALL_BYTES} bytes together"
         return Unreadable(f"does not fit: {limit}; make a list shorter")
 
 
-def text_of(spot: Spot, name: str, texts: Texts) -> str | None:
-    """The text of the file that `spot` calls `name`; None when there is a problem with it."""
+def document_of(spot: Spot, name: str, named: Documents) -> Document | None:
+    """The file that `spot` calls `name`; None when there is a problem with it."""
     if not NAME.fullmatch(name):
         spot.refuse(f"{shown(name)} is not a file name for here; {_NAME_WORDS}")
         return None
-    text = texts.get(name, Unreadable("can be read only together with a pair file on disk"))
-    if isinstance(text, Unreadable):
-        spot.refuse(f"{name} {text.reason}")
+    one = named.get(name, Unreadable("can be read only together with a pair file on disk"))
+    if isinstance(one, Unreadable):
+        spot.refuse(f"{name} {one.reason}")
         return None
-    return text
+    return one
 
 
-def _read_below(directory: Path, name: str, most: int) -> str | Unreadable:
+def _read_below(directory: Path, name: str, most: int) -> Document | Unreadable:
     if not NAME.fullmatch(name):
         return Unreadable("is not a file name")
     path = directory / name
@@ -104,7 +154,7 @@ def _read_below(directory: Path, name: str, most: int) -> str | Unreadable:
     return _read(path, most, "write the file there or name another one")
 
 
-def _read(path: Path, most: int, else_do: str) -> str | Unreadable:
+def _read(path: Path, most: int, else_do: str) -> Document | Unreadable:
     weakness = find_weakness(path)
     if weakness is not None:
         return Unreadable(weakness)
@@ -121,13 +171,13 @@ def _read(path: Path, most: int, else_do: str) -> str | Unreadable:
     if control is not None:
         line = text.count("\n", 0, control.start()) + 1
         return Unreadable(f"has a control character in line {line}; take it out")
-    return text
+    return Document(text)
 
 
-def _tree(text: str) -> Node:
+def _tree(one: Document) -> Node:
     """Only to look for names; whoever reads the file tells what is wrong with it."""
     try:
-        return tree_of(text, "")
+        return one.tree("")
     except ConfigError:
         return Tree((), 1)
 

@@ -1,23 +1,24 @@
 """The pair file: YAML in, a `Pair` out, or a ConfigError with every problem in it.
 
-Nothing is opened here but the file itself, and nothing behind it checks again: what comes out of `parse` can
-be given to nft, keepalived and conntrackd. What must hold inside one value is checked where it is read, what
-must hold between values in `config_checks`.
+Two steps, `files.read` and `parse_files`, so that what was checked is what is kept. Nothing is opened
+here, and nothing behind it checks again: what comes out of `parse_files` can be given to nft, keepalived and
+conntrackd. What must hold inside one value is checked where it is read, what must hold between values in
+`checks`.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as Named
 from pathlib import Path
 
 from agent.config.addresses import read_sets
 from agent.config.checks import INTERFACE_NAME, NODE_NAME, PAIR_NAME, ZONE_NAME, check
-from agent.config.files import Files, Texts, read_main, read_named, text_of
+from agent.config.files import Document, Documents, Files, PairFiles, Unreadable, document_of, read
 from agent.config.nat import read_nat
 from agent.config.policy import Words, read_policy, read_zones
 from agent.config.reader import MOST_PROBLEMS, Problems, Spot, TooManyProblemsError, suggestion
 from agent.config.services import read_own_services, read_services
-from agent.config.source_tree import FILE_END, Mapping, Node, Sequence, shown, tree_of, tree_problems
+from agent.config.source_tree import FILE_END, Mapping, Node, Sequence, shown, tree_problems
 from agent.errors import ConfigError, Problem
 from agent.model.pair import (
     AfterLimit,
@@ -54,35 +55,26 @@ def load(path: Path) -> Pair:
 
 
 def load_with_files(path: Path) -> tuple[Pair, Files]:
-    """The pair, and the texts that it was made of. Each file is read once: what was checked is what is kept
-    and loaded. Raises ConfigError as load()."""
-    files, texts = _read_once(path)
-    return parse(files[0][1], str(path), texts), files
+    """The pair, and the texts that it was made of: to be kept, so that nobody reads them again. Raises
+    ConfigError as load()."""
+    files = read(path)
+    return parse_files(files), files.readable
 
 
-def read_files(path: Path) -> Files:
-    """Every file that load() reads and can read. Raises ConfigError when the pair file itself cannot be
-    read."""
-    return _read_once(path)[0]
+def parse(text: str, source: str = "pair file", texts: Named[str, str | Unreadable] | None = None) -> Pair:
+    """parse_files() of a text that is not in a file. `texts` has the files that it names, by their names."""
+    named = {name: Document(one) if isinstance(one, str) else one for name, one in (texts or {}).items()}
+    return parse_files(PairFiles(source, source, Document(text), named))
 
 
-def _read_once(path: Path) -> tuple[Files, Texts]:
-    text = read_main(path)
-    texts = read_named(text, path.parent)
-    name = os.fsencode(path.name).decode(errors="replace")
-    return ((name, text), *((name, one) for name, one in texts.items() if isinstance(one, str))), texts
-
-
-def parse(text: str, source: str = "pair file", texts: Texts | None = None) -> Pair:
-    """The pair that `text` describes. Raises ConfigError with every problem at once, and nothing else.
-
-    `texts` has the files that it names, by their names.
-    """
-    tree = tree_of(text, source)
+def parse_files(files: PairFiles) -> Pair:
+    """The pair that `files` describe. Raises ConfigError with every problem at once, and nothing else."""
+    source = files.source
+    tree = files.main.tree(source)
     problems = Problems([(tree, "")])
     try:
         _add_problems_of(tree, "", problems)
-        pair = _read_pair(Spot(tree, "", problems), texts or {})
+        pair = _read_pair(Spot(tree, "", problems), files.named)
     except TooManyProblemsError:
         raise ConfigError((*problems.in_order(), _AND_MORE), source) from None
     if problems.found or pair is None:
@@ -95,19 +87,19 @@ def _add_problems_of(tree: Node, path: str, problems: Problems) -> None:
         problems.note(line, Problem(problem.path, f"{problem.message} (line {line})"))
 
 
-def _read_included(spot: Spot | None, texts: Texts) -> Iterator[dict[str, Spot]]:
+def _read_included(spot: Spot | None, named: Documents) -> Iterator[dict[str, Spot]]:
     """The sections of each included file, by name."""
     for item in spot.one_or_more() if spot else ():
         name = item.text()
-        text = text_of(item, name, texts) if name is not None else None
-        if name is None or text is None:
+        document = document_of(item, name, named) if name is not None else None
+        if name is None or document is None:
             continue
         if name in item.problems.files:
             item.refuse(f"{name} is included already; take one out")
             continue
         item.problems.files.append(name)
         try:
-            tree = tree_of(text, name)
+            tree = document.tree(name)
         except ConfigError as error:
             for problem in error.problems:
                 item.problems.note(0, Problem(name, problem.message))
@@ -118,7 +110,7 @@ def _read_included(spot: Spot | None, texts: Texts) -> Iterator[dict[str, Spot]]
         yield Spot(tree, root, item.problems).fields((), _INCLUDED)
 
 
-def _read_pair(spot: Spot, texts: Texts) -> Pair | None:
+def _read_pair(spot: Spot, named: Documents) -> Pair | None:
     """None only when a problem was reported."""
     fields = spot.fields(_REQUIRED, _OPTIONAL)
     version = fields["version"].integer(0, 9999) if "version" in fields else None
@@ -130,13 +122,13 @@ def _read_pair(spot: Spot, texts: Texts) -> Pair | None:
     nodes = _read_nodes(fields["nodes"]) if "nodes" in fields else ()
     interfaces = tuple(_read_interfaces(fields["interfaces"], nodes)) if "interfaces" in fields else ()
     complete = "interfaces" in fields and _count(fields["interfaces"].node) == len(interfaces) > 0
-    parts = (fields, *_read_included(fields.get("include"), texts))
+    parts = (fields, *_read_included(fields.get("include"), named))
     every = {name: tuple(part[name] for part in parts if name in part) for name in _INCLUDED}
     # with an interface unread, nobody can say that a zone does not exist
     words = Words(
         interfaces if complete else (),
         read_own_services(every["services"]),
-        read_sets(every["sets"], texts),
+        read_sets(every["sets"], named),
     )
     nat = read_nat(every["nat"], words)
     pair = Pair(

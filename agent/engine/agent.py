@@ -39,7 +39,8 @@ from agent.paths import Paths
 from agent.regular_file import replace_file
 from agent.render.keepalived import not_ready
 from agent.rollout import active, apply
-from agent.rollout.active import Taken
+from agent.rollout.active import OnDisk, Taken
+from agent.rollout.generations import Generations
 
 LOCK_WAIT_S = 15.0
 SETTLE_LIMIT_S = 60.0
@@ -59,7 +60,7 @@ class Agent:
         self.pair = pair = taken.pair
         self.node = node
         self.paths = paths
-        self.rules = active.adapter_of(paths, pair, process.in_child)
+        self.rules = active.adapter_of(OnDisk(paths), pair, process.in_child)
         self._tidied = -1
         self._reloads = 0
         self.conntrackd = Conntrackd(paths, pair.sync.mode, process.run, expectations=uses_helpers(pair))
@@ -109,7 +110,7 @@ class Agent:
                 Kind.STARTED, f"hafw agent for {self.node} of pair {self.pair.name} has started{how}"
             )
             scheduling.watch_overruns(self._overran)
-            group.create_task(self._note("started", self._taken.files))
+            group.create_task(self._note("started", self._taken.files, self.rules.digest))
             await watchdog.through(self.loop)
             self.manager.say_ready()
             group.create_task(watchdog.feed(self.loop, self.manager, self._flush))
@@ -138,9 +139,9 @@ class Agent:
 
         return await asyncio.get_running_loop().run_in_executor(self._aside, do)
 
-    async def _note(self, why: str, files: Files) -> None:
-        pair = self.pair
-        text = await self._beside(lambda: active.note_in_force(self.paths, pair, why, files))
+    async def _note(self, why: str, files: Files, rules: str) -> None:
+        generations = Generations(self.paths.state_dir)
+        text = await self._beside(lambda: active.note_in_force(generations, why, files, rules))
         self._record(Kind.RULES, text)
 
     async def _look_at_rules(self, wanted: RuleSet) -> RulesState:
@@ -209,7 +210,7 @@ class Agent:
         finally:
             self._reloads -= 1
             self.manager.say_ready()
-        await self._note("reloaded", files)
+        await self._note("reloaded", files, self.rules.digest)
         return None
 
     async def _answer_reload(self) -> status.Values:
@@ -234,7 +235,7 @@ class Agent:
         """Raises HafwError; also when it would change what other daemons were rendered from."""
         fresh, files = process.in_child(lambda: loader.load_with_files(self.paths.pair_file))
         apply.require_same_wires(self.pair, fresh, self.paths)
-        active.rules_of(fresh)  # compiled here, and not by the loop
+        active.checked(fresh, files)  # compiled here, and not by the loop
         return fresh, files
 
     def _use(self, pair: Pair) -> None:

@@ -8,21 +8,24 @@ changes what differs from its own. All else lives on: counts, and the elements o
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from agent.adapters import process
 from agent.adapters.nftables import Apart, Nftables, Seal, in_place
 from agent.adapters.ruleset_dump import read_table
 from agent.config import loader
-from agent.config.files import Files
+from agent.config.files import Files, PairFiles, of_texts, read
 from agent.errors import ConfigError, HafwError, ToolError
 from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.regular_file import read_regular, replace_file
 from agent.rollout.generations import Generation, Generations, same_files
 from agent.rules import compile_pair
+from agent.rules.compile import Table
 
 MOST_SEAL = 64 * 1024
 
@@ -32,9 +35,81 @@ def rules_of(pair: Pair) -> str:
 
 
 def load_files(files: Files) -> Pair:
-    """The pair that a generation describes. Raises ConfigError as config.load()."""
-    (_, text), *included = files
-    return loader.parse(text, "pair file", dict(included))
+    """The pair that a generation describes. Raises ConfigError as loader.load()."""
+    return loader.parse_files(of_texts(files))
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A pair that may be put in force: what was read, parsed and compiled once is what is kept and loaded.
+    `files`: what it was made of."""
+
+    pair: Pair
+    files: Files
+    table: Table
+
+    @property
+    def rules(self) -> str:
+        """The digest of its table."""
+        return self.table.digest
+
+
+def check(files: PairFiles) -> Checked:
+    """Raises ConfigError; the kernel is not asked."""
+    return checked(loader.parse_files(files), files.readable)
+
+
+def checked(pair: Pair, files: Files) -> Checked:
+    """Raises ConfigError when `pair` cannot be compiled."""
+    return Checked(pair, files, compile_pair(pair))
+
+
+class OnDisk:
+    """The pair files and generations of this node, as one command finds them: each is read and parsed when
+    it is first asked for, and not again. read() is not for what is there after something was put in
+    place."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self.generations = Generations(paths.state_dir)
+        self._read: dict[str, PairFiles] = {}
+        self._pairs: dict[int, Pair] = {}
+
+    def read(self, path: Path) -> PairFiles:
+        """Raises ConfigError when the pair file at `path` cannot be read."""
+        place = os.path.realpath(path)  # not resolve(), which raises where links go in a circle
+        if place not in self._read:
+            self._read[place] = read(path)
+        return self._read[place]
+
+    def pair_of(self, generation: Generation) -> Pair:
+        """Raises ConfigError as loader.load()."""
+        number = generation.number
+        if number not in self._pairs:
+            # mostly it is what is installed, which was parsed to see what it names
+            same = (one for one in self._read.values() if same_files(one.readable, generation.files))
+            self._pairs[number] = loader.parse_files(next(same, None) or of_texts(generation.files))
+        return self._pairs[number]
+
+    def is_installed(self, path: Path) -> bool:
+        return os.path.realpath(path) == os.path.realpath(self.paths.pair_file)
+
+    def find_made(self, rules: str | None) -> Generation | None:
+        """The generation that the table with this digest was made of: the one that is installed, or else the
+        newest."""
+        fitting = (one for one in self.generations.newest_first() if one.rules == rules)
+        first = next(fitting, None)
+        if first is None:
+            return None
+        try:
+            installed = self.read(self.paths.pair_file).readable
+        except ConfigError:
+            return first
+        return next((one for one in chain((first,), fitting) if same_files(one.files, installed)), first)
+
+    def find_in_force(self) -> Generation | None:
+        """By what the kernel has: the newest generation may be one that a kill has kept from its place."""
+        return self.find_made(_loaded_digest())
 
 
 def forget_compiled() -> None:
@@ -70,23 +145,23 @@ def take(paths: Paths, named: Path | None, require_node: Callable[[Pair], object
 
 def _usable(pair: Pair, files: Files, require_node: Callable[[Pair], object]) -> Taken:
     require_node(pair)
-    rules_of(pair)  # compiled now: what cannot be is not usable
+    checked(pair, files)  # what cannot be compiled is not usable
     return Taken(pair, files)
 
 
 def _best_first(paths: Paths) -> Iterator[Generation]:
     """The generations: first those whose rules the kernel has, then the newest."""
-    known = [*reversed(Generations(paths.state_dir).known())]
+    generations = Generations(paths.state_dir)
     loaded = _loaded_digest()
-    yield from (one for one in known if one.rules == loaded)
-    yield from (one for one in known if one.rules != loaded)
+    yield from (one for one in generations.newest_first() if one.rules == loaded)
+    yield from (one for one in generations.newest_first() if one.rules != loaded)
 
 
-def adapter_of(paths: Paths, pair: Pair, apart: Apart = in_place) -> Nftables:
+def adapter_of(on_disk: OnDisk, pair: Pair, apart: Apart = in_place) -> Nftables:
     """For the rules of `pair`. Its first load() lets be what is the same in the table that a process before
     this one has left, if nobody has touched that table since. `apart` as Nftables() has it."""
-    seal = _recall(paths)
-    before = _find_pair(paths, pair, seal.rules) if seal is not None else None
+    seal = _recall(on_disk.paths)
+    before = _find_pair(on_disk, pair, seal.rules) if seal is not None else None
     if seal is not None and before is not None:
         rules = Nftables(before, apart=apart)
         if rules.recognise(seal):
@@ -112,60 +187,43 @@ def _recall(paths: Paths) -> Seal | None:
         return None
 
 
-def _find_pair(paths: Paths, pair: Pair, rules: str) -> Pair | None:
+def _find_pair(on_disk: OnDisk, pair: Pair, rules: str) -> Pair | None:
     """Of which these rules are made, by this program: another version may make others of the same file."""
     if rules_of(pair) == rules:
         return pair
-    one = _find_generation(paths, rules)
+    one = next((one for one in on_disk.generations.newest_first() if one.rules == rules), None)
     try:
-        found = load_files(one.files) if one is not None else None
+        found = on_disk.pair_of(one) if one is not None else None
     except ConfigError:
         return None
     return found if found is not None and rules_of(found) == rules else None
 
 
-def _find_generation(paths: Paths, rules: str | None) -> Generation | None:
-    known = reversed(Generations(paths.state_dir).known())
-    return next((one for one in known if one.rules == rules), None)
-
-
-def note_in_force(paths: Paths, pair: Pair, why: str, files: Files) -> str:
-    """`pair`, made of `files`, has been taken: what is known of it, for a record."""
-    rules = rules_of(pair)
+def note_in_force(generations: Generations, why: str, files: Files, rules: str) -> str:
+    """A pair file has been taken, and the table with the digest `rules` was made of it: what is known of it,
+    for a record."""
     try:
-        found = Generations(paths.state_dir).note(files, "hafw", why, rules)
+        found = generations.note(files, "hafw", why, rules)
     except HafwError as error:
         return f"{why}: rules {rules}, of which no generation can be kept: {error}"
     return f"{why}: generation {found.number} (by {found.who}: {found.why}), rules {found.rules}"
 
 
-def find_in_force(paths: Paths) -> Pair:
-    """The pair whose rules the kernel has. HafwError when none is loaded, or nobody knows what from."""
+def find_in_force(on_disk: OnDisk) -> Checked:
+    """What the kernel has the rules of. HafwError when none are loaded, or nobody knows what from."""
     loaded = read_table().digest
-    one = _find_generation(paths, loaded)
+    one = on_disk.find_made(loaded)
     if one is not None:
-        return load_files(one.files)
+        return checked(on_disk.pair_of(one), one.files)
     with contextlib.suppress(HafwError):
-        pair = loader.load(paths.pair_file)
-        if rules_of(pair) == loaded:
-            return pair
+        found = check(on_disk.read(on_disk.paths.pair_file))
+        if found.rules == loaded:
+            return found
     raise HafwError(
         f"the rules in force ({loaded}) were made neither from the installed pair file nor from a "
         "generation that is kept",
         "see them with: hafw rules show",
     )
-
-
-def find_generation_in_force(paths: Paths) -> Generation | None:
-    """By what the kernel has: the newest generation may be one that a kill has kept from its place."""
-    loaded = _loaded_digest()
-    fitting = [one for one in reversed(Generations(paths.state_dir).known()) if one.rules == loaded]
-    try:
-        installed = loader.read_files(paths.pair_file)
-    except ConfigError:
-        return next(iter(fitting), None)
-    same = [one for one in fitting if same_files(one.files, installed)]
-    return next(iter((*same, *fitting)), None)
 
 
 def _loaded_digest() -> str | None:

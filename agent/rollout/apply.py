@@ -24,22 +24,15 @@ from agent.adapters.lock import BusyError, hold_lock, make_run_dir
 from agent.adapters.nftables import Nftables
 from agent.adapters.ruleset_dump import read_table
 from agent.config import loader
+from agent.config.files import read
 from agent.core.roles import RuleSet
 from agent.errors import HafwError, ToolError, UnavailableError
 from agent.model.pair import Pair
 from agent.model.records import Kind, Record
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived
-from agent.rollout.active import (
-    adapter_of,
-    find_generation_in_force,
-    load_files,
-    note_in_force,
-    remember,
-    rules_of,
-)
+from agent.rollout.active import Checked, OnDisk, adapter_of, check, checked, note_in_force, remember
 from agent.rollout.generations import Generation, Generations, Pending, boot_id, same_files
-from agent.rules import compile_table
 from agent.rules.delta import model_of
 from agent.rules.flows import find_forbidden
 
@@ -91,11 +84,12 @@ def _other_wires(daemon: str) -> tuple[str, str]:
     )
 
 
-def refusal_of(paths: Paths, pair: Pair) -> str | None:
+def refusal_of(on_disk: OnDisk, pair: Pair) -> str | None:
     """Why apply() would refuse a good pair file, whose rules the kernel takes; None when it would not."""
-    before = find_generation_in_force(paths) or Generations(paths.state_dir).newest()
+    paths = on_disk.paths
+    before = on_disk.find_in_force() or on_disk.generations.newest()
     try:
-        old = load_files(before.files) if before is not None else loader.load(paths.pair_file)
+        old = on_disk.pair_of(before) if before else loader.parse_files(on_disk.read(paths.pair_file))
     except HafwError:
         return None  # with nothing to compare it is as good as it looks
     daemon = find_other_wires(old, pair, paths)
@@ -108,14 +102,15 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
     With `confirm_s` the one before comes back after that many seconds unless confirm() is called. Raises
     HafwError; what was in force stays in force then, unless the message says otherwise.
     """
-    with _one_at_a_time(paths, LOCK_WAIT_S) as generations:
+    with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
+        generations = on_disk.generations
         _require_none_pending(generations)
-        pair, files = loader.load_with_files(source)
-        _require_loadable(pair)
-        before = _find_before(paths, generations, source)
-        if before is not None:
-            require_same_wires(load_files(before.files), pair, paths)
-        fresh = generations.note(files, _who(), "apply", rules_of(pair))
+        new = check(on_disk.read(source))
+        _require_loadable(new)
+        before = _find_before(on_disk, source)
+        if before is not None and not same_files(before.files, new.files):
+            require_same_wires(on_disk.pair_of(before), new.pair, paths)
+        fresh = generations.note(new.files, _who(), "apply", new.rules)
         pending = None
         if confirm_s is not None and fresh != before:
             if before is None:
@@ -123,15 +118,15 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
             pending = _set_pending(generations, fresh, before, confirm_s)
         try:
             generations.install(fresh.number, paths.pair_file)
-            applied = Applied(fresh, before, make_live(paths), pending)
+            applied = Applied(fresh, before, make_live(on_disk, new), pending)
         except HafwError:
-            _take_back(paths, generations, fresh, before, in_place=_is_installed(paths, source))
+            _take_back(on_disk, fresh, before, in_place=on_disk.is_installed(source))
             raise
         applied = replace(applied, pending=_begin_window(generations, pending, confirm_s))
-        return _with_flows(applied, pair, cut=cut)
+        return _with_flows(applied, new, cut=cut)
 
 
-def _with_flows(applied: Applied, pair: Pair, *, cut: bool) -> Applied:
+def _with_flows(applied: Applied, new: Checked, *, cut: bool) -> Applied:
     """On the primary alone: a backup has copies of the primary's connections."""
     many = not cut and connections.count() > MOST_COUNTED
     try:
@@ -144,7 +139,7 @@ def _with_flows(applied: Applied, pair: Pair, *, cut: bool) -> Applied:
         return applied  # flushed by somebody else this moment: in force again soon, and not counted
     if many or loaded is not RuleSet.PRIMARY:
         return applied
-    table = model_of(compile_table(pair, RuleSet.PRIMARY))
+    table = model_of(new.table.commands(RuleSet.PRIMARY))
     forbidden = find_forbidden(table, connections.read_flows(), connections.read_ways())
     ended = connections.end_flows(forbidden) if cut else None
     return replace(applied, forbidden=len(forbidden), cut=ended)
@@ -152,7 +147,8 @@ def _with_flows(applied: Applied, pair: Pair, *, cut: bool) -> Applied:
 
 def confirm(paths: Paths) -> Pending:
     """Raises HafwError when nothing waits, or not any more."""
-    with _one_at_a_time(paths, LOCK_WAIT_S) as generations:
+    with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
+        generations = on_disk.generations
         pending = generations.pending()
         if pending is None:
             raise HafwError("no apply waits for its confirmation")
@@ -163,12 +159,14 @@ def confirm(paths: Paths) -> Pending:
 
 def roll_back(paths: Paths, number: int | None) -> Applied:
     """To a generation; without `number` to the one before what is in force. A pending apply ends by it."""
-    with _one_at_a_time(paths, LOCK_WAIT_S) as generations:
+    with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
+        generations = on_disk.generations
         pending = generations.pending()
         wanted = pending.back_to if pending is not None and number is None else number
-        target = _find_earlier(paths, generations) if wanted is None else generations.require(wanted)
-        _require_loadable(load_files(target.files))
-        applied = _go_to(paths, generations, target, _who(), f"roll-back to generation {target.number}")
+        target = _find_earlier(on_disk) if wanted is None else generations.require(wanted)
+        new = checked(on_disk.pair_of(target), target.files)
+        _require_loadable(new)
+        applied = _go_to(on_disk, target, _who(), f"roll-back to generation {target.number}", new)
         if pending is not None:
             generations.clear_pending()
             rollback_timer.stop()
@@ -180,26 +178,26 @@ def roll_back_unconfirmed(paths: Paths, identity: str, after_s: float) -> Applie
     and goes on waiting until the apply is due: its window begins when the rules are in force."""
     time.sleep(after_s)
     while True:
-        with _one_at_a_time(paths, UNCONFIRMED_WAIT_S, finish=False) as generations:
-            pending = generations.pending()
+        with _one_at_a_time(paths, UNCONFIRMED_WAIT_S, finish=False) as on_disk:
+            pending = on_disk.generations.pending()
             if pending is None or pending.identity != identity:
                 return None
             if not after_s or pending.is_due():
-                return _go_back(paths, generations, pending)
+                return _go_back(on_disk, pending)
             left_s = pending.remaining_s()
         time.sleep(max(left_s, MOST_HURRIED_S))
 
 
-def _go_back(paths: Paths, generations: Generations, pending: Pending) -> Applied:
-    target = generations.require(pending.back_to)
+def _go_back(on_disk: OnDisk, pending: Pending) -> Applied:
+    target = on_disk.generations.require(pending.back_to)
     why = f"generation {pending.number} was not confirmed: back to generation {target.number}"
     try:
-        applied = _go_to(paths, generations, target, "hafw", why)
+        applied = _go_to(on_disk, target, "hafw", why)
     except HafwError as error:
         # nobody reads what this process says; what waits stays waiting for the next command or start
-        _record(paths, f"{why}, which has failed: {error}")
+        _record(on_disk.paths, f"{why}, which has failed: {error}")
         raise
-    generations.clear_pending()
+    on_disk.generations.clear_pending()
     return applied
 
 
@@ -219,15 +217,17 @@ def recover(paths: Paths) -> None:
         _record(paths, f"{reason}; this generation is passed over")
 
 
-def make_live(paths: Paths) -> bool:
-    """The installed pair file in force: True by the agent, False without one. HafwError when neither can."""
+def make_live(on_disk: OnDisk, new: Checked | None = None) -> bool:
+    """The installed pair file in force: True by the agent, False without one. HafwError when neither can.
+    `new` is what was installed, where that was checked already; the agent reads the file for itself."""
+    paths = on_disk.paths
     for _ in range(TRIES):
         try:
             answer = control.ask_reload(paths.control_socket)
         except UnavailableError:
             try:
                 with hold_lock(paths.lock, DIRECT_WAIT_S):
-                    _load_directly(paths)
+                    _load_directly(on_disk, check(read(paths.pair_file)) if new is None else new)
                     return False
             except BusyError:
                 continue  # it has just started, or a hook's run will be done in a moment
@@ -248,25 +248,25 @@ def _load(rules: Nftables, wanted: RuleSet) -> None:
                 raise
 
 
-def _load_directly(paths: Paths) -> None:
-    pair, files = loader.load_with_files(paths.pair_file)
-    rules = adapter_of(paths, pair)
+def _load_directly(on_disk: OnDisk, new: Checked) -> None:
+    rules = adapter_of(on_disk, new.pair)
     _load(rules, rules.read().rules or RuleSet.BACKUP)
-    remember(paths, rules)
-    _record(paths, note_in_force(paths, pair, "loaded without an agent", files))
+    remember(on_disk.paths, rules)
+    noted = note_in_force(on_disk.generations, "loaded without an agent", new.files, new.rules)
+    _record(on_disk.paths, noted)
 
 
 @contextlib.contextmanager
-def _one_at_a_time(paths: Paths, wait_s: float, *, finish: bool = True) -> Iterator[Generations]:
+def _one_at_a_time(paths: Paths, wait_s: float, *, finish: bool = True) -> Iterator[OnDisk]:
     """What an earlier command left half done is done first."""
     make_run_dir(paths)
-    generations = Generations(paths.state_dir)
     with hold_lock(paths.rules_lock, wait_s):
-        done = generations.finish(paths.pair_file) if finish else None
+        on_disk = OnDisk(paths)
+        done = on_disk.generations.finish(paths.pair_file) if finish else None
         if done is not None:
             _record(paths, done)
-            make_live(paths)
-        yield generations
+            make_live(on_disk)
+        yield on_disk
 
 
 def _require_none_pending(generations: Generations) -> None:
@@ -278,21 +278,17 @@ def _require_none_pending(generations: Generations) -> None:
         )
 
 
-def _require_loadable(pair: Pair) -> None:
-    Nftables(pair).check(RuleSet.BACKUP)
+def _require_loadable(new: Checked) -> None:
+    Nftables(new.pair).check(RuleSet.BACKUP)
 
 
-def _find_before(paths: Paths, generations: Generations, source: Path) -> Generation | None:
+def _find_before(on_disk: OnDisk, source: Path) -> Generation | None:
     """What comes back when an apply is not confirmed; the installed file where none was kept yet."""
-    found = find_generation_in_force(paths)
-    if found is not None or _is_installed(paths, source) or not paths.pair_file.exists():
-        return found or generations.newest()
-    pair, files = loader.load_with_files(paths.pair_file)
-    return generations.note(files, "hafw", "found in place", rules_of(pair))
-
-
-def _is_installed(paths: Paths, source: Path) -> bool:
-    return source.resolve() == paths.pair_file.resolve()
+    found, installed = on_disk.find_in_force(), on_disk.paths.pair_file
+    if found is not None or on_disk.is_installed(source) or not installed.exists():
+        return found or on_disk.generations.newest()
+    there = check(on_disk.read(installed))
+    return on_disk.generations.note(there.files, "hafw", "found in place", there.rules)
 
 
 def _set_pending(generations: Generations, fresh: Generation, before: Generation, confirm_s: int) -> Pending:
@@ -316,32 +312,32 @@ def _begin_window(
     return begun
 
 
-def _take_back(
-    paths: Paths, generations: Generations, fresh: Generation, before: Generation | None, *, in_place: bool
-) -> None:
+def _take_back(on_disk: OnDisk, fresh: Generation, before: Generation | None, *, in_place: bool) -> None:
     """An apply that failed has not been. A file that was edited in its place stays as it is."""
     if fresh == before:
         return
+    generations = on_disk.generations
     if before is not None and not in_place:
-        generations.install(before.number, paths.pair_file)
-        make_live(paths)
+        generations.install(before.number, on_disk.paths.pair_file)
+        make_live(on_disk, checked(on_disk.pair_of(before), before.files))
     if generations.pending() is not None:
         generations.clear_pending()
         rollback_timer.stop()
     generations.drop(fresh.number)
 
 
-def _go_to(paths: Paths, generations: Generations, target: Generation, who: str, why: str) -> Applied:
-    before = find_generation_in_force(paths)
+def _go_to(on_disk: OnDisk, target: Generation, who: str, why: str, new: Checked | None = None) -> Applied:
+    """`new` is what `target` describes, where that was checked already."""
+    generations, paths = on_disk.generations, on_disk.paths
+    before = on_disk.find_in_force()
     fresh = generations.add(target.files, who, why, target.rules)
     generations.install(fresh.number, paths.pair_file)
-    return Applied(fresh, before, make_live(paths))
+    return Applied(fresh, before, make_live(on_disk, new))
 
 
-def _find_earlier(paths: Paths, generations: Generations) -> Generation:
-    known = generations.known()
-    now = find_generation_in_force(paths) or generations.newest()
-    for one in reversed(known):
+def _find_earlier(on_disk: OnDisk) -> Generation:
+    now = on_disk.find_in_force() or on_disk.generations.newest()
+    for one in on_disk.generations.newest_first():
         if now is not None and one.number < now.number and not same_files(one.files, now.files):
             return one
     raise HafwError("there is no earlier generation to go back to", "see: hafw rules generations")

@@ -73,44 +73,54 @@ def boot_id() -> str:
 
 
 class Generations:
-    """Raises HafwError from everything that cannot read or write."""
+    """What one command, or the agent, asks about them: each is read when it is first asked for, and not
+    again. Raises HafwError from everything that cannot read or write."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state = state_dir
         self._directory = state_dir / "generations"
+        self._found: dict[int, Generation | HafwError] = {}
 
     def known(self) -> tuple[Generation, ...]:
-        """Oldest first. One that cannot be read is none."""
-        found = (self.find(number) for number in self._numbers())
-        return tuple(generation for generation in found if generation is not None)
+        """Oldest first, and all of them read. One that cannot be read is none."""
+        return tuple(reversed((*self.newest_first(),)))
+
+    def newest_first(self) -> Iterator[Generation]:
+        """For whoever looks for one: those behind it are not read."""
+        for number in reversed(self._numbers()):
+            found = self._look(number)
+            if isinstance(found, Generation):
+                yield found
 
     def newest(self) -> Generation | None:
-        return next((one for number in reversed(self._numbers()) if (one := self.find(number))), None)
-
-    def find(self, number: int) -> Generation | None:
-        try:
-            return self._get(number)
-        except HafwError:
-            return None
+        return next(self.newest_first(), None)
 
     def require(self, number: int) -> Generation:
         if number in self._numbers():
-            return self._get(number)
+            found = self._look(number)
+            if isinstance(found, Generation):
+                return found
+            raise found
         known = ", ".join(str(one.number) for one in self.known()) or "there are none"
         raise HafwError(f"there is no generation {number}", f"known: {known}")
 
     def unusable(self) -> tuple[str, ...]:
         """Why each of those that known() passes over is none."""
-        return tuple(reason for number in self._numbers() if (reason := self._find_fault(number)))
+        found = (self._found.get(number) or self._try(number) for number in self._numbers())
+        return tuple(str(one) for one in found if isinstance(one, HafwError))
 
-    def _find_fault(self, number: int) -> str | None:
+    def _look(self, number: int) -> Generation | HafwError:
+        if number not in self._found:
+            self._found[number] = self._try(number)
+        return self._found[number]
+
+    def _try(self, number: int) -> Generation | HafwError:
         try:
-            self._get(number)
+            return self._read_one(number)
         except HafwError as error:
-            return str(error)
-        return None
+            return error
 
-    def _get(self, number: int) -> Generation:
+    def _read_one(self, number: int) -> Generation:
         path = self._path(number)
         found = _read(path, MOST_BYTES)
         with _understood(path):
@@ -126,6 +136,7 @@ class Generations:
         with _explained(self._directory):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(self._path(fresh.number), json.dumps(asdict(fresh), indent=1, ensure_ascii=False))
+        self._found[fresh.number] = fresh
         pending = self.pending()
         needed = {pending.number, pending.back_to} if pending else set()
         for number in (*numbers, fresh.number)[:-KEPT]:
@@ -134,6 +145,7 @@ class Generations:
         return fresh
 
     def drop(self, number: int) -> None:
+        self._found.pop(number, None)
         _remove(self._path(number))
 
     def note(self, files: Files, who: str, why: str, rules: str) -> Generation:
@@ -147,7 +159,7 @@ class Generations:
         """Puts the files of a generation where the agent reads them. A cut is made good by finish()."""
         files = self.require(number).files
         _write(self._installing, json.dumps({"number": number}))
-        main = pair_file.resolve()  # a link stays one
+        main = Path(os.path.realpath(pair_file))  # a link stays one
         for name, text in files[1:]:
             _write(main.parent / name, text, mode=_mode_of(main.parent / name))
         _write(main, files[0][1], mode=_mode_of(main))

@@ -25,8 +25,8 @@ def plan_setup(
 ) -> tuple[PlannedFile, ...]:
     """Everything that `node` needs, in the order in which it is to be written.
 
-    `pair_files` is what config.read_files() gave: the pair file and those that it names. They come first, so
-    that a setup that was cut short is completed by another one without arguments.
+    `pair_files` is what loader.load_with_files() gave: the pair file and those that it names. They come
+    first, so that a setup that was cut short is completed by another one without arguments.
     """
     own = tuple(
         (paths.pair_file.parent / name if index else paths.pair_file, text, 0o640)

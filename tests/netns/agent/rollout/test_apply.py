@@ -148,8 +148,8 @@ FLUSHED = """
 import subprocess, sys
 from agent.rollout import apply
 real = apply.make_live
-def flushed(paths):
-    done = real(paths)
+def flushed(*arguments):
+    done = real(*arguments)
     subprocess.run(["nft", "flush", "ruleset"], check=True)
     return done
 apply.make_live = flushed

@@ -137,6 +137,19 @@ def test_a_bad_pair_file_and_the_last_good_generation(
         until(lambda: "configuration" not in status_of(machine)[1]["unwell"], PATIENCE_S, "it is not healed")
 
 
+@pytest.mark.parametrize("spoil", [make_circle, dangle, remove], ids=lambda one: one.__name__)
+def test_an_apply_over_an_installed_file_that_leads_nowhere(
+    machine: Machine, spoil: Callable[[Path], None]
+) -> None:
+    machine.write("/run/b.yaml", B)
+    machine.write("/run/bad.txt", LIST)
+    spoil(place(machine, PAIR_FILE))
+    machine.rules("check", "/run/b.yaml")
+    machine.rules("apply", "/run/b.yaml")
+    assert machine.digest() == RULES_B
+    assert machine.read(PAIR_FILE) == B
+
+
 def test_a_list_that_its_feed_has_emptied(machine: Machine) -> None:
     machine.write("/etc/hafw/bad.txt", "")
     with start_agent(machine):

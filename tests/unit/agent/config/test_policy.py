@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.loader import load, parse, read_files
+from agent.config.loader import load, load_with_files, parse
 from agent.errors import ConfigError, Problem
 from agent.model.pair import (
     Action,
@@ -388,8 +388,9 @@ def test_files_on_disk(tmp_path: Path) -> None:
     (tmp_path / "d" / "b.yaml").write_text("sets: {y: {file: d/y.txt}}\n")
     (tmp_path / "d" / "y.txt").write_text("10.0.0.0/24 10.0.1.7 # two\n")
     main.write_text(HEAD + "include: [d/b.yaml]\n")
-    assert load(main).sets[0].networks == (ip_network("10.0.0.0/24"), ip_network("10.0.1.7/32"))
-    assert [name for name, _ in read_files(main)] == ["hafw.yaml", "d/b.yaml", "d/y.txt"]
+    pair, files = load_with_files(main)
+    assert pair.sets[0].networks == (ip_network("10.0.0.0/24"), ip_network("10.0.1.7/32"))
+    assert [name for name, _ in files] == ["hafw.yaml", "d/b.yaml", "d/y.txt"]
     (tmp_path / "d" / "c.yaml").symlink_to("/etc/hostname")
     (tmp_path / "d" / "e.yaml").symlink_to("e.yaml")
     (tmp_path / "d" / "f.yaml").write_bytes(b"\xff")

@@ -15,8 +15,7 @@ from agent.setup.plan import plan_setup
 from tests.checkout import ROOT
 
 PAIR_FILE = ROOT / "examples" / "pair.yaml"
-PAIR = loader.load(PAIR_FILE)
-FILES = loader.read_files(PAIR_FILE)
+PAIR, FILES = loader.load_with_files(PAIR_FILE)
 PATHS = Paths()
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LIMIT_S = 60
