@@ -10,7 +10,10 @@ Hard facts
 * Two `list` commands in one call get no answer.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -19,10 +22,9 @@ import nftables
 from agent.errors import ToolError
 from agent.rules.delta import is_moving
 from agent.rules.listing import Entry, entries_of, is_ours
-from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, Command
+from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, Command, Commands
 
-Ask = Callable[[Command], str | None]
-"""What nft lists; None when it is not there."""
+NFT = ("nft", "-j", "-f", "-")
 
 
 class Context(Protocol):
@@ -41,44 +43,88 @@ def open_context() -> Context:
     return opened
 
 
+def command_text(commands: Commands) -> str:
+    return json.dumps({"nftables": commands}, separators=(",", ":"))
+
+
+def run(context: Context, text: str, purpose: str, argv: tuple[str, ...] = NFT) -> str:
+    """What nft answers. `purpose` is what it cannot do when it fails: ToolError."""
+    try:
+        status, output, errors = context.cmd(text)
+    except UnicodeDecodeError as error:
+        raise ToolError(argv, f"nft cannot {purpose}: its answer is not UTF-8") from error
+    if status == 0 and "Error" not in errors:
+        return output
+    reason = first_line(errors)
+    raise ToolError(
+        argv,
+        f"nft cannot {purpose}: {reason}",
+        exit_status=status,
+        stderr=errors,
+        retryable="busy" in reason or "temporarily" in reason,
+        hint=_hint(reason),
+    )
+
+
+def find(context: Context, text: str, what: str, argv: tuple[str, ...] = NFT) -> str | None:
+    """What nft lists; None when it is not there. ToolError as run()."""
+    try:
+        return run(context, text, f"list {what}", argv)
+    except ToolError as error:
+        if is_missing(error):
+            return None
+        raise
+
+
+def is_missing(error: ToolError) -> bool:
+    """Whether nft has not found something that it was told of."""
+    return os.strerror(errno.ENOENT) in error.message
+
+
+def _hint(reason: str) -> str | None:
+    if "not permitted" in reason:
+        return "run as root, and look for another program that owns the table"
+    return None
+
+
 def first_line(errors: str) -> str:
     """The reason in what nft says of a failure."""
     line = next((line.strip() for line in errors.splitlines() if line.strip()), "it gave no reason")
     return line.removeprefix("internal:0:0-0: ").removeprefix("Error: ")
 
 
-def list_ours(context: Context, ask: Ask, *, lean: bool) -> list[Entry] | None:
+def list_ours(context: Context, *, lean: bool) -> list[Entry] | None:
     """The entries of our tables; None when they are not there. `lean`: without the elements that come and go
-    with the packets, however many. ValueError when the answer is none."""
+    with the packets, however many. ValueError when the answer is none, ToolError as run()."""
     if lean:
         with suppress(ValueError, ToolError):
-            return _list_lean(context, ask)
-    table = ask(_table(TABLE))
-    gate = ask(_table(GATE_TABLE)) if table is not None else None
-    if table is None or (gate is None and ask(_table(TABLE)) is None):
+            return _list_lean(context)
+    table = _find_table(context, TABLE)
+    gate = _find_table(context, GATE_TABLE) if table is not None else None
+    if table is None or (gate is None and _find_table(context, TABLE) is None):
         return None  # or both went between the two readings
     return [*_entries(table), *(_entries(gate) if gate else ())]
 
 
-def _list_lean(context: Context, ask: Ask) -> list[Entry] | None:
+def _list_lean(context: Context) -> list[Entry] | None:
     context.set_terse_output(True)
     try:
-        text = ask({"list": {"ruleset": {"family": FAMILY}}})
+        text = _find(context, {"list": {"ruleset": {"family": FAMILY}}})
     finally:
         context.set_terse_output(False)
     entries = [(kind, body) for kind, body in _entries(text or "") if is_ours(kind, body)]
     if not any(kind == "table" and body["name"] == TABLE for kind, body in entries):
         return None
-    filled = (_fill(kind, body, ask) for kind, body in entries)
+    filled = (_fill(context, kind, body) for kind, body in entries)
     return [entry for entry in filled if entry is not None]
 
 
-def _fill(kind: str, body: Mapping[str, object], ask: Ask) -> Entry | None:
+def _fill(context: Context, kind: str, body: Mapping[str, object]) -> Entry | None:
     """An entry of a lean listing with the elements that last. None when it went meanwhile."""
     name = str(body.get("name"))
     if kind not in ("set", "map") or is_moving(name, body):
         return kind, body
-    text = ask({"list": {kind: {"family": FAMILY, "table": str(body["table"]), "name": name}}})
+    text = _find(context, {"list": {kind: {"family": FAMILY, "table": str(body["table"]), "name": name}}})
     return next((entry for entry in _entries(text) if entry[0] == kind), None) if text else None
 
 
@@ -86,5 +132,9 @@ def _entries(text: str) -> Iterator[Entry]:
     return ((kind, body) for kind, body in entries_of(text) if kind != "metainfo")
 
 
-def _table(name: str) -> Command:
-    return {"list": {"table": {"family": FAMILY, "name": name}}}
+def _find_table(context: Context, name: str) -> str | None:
+    return _find(context, {"list": {"table": {"family": FAMILY, "name": name}}})
+
+
+def _find(context: Context, command: Command) -> str | None:
+    return find(context, command_text((command,)), "the table")

@@ -26,14 +26,21 @@ Hard facts
 """
 
 import errno
-import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.adapters.nft_context import Context, first_line, list_ours, open_context
+from agent.adapters.nft_context import (
+    NFT,
+    Context,
+    command_text,
+    is_missing,
+    list_ours,
+    open_context,
+    run,
+)
 from agent.adapters.packed import Packed, digest_of
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
@@ -44,7 +51,7 @@ from agent.rules.diff import changes, to_sentence
 from agent.rules.gate import ROLE_CHAINS
 from agent.rules.holes import Hole
 from agent.rules.listing import Counter, Listing, changed_parts, listing_of
-from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, Command, Commands, add_table
+from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, add_table
 
 HELPER = "ct helper"
 
@@ -115,9 +122,9 @@ class Nftables:
         out a look at a table that may be large."""
         self._apart = apart
         self._table = compile_pair(pair)
-        self._waking = _command_text((add_table(GATE_TABLE),))
-        self._stop_gaps = {hole: _command_text(gap) for hole, gap in compile_stop_gaps(pair).items()}
-        self._flips = {rules: _command_text(self._table.flip(rules)) for rules in RuleSet}
+        self._waking = command_text((add_table(GATE_TABLE),))
+        self._stop_gaps = {hole: command_text(gap) for hole, gap in compile_stop_gaps(pair).items()}
+        self._flips = {rules: command_text(self._table.flip(rules)) for rules in RuleSet}
         self._context = open_context() if context is None else context
         self._looking = open_context() if looking is None else looking
         for one in (self._context, self._looking):
@@ -165,7 +172,7 @@ class Nftables:
         """Lets the kernel check the whole table without loading it; ToolError when it would not."""
         self._context.set_dry_run(True)
         try:
-            self._run(_command_text(self._table.commands(rules)), "check the rules")
+            self._run(command_text(self._table.commands(rules)), "check the rules")
         finally:
             self._context.set_dry_run(False)
 
@@ -181,14 +188,13 @@ class Nftables:
             self._left = None
             if listing is None or listing.digest != self._table.digest or listing.rules is not rules:
                 message = f"table {FAMILY} {TABLE} is not what was just loaded into it"
-                raise self._error(
-                    message, retryable=True, hint="look for another program that changes this table"
-                )
+                hint = "look for another program that changes this table"
+                raise ToolError(NFT, message, retryable=True, hint=hint)
             self._left = Packed(listing.lasting)
         return LoadedRules(rules, self._table.digest)
 
     def _load_whole(self, rules: RuleSet) -> Listing | None:
-        self._run(_command_text(self._table.commands(rules)), "load the rules")
+        self._run(command_text(self._table.commands(rules)), "load the rules")
         return self._listing()
 
     def _load_change(self, rules: RuleSet) -> Listing | None:
@@ -206,7 +212,7 @@ class Nftables:
         if not change:
             return None if change is None else there
         try:
-            self._run(_command_text(change), "change the rules")
+            self._run(command_text(change), "change the rules")
         except ToolError:
             return None  # all is as it was; the whole table in place of that says what is wrong
         after = self._listing()
@@ -224,7 +230,7 @@ class Nftables:
         parts = changed_parts(left, there.lasting)
         refill = compile_refill(self._table.body, parts)
         try:
-            self._run(_command_text((*refill, *self._table.flip(rules))), "mend the rules")
+            self._run(command_text((*refill, *self._table.flip(rules))), "mend the rules")
         except ToolError:
             return None  # all is as it was; the whole table in place of that says what is wrong
         after = self._listing()
@@ -297,42 +303,21 @@ class Nftables:
         return None
 
     def _listing(self, context: Context | None = None) -> Listing | None:
-        used = context or self._context
         try:
-            entries = list_ours(used, lambda command: self._list(command, used), lean=self._crowded)
+            entries = list_ours(context or self._context, lean=self._crowded)
             return None if entries is None else listing_of(entries, self._moving)
         except ValueError as error:
             message = f"nft gave an answer that cannot be read back: {error}"
-            raise self._error(
-                message, retryable=True, hint="see what `nft -j list table inet hafw` says"
-            ) from error
+            hint = "see what `nft -j list table inet hafw` says"
+            raise ToolError(NFT, message, retryable=True, hint=hint) from error
 
-    def _list(self, command: Command, context: Context) -> str | None:
-        """None when it is not there."""
+    def _run(self, text: str, purpose: str) -> None:
         try:
-            return self._run(_command_text((command,)), "list the table", context)
+            run(self._context, text, purpose)
         except ToolError as error:
-            if os.strerror(errno.ENOENT) in error.message:
-                return None
+            if HELPER in text and is_missing(error):
+                error.hint = self._lacking()
             raise
-
-    def _run(self, text: str, purpose: str, context: Context | None = None) -> str:
-        try:
-            status, output, errors = (context or self._context).cmd(text)
-        except UnicodeDecodeError as error:
-            raise self._error(f"nft cannot {purpose}: its answer is not UTF-8") from error
-        if status == 0 and "Error" not in errors:
-            return output
-        reason = first_line(errors)
-        raise self._error(
-            f"nft cannot {purpose}: {reason}",
-            exit_status=status,
-            stderr=errors,
-            retryable="busy" in reason or "temporarily" in reason,
-            hint=self._lacking()
-            if HELPER in text and os.strerror(errno.ENOENT) in reason
-            else _hint(reason),
-        )
 
     def _lacking(self) -> str | None:
         """The helpers that this kernel does not have, as a hint; nft does not say what it has not found.
@@ -341,7 +326,7 @@ class Nftables:
         lacking = [
             str(helper["type"])
             for helper in self._helpers
-            if self._context.cmd(_command_text((add_table(TABLE), {"add": {HELPER: helper}})))[0] != 0
+            if self._context.cmd(command_text((add_table(TABLE), {"add": {HELPER: helper}})))[0] != 0
         ]
         self._context.set_dry_run(False)
         if not lacking:
@@ -350,30 +335,6 @@ class Nftables:
         return (
             f"this kernel has no helper {names}: load its module (`hafw render modules`), or do without it"
         )
-
-    def _error(
-        self,
-        message: str,
-        *,
-        exit_status: int | None = None,
-        stderr: str = "",
-        retryable: bool = False,
-        hint: str | None = None,
-    ) -> ToolError:
-        argv = ("nft", "-j", "-f", "-")
-        return ToolError(
-            argv, message, exit_status=exit_status, stderr=stderr, retryable=retryable, hint=hint
-        )
-
-
-def _command_text(commands: Commands) -> str:
-    return json.dumps({"nftables": commands}, separators=(",", ":"))
-
-
-def _hint(reason: str) -> str | None:
-    if "not permitted" in reason:
-        return "run as root, and look for another program that owns the table"
-    return None
 
 
 def _state(listing: Listing | None, drift: str | None = None) -> RulesState:

@@ -3,16 +3,15 @@ elsewhere. How nft behaves is told in nft_context.py and nftables.py.
 """
 
 import errno
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from agent.adapters.nft_context import Context, first_line, list_ours, open_context
+from agent.adapters.nft_context import find, first_line, list_ours, open_context, run
 from agent.errors import ToolError
 from agent.rules.listing import Listing, entries_of, listing_of
-from agent.rules.nft_json import FAMILY, TABLE, TABLES, Command
+from agent.rules.nft_json import FAMILY, TABLE, TABLES
 from agent.rules.show import rule_texts
 
 _LIST = ("nft", "list", "table", FAMILY, TABLE)
@@ -22,12 +21,8 @@ def read_table() -> Listing:
     """What is loaded, whoever made it. HafwError when it is not there or we may not look."""
     context = open_context()
     context.set_json_output(True)
-
-    def ask(command: Command) -> str | None:
-        return _list(context, json.dumps({"nftables": [command]}))
-
     try:
-        entries = list_ours(context, ask, lean=True)
+        entries = list_ours(context, lean=True)
         return listing_of(entries if entries is not None else _missing(), ())
     except ValueError as error:
         message = f"nft gave an answer that cannot be read back: {error}"
@@ -41,19 +36,9 @@ def read_rule_texts() -> dict[tuple[str, int], str]:
     context.set_terse_output(True)
     texts: dict[tuple[str, int], str] = {}
     for name in TABLES:
-        texts |= rule_texts(name, _list(context, f"list table {FAMILY} {name}") or _missing())
+        text = find(context, f"list table {FAMILY} {name}", "the table", _LIST)
+        texts |= rule_texts(name, text or _missing())
     return texts
-
-
-def _list(context: Context, command: str) -> str | None:
-    """None when it is not there."""
-    status, output, errors = context.cmd(command)
-    if status == 0:
-        return output
-    reason = first_line(errors)
-    if os.strerror(errno.ENOENT) in reason:
-        return None
-    raise ToolError(_LIST, f"nft cannot list the table: {reason}", exit_status=status, hint="run as root")
 
 
 def _missing() -> NoReturn:
@@ -87,9 +72,7 @@ class Ruleset:
 
     def mark(self, text: str) -> None:
         """One more table, which decides nothing."""
-        status, _, errors = open_context().cmd(text)
-        if status != 0:
-            raise ToolError(("nft", "-f", "-"), f"nft cannot trace: {first_line(errors)}")
+        run(open_context(), text, "trace", ("nft", "-f", "-"))
 
 
 def read_ruleset(missing: tuple[str, ...] = ()) -> Ruleset:
@@ -98,11 +81,7 @@ def read_ruleset(missing: tuple[str, ...] = ()) -> Ruleset:
 
     def ask(command: str, *, as_json: bool) -> str:
         context.set_json_output(as_json)
-        status, output, errors = context.cmd(command)
-        if status != 0:
-            argv = ("nft", *command.split())
-            raise ToolError(argv, f"nft cannot {command}: {first_line(errors)}", hint="run as root")
-        return output
+        return run(context, command, command, ("nft", *command.split()))
 
     read_table()  # ours is there, or says why not
     entries = entries_of(ask("list ruleset", as_json=True))

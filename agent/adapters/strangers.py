@@ -7,13 +7,9 @@ Hard facts
 * A set holds what rules put into it until its time is over; what is over is never listed.
 """
 
-import errno
-import json
-import os
 from collections.abc import Iterator
 
-from agent.adapters.nft_context import Context, first_line, open_context
-from agent.errors import ToolError
+from agent.adapters.nft_context import Context, command_text, find, open_context
 from agent.rules.listing import entries_of
 from agent.rules.nft_json import FAMILY, TABLE
 from agent.rules.peer import ADVERTISED, STRANGER_SETS
@@ -32,7 +28,7 @@ class Strangers:
         """In a fixed order; None without our table. ToolError when nft does not answer."""
         found: list[Stranger] = []
         for name in STRANGER_SETS:
-            answer = self._list(name)
+            answer = self._find(name)
             if answer is None:
                 return None
             found += _strangers(answer)
@@ -40,21 +36,13 @@ class Strangers:
 
     def read_advertised(self) -> frozenset[str]:
         """By which interfaces the other node advertises itself as primary. ToolError as read()."""
-        answer = self._list(ADVERTISED)
+        answer = self._find(ADVERTISED)
         return frozenset() if answer is None else frozenset(_interfaces(answer))
 
-    def _list(self, name: str) -> str | None:
+    def _find(self, name: str) -> str | None:
         command = {"list": {"set": {"family": FAMILY, "table": TABLE, "name": name}}}
-        status, output, errors = self._context.cmd(json.dumps({"nftables": [command]}))
-        if status == 0:
-            return output
-        reason = first_line(errors)
-        if os.strerror(errno.ENOENT) in reason:
-            return None
         argv = ("nft", "list", "set", FAMILY, TABLE, name)
-        raise ToolError(
-            argv, f"nft cannot list the set {name}: {reason}", exit_status=status, retryable=True
-        )
+        return find(self._context, command_text((command,)), f"the set {name}", argv)
 
 
 def _strangers(text: str) -> Iterator[Stranger]:
