@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from agent.rules.simulate import verdict_in
+from agent.rules.simulate import NEUTRAL, decision_in
 
 MOST_VALUES = 8
 _VERDICTS = {"accept": "accept", "drop": "drop", "return": "go back", "queue": "hand to a program"}
@@ -59,8 +59,7 @@ def condition_text(expression: Mapping[str, object]) -> str:
 
 def deed_text(expression: Mapping[str, object]) -> str:
     """What a rule does; empty when `expression` only asks."""
-    verdict = verdict_in(expression)
-    if verdict is not None:
+    if decision_in(expression) is not NEUTRAL:
         return verdict_text(expression)
     match expression:
         case {"vmap": {"key": key}}:

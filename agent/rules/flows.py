@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import islice
 
 from agent.rules.delta import Model
-from agent.rules.simulate import Packet, verdict_of
+from agent.rules.simulate import FORBIDDING, Answer, Packet, verdict_of
 
 IPAddress = IPv4Address | IPv6Address
 Ends = tuple[IPAddress, IPAddress, int, int, int]
@@ -76,7 +76,7 @@ def find_forbidden(table: Model, flows: Iterable[Flow], ways: Ways) -> list[Flow
         asked = () if flow.expected else tuple(_first_packets(flow, ways))
         for one in asked:
             if one not in known:
-                known[one] = verdict_of(table, *one).verdict in ("drop", "reject")
+                known[one] = verdict_of(table, *one) in FORBIDDING
         if asked and all(known[one] for one in asked):
             found.append(flow)
     return [*found, *_announced_by(found, every)]
@@ -117,7 +117,7 @@ def _packet(flow: Flow, ingress: str, egress: str | None) -> Packet:
         protocol=flow.protocol,
         dport=flow.dport if flow.protocol in ICMP else flow.target_port,
         ct_state="new",
-        translated=flow.daddr != flow.target,
+        translated=Answer.NO if flow.daddr == flow.target else Answer.YES,
         asked=flow.daddr,
         asked_port=flow.dport,
     )

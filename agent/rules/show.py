@@ -13,7 +13,7 @@ from agent.rules.delta import Body, Model, model_of
 from agent.rules.describe import sentence, value_text, verdict_text
 from agent.rules.gate import GATE
 from agent.rules.listing import Entry, counts_of
-from agent.rules.simulate import Packet, applies, entries_of_map, verdict_in
+from agent.rules.simulate import NEUTRAL, Answer, Packet, Verdict, applies, decision_in, entries_of_map
 
 _HOOKS = {
     "prerouting": "when it arrives",
@@ -141,27 +141,26 @@ class _Walk:
     def _chain(self, chain: str, depth: int) -> Iterator[Line]:
         for rule in self.table.rules.get(chain, []):
             surely = self._surely(rule)
-            if surely is False:
+            if surely is Answer.NO:
                 continue
             yield self._line(chain, depth, rule)
             yield from self._leads(rule, depth)
-            if surely and _decides(rule):
+            if surely is Answer.YES and _decides(rule):
                 return
 
-    def _surely(self, rule: Body) -> bool | None:
-        """Whether every packet of the interface meets the end of the rule; False: none does."""
-        known: bool | None = True
+    def _surely(self, rule: Body) -> Answer:
+        """Whether every packet of the interface meets the end of the rule; NO: none does."""
+        surely = Answer.YES
         for expression in _expressions(rule):
-            if verdict_in(expression) or "vmap" in expression:
+            if decision_in(expression) is not NEUTRAL or "vmap" in expression:
                 continue
             matched = applies(self.table, expression, self.packet)
-            if matched is False:
-                return False
+            if matched is Answer.NO:
+                return Answer.NO
             # a limit is a question of time, whatever the packet
-            known = (
-                known if matched and not {"limit", "ct count", "set", "meter"} & set(expression) else None
-            )
-        return known
+            if matched is Answer.UNKNOWN or {"limit", "ct count", "set", "meter"} & set(expression):
+                surely = Answer.UNKNOWN
+        return surely
 
     def _line(self, chain: str, depth: int, rule: Body) -> Line:
         handle = rule.get("handle")
@@ -196,11 +195,10 @@ class _Walk:
             yield value_text(key), verdict
 
     def _target(self, expression: Mapping[str, object], depth: int) -> Iterator[Line]:
-        verdict = verdict_in(expression)
-        if verdict is None or verdict[0] not in ("jump", "goto") or verdict[1] in self.seen:
-            return
-        self.seen.add(verdict[1])
-        yield from self._chain(verdict[1], depth)
+        decision = decision_in(expression)
+        if decision.verdict in (Verdict.JUMP, Verdict.GOTO) and decision.chain not in self.seen:
+            self.seen.add(decision.chain)
+            yield from self._chain(decision.chain, depth)
 
 
 def _expressions(rule: Body) -> list[Mapping[str, object]]:
@@ -210,8 +208,8 @@ def _expressions(rule: Body) -> list[Mapping[str, object]]:
 
 
 def _decides(rule: Body) -> bool:
-    verdicts = [verdict_in(expression) for expression in _expressions(rule)]
-    return any(verdict is not None and verdict[0] != "jump" for verdict in verdicts)
+    verdicts = (decision_in(expression).verdict for expression in _expressions(rule))
+    return any(verdict not in (Verdict.CONTINUE, Verdict.JUMP) for verdict in verdicts)
 
 
 def _ends(lines: Sequence[Line]) -> bool:

@@ -12,7 +12,7 @@ from agent.model.pair import IPAddress, IPNetwork, Pair
 from agent.rules import compile_table
 from agent.rules import simulate as simulator
 from agent.rules.delta import Model, model_of
-from agent.rules.simulate import applies, verdict_of
+from agent.rules.simulate import Answer, Verdict, applies, verdict_of
 from tests.netns.wire import ICMP, ICMPV6, Packet
 
 
@@ -33,7 +33,7 @@ class Simulated:
             sport=40_000,
             dport=packet.number,
             ct_state="new",
-            translated=False,
+            translated=Answer.NO,
             asked=packet.target,
             asked_port=packet.number,
         )
@@ -52,9 +52,9 @@ class Simulated:
         return text + (f":{left.dport}" if ported else "")
 
     def _fate_in(self, chain: str, packet: simulator.Packet) -> str:
-        verdict = verdict_of(self.table, chain, packet).verdict
-        assert verdict is not None, f"nobody can say what {chain} does with {packet}"
-        return verdict if verdict in ("accept", "drop") else "reject"
+        verdict = verdict_of(self.table, chain, packet)
+        assert verdict is not Verdict.UNKNOWN, f"nobody can say what {chain} does with {packet}"
+        return str(verdict.value)
 
     def _own(self) -> set[IPAddress]:
         every = ((*one.own(self.node), *one.vips) for one in self.pair.interfaces)
@@ -70,7 +70,7 @@ class Simulated:
             expressions = rule["expr"]
             assert isinstance(expressions, list)
             *asked, last = expressions
-            if not all(applies(self.table, one, packet) for one in asked):
+            if not all(applies(self.table, one, packet) is Answer.YES for one in asked):
                 continue
             if kind not in last:
                 assert "accept" in last, rule
@@ -78,7 +78,7 @@ class Simulated:
             at = "daddr" if kind == "dnat" else "saddr"
             address = _moved(getattr(packet, at), rule, last[kind]["addr"])
             port = last[kind].get("port", packet.dport)
-            translated = kind == "dnat" or packet.translated
+            translated = Answer.YES if kind == "dnat" else packet.translated
             return replace(packet, **{at: address, "dport": port, "translated": translated})
         return packet
 

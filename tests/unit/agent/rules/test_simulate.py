@@ -29,7 +29,7 @@ from agent.rules.nft_json import (
     verdict_map,
 )
 from agent.rules.show import show
-from agent.rules.simulate import Packet, verdict_of
+from agent.rules.simulate import Answer, Packet, Verdict, verdict_of
 from agent.rules.trace import Event, explain
 from tests.checkout import GOLDEN
 
@@ -40,7 +40,7 @@ TCP, UDP, ICMP = 6, 17, 1
 
 
 def through(protocol: int, port: int, iifname: str = "eth1", oifname: str = "eth0") -> Packet:
-    return Packet(iifname, oifname, CLIENT, SERVER, protocol, 40_000, port, "new", translated=False)
+    return Packet(iifname, oifname, CLIENT, SERVER, protocol, 40_000, port, "new", translated=Answer.NO)
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def through(protocol: int, port: int, iifname: str = "eth1", oifname: str = "eth
     ],
 )
 def test_the_verdict_on_what_is_known(packet: Packet, verdict: str) -> None:
-    assert verdict_of(LOADED, "forward", packet).verdict == verdict
+    assert verdict_of(LOADED, "forward", packet) is Verdict(verdict)
 
 
 def test_what_depends_on_the_unknown_is_unknown() -> None:
-    assert verdict_of(LOADED, "forward", Packet(iifname="eth1", oifname="eth0")).verdict is None
+    assert verdict_of(LOADED, "forward", Packet(iifname="eth1", oifname="eth0")) is Verdict.UNKNOWN
     # but not when it makes no difference
     from_sync = Packet(iifname="eth2", saddr=CLIENT, ct_state="new")
-    assert verdict_of(LOADED, "forward", from_sync).verdict == "drop"
+    assert verdict_of(LOADED, "forward", from_sync) is Verdict.DROP
 
 
 def one_chain(*rules: Any) -> Any:
@@ -85,7 +85,7 @@ SOURCE = payload("ip", "saddr")
     [
         ((match(SOURCE, "@s"), DROP), "drop"),
         ((match(SOURCE, "@s", "!="), DROP), "accept"),
-        ((match(SOURCE, "@limit/x"), DROP), None),
+        ((match(SOURCE, "@limit/x"), DROP), "unknown"),
         ((match(payload("ip6", "saddr"), "fd00::1", "!="), DROP), "accept"),
         ((match(SOURCE, {"prefix": {"addr": "192.168.0.0", "len": 16}}), DROP), "drop"),
         ((match(SOURCE, {"range": ["192.168.2.0", "192.168.2.9"]}), DROP), "accept"),
@@ -94,8 +94,8 @@ SOURCE = payload("ip", "saddr")
         (({"limit": {"rate": 1, "per": "second"}}, DROP), "drop"),
         (({"limit": {"rate": 1, "per": "second", "inv": True}}, DROP), "accept"),
         (({"ct count": {"val": 1, "inv": True}}, DROP), "accept"),
-        (({"no such thing": 1}, DROP), None),
-        (({"jump": {"target": "c"}},), None),
+        (({"no such thing": 1}, DROP), "unknown"),
+        (({"jump": {"target": "c"}},), "unknown"),
         (({"jump": {"target": "other"}}, DROP), "accept"),
         (({"reject": None},), "reject"),
         ((verdict_map(concat(IIFNAME, OIFNAME), [(concat("eth1", "eth*"), DROP)]),), "drop"),
@@ -103,9 +103,9 @@ SOURCE = payload("ip", "saddr")
         ((verdict_map(IIFNAME, [("eth1", jump("other"))]), ACCEPT), "accept"),
     ],
 )
-def test_a_rule_of_each_kind(expressions: tuple[Any, ...], verdict: str | None) -> None:
+def test_a_rule_of_each_kind(expressions: tuple[Any, ...], verdict: str) -> None:
     table = one_chain(add_rule(TABLE, "c", *expressions))
-    assert verdict_of(table, "c", through(TCP, 443)).verdict == verdict
+    assert verdict_of(table, "c", through(TCP, 443)) is Verdict(verdict)
 
 
 def flow(source: str, target: str, port: int, **more: Any) -> Flow:
