@@ -18,6 +18,7 @@ from PIL import Image
 
 from hafw_lab.client.desktop import Remote, Ticket
 from hafw_lab.lab_directory import clear_crashed
+from hafw_lab.model.fault import PAUSE
 from hafw_lab.supervisor.machine_node import PoweredMachine
 from hafw_lab.vm.spice import SPICE_SOCKET, Screen
 from tests.checkout import ROOT
@@ -202,7 +203,7 @@ def test_a_machine_that_was_kept_comes_back_with_its_screen(tmp_path: Path) -> N
         async with start_tiny(tmp_path) as machine:
             before = await make_ticket(machine)
             shown = await take_picture(machine)
-            await machine.pause()
+            await machine.inject(PAUSE)
             await machine.save(kept)
         async with start_tiny(tmp_path, snapshot=str(kept)) as again:
             assert (await take_picture(again)).tobytes() == shown.tobytes()

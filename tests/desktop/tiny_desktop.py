@@ -47,7 +47,7 @@ async def start_tiny(
                 await asyncio.sleep(0.05)  # a file that grows gives no notice
         yield machine
     finally:
-        machine.kill()
+        machine.end()
         with contextlib.suppress(LabError):  # it does not come up: that is so
             await boot
         await machine.wait_if_dying()

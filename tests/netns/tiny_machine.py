@@ -14,6 +14,7 @@ from pathlib import Path
 from hafw_lab import lab_directory
 from hafw_lab.errors import LabError
 from hafw_lab.kernel.rtnetlink import LinkSwitch
+from hafw_lab.model.fault import PAUSE, POWER
 from hafw_lab.plan import fabric
 from hafw_lab.plan.values import Bridge, Cable, Machine, NodePlan
 from hafw_lab.process import run, run_ip
@@ -76,13 +77,13 @@ async def live(directory: Path) -> None:
     say(ran=machine.pid, directory=str(place.path))
     say(ports=run(["bridge", "link", "show"]), initrd=(machine.files.own / "../initrd").read_bytes().hex())
     await machine.set_link("eth0", up=False)
-    await machine.pause()
+    await machine.inject(PAUSE)
     say(down=sorted(machine.down_links), paused=machine.paused, alive=machine.alive)
     sys.stdin.readline()  # the test may kill us here
     kept = directory / "kept.qcow2"
     await machine.save(kept)
     say(kept=kept.stat().st_size > 0)
-    machine.cut_power()
+    await machine.inject(POWER)
     say(blocked=run(["bridge", "link", "show"]))
     try:
         await boot
@@ -112,7 +113,7 @@ async def come_back(plan: NodePlan, kept: Path, place: Path) -> None:
     boot = asyncio.create_task(machine.boot(tell))
     await asyncio.wait((boot, asyncio.create_task(loaded.wait())), return_when=asyncio.FIRST_COMPLETED)
     say(phases=phases, alive=machine.alive, console=machine.files.read_console())
-    machine.kill()
+    machine.end()
     await asyncio.wait((boot,))
     say(end=str(boot.exception()))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from hafw_lab.client.lab import Lab
-from hafw_lab.model.options import POWER
+from hafw_lab.model.fault import POWER
 from hafw_lab.traffic.session import Traffic
 from tests.vm.guests import (
     PATIENCE_S,

@@ -20,7 +20,8 @@ from hafw_lab.errors import LabError
 from hafw_lab.measure.failover import other, start_lab
 from hafw_lab.measure.result import Setup
 from hafw_lab.measure.timeline import agent_figures
-from hafw_lab.model.options import AgentKind, Fault, FaultKind
+from hafw_lab.model.fault import Fault, FaultKind
+from hafw_lab.model.options import AgentKind
 from hafw_lab.progress import Progress
 from hafw_lab.report.text import Ink, draw_table, percentile
 

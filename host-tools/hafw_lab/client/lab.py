@@ -10,7 +10,6 @@ It ends with the block, and with the process that started it, however that ends.
 import contextlib
 import json
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,8 @@ from hafw_lab.client.namespace_node import NamespaceNode
 from hafw_lab.client.node import Node
 from hafw_lab.compose import lab, machines
 from hafw_lab.errors import LabError, NodeDownError
-from hafw_lab.model.options import POWER, AgentKind, Fault, FaultKind, LabOptions
+from hafw_lab.model.fault import POWER, Fault, FaultKind
+from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import DEFAULT, Topology
 from hafw_lab.progress import Progress
 from hafw_lab.terminal import clean_values
@@ -228,33 +228,14 @@ class Lab:
 
     def fail(self, node: str, fault: Fault) -> int:
         """Break something. Returns the moment, CLOCK_MONOTONIC in ns. It stays broken until heal()."""
-        one = self.node(node)
-        match fault.kind:
-            case FaultKind.POWER:
-                return int(self._client.ask("power_off", node=node)["at_ns"])
-            case FaultKind.SHUTDOWN | FaultKind.RESET | FaultKind.PAUSE:
-                return int(self._client.ask(fault.kind.value, timeout_s=_BOOT_TIMEOUT_S, node=node)["at_ns"])
-            case FaultKind.LINK:
-                return int(self._client.ask("link", node=node, link=fault.link, up=False)["at_ns"])
-            case FaultKind.KEEPALIVED:
-                return one.signal_service("keepalived", signal.SIGKILL, every=True)
-            case FaultKind.KEEPALIVED_STOP:
-                return one.signal_service("keepalived", signal.SIGTERM)
-            case FaultKind.CONNTRACKD | FaultKind.AGENT | FaultKind.BUS:
-                return one.signal_service(fault.kind.value, signal.SIGKILL)
+        answer = self._client.ask("inject", timeout_s=_BOOT_TIMEOUT_S, node=node, fault=str(fault))
+        return int(answer["at_ns"])
 
     def heal(self, node: str) -> None:
-        """Mend everything that is broken on `node`: it boots again from nothing if it was off, its links
+        """Repair everything that is broken on `node`: it boots again from nothing if it was off, its links
         have carrier, what does not run is started, in the order of a boot. Returns when its services are
         up."""
-        self._client.ask("power_on", timeout_s=_BOOT_TIMEOUT_S, node=node)
-        facts = self._facts(node)
-        for link, up in facts["links"].items():
-            if not up:
-                self._client.ask("link", node=node, link=link, up=True)
-        one = self.node(node)
-        for name in facts["services"]:
-            one.start_service(name)
+        self._client.ask("heal", timeout_s=_BOOT_TIMEOUT_S, node=node)
 
     def set_link(self, node: str, link: str, *, up: bool) -> int:
         """Carrier of one link, for scenarios that flap. Returns the moment, CLOCK_MONOTONIC in ns."""
@@ -268,10 +249,6 @@ class Lab:
         with ThreadPoolExecutor(max(1, len(answer["nodes"]))) as pool:
             nodes = tuple(pool.map(self._node_status, answer["nodes"]))
         return LabStatus(self.name, answer["primary"], self.options, nodes, answer["starting"])
-
-    def _facts(self, node: str) -> wire.Message:
-        found: wire.Message = next(one for one in self._client.ask("status")["nodes"] if one["name"] == node)
-        return found
 
     def _node_status(self, facts: wire.Message) -> NodeStatus:
         running = {

@@ -32,7 +32,8 @@ from hafw_lab.measure.timeline import (
     stock_figures,
     traffic_moments,
 )
-from hafw_lab.model.options import POWER, AgentKind, Fault
+from hafw_lab.model.fault import POWER, Fault
+from hafw_lab.model.options import AgentKind
 from hafw_lab.model.topology import DEFAULT, Topology
 from hafw_lab.progress import Progress
 from hafw_lab.traffic.session import Snapshot, Traffic, TrafficReport, start_traffic

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from agent.model.pair import SyncMode
 from hafw_lab.measure.series import Series
 from hafw_lab.measure.timeline import AgentFigures
-from hafw_lab.model.options import POWER, AgentKind, Fault, LabOptions
+from hafw_lab.model.fault import POWER, Fault
+from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.traffic.figures import Connection, ProbeFigures
 from hafw_lab.traffic.ports import SPARE_PORTS, USUAL_PORTS, Ports
 

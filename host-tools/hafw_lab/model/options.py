@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any
 
 from agent.model.pair import SyncMode
-from hafw_lab.errors import LabError
 
 
 class AgentKind(Enum):
@@ -66,47 +65,3 @@ class LabOptions:
             "desktops": dict(self.desktops),
             "remote": self.remote,
         }
-
-
-class FaultKind(Enum):
-    POWER = "power"
-    LINK = "link"
-    KEEPALIVED = "keepalived"
-    """SIGKILL to all its processes: nobody removes the virtual addresses."""
-    KEEPALIVED_STOP = "keepalived-stop"
-    CONNTRACKD = "conntrackd"
-    AGENT = "agent"
-    BUS = "bus"
-    SHUTDOWN = "shutdown"
-    """In order: the services end, then the power does."""
-    RESET = "reset"
-    """The reset button of a machine."""
-    PAUSE = "pause"
-    """A machine stands still, with everything in it, and goes on when it is healed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that breaks. Written `power`, `link:eth0`, `keepalived` and so on."""
-
-    kind: FaultKind
-    link: str | None = None
-
-    def __str__(self) -> str:
-        return self.kind.value if self.link is None else f"{self.kind.value}:{self.link}"
-
-    @staticmethod
-    def parse(text: str) -> "Fault":
-        """Raises LabError with what can be written instead."""
-        kind, colon, link = text.partition(":")
-        known = ", ".join("link:IF" if one is FaultKind.LINK else one.value for one in FaultKind)
-        if (
-            kind not in {one.value for one in FaultKind}
-            or bool(link) != (kind == "link")
-            or (colon and not link)
-        ):
-            raise LabError(f"there is no fault {text!r}", f"choose one of {known}")
-        return Fault(FaultKind(kind), link or None)
-
-
-POWER = Fault(FaultKind.POWER)

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 from hafw_lab.measure.result import FailoverResult
 from hafw_lab.measure.series import BIN_MS, Series
-from hafw_lab.model.options import POWER
+from hafw_lab.model.fault import POWER
 
 _WIDTH, _HEIGHT = 900, 490
 _LEFT, _RIGHT = 76, 16

@@ -37,26 +37,26 @@ class PoweredHost(Powered):
         with open(self._home, "rb") as file, inside_network(file.fileno()):
             run_ip(self.plan.network)
 
-    def kill(self) -> None:
+    def end(self) -> None:
         """Of all that is this machine, only the links end with the lab."""
         with contextlib.suppress(LabError):  # they were not made, or somebody has removed them
             run_ip(fabric.plan_unplug(self.plan.cables))
 
     # -- what it does not let a lab do --
 
-    async def power_on(self, _tell: Progress) -> None:
+    async def power_on(self) -> None:
         """It is on."""
 
-    def cut_power(self) -> None:
+    def _inject_power(self) -> None:
         raise self._refusal("switch off")
 
-    async def shut_down(self) -> None:
+    async def _inject_shutdown(self) -> None:
         raise self._refusal("shut down")
 
-    async def reset(self) -> None:
+    async def _inject_reset(self) -> None:
         raise self._refusal("reset")
 
-    async def pause(self) -> None:
+    async def _inject_pause(self) -> None:
         raise self._refusal("pause")
 
     def _refusal(self, what: str) -> LabError:

@@ -83,14 +83,14 @@ class PoweredMachine(Powered):
 
     # -- power --
 
-    async def power_on(self, tell: Progress = silent) -> None:
-        """One that is paused goes on."""
+    async def power_on(self) -> None:
+        """Until the system in it has finished its start."""
         await self.wait_if_dying()
         if self.pid is None:
-            await self.boot(tell)
+            await self.boot()
             return
         await self.resume()
-        await self._wait_up(tell)
+        await self._wait_up(silent)
 
     async def boot(self, tell: Progress = silent, together: asyncio.Barrier | None = None) -> None:
         """Switch on, until the system in it has finished its start. Machines with a snapshot go on
@@ -113,7 +113,7 @@ class PoweredMachine(Powered):
             if warm:  # the clock stood still meanwhile
                 await self._guest_agent.set_clock()
         except LabError:
-            self.kill()
+            self._kill()
             raise
 
     async def _spawn(self, *, halted: bool) -> None:
@@ -125,7 +125,7 @@ class PoweredMachine(Powered):
         try:
             self._qmp = await Qmp.connect(self.plan.name, path, self._on_event, lambda: None)
         except (LabError, OSError) as error:
-            self.kill()
+            self._kill()
             await self.wait_if_dying()
             text = f"{self.plan.name}: qemu does not start: {self.files.qemu_words() or error}"
             hint = f"its command line: {self.files.directory / files.BY_HAND}"
@@ -140,7 +140,7 @@ class PoweredMachine(Powered):
         self._link.stop()
         if self.screen is not None:
             self.screen.detach()
-        self._end()
+        self._ended()
 
     def _forget_last_life(self) -> None:
         for descriptor in self._taps:
@@ -148,7 +148,7 @@ class PoweredMachine(Powered):
         self._taps.clear()
         self.down_links.clear()
 
-    async def shut_down(self) -> None:
+    async def _inject_shutdown(self) -> None:
         """The guest does it, when its agent is told to."""
         if not self.alive:
             raise NodeDownError(self.plan.name)
@@ -157,13 +157,13 @@ class PoweredMachine(Powered):
         await self._guest_agent.shut_down()
         await self._wait_gone()
 
-    async def reset(self) -> None:
+    async def _inject_reset(self) -> None:
         """The reset button: the machine begins again with what its disk has."""
         await self._ask_qemu("system_reset")
         self._link.forget()
         self._on_change()
 
-    async def pause(self) -> None:
+    async def _inject_pause(self) -> None:
         """The machine stands still with everything in it, until power_on()."""
         await self._ask_qemu("stop")
         self.paused = True

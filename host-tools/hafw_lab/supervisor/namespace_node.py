@@ -18,7 +18,6 @@ from hafw_lab.kernel.rtnetlink import Address, AddressWatch, LinkSwitch
 from hafw_lab.plan import fabric
 from hafw_lab.plan.values import Cable, NodePlan
 from hafw_lab.process import ENVIRONMENT, run_ip
-from hafw_lab.progress import Progress
 from hafw_lab.supervisor.node import Powered
 
 LOGS = "/var/log/"
@@ -76,24 +75,23 @@ class PoweredNamespaces(Powered):
         """Before, its root may still be that of this machine."""
         return self.alive and self._made
 
-    async def power_on(self, _tell: Progress) -> None:
+    async def power_on(self) -> None:
+        """Without the services."""
         await self.wait_if_dying()
         if self.pid is None:
             await self.boot()
-            for service in self.plan.services:
-                await self.order("start", service=service.name)
 
-    async def shut_down(self) -> None:
+    async def _inject_shutdown(self) -> None:
         """The service that started last ends first."""
         for service in reversed(self.plan.services):
             await self.order("stop", service=service.name, signal=int(signal.SIGTERM))
-        self.cut_power()
+        self._inject_power()
         await self.wait_if_dying()
 
-    async def reset(self) -> None:
+    async def _inject_reset(self) -> None:
         raise self._no_machine("reset")
 
-    async def pause(self) -> None:
+    async def _inject_pause(self) -> None:
         raise self._no_machine("pause")
 
     def _no_machine(self, what: str) -> LabError:
@@ -173,7 +171,7 @@ class PoweredNamespaces(Powered):
         for answer in self._orders.values():
             if not answer.done():
                 answer.set_exception(NodeDownError(self.plan.name))
-        self._end()
+        self._ended()
 
     # -- files --
 

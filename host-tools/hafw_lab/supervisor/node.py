@@ -5,17 +5,37 @@ Standard library only."""
 import asyncio
 import os
 import signal
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.kernel.rtnetlink import Address, LinkSwitch
+from hafw_lab.model.fault import Fault, FaultKind
 from hafw_lab.plan.values import Cable, NodePlan
-from hafw_lab.progress import Progress
 from hafw_lab.wire import Message
 
 _END_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Signal:
+    service: str
+    number: signal.Signals
+    every: bool = False
+    """All processes of the service get it."""
+
+
+_SIGNALS: Mapping[FaultKind, _Signal] = {
+    FaultKind.KEEPALIVED: _Signal("keepalived", signal.SIGKILL, every=True),
+    FaultKind.KEEPALIVED_STOP: _Signal("keepalived", signal.SIGTERM),
+    FaultKind.CONNTRACKD: _Signal("conntrackd", signal.SIGKILL),
+    FaultKind.AGENT: _Signal("agent", signal.SIGKILL),
+    FaultKind.BUS: _Signal("bus", signal.SIGKILL),
+}
+"""The faults of a service, which are the same in every kind of node."""
 
 
 class Powered(ABC):
@@ -34,10 +54,40 @@ class Powered(ABC):
     # -- power --
 
     @abstractmethod
-    async def power_on(self, tell: Progress) -> None:
-        """With all services, if it is off; tells the phases that take long. Raises LabError."""
+    async def power_on(self) -> None:
+        """If it is off; one that is paused continues. Raises LabError."""
 
-    def cut_power(self) -> None:
+    # -- faults --
+
+    async def inject(self, fault: Fault) -> int:
+        """Break something, until heal(). Returns the moment, CLOCK_MONOTONIC in ns. Raises LabError."""
+        moment_ns = time.monotonic_ns()
+        match fault.kind:
+            case FaultKind.POWER:
+                self._inject_power()
+            case FaultKind.SHUTDOWN:
+                await self._inject_shutdown()
+            case FaultKind.RESET:
+                await self._inject_reset()
+            case FaultKind.PAUSE:
+                await self._inject_pause()
+            case FaultKind.LINK:
+                await self.set_link(str(fault.link), up=False)
+            case _:
+                return await self._inject_signal(_SIGNALS[fault.kind])
+        return moment_ns
+
+    async def heal(self) -> None:
+        """Repair everything that is broken: it is switched on, its links have carrier, and what does not run
+        is started, in the order of a boot. Raises LabError."""
+        await self.power_on()
+        self.require_made()
+        for name in sorted(self.down_links):
+            await self.set_link(name, up=True)
+        for service in self.plan.services:
+            await self.order("start", service=service.name)
+
+    def _inject_power(self) -> None:
         """All links first, in one system call, so that the node falls silent at once; then its process, and
         with it all that runs in it. The links keep their carrier: a machine without power does not live to
         see them go."""
@@ -46,17 +96,24 @@ class Powered(ABC):
         try:
             self._switch.block([cable.fabric for cable in self.plan.cables])
         finally:  # a node that is cut off and still runs would come back into the lab as it was
-            self.kill()
+            self._kill()
 
     @abstractmethod
-    async def shut_down(self) -> None:
+    async def _inject_shutdown(self) -> None:
         """In order, until it is off. Raises LabError."""
 
     @abstractmethod
-    async def reset(self) -> None: ...
+    async def _inject_reset(self) -> None: ...
 
     @abstractmethod
-    async def pause(self) -> None: ...
+    async def _inject_pause(self) -> None: ...
+
+    async def _inject_signal(self, fault: _Signal) -> int:
+        self.require_made()
+        fields = {"service": fault.service, "signal": int(fault.number), "every": fault.every}
+        return int((await self.order("signal", **fields))["at_ns"])
+
+    # -- its process --
 
     @property
     def alive(self) -> bool:
@@ -67,14 +124,23 @@ class Powered(ABC):
         """Whether it is on, and as far as its plan says that one may enter it."""
         return self.alive
 
-    def kill(self) -> None:
+    def require_made(self) -> None:
+        """Raises LabError for one that is on its way up, and may be entered only later."""
+        if self.alive and not self.made:
+            raise LabError(f"{self.plan.name} is just being switched on", "try it again in a moment")
+
+    def end(self) -> None:
+        """With the lab."""
+        self._kill()
+
+    def _kill(self) -> None:
         if self.pid is not None:
             self._dying = True
             os.kill(self.pid, signal.SIGKILL)
             self._on_change()
 
     async def wait_if_dying(self) -> None:
-        """Until the kernel has taken apart what kill() ended."""
+        """Until the kernel has taken apart what was killed."""
         if self._dying:
             await self._wait_gone()
 
@@ -85,7 +151,7 @@ class Powered(ABC):
         self.pid = pid
         self._gone.clear()
 
-    def _end(self) -> None:
+    def _ended(self) -> None:
         """Its process is gone, whoever ended it."""
         self.pid, self._dying = None, False
         self._gone.set()

@@ -172,14 +172,14 @@ class LabNodes:
                 started.append(service.name)
         progress(f"{node.plan.name}: on" + (f", runs {', '.join(started)}" if started else ""))
 
-    async def power_on(self, node: Powered) -> None:
+    async def heal(self, node: Powered) -> None:
         """Raises LabError."""
         async with self._boots if isinstance(node, PoweredMachine) else contextlib.nullcontext():
-            await node.power_on(lambda _: None)
+            await node.heal()
 
     async def end(self) -> None:
         for node in self:
-            node.kill()
+            node.end()
         for node in self:
             with contextlib.suppress(TimeoutError):
                 await node.wait_if_dying()

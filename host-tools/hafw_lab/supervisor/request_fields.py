@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from hafw_lab import wire
 from hafw_lab.errors import LabError
+from hafw_lab.model.fault import Fault
 
 Check = Callable[[object], bool]
 
@@ -46,6 +47,17 @@ def _is_text_or_nothing(value: object) -> bool:
     return value is None or _is_text(value)
 
 
+def _is_fault(value: object) -> bool:
+    """As Fault writes itself."""
+    if not isinstance(value, str):
+        return False
+    try:
+        Fault.parse(value)
+    except LabError:
+        return False
+    return True
+
+
 _OF_A_NODE: Mapping[str, Check] = {"node": _is_text}
 _FIELDS: Mapping[str, Mapping[str, Check]] = {
     "info": {},
@@ -54,6 +66,7 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
     "down": {},
     "wait_primary": {"name": _is_text_or_nothing, "wait_s": _is_time},
     "save": {"directory": _is_text},
+    "inject": {**_OF_A_NODE, "fault": _is_fault},
     "link": {**_OF_A_NODE, "link": _is_text, "up": _is_flag},
     "open": {**_OF_A_NODE, "path": _is_text, "flags": _is_number},
     "ticket": {**_OF_A_NODE, "valid_s": _is_number},

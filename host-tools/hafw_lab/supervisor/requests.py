@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hafw_lab import wire
 from hafw_lab.errors import LabError
+from hafw_lab.model.fault import PAUSE, Fault
 from hafw_lab.supervisor.machine_node import PoweredMachine
 from hafw_lab.supervisor.namespace_node import LOGS
 from hafw_lab.supervisor.node import Powered
@@ -68,11 +69,8 @@ class Operations:
             "status": self._status,
             "primary": self._primary,
             "wait_primary": self._wait_primary,
-            "power_off": self._power_off,
-            "power_on": self._power_on,
-            "shutdown": self._shutdown,
-            "reset": self._reset,
-            "pause": self._pause,
+            "inject": self._inject,
+            "heal": self._heal,
             "save": self._save,
             "link": self._link,
             "connection": self._connection,
@@ -146,7 +144,7 @@ class Operations:
         self._require_saveable()
         try:
             await asyncio.gather(*(node.hang_up() for node in machines))
-            await asyncio.gather(*(node.pause() for node in machines))
+            await asyncio.gather(*(node.inject(PAUSE) for node in machines))
             place = Path(message["directory"])
             await asyncio.gather(*(node.save(place / f"{node.plan.name}.qcow2") for node in machines))
         finally:
@@ -181,13 +179,12 @@ class Operations:
     def _made_node(self, message: wire.Message) -> Powered:
         """One that may be entered, or is off. Raises LabError for one that is half made."""
         node = self._node(message)
-        if node.alive and not node.made:
+        if node.alive and not node.made and self.stage is not None:
             raise self._not_yet(node.plan.name)
+        node.require_made()
         return node
 
     def _not_yet(self, name: str) -> LabError:
-        if self.stage is None:
-            return LabError(f"{name} is just being switched on", "try it again in a moment")
         text = f"{name} is not made yet: lab {self._plan.name!r} is starting: {self.stage}"
         return LabError(text, _WHEN_STARTING)
 
@@ -195,30 +192,12 @@ class Operations:
         node = self._made_node(message)
         return {"pid": node.pid if node.alive else None}, ()
 
-    async def _power_off(self, message: wire.Message) -> Reply:
-        node = self._node(message)
-        moment_ns = time.monotonic_ns()
-        node.cut_power()
-        return {"at_ns": moment_ns}, ()
+    async def _inject(self, message: wire.Message) -> Reply:
+        return {"at_ns": await self._node(message).inject(Fault.parse(message["fault"]))}, ()
 
-    async def _power_on(self, message: wire.Message) -> Reply:
-        await self._nodes.power_on(self._node(message))
+    async def _heal(self, message: wire.Message) -> Reply:
+        await self._nodes.heal(self._node(message))
         return {}, ()
-
-    async def _shutdown(self, message: wire.Message) -> Reply:
-        moment_ns = time.monotonic_ns()
-        await self._node(message).shut_down()
-        return {"at_ns": moment_ns}, ()
-
-    async def _reset(self, message: wire.Message) -> Reply:
-        moment_ns = time.monotonic_ns()
-        await self._node(message).reset()
-        return {"at_ns": moment_ns}, ()
-
-    async def _pause(self, message: wire.Message) -> Reply:
-        moment_ns = time.monotonic_ns()
-        await self._node(message).pause()
-        return {"at_ns": moment_ns}, ()
 
     async def _link(self, message: wire.Message) -> Reply:
         node = self._node(message)

@@ -24,7 +24,8 @@ from hafw_lab.client.lab import Lab, LabStatus, NodeStatus
 from hafw_lab.client.node import Node
 from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
-from hafw_lab.model.options import AgentKind, Fault, LabOptions
+from hafw_lab.model.fault import Fault
+from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology_file import choose_topology
 from hafw_lab.node.enter import become_inside
 from hafw_lab.spoken import adapted, adapted_columns, program, say, show

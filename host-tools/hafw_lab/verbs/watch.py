@@ -14,7 +14,7 @@ from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.client import registry
 from hafw_lab.client.lab import Lab, LabStatus
 from hafw_lab.errors import LabError
-from hafw_lab.model.options import POWER, Fault, FaultKind
+from hafw_lab.model.fault import POWER, Fault, FaultKind
 from hafw_lab.spoken import show
 from hafw_lab.verbs.watch_screen import KEYS, Tone, draw
 

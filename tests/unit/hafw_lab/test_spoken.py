@@ -106,7 +106,7 @@ def test_nothing_that_a_node_says_commands_the_terminal(
 ) -> None:
     refused = LabError(f"fw-1: it said {HOSTILE}", HOSTILE)
     monkeypatch.setattr(registry, "find_names", lambda: ["mine"])
-    monkeypatch.setattr(registry, "attach", lambda _: make_lab(power_off=refused))
+    monkeypatch.setattr(registry, "attach", lambda _: make_lab(inject=refused))
     run()
     said = capsys.readouterr()
     assert "text" in said.out + said.err

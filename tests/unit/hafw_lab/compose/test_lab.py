@@ -14,7 +14,8 @@ from hafw_lab import wire
 from hafw_lab.client.lab import LabStatus, NodeStatus, ServiceStatus
 from hafw_lab.compose import lab, pair_file
 from hafw_lab.errors import LabError
-from hafw_lab.model.options import AgentKind, Fault, FaultKind, LabOptions
+from hafw_lab.model.fault import Fault, FaultKind
+from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import DEFAULT, compute_mac, fabric_name
 from hafw_lab.model.topology_file import load_topology, parse_topology
 from hafw_lab.plan.values import LabPlan
