@@ -1,6 +1,6 @@
 """The state diagram of the README, drawn from the table itself. Pure."""
 
-from agent.core.machine import TRANSITIONS, Make
+from agent.core.machine import TRANSITIONS
 from agent.core.state import Phase
 
 
@@ -8,10 +8,8 @@ def to_mermaid() -> str:
     """Every move from one phase to another; moves that stay in a phase are in `to_markdown`."""
     lines = ["stateDiagram-v2", "    [*] --> start"]
     arrows: dict[tuple[Phase, Phase], list[str]] = {}
-    for (phase, kind), (target, make) in TRANSITIONS.items():
-        if make is Make.LIMIT:
-            arrows.setdefault((phase, Phase.HOLDING), []).append(f"{kind.value}, gate.then is closed")
-        elif target is not phase:
+    for (phase, kind), (target, _) in TRANSITIONS.items():
+        if target is not phase:
             arrows.setdefault((phase, target), []).append(kind.value)
     for (phase, target), words in arrows.items():
         lines.append(f"    {phase.value} --> {target.value}: {' / '.join(words)}")
@@ -25,7 +23,7 @@ def to_markdown() -> str:
         stays = [
             f"{kind.value}: {make.value}"
             for (start, kind), (target, make) in TRANSITIONS.items()
-            if start is phase and target is phase and make is not Make.LIMIT
+            if start is phase and target is phase
         ]
         lines.append(f"| {phase.value} | {'; '.join(stays)} |")
     return "\n".join(lines)

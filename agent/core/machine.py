@@ -7,7 +7,9 @@ established connections therefore arrive at a new primary while its states may s
 Any answer it gave them would end the connection; so until the states are usable its gate drops them
 silently, and TCP repairs the gap by itself.
 
-    START       nothing is known. The gate is closed, unless an earlier run of the agent left it open.
+    START       nothing is known. The gate is closed.
+    RESUMING    nothing is known, but an earlier run of the agent left the gate open. It stays so until
+                the role is known.
     FOLLOWING   not the primary, for whatever reason. The gate is closed, the peer's states come in.
     PREPARING   primary by the addresses and keepalived's word. The gate is closed until the states are
                 usable; in direct mode they already are, in cache mode they are committed first.
@@ -19,10 +21,12 @@ silently, and TCP repairs the gap by itself.
 
 Every observation says what is true now (law 1). A move has a plan, which replaces whatever is left of the
 one before at the next action boundary (law 3). Plans may be carried out twice or be cut anywhere (law 2),
-because the gate is closed first and opened last. `plan is None` in a Step means: go on with what you are
-doing.
+because the gate is closed first and opened last. `plan is None` in a Step means: the running plan continues.
+
+What an event means is decided before the table is asked; nothing changes the table's answer afterwards.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -70,6 +74,7 @@ class Kind(Enum):
     """What an event means to the machine."""
 
     STARTED = "started"
+    FOUND_OPEN = "started, gate found open"
     PROMOTED = "promoted"
     RESUMED = "resumed"
     """Primary, and the gate was found open: an earlier run of the agent had finished this."""
@@ -82,7 +87,8 @@ class Kind(Enum):
     """The gate is open, and no commit was answered yet."""
     CONNTRACKD_ANSWERS = "conntrackd answers"
     """And a commit is owed."""
-    LIMIT_OVER = "limit over"
+    LIMIT_OPENS = "limit over, gate.then is open"
+    LIMIT_HOLDS = "limit over, gate.then is closed"
     RULES_FAILED = "rules failed"
     RULES_CHANGED = "rules changed"
     SETTLED = "settled"
@@ -95,17 +101,19 @@ class Kind(Enum):
     CONNTRACKD_STARTED = "conntrackd started"
     STATES_LOST = "states lost"
     """conntrackd does not know all states of this kernel."""
+    RULES_FIRST = "rules first"
+    """Something that only a later failover needs is due, but the rules of the role are not in force: packets
+    need these."""
 
 
 class Make(Enum):
-    """Which plan a move makes; `_make` has the words."""
+    """Which plan a move makes; `PLANS` has them."""
 
     START = "start"
     PROMOTE = "promote"
     FOLLOW = "follow"
     OPEN = "open"
     HOLD = "hold"
-    LIMIT = "open or hold, as the pair file says"
     RETRY = "retry"
     ANNOUNCE = "announce"
     CATCH_UP = "catch up"
@@ -120,12 +128,14 @@ P, K, M = Phase, Kind, Make
 
 TRANSITIONS: dict[tuple[Phase, Kind], tuple[Phase, Make]] = {
     (P.START, K.STARTED): (P.START, M.START),
+    (P.START, K.FOUND_OPEN): (P.RESUMING, M.NOTHING),
     (P.START, K.PROMOTED): (P.PREPARING, M.PROMOTE),
-    (P.START, K.RESUMED): (P.PREPARING, M.PROMOTE),
     (P.START, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
     (P.START, K.RULES_FAILED): (P.START, M.RETRY),
     (P.START, K.RULES_CHANGED): (P.START, M.START),
     (P.START, K.RETRY_DUE): (P.START, M.START),
+    (P.RESUMING, K.RESUMED): (P.SERVING, M.OPEN),
+    (P.RESUMING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
     (P.FOLLOWING, K.PROMOTED): (P.PREPARING, M.PROMOTE),
     (P.FOLLOWING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
     (P.FOLLOWING, K.RULES_FAILED): (P.FOLLOWING, M.RETRY),
@@ -136,11 +146,13 @@ TRANSITIONS: dict[tuple[Phase, Kind], tuple[Phase, Make]] = {
     (P.FOLLOWING, K.STATES_MISSED): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.CONNTRACKD_LOST): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.CONNTRACKD_STARTED): (P.FOLLOWING, M.CATCH_UP),
+    (P.FOLLOWING, K.RULES_FIRST): (P.FOLLOWING, M.FOLLOW),
     (P.PREPARING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
     (P.PREPARING, K.OPENED): (P.SERVING, M.NOTHING),
     (P.PREPARING, K.COMMIT_SHORT): (P.PREPARING, M.RETRY),
     (P.PREPARING, K.COMMIT_POOR): (P.PREPARING, M.OPEN),
-    (P.PREPARING, K.LIMIT_OVER): (P.PREPARING, M.LIMIT),
+    (P.PREPARING, K.LIMIT_OPENS): (P.PREPARING, M.OPEN),
+    (P.PREPARING, K.LIMIT_HOLDS): (P.HOLDING, M.RETRY),
     (P.PREPARING, K.RULES_FAILED): (P.PREPARING, M.RETRY),
     (P.PREPARING, K.RULES_CHANGED): (P.PREPARING, M.PROMOTE),
     (P.PREPARING, K.RETRY_DUE): (P.PREPARING, M.PROMOTE),
@@ -154,6 +166,7 @@ TRANSITIONS: dict[tuple[Phase, Kind], tuple[Phase, Make]] = {
     (P.SERVING, K.COMMIT_OWED): (P.SERVING, M.WAIT),
     (P.SERVING, K.CONNTRACKD_ANSWERS): (P.SERVING, M.ANNOUNCE),
     (P.SERVING, K.STATES_LOST): (P.SERVING, M.REREAD),
+    (P.SERVING, K.RULES_FIRST): (P.SERVING, M.OPEN),
     (P.HOLDING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
     (P.HOLDING, K.RULES_CHANGED): (P.HOLDING, M.HOLD),
     (P.HOLDING, K.RULES_FAILED): (P.HOLDING, M.RETRY),
@@ -164,50 +177,65 @@ TRANSITIONS: dict[tuple[Phase, Kind], tuple[Phase, Make]] = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`plan` replaces what is left of the running one; None lets that go on, () ends it."""
+    """`plan` replaces what is left of the running one; None lets that continue, () ends it."""
 
     state: State
     plan: Plan | None = None
     notices: tuple[Notice, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """All that a plan may depend on, once a line of the table has chosen it. `now` has the new phase."""
+
+    settings: Settings
+    before: State
+    now: State
+    event: Event
+
+
 def step(settings: Settings, state: State, event: Event) -> Step:
-    """One event met by the machine."""
+    """One event, handled by the machine."""
     learned, notices = learn(state, event)
     kind = _classify(settings, state, learned, event)
-    if kind is None or (state.phase, kind) not in TRANSITIONS:
+    line = None if kind is None else TRANSITIONS.get((state.phase, kind))
+    if kind is None or line is None:
         return Step(learned, None, notices)
-    phase, make = TRANSITIONS[state.phase, kind]
-    if make is Make.LIMIT:
-        learned, more = note(learned, Condition.STATES, False, _limit_text(settings, state, event))
-        notices = (*notices, *more)
-        phase, make = _after_limit(settings)
-    if kind in (Kind.PROMOTED, Kind.RESUMED):
-        resumed = kind is Kind.RESUMED
-        owed = learned.owed if resumed else settings.mode is SyncMode.CACHE
-        learned = replace(learned, promoted_ns=event.at_ns, commits=0, resumed=resumed)
-        learned = replace(learned, flushed=False, owed=owed)
-    if kind is Kind.DEMOTED:
-        learned = replace(learned, owed=False)
-    if make is Make.REREAD:
-        learned = replace(learned, coverage=replace(learned.coverage, suspicions=0, asked=True))
-    moved = replace(learned, phase=phase)
-    plan = _make(make, settings, state, moved, event)
-    if plan is not None:
-        commits = any(isinstance(action, CommitStates) and action.late for action in plan)
-        moved = replace(moved, reading=ResyncKernel() in plan, committing=commits)
-    return Step(moved, plan, notices)
+    phase, make = line
+    remembered, more = _remember(settings, state, learned, kind, event)
+    moved = replace(remembered, phase=phase)
+    plan = PLANS[make](Move(settings, state, moved, event))
+    return Step(_expect(moved, plan), plan, (*notices, *more))
 
 
-def _after_limit(settings: Settings) -> tuple[Phase, Make]:
-    if settings.then is AfterLimit.OPEN:
-        return Phase.PREPARING, Make.OPEN
-    return Phase.HOLDING, Make.RETRY
+def _remember(
+    settings: Settings, before: State, learned: State, kind: Kind, event: Event
+) -> tuple[State, tuple[Notice, ...]]:
+    """What a move leaves in the memory beside its phase, and what it has to say."""
+    match kind:
+        case Kind.PROMOTED | Kind.RESUMED:
+            owed = learned.owed if kind is Kind.RESUMED else settings.mode is SyncMode.CACHE
+            return replace(learned, promoted_ns=event.at_ns, commits=0, flushed=False, owed=owed), ()
+        case Kind.DEMOTED:
+            return replace(learned, owed=False), ()
+        case Kind.LIMIT_OPENS | Kind.LIMIT_HOLDS:
+            return note(learned, Condition.STATES, False, _limit_text(settings, before, kind, event))
+        case Kind.STATES_LOST:
+            return replace(learned, coverage=replace(learned.coverage, suspicions=0, asked=True)), ()
+        case _:
+            return learned, ()
 
 
-def _limit_text(settings: Settings, state: State, event: Event) -> str:
-    what = "opens without them" if settings.then is AfterLimit.OPEN else "stays closed"
-    if _limit_is_over(settings, state, event.at_ns):
+def _expect(moved: State, plan: Plan | None) -> State:
+    if plan is None:
+        return moved
+    commits = any(isinstance(action, CommitStates) and action.late for action in plan)
+    return replace(moved, reading=ResyncKernel() in plan, committing=commits)
+
+
+def _limit_text(settings: Settings, before: State, kind: Kind, event: Event) -> str:
+    what = "opens without them" if kind is Kind.LIMIT_OPENS else "stays closed"
+    if _limit_is_over(settings, before, event.at_ns):
         return (
             f"the states were not usable within {settings.limit_s:g} s; the gate {what}, as gate.then says"
         )
@@ -215,69 +243,82 @@ def _limit_text(settings: Settings, state: State, event: Event) -> str:
     return f"the states cannot be had ({reason}); the gate {what}, as gate.then says"
 
 
-def _make(make: Make, settings: Settings, before: State, now: State, event: Event) -> Plan | None:
-    if make in _COMFORTS and (not now.whole or now.loaded is not rules_of(now.role)):
-        # what packets need was cut off, so it comes before what only a later failover needs
-        make = Make.OPEN if now.phase is Phase.SERVING else Make.FOLLOW
-    match make:
-        case Make.NOTHING:
-            return None
-        case Make.START:
-            # a gate that an earlier run left open is not touched before the role is known
-            return () if now.loaded is RuleSet.PRIMARY else plans.plan_start()
-        case Make.PROMOTE:
-            return _make_promote(settings, now, event.at_ns)
-        case Make.FOLLOW:
-            served = before.phase in (Phase.SERVING, Phase.PREPARING, Phase.HOLDING)
-            return plans.plan_follow(settings, now.role, whole=now.whole, served=served)
-        case Make.OPEN:
-            return plans.plan_open(settings, whole=now.whole, owed=now.owed)
-        case Make.WAIT:
-            # what is left of the plan would empty the cache
-            return ()
-        case Make.HOLD:
-            return plans.plan_hold()
-        case Make.RETRY:
-            return plans.plan_retry(_retry_after_s(event))
-        case Make.ANNOUNCE:
-            return plans.plan_announce(settings, now.states, flushed=now.flushed, owed=now.owed)
-        case Make.REFRESH:
-            return plans.plan_refresh(settings, now.states)
-        case Make.REREAD:
-            return plans.plan_reread(settings, now.states)
-        case Make.CATCH_UP:
-            return plans.plan_catch_up()
-        case Make.NOT_READY:
-            asked_s = (event.at_ns - now.asked_ns) / 1e9
-            return plans.plan_not_ready(plans.catch_up_after_s(settings, now.kernel, asked_s))
-        case Make.LIMIT:
-            raise AssertionError("the limit is decided before the plan is made")
-
-
-_COMFORTS = (Make.ANNOUNCE, Make.REFRESH, Make.REREAD, Make.CATCH_UP, Make.NOT_READY)
-
-
-def _make_promote(settings: Settings, now: State, at_ns: int) -> Plan:
-    if now.resumed:
-        return plans.plan_open(settings, whole=now.whole, owed=now.owed)
-    remaining_s = settings.limit_s - (at_ns - now.promoted_ns) / 1e9
+def _make_promote(move: Move) -> Plan:
+    settings, now = move.settings, move.now
+    remaining_s = settings.limit_s - (move.event.at_ns - now.promoted_ns) / 1e9
     if remaining_s <= 0:
         # holding: the limit is over, every further try gets as long again
         remaining_s = settings.limit_s
     return plans.plan_promote(settings, now.loaded, whole=now.whole, remaining_s=remaining_s)
 
 
+def _make_follow(move: Move) -> Plan:
+    served = move.before.phase in (Phase.SERVING, Phase.PREPARING, Phase.HOLDING)
+    return plans.plan_follow(move.settings, move.now.role, whole=move.now.whole, served=served)
+
+
+def _make_open(move: Move) -> Plan:
+    return plans.plan_open(move.settings, whole=move.now.whole, owed=move.now.owed)
+
+
+def _make_announce(move: Move) -> Plan:
+    now = move.now
+    return plans.plan_announce(move.settings, now.states, flushed=now.flushed, owed=now.owed)
+
+
+def _make_not_ready(move: Move) -> Plan:
+    asked_s = (move.event.at_ns - move.now.asked_ns) / 1e9
+    return plans.plan_not_ready(plans.catch_up_after_s(move.settings, move.now.kernel, asked_s))
+
+
+PLANS: dict[Make, Callable[[Move], Plan | None]] = {
+    Make.START: lambda _: plans.plan_start(),
+    Make.PROMOTE: _make_promote,
+    Make.FOLLOW: _make_follow,
+    Make.OPEN: _make_open,
+    Make.HOLD: lambda _: plans.plan_hold(),
+    Make.RETRY: lambda move: plans.plan_retry(_retry_after_s(move.event)),
+    Make.ANNOUNCE: _make_announce,
+    Make.CATCH_UP: lambda _: plans.plan_catch_up(),
+    Make.NOT_READY: _make_not_ready,
+    Make.REFRESH: lambda move: plans.plan_refresh(move.settings, move.now.states),
+    Make.REREAD: lambda move: plans.plan_reread(move.settings, move.now.states),
+    # what is left of the plan would empty the cache
+    Make.WAIT: lambda _: (),
+    Make.NOTHING: lambda _: None,
+}
+
+
 def _retry_after_s(event: Event) -> float:
-    """A commit that conntrackd skipped ends soon; a rule set that nft refused does not mend itself."""
+    """A commit that conntrackd skipped ends soon; a rule set that nft refused does not repair itself."""
     if isinstance(event, ActionDone):
         return plans.SKIPPED_COMMIT_RETRY_S
     return plans.RETRY_AFTER_S
 
 
 def _classify(settings: Settings, state: State, learned: State, event: Event) -> Kind | None:
+    kind = _read(settings, state, learned, event)
+    in_force = learned.whole and learned.loaded is rules_of(learned.role)
+    return Kind.RULES_FIRST if kind in _CAN_WAIT and not in_force else kind
+
+
+_CAN_WAIT = {
+    Kind.CONNTRACKD_ANSWERS,
+    Kind.SETTLED,
+    Kind.REFRESH_DUE,
+    Kind.CATCH_UP_FAILED,
+    Kind.STATES_MISSED,
+    Kind.CONNTRACKD_LOST,
+    Kind.CONNTRACKD_STARTED,
+    Kind.STATES_LOST,
+}
+"""Of these only a later failover needs what they bring about."""
+
+
+def _read(settings: Settings, state: State, learned: State, event: Event) -> Kind | None:
     match event:
         case Started():
-            return Kind.STARTED
+            return Kind.FOUND_OPEN if event.loaded is RuleSet.PRIMARY else Kind.STARTED
         case RoleSeen():
             return _classify_role(state, event.role)
         case RulesChanged() if is_stale(state, event):
@@ -315,7 +356,7 @@ def _classify(settings: Settings, state: State, learned: State, event: Event) ->
             return Kind.RULES_FAILED
         case ActionFailed(action=CommitStates()):
             over = _limit_is_over(settings, state, event.at_ns)
-            return Kind.COMMIT_SHORT if event.retryable and not over else Kind.LIMIT_OVER
+            return Kind.COMMIT_SHORT if event.retryable and not over else _of_limit(settings)
         case ActionFailed(action=RequestResync() | AwaitStates()):
             return Kind.CATCH_UP_FAILED
         case _:
@@ -329,14 +370,13 @@ def _classify_role(state: State, role: Role) -> Kind | None:
     if role is Role.PRIMARY:
         if state.role is Role.PRIMARY:
             return None
-        resumed = state.phase is Phase.START and state.loaded is RuleSet.PRIMARY
-        return Kind.RESUMED if resumed else Kind.PROMOTED
+        return Kind.RESUMED if state.phase is Phase.RESUMING else Kind.PROMOTED
     return None if role is state.role or role is Role.UNKNOWN else Kind.DEMOTED
 
 
 def _classify_short(settings: Settings, state: State, at_ns: int, outcome: Committed) -> Kind:
     if _limit_is_over(settings, state, at_ns):
-        return Kind.LIMIT_OVER
+        return _of_limit(settings)
     if outcome.skipped or state.commits + 1 < MOST_COMMITS:
         return Kind.COMMIT_SHORT
     return Kind.COMMIT_POOR
@@ -344,3 +384,7 @@ def _classify_short(settings: Settings, state: State, at_ns: int, outcome: Commi
 
 def _limit_is_over(settings: Settings, state: State, at_ns: int) -> bool:
     return (at_ns - state.promoted_ns) / 1e9 >= settings.limit_s
+
+
+def _of_limit(settings: Settings) -> Kind:
+    return Kind.LIMIT_OPENS if settings.then is AfterLimit.OPEN else Kind.LIMIT_HOLDS

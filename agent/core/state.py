@@ -44,10 +44,16 @@ from agent.core.roles import Role, RuleSet
 
 class Phase(Enum):
     START = "start"
+    RESUMING = "resuming"
     FOLLOWING = "following"
     PREPARING = "preparing"
     SERVING = "serving"
     HOLDING = "holding"
+
+    @property
+    def is_open(self) -> bool:
+        """The gate lets packets through."""
+        return self in (Phase.SERVING, Phase.RESUMING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +61,13 @@ class State:
     """`loaded` and `whole` are what we know of the rules in the kernel: which set, and that all of it is
     ours.
 
-    `resumed`: the gate was open when this run of the agent began. `flushed`: nothing of a commit is left in
-    the external cache. `states`: how many went out with the last bulk. `ready`: what keepalived was told of
-    the states. `problems`: conditions that are not well now, with the newest words for each. `reading`:
-    conntrackd reads the kernel's table, or is about to, and sends all of it after that. `owed`: no commit of
-    this promotion was answered (cache mode), so that conntrackd may still have states for the kernel.
-    `committing`: that commit is being made, or is about to. `put_ns`: when all rules were last put in force.
-    `asked_ns`: when the peer was last asked for all its states. `kernel`: how many states the kernel had
-    when last counted.
+    `flushed`: nothing of a commit is left in the external cache. `states`: how many went out with the last
+    bulk. `ready`: what keepalived was told of the states. `problems`: conditions that are not well now, with
+    the newest words for each. `reading`: conntrackd reads the kernel's table, or is about to, and sends all
+    of it after that. `owed`: no commit of this promotion was answered (cache mode), so that conntrackd may
+    still have states for the kernel. `committing`: that commit is being made, or is about to. `put_ns`: when
+    all rules were last put in force. `asked_ns`: when the peer was last asked for all its states. `kernel`:
+    how many states the kernel had when last counted.
     """
 
     phase: Phase = Phase.START
@@ -71,7 +76,6 @@ class State:
     whole: bool = False
     promoted_ns: int = 0
     commits: int = 0
-    resumed: bool = False
     flushed: bool = True
     states: int = 0
     problems: Mapping[Condition, str] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, Reloaded, Started
 from agent.core.plan import Settings
 from agent.core.roles import RuleSet
-from agent.core.state import Phase, State
+from agent.core.state import State
 from agent.engine import crash, status, watchdog
 from agent.engine.executor import Hands
 from agent.engine.loop import Loop
@@ -158,7 +158,7 @@ class Agent:
 
     def _state_changed(self, state: State) -> None:
         self.manager.say_status(status_line(state))
-        owed = state.owed and state.phase is Phase.SERVING
+        owed = state.owed and state.phase.is_open
         # without the mark the next agent takes it that all states are in
         with contextlib.suppress(OSError):
             if owed != self._owed:

@@ -8,7 +8,6 @@ from agent.adapters.conntrackd import Conntrackd, kernel_states
 from agent.adapters.nftables import RulesState
 from agent.core.plan import refresh_after_s
 from agent.core.roles import RuleSet, rules_of
-from agent.core.state import Phase
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.errors import HafwError, OvertakenError
@@ -44,7 +43,7 @@ async def describe(
         "role": state.role.value,
         "role_seconds": round((time.monotonic_ns() - loop.role_since_ns) / 1e9, 1),
         "phase": state.phase.value,
-        "gate": "open" if state.phase is Phase.SERVING else "closed",
+        "gate": "open" if state.phase.is_open else "closed",
         "unwell": sorted(condition.value for condition in state.unwell),
         "problems": {condition.value: text for condition, text in state.problems.items()},
         "keepalived": _describe_keepalived(observer),

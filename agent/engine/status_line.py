@@ -8,7 +8,7 @@ def status_line(state: State) -> str:
     """Such as "backup, gate closed, the peer's states are in, all well"."""
     if state.role is Role.UNKNOWN:
         return "starting, nothing is known yet"
-    gate = "open" if state.phase is Phase.SERVING else "closed"
+    gate = "open" if state.phase.is_open else "closed"
     unwell = ", ".join(sorted(condition.value for condition in state.unwell))
     health = f"not well: {unwell}" if unwell else "all well"
     return ", ".join((state.role.value, f"gate {gate}", *_states(state), health))

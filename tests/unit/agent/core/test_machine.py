@@ -384,9 +384,9 @@ class Table(dict[tuple[Phase, Kind], tuple[Phase, Make]]):
         super().__init__(TRANSITIONS)
         self.taken: set[tuple[Phase, Kind]] = set()
 
-    def __getitem__(self, line: tuple[Phase, Kind]) -> tuple[Phase, Make]:
+    def get(self, line: tuple[Phase, Kind], default: object = None) -> tuple[Phase, Make] | None:  # type: ignore[override]  # one signature of the overloads is used
         self.taken.add(line)
-        return super().__getitem__(line)
+        return super().get(line)
 
 
 def test_no_line_of_the_table_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
