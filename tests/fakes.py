@@ -1,13 +1,14 @@
 """Fakes at our own edges: a host that remembers what was done to it and fails on what nobody expects."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from agent.core.actions import Committed, Reread, Sent, StatesIn
+from agent.core.actions import Committed, Completed, Reread, Sent, StatesIn
 from agent.core.roles import RuleSet
-from agent.engine.executor import Verified
+from agent.engine.executor import Found
 from agent.errors import OvertakenError, SilentError, ToolError
 from agent.model.records import Kind, Record
 from agent.rules.holes import Hole
@@ -52,6 +53,8 @@ class FakeHost:
     at_work: list[str] = field(default_factory=list)
     most_at_work: int = 0
     gate_opened: int = 0
+    completing: list[Callable[[], bool]] = field(default_factory=list)
+    """What says to each work on expectations whether it is to stop."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __str__(self) -> str:
@@ -95,7 +98,13 @@ class FakeHost:
         with self._rules(f"verify {rules.value}"):
             return FakeVerified(self.edited or (None if self.loaded is rules else f"the rules are {self}"))
 
-    async def beside(self, look: Callable[[], Verified]) -> Verified:
+    def complete(self, limit_s: float, is_over: Callable[[], bool]) -> Completed:
+        name = "complete" if math.isfinite(limit_s) else "complete remaining"
+        with self._rules(name):
+            self.completing.append(is_over)
+            return Completed(2, all_seen=not is_over())
+
+    async def beside(self, look: Callable[[], Found]) -> Found:
         """A look at the rules: it begins when "turn" is not held, and takes as long as "look" is."""
         while "turn" in self.held:
             self._changed.clear()

@@ -17,9 +17,12 @@ Hard facts (kernel 6.18, read in older ones back to 5.10)
 """
 
 import errno
+import math
+import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -58,8 +61,10 @@ class Announced:
 class Conntrack:
     """One netlink socket. Raises UnavailableError where the kernel gives none, or not to us."""
 
-    def __init__(self, *, expectations: bool = False) -> None:
-        """With `expectations` every new one can be read by announced()."""
+    def __init__(self, *, expectations: bool = False, limit_s: float = math.inf) -> None:
+        """With `expectations` every new one can be read by announced(). After `limit_s` no answer is waited
+        for any more."""
+        self._end_s = time.monotonic() + limit_s
         self.taken = 0
         """How many messages the last announced() has read, and how many were lost before they could be."""
         self.lost = 0
@@ -69,6 +74,10 @@ class Conntrack:
             self._socket.bind((0, 1 << (_GROUP_EXPECT_NEW - 1) if expectations else 0))
         except OSError as error:
             raise UnavailableError(f"cannot talk to connection tracking: {error.strerror}") from error
+
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() >= self._end_s
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -130,6 +139,9 @@ class Conntrack:
         while True:
             for answer, _, family, body in _messages(self._receive()):
                 if answer in (_DONE, _ERROR):
+                    if family:  # in its place stands the lowest byte of -errno
+                        reason = os.strerror(256 - family)
+                        raise UnavailableError(f"cannot list connection tracking: {reason}")
                     return
                 yield family, body
 
@@ -142,7 +154,8 @@ class Conntrack:
                 raise UnavailableError(f"cannot talk to connection tracking: {error.strerror}") from error
 
     def _receive(self) -> bytes:
-        if not select.select([self._socket], [], [], _PATIENCE_S)[0]:
+        left_s = min(_PATIENCE_S, max(0.0, self._end_s - time.monotonic()))
+        if not select.select([self._socket], [], [], left_s)[0]:
             raise UnavailableError("connection tracking gives no answer")
         try:
             return self._socket.recv(1 << 16)

@@ -17,10 +17,9 @@ what is said of conntrackd's events is in its source, also in that of 1.4.8)
   anew is told anew. `conntrackd -R` reads it, but sends nothing; `-B` would send every state.
 """
 
-import math
 import socket
 import struct
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.adapters.ctnetlink import (
@@ -32,6 +31,7 @@ from agent.adapters.ctnetlink import (
     attributes,
     nest,
 )
+from agent.core.actions import Completed
 from agent.errors import UnavailableError
 
 _MSG_NEW, _MSG_GET, _MSG_DELETE = 0, 1, 2
@@ -41,6 +41,8 @@ _NESTS = (_MASTER, _TUPLE, _MASK)
 _KEPT = (_TIMEOUT, _FLAGS, _CLASS, _HELPER)
 _FOLLOW_MASTER = b"nat-follow-master\0"
 _ORIGINAL, _REPLY = 0, 1
+_ANNOUNCE_LIMIT_S = 0.01
+"""Within the loop's turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,48 +79,52 @@ def find_translation(expected: Way, there: Way, back: Way) -> Translation | None
     return None
 
 
-def complete_expectations(limit_s: float = math.inf) -> bool:
-    """Gives every expectation of this network namespace the translation that it lacks. False when that was
-    broken off, because there are more than can be done in `limit_s`.
-
-    Nothing is raised: what cannot be completed costs an announced connection, a gate that stays closed for
-    it would cost all of them.
-    """
-    end_s = time.monotonic() + limit_s
+def complete_expectations(limit_s: float, is_over: Callable[[], bool]) -> Completed:
+    """Gives every expectation of this network namespace the translation that it lacks, until `limit_s` has
+    passed or `is_over`. Raises UnavailableError."""
+    tracking = Conntrack(limit_s=limit_s)
     try:
-        tracking = Conntrack()
-    except UnavailableError:
-        return True
+        return complete_all(tracking, is_over)
+    finally:
+        tracking.close()
+
+
+def complete_all(tracking: Conntrack, is_told: Callable[[], bool]) -> Completed:
+    completed = 0
+
+    def is_over() -> bool:
+        return tracking.is_late or is_told()
+
     try:
         incomplete = []
         for family, body in tracking.dump(EXPECT | _MSG_GET, _REQUEST | _DUMP):
-            if time.monotonic() > end_s:
-                return False
             found = dict(attributes(body))
             if _NAT not in found and {*_NESTS, _HELPER} <= found.keys():
                 incomplete.append((family, found))
+            if is_over():
+                return Completed(completed, all_seen=False)
         for family, found in incomplete:
-            if time.monotonic() > end_s:
-                return False
-            _complete(tracking, family, found)
+            if is_over():
+                return Completed(completed, all_seen=False)
+            completed += _complete(tracking, family, found)
     except UnavailableError:
-        pass
-    finally:
-        tracking.close()
-    return True
+        if not is_over():
+            raise
+        return Completed(completed, all_seen=False)
+    return Completed(completed, all_seen=True)
 
 
-def _complete(tracking: Conntrack, family: int, found: Attributes) -> None:
-    """Nothing when it needs nothing or is gone meanwhile."""
+def _complete(tracking: Conntrack, family: int, found: Attributes) -> bool:
+    """False when it needs nothing or is gone meanwhile."""
     answer = tracking.ask(CT | _MSG_GET, family, nest(_MASTER, found[_MASTER]), _REQUEST)
     if answer is None:
-        return
+        return False
     master = dict(attributes(answer))
     translation = find_translation(_read_way(found[_TUPLE]), _read_way(master[1]), _read_way(master[2]))
     if translation is None:
-        return
+        return False
     nat = _nat(family, _read_way(found[_TUPLE]).protocol, translation)
-    _make_anew(tracking, family, found, nat + attribute(_FUNCTION, _FOLLOW_MASTER))
+    return _make_anew(tracking, family, found, nat + attribute(_FUNCTION, _FOLLOW_MASTER))
 
 
 def announce_again(family: int, expected: bytes) -> bool:
@@ -126,7 +132,7 @@ def announce_again(family: int, expected: bytes) -> bool:
     when it has been used or is gone. What is expected in the microseconds between is not let in: wait until
     the answer is late anyway. Nothing is raised: the next failover may cost an announced connection."""
     try:
-        tracking = Conntrack()
+        tracking = Conntrack(limit_s=_ANNOUNCE_LIMIT_S)
     except UnavailableError:
         return False
     try:

@@ -44,6 +44,32 @@ class SwitchRules:
 
 
 @dataclass(frozen=True, slots=True)
+class CompleteExpectations:
+    """Before the gate opens, so the packets wait for it. A few are done at once; there are more only where a
+    client makes thousands."""
+
+    limit_s: float
+    abandonable: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return (
+            "give announced connections (FTP and the like) the translation that conntrackd leaves out "
+            f"(at most {self.limit_s * 1000:g} ms)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteRemaining:
+    """What CompleteExpectations had no time for. What a backup completes would be replicated back over what
+    is right there, so it ends with the role."""
+
+    abandonable: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return "give the remaining announced connections their translation"
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyRules:
     """The larger the table, the longer it takes (100,000 addresses: a second). Nothing waits for it."""
 
@@ -157,7 +183,7 @@ _PURPOSE = {
     Timer.RETRY: "try again",
 }
 
-AtOnce = LoadRules | SwitchRules | SetReadiness
+AtOnce = CompleteExpectations | LoadRules | SwitchRules | SetReadiness
 """Done within the call: microseconds to milliseconds."""
 
 Asked = (
@@ -168,9 +194,10 @@ Asked = (
     | RequestResync
     | AwaitStates
     | ShortenTimers
+    | CompleteRemaining
     | VerifyRules
 )
-"""Asked of conntrackd, which takes its time, or looked up beside the loop."""
+"""Asked of conntrackd, which takes its time, or done beside the loop."""
 
 Action = AtOnce | Asked | SetTimer
 
@@ -218,4 +245,13 @@ class StatesIn:
     losses: str = ""
 
 
-Outcome = Committed | Sent | Reread | StatesIn
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How many expectations have got a translation that they lacked; `all_seen` is False when time was over
+    before the last one."""
+
+    expectations: int
+    all_seen: bool
+
+
+Outcome = Committed | Completed | Sent | Reread | StatesIn

@@ -11,6 +11,8 @@ from agent.core.actions import (
     Action,
     AwaitStates,
     CommitStates,
+    CompleteExpectations,
+    CompleteRemaining,
     FlushCaches,
     LoadRules,
     Plan,
@@ -35,6 +37,8 @@ LATE_COMMIT_S = 300.0
 """Nothing waits for it; a million states that the kernel has already take most of a minute."""
 CATCH_UP_AGAIN_S = 30.0
 CATCH_UP_SOON_S = 2.0
+EXPECTATIONS_LIMIT_S = 0.01
+"""There are a few of them, unless a client makes thousands."""
 
 BULK_COST_S = 30e-6
 """What one re-sent state costs the backup's processor: its conntrackd deletes the entry and makes it
@@ -55,6 +59,8 @@ class Settings:
     shortest_timeout_s: float = 30.0
     mend: bool = True
     """Whether external changes of the rules are repaired at once, or only reported."""
+    helpers: bool = False
+    """Whether connections announce further ones, so that expectations are replicated."""
 
     @classmethod
     def of(cls, pair: Pair, shortest_timeout_s: float) -> "Settings":
@@ -65,6 +71,7 @@ class Settings:
             pair.sync.refresh_s,
             shortest_timeout_s,
             mend=pair.drift is not Drift.REPORT,
+            helpers=bool(pair.helpers),
         )
 
 
@@ -113,10 +120,13 @@ def plan_open(settings: Settings, *, whole: bool, owed: bool = False) -> Plan:
     ones over live ones. Unless a commit is `owed`: then it has states that the kernel never got. The plan
     serves as well for a primary whose rules must be made anew.
     """
+    complete: Plan = (CompleteExpectations(EXPECTATIONS_LIMIT_S),) if settings.helpers else ()
+    remaining: Plan = (CompleteRemaining(),) if settings.helpers else ()
     open_gate = put_rules(RuleSet.PRIMARY, whole=whole)
     flush: Plan = (FlushCaches(),) if settings.mode is SyncMode.CACHE and not owed else ()
     verify = plan_verify(settings, RuleSet.PRIMARY)
-    return (open_gate, SetTimer(Timer.SETTLE, SETTLE_AFTER_S), *flush, *verify)
+    settle = SetTimer(Timer.SETTLE, SETTLE_AFTER_S)
+    return (*complete, open_gate, settle, *remaining, *flush, *verify)
 
 
 def plan_announce(settings: Settings, states: int, *, flushed: bool, owed: bool = False) -> Plan:

@@ -9,6 +9,8 @@ from agent.core.actions import (
     AwaitStates,
     CommitStates,
     Committed,
+    CompleteExpectations,
+    CompleteRemaining,
     FlushCaches,
     LoadRules,
     RequestResync,
@@ -157,7 +159,7 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Notice, .
             return replace(state, loaded=rules), ()
         case SetReadiness(ready=ready):
             return replace(state, ready=ready), ()
-        case VerifyRules() | SetTimer():
+        case VerifyRules() | SetTimer() | CompleteExpectations() | CompleteRemaining():
             return state, ()
         case _:
             answered, notices = note_all(state, _of_answer(event.action, Answer.WELL, ""))
@@ -249,8 +251,8 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Notic
             return note(replace(state, whole=False), Condition.RULES, False, text)
         case SetReadiness(ready=ready):
             return replace(state, ready=ready), ()  # what it should say; a poll writes it anew
-        case SetTimer():
-            return state, ()
+        case SetTimer() | CompleteExpectations() | CompleteRemaining():
+            return state, ()  # its record says so: it may cost an announced connection, and no other
         case _:
             verdicts = _of_answer(event.action, event.answer, event.reason)
             if isinstance(event.action, FlushCaches) and event.answer is Answer.REFUSED:

@@ -46,8 +46,6 @@ LOCK_WAIT_S = 15.0
 SETTLE_LIMIT_S = 60.0
 RELOAD_LIMIT_S = 20.0
 """How long an asked-for reload may take: a commit that runs is let finish first."""
-EXPECTATIONS_LIMIT_S = 0.01
-"""There are a few of them, unless a client makes thousands."""
 
 Found = TypeVar("Found")
 
@@ -68,7 +66,7 @@ class Agent:
         # the thread has the interpreter
         self._aside = ThreadPoolExecutor(1, "aside")
         ready, weight = paths.readiness, not_ready(pair)
-        self.hands = Hands(self.rules, self.conntrackd, ready, weight, self._complete, self._beside)
+        self.hands = Hands(self.rules, self.conntrackd, ready, weight, complete_expectations, self._beside)
         self.sink = open_sink(paths)
         self.loop = Loop(Settings.of(pair, shortest_timeout_s()), self.hands, self.sink)
         self.manager = ServiceManager()
@@ -124,11 +122,6 @@ class Agent:
                 self._record(Kind.STOPPED, "hafw agent has stopped; rules and states stay as they are")
                 self.manager.close()
                 self.sink.close()
-
-    def _complete(self) -> None:
-        """The packets wait for this one; what it leaves over is done beside the loop."""
-        if not complete_expectations(EXPECTATIONS_LIMIT_S):
-            asyncio.get_running_loop().run_in_executor(self._aside, complete_expectations)
 
     async def _beside(self, job: Callable[[], Found]) -> Found:
         """What takes its time, or waits for the disk, holds up nothing here."""

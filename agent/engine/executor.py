@@ -1,14 +1,19 @@
 """Carries out actions: each by the one adapter that knows how. Decides nothing."""
 
+import math
+import threading
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from agent.core.actions import (
     Asked,
     AtOnce,
     AwaitStates,
     CommitStates,
+    Completed,
+    CompleteExpectations,
+    CompleteRemaining,
     FlushCaches,
     LoadRules,
     Outcome,
@@ -33,8 +38,15 @@ class Verified(Protocol):
     def drift(self) -> str | None: ...
 
 
-Beside = Callable[[Callable[[], Verified]], Awaitable[Verified]]
-"""Carries out what takes its time, without holding up the loop."""
+Found = TypeVar("Found")
+Complete = Callable[[float, Callable[[], bool]], Completed]
+"""Of expectations, in so many seconds and until it is to stop. Raises HafwError."""
+
+
+class Beside(Protocol):
+    """Carries out what takes its time, without holding up the loop."""
+
+    def __call__(self, job: Callable[[], Found], /) -> Awaitable[Found]: ...
 
 
 class RulesAdapter(Protocol):
@@ -56,8 +68,8 @@ class StatesAdapter(Protocol):
     async def await_states(self, timeout_s: float) -> Outcome: ...
 
 
-async def in_place(look: Callable[[], Verified]) -> Verified:
-    return look()
+async def in_place(job: Callable[[], Found]) -> Found:
+    return job()
 
 
 class Hands:
@@ -67,29 +79,29 @@ class Hands:
         states: StatesAdapter,
         readiness: Path,
         not_ready: int,
-        complete_expectations: Callable[[], object] = lambda: None,
+        complete: Complete,
         beside: Beside = in_place,
     ) -> None:
-        """`not_ready`: what keepalived adds to the priority while the states are not in (its track_file).
-        `complete_expectations` is called just before a primary's rules come into force."""
+        """`not_ready`: what keepalived adds to the priority while the states are not in (its track_file)."""
         self.rules = rules
         self._beside = beside
         self._states = states
         self._readiness = readiness
         self._not_ready = not_ready
-        self._complete_expectations = complete_expectations
+        self._complete = complete
 
-    def do(self, action: AtOnce) -> None:
+    def do(self, action: AtOnce) -> Outcome | None:
         """Raises HafwError; what was in force stays in force then."""
-        if isinstance(action, LoadRules | SwitchRules) and action.rules is RuleSet.PRIMARY:
-            self._complete_expectations()
         match action:
+            case CompleteExpectations():
+                return self._complete(action.limit_s, lambda: False)
             case LoadRules():
                 self.rules.load(action.rules)
             case SwitchRules():
                 self.rules.flip(action.rules)
             case SetReadiness():
                 write_readiness(self._readiness, 0 if action.ready else self._not_ready)
+        return None
 
     def close(self, holes: Collection[Hole]) -> frozenset[Hole]:
         """Those of `holes` that were open until now. Raises HafwError."""
@@ -126,9 +138,18 @@ class Hands:
                 await self._states.request_resync()
             case ShortenTimers():
                 await self._states.shorten_timers()
+            case CompleteRemaining():
+                return await self._complete_remaining()
             case VerifyRules():
                 await self._verify(action.rules)
         return None
+
+    async def _complete_remaining(self) -> Completed:
+        stop = threading.Event()
+        try:
+            return await self._beside(lambda: self._complete(math.inf, stop.is_set))
+        finally:
+            stop.set()
 
     async def find_drift(self, rules: RuleSet) -> str | None:
         """What differs from what was loaded and from `rules`. Raises HafwError; OvertakenError when it was

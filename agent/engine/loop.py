@@ -20,6 +20,7 @@ from agent.core.actions import (
     AwaitStates,
     CommitStates,
     Committed,
+    Completed,
     LoadRules,
     Outcome,
     Plan,
@@ -243,11 +244,11 @@ class Loop:
     def _do(self, action: AtOnce) -> None:
         begun = time.monotonic_ns()
         try:
-            self._hands.do(action)
+            outcome = self._hands.do(action)
         except HafwError as error:
             self._finished(action, begun, self.transition, error=error)
         else:
-            self._finished(action, begun, self.transition)
+            self._finished(action, begun, self.transition, outcome=outcome)
 
     def _ask_for(self, action: Asked) -> None:
         if self._group is None:
@@ -387,6 +388,8 @@ class Loop:
         commit = outcome if isinstance(outcome, Committed) else None
         if commit is not None:
             message += f": {commit.committed} of {commit.expected} (says the {commit.evidence})"
+        if isinstance(outcome, Completed):
+            message += f": {outcome.expectations}{'' if outcome.all_seen else ', and there are more'}"
         if isinstance(outcome, StatesIn):
             message += f": {outcome.states}" if outcome.peer_heard else ": nothing came from the peer"
             message += f"; {outcome.losses}" if outcome.losses else ""

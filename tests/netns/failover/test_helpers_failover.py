@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from agent.model.pair import SyncMode
+from agent.model.records import Kind
 from hafw_lab.client.lab import POWER, Lab, LabOptions
 from hafw_lab.client.node import Node
 from hafw_lab.measure.states import count_replicated, wait_replicated
@@ -106,6 +107,14 @@ def test_an_open_ftp_session_goes_on_after_a_failover(sync: SyncMode) -> None:
             assert session.ask("listed", True) == ["lines"]
         controls = lab.node(backup).run(["conntrack", "-L", "-p", "tcp", "--orig-port-dst", "21"]).stdout
         assert controls.count("helper=ftp") == 2
+        steps = [one for one in lab.node(backup).agent_records() if one["event"] == Kind.STEP.value]
+        names = [one["step"] for one in steps]
+        opened = max(number for number, name in enumerate(names) if name == "SwitchRules")
+        completed = steps[opened - 1]
+        assert (completed["step"], completed["result"]) == ("CompleteExpectations", "done")
+        # the one of active mode; the rules themselves translate those of passive mode
+        assert str(completed["message"]).endswith(": 1")
+        assert "CompleteRemaining" in names[opened:]
 
 
 def test_without_their_replication_what_was_announced_is_refused() -> None:

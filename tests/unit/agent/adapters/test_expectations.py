@@ -1,11 +1,18 @@
 """How an announced connection is translated, from the way of the connection that announced it."""
 
+import errno
+import math
 import socket
+import struct
+import time
 
 import pytest
 
-from agent.adapters.expectations import End, Translation, Way, find_translation
+from agent.adapters.ctnetlink import Conntrack
+from agent.adapters.expectations import End, Translation, Way, complete_all, find_translation
 from agent.cli.kernel_check import judge_automatic, judge_keeping
+from agent.core.actions import Completed
+from agent.errors import UnavailableError
 
 
 def end(address: str, port: int) -> End:
@@ -71,3 +78,41 @@ def test_findings_say_what_to_do() -> None:
     assert "update to 5.17" in judge_keeping(False).text
     assert not judge_automatic(True).good
     assert "nf_conntrack_helper=0" in judge_automatic(True).text
+
+
+class SilentConntrack(Conntrack):
+    """A kernel that takes every question and answers none."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(limit_s=limit_s)
+        self._socket.close()
+        self._socket, self.kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def close(self) -> None:
+        super().close()
+        self.kernel.close()
+
+
+def test_a_silent_kernel_holds_up_a_gate_for_the_limit_and_no_longer() -> None:
+    waited = []
+    for limit_s in (0.01, math.inf):
+        tracking = SilentConntrack(limit_s)
+        begun = time.monotonic()
+        if limit_s < math.inf:
+            assert complete_all(tracking, lambda: False) == Completed(0, all_seen=False)
+        else:
+            with pytest.raises(UnavailableError, match="no answer"):
+                complete_all(tracking, lambda: False)
+        waited.append(time.monotonic() - begun)
+        tracking.close()
+    assert waited[0] < waited[1] / 2
+
+
+def test_who_may_not_list_expectations_is_told() -> None:
+    """Not that there are none: who has no CAP_NET_ADMIN here gets an error in place of the list."""
+    refused = struct.pack("=IHHIIi", 36, 2, 0, 1, 0, -errno.EPERM) + bytes(16)
+    tracking = SilentConntrack(1.0)
+    tracking.kernel.send(refused)
+    with pytest.raises(UnavailableError, match="Operation not permitted"):
+        complete_all(tracking, lambda: False)
+    tracking.close()

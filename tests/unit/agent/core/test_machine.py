@@ -33,13 +33,15 @@ from tests.unit.agent.core.world import SECOND, World
 DIRECT = Settings(mode=SyncMode.DIRECT)
 CACHE = Settings(mode=SyncMode.CACHE)
 CACHE_CLOSED = Settings(mode=SyncMode.CACHE, then=AfterLimit.CLOSED)
-REPORT = Settings(mode=SyncMode.CACHE, mend=False)
+REPORT = Settings(mode=SyncMode.CACHE, mend=False, helpers=True)
 ALL = {"direct": DIRECT, "cache": CACHE, "cache-closed": CACHE_CLOSED, "report": REPORT}
 
 ACTIONS = (
     "LoadRules",
     "SwitchRules",
     "VerifyRules",
+    "CompleteExpectations",
+    "CompleteRemaining",
     "CommitStates",
     "FlushCaches",
     "ResyncKernel",

@@ -18,6 +18,8 @@ from agent.core.actions import (
     AwaitStates,
     CommitStates,
     Committed,
+    CompleteExpectations,
+    CompleteRemaining,
     FlushCaches,
     LoadRules,
     RequestResync,
@@ -57,6 +59,7 @@ from agent.model.pair import AfterLimit, SyncMode
 NOW = 60_000_000_000
 LIMIT_S = 10.0
 ALL_SETTINGS = [Settings(mode, LIMIT_S, then) for mode, then in itertools.product(SyncMode, AfterLimit)]
+ALL_SETTINGS[-1] = replace(ALL_SETTINGS[-1], helpers=True)
 SHORT = Committed(10, 4, 6, skipped=False, evidence="log")
 SKIPPED = replace(SHORT, skipped=True)
 GOOD = Committed(10, 10, 0, skipped=False, evidence="log")
@@ -66,6 +69,8 @@ ACTIONS: tuple[Action, ...] = (
     SwitchRules(RuleSet.PRIMARY),
     SwitchRules(RuleSet.BACKUP),
     VerifyRules(RuleSet.BACKUP),
+    CompleteExpectations(0.01),
+    CompleteRemaining(),
     CommitStates(1.0),
     CommitStates(1.0, late=True),
     FlushCaches(),
@@ -143,7 +148,10 @@ class Asked(dict[Line, Target]):
 
 
 PUT = "(Load|Switch)Rules"
-OPEN = f"{PUT} primary, SetTimer settle(, FlushCaches)?, VerifyRules primary"
+OPEN = (
+    f"(CompleteExpectations, )?{PUT} primary, SetTimer settle(, CompleteRemaining)?(, FlushCaches)?, "
+    "VerifyRules primary"
+)
 REREAD = "ResyncKernel, SendBulk(, SetTimer refresh)?"
 DOES = {
     Make.START: "LoadRules backup, SetReadiness False",

@@ -135,6 +135,10 @@ class World:
                     assert self.loaded is not None, "switched rules that were never loaded"
                 if action.rules is RuleSet.PRIMARY:
                     assert self.usable, f"the gate opened before the states were usable: {self.log}"
+                    completed = "CompleteExpectations" in self.log[-2:-1]
+                    assert completed is self.settings.helpers, (
+                        f"expectations were left as they came: {self.log}"
+                    )
                 self.loaded = action.rules
             case VerifyRules():
                 assert action.rules is self.loaded

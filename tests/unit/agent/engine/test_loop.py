@@ -30,12 +30,14 @@ LIMIT_S = 5.0
 class Bench:
     """One loop on a fake host. `role()` says what was seen, `until()` waits for a fact."""
 
-    def __init__(self, tmp_path: Path, mode: SyncMode = SyncMode.DIRECT, *, mend: bool = True) -> None:
+    def __init__(
+        self, tmp_path: Path, mode: SyncMode = SyncMode.DIRECT, *, mend: bool = True, helpers: bool = False
+    ) -> None:
         self.host = FakeHost()
         self.sink = MemorySink()
         self.ready = tmp_path / "ready"
-        hands = Hands(self.host, self.host, self.ready, -11, beside=self.host.beside)
-        self.loop = Loop(Settings(mode=mode, mend=mend), hands, self.sink)
+        hands = Hands(self.host, self.host, self.ready, -11, self.host.complete, self.host.beside)
+        self.loop = Loop(Settings(mode=mode, mend=mend, helpers=helpers), hands, self.sink)
 
     def role(self, role: Role, trigger: str = "test") -> None:
         now = time.monotonic_ns()
@@ -81,6 +83,74 @@ def test_a_take_over_in_direct_mode_waits_for_nothing(tmp_path: Path) -> None:
             await bench.at_rest()
         assert bench.host.done == ["flip primary", "verify primary"]
         assert bench.host.loaded is RuleSet.PRIMARY
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("mode", SyncMode)
+def test_expectations_are_completed_before_the_gate_opens_and_recorded(
+    tmp_path: Path, mode: SyncMode
+) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, mode, helpers=True)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.sink.records.clear()
+            bench.role(Role.PRIMARY)
+            await bench.at_rest()
+        steps = bench.sink.of(Kind.STEP)
+        names = [step.step for step in steps]
+        before = ["CommitStates"] if mode is SyncMode.CACHE else []
+        after = ["FlushCaches"] if mode is SyncMode.CACHE else []
+        assert names == [
+            *before,
+            "CompleteExpectations",
+            "SwitchRules",
+            "CompleteRemaining",
+            *after,
+            "VerifyRules",
+        ]
+        assert "translation that conntrackd leaves out (at most 10 ms): 2" in steps[len(before)].message
+        (transition,) = bench.sink.of(Kind.TRANSITION)
+        assert {step.transition for step in steps} == {transition.transition}
+
+    asyncio.run(scenario())
+
+
+def test_expectations_that_cannot_be_completed_keep_no_gate_closed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path, helpers=True)
+        bench.host.failing = {"complete", "complete remaining"}
+        async with bench.running(as_role=Role.BACKUP):
+            bench.role(Role.PRIMARY)
+            await bench.at_rest()
+            assert bench.host.loaded is RuleSet.PRIMARY
+        failed = [record.step for record in bench.sink.of(Kind.STEP) if record.result == "failed"]
+        assert failed == ["CompleteExpectations", "CompleteRemaining"]
+        assert not bench.sink.of(Kind.ALARM), "it says nothing of conntrackd"
+
+    asyncio.run(scenario())
+
+
+def test_the_remaining_expectations_are_left_alone_by_a_node_that_is_no_longer_primary(
+    tmp_path: Path,
+) -> None:
+    """The new one would be replicated back over the good one."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, helpers=True)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.host.held = {"look"}
+            bench.role(Role.PRIMARY)
+            await bench.until(lambda: "complete remaining" in bench.host.done)
+            is_over = bench.host.completing[-1]
+            assert not is_over()
+            bench.role(Role.BACKUP)
+            await bench.until(lambda: bench.host.loaded is RuleSet.BACKUP)
+            await bench.until(is_over)
+            bench.host.release("look")
+            await bench.at_rest()
+        abandoned = [record.step for record in bench.sink.of(Kind.STEP) if record.result == "abandoned"]
+        assert abandoned[0] == "CompleteRemaining"
 
     asyncio.run(scenario())
 

@@ -40,7 +40,7 @@ class Bench:
         )
         self.sink = MemorySink()
         host = FakeHost()
-        self.loop = Loop(Settings(), Hands(host, host, self.paths.readiness, -100), self.sink)
+        self.loop = Loop(Settings(), Hands(host, host, self.paths.readiness, -100, host.complete), self.sink)
         conntrackd = Conntrackd(self.paths, PAIR.sync.mode, run, expectations=False)
         self.observer = Observer(PAIR, self.paths, conntrackd, self.loop)
         self.observer.notices.listen(tmp_path / "notify.sock")

@@ -26,7 +26,8 @@ LIMIT_S = 20.0
 class Bench:
     def __init__(self, tmp_path: Path) -> None:
         self.host = FakeHost(loaded=RuleSet.BACKUP)
-        self.loop = Loop(Settings(), Hands(self.host, self.host, tmp_path / "ready", -11), MemorySink())
+        hands = Hands(self.host, self.host, tmp_path / "ready", -11, self.host.complete)
+        self.loop = Loop(Settings(), hands, MemorySink())
         self.ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.ear.setblocking(False)
         self.ear.bind(str(tmp_path / "notify"))
