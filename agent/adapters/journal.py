@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from systemd import journal
@@ -40,12 +40,6 @@ MOST_WAITING = 1000
 MOST_VALUE = 32 * 1024
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 JOURNALS = (Path("/run/log/journal"), Path("/var/log/journal"))
-
-
-class Sink(Protocol):
-    lost: int
-
-    def write(self, record: Record) -> None: ...
 
 
 class JournalSink:

@@ -27,9 +27,11 @@ from agent.core.plan import Settings
 from agent.core.roles import RuleSet
 from agent.core.state import State
 from agent.engine import crash, status, watchdog
-from agent.engine.executor import Hands
+from agent.engine.drift import DriftCheck
+from agent.engine.executor import Executor
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
+from agent.engine.readiness import Readiness
 from agent.engine.sensors import Sensors
 from agent.engine.status_line import status_line
 from agent.errors import HafwError
@@ -65,13 +67,14 @@ class Agent:
         # one thread, so that what was begun first is done first; as urgent as the loop, which waits while
         # the thread has the interpreter
         self._aside = ThreadPoolExecutor(1, "aside")
-        ready, weight = paths.readiness, not_ready(pair)
-        self.hands = Hands(self.rules, self.conntrackd, ready, weight, complete_expectations, self._beside)
+        readiness = Readiness(paths.readiness, not_ready(pair))
+        self.executor = Executor(self.rules, self.conntrackd, readiness, complete_expectations, self._beside)
         self.sink = open_sink(paths)
-        self.loop = Loop(Settings.of(pair, shortest_timeout_s()), self.hands, self.sink)
+        self.loop = Loop(Settings.of(pair, shortest_timeout_s()), self.executor, self.sink.write)
         self.manager = ServiceManager()
         self._owed: bool | None = None
-        self.observer = Observer(pair, paths, self.conntrackd, self.loop)
+        drift = DriftCheck(self.loop, self.executor)
+        self.observer = Observer(pair, paths, self.conntrackd, self.loop, drift, self.sink.write)
         self.sensors: Sensors | None = None
 
     def begin(self) -> None:
@@ -210,7 +213,7 @@ class Agent:
         """For `hafw rules`: answered when the new rules are in force, or cannot be."""
         refused = await self._reload()
         if refused is None:
-            # until the loop has met the reload, what it says of the rules is about the old ones
+            # until the loop has handled the reload, what it says of the rules is about the old ones
             await watchdog.through(self.loop)
             refused = await self._wait_loaded()
         found = {"schema": status.SCHEMA, "rules": self.rules.digest}
@@ -232,7 +235,7 @@ class Agent:
         return fresh, files
 
     def _use(self, pair: Pair) -> None:
-        self.rules = self.hands.rules = self.rules.succeed(pair)
+        self.rules = self.executor.rules = self.rules.succeed(pair)
         self.pair = self._taken.pair = pair
         self._taken.files = ()
         if self.sensors is not None:
@@ -249,7 +252,7 @@ class Agent:
         self._record(Kind.OVERRUN, f"{message}; until that was done it gave way to every other program")
 
     def _record(self, kind: Kind, message: str) -> None:
-        self.loop.record(Record(kind, message, time.monotonic_ns()))
+        self.sink.write(Record(kind, message, time.monotonic_ns()))
 
 
 def _tidy() -> None:

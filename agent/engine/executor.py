@@ -1,12 +1,21 @@
-"""Carries out actions: each by the one adapter that knows how. Decides nothing."""
+"""Carries out plans: one action at a time, each by the one adapter that knows how. Decides nothing.
 
+Changes of rules are made within the loop's turn, so nothing comes between the decision and the gate. What is
+asked of conntrackd, and every look at the rules, runs beside the loop; when a newer plan arrives, an
+abandonable one is no longer waited for, any other is let finish first.
+"""
+
+import asyncio
 import math
 import threading
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from agent.core.actions import (
+    Action,
     Asked,
     AtOnce,
     AwaitStates,
@@ -17,20 +26,27 @@ from agent.core.actions import (
     FlushCaches,
     LoadRules,
     Outcome,
+    Plan,
     RequestResync,
     ResyncKernel,
     SendBulk,
     SetReadiness,
+    SetTimer,
     ShortenTimers,
     SwitchRules,
+    Timer,
     VerifyRules,
 )
+from agent.core.events import TimerFired
 from agent.core.roles import RuleSet
+from agent.engine.readiness import Readiness
+from agent.engine.result import Result
+from agent.engine.transition_log import Transition
 from agent.errors import HafwError, OvertakenError, ToolError
-from agent.regular_file import UnfitFileError, read_regular, replace_file
 from agent.rules.holes import Hole
 
-MOST_READINESS = 32
+MAX_STEP_S = 60.0
+"""Every question to conntrackd has a time limit of its own, 30 s at the most."""
 
 
 class Verified(Protocol):
@@ -72,25 +88,139 @@ async def in_place(job: Callable[[], Found]) -> Found:
     return job()
 
 
-class Hands:
+class Reports(Protocol):
+    """Who hears of results and timers; never waits."""
+
+    def report(self, result: Result, transition: Transition | None) -> None: ...
+    def post(self, event: TimerFired) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    action: Asked
+    task: asyncio.Task[None]
+    until_s: float
+
+
+class Executor:
     def __init__(
         self,
         rules: RulesAdapter,
         states: StatesAdapter,
-        readiness: Path,
-        not_ready: int,
+        readiness: Readiness,
         complete: Complete,
         beside: Beside = in_place,
     ) -> None:
-        """`not_ready`: what keepalived adds to the priority while the states are not in (its track_file)."""
         self.rules = rules
         self._beside = beside
         self._states = states
-        self._readiness = readiness
-        self._not_ready = not_ready
+        self.readiness = readiness
         self._complete = complete
+        self._plan: deque[Action] = deque()
+        self._running: Running | None = None
+        self._timers: dict[Timer, asyncio.TimerHandle] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._reports: Reports | None = None
 
-    def do(self, action: AtOnce) -> Outcome | None:
+    def start(self, group: asyncio.TaskGroup, reports: Reports) -> None:
+        self._group, self._reports = group, reports
+
+    def stop(self) -> None:
+        """Begins nothing more."""
+        self._group = None
+        self._plan.clear()
+        for timer in self._timers.values():
+            timer.cancel()
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._plan) or self._running is not None
+
+    def waits_for(self, *timers: Timer) -> bool:
+        return not self._timers.keys().isdisjoint(timers)
+
+    def overdue(self) -> str | None:
+        """Which step takes longer than any step may, because something of ours hangs."""
+        if self._running is None or time.monotonic() < self._running.until_s:
+            return None
+        return self._running.action.describe()
+
+    def replace(self, plan: Plan) -> None:
+        self._plan = deque(plan)
+        if self._running is not None and self._running.action.abandonable:
+            self._running.task.cancel()
+            self._running = None
+
+    def work(self, transition: Transition | None) -> None:
+        """Begin what is next, for `transition`; what can be done at once is done, and reported, when this
+        returns."""
+        while self._running is None and self._plan:
+            action = self._plan.popleft()
+            if isinstance(action, SetTimer):
+                self._set_timer(action)
+            elif isinstance(action, AtOnce):
+                self._do(action, transition)
+                return
+            else:
+                self._ask_for(action, transition)
+
+    def _do(self, action: AtOnce, transition: Transition | None) -> None:
+        begun = time.monotonic_ns()
+        try:
+            outcome = self._carry_out(action)
+        except HafwError as error:
+            self._report(transition, action, begun, error=error)
+        else:
+            self._report(transition, action, begun, outcome)
+
+    def _ask_for(self, action: Asked, transition: Transition | None) -> None:
+        if self._group is None:
+            raise AssertionError("start() comes first")
+        task = self._group.create_task(self._ask(action, transition))
+        self._running = Running(action, task, time.monotonic() + budget_s(action))
+
+    async def _ask(self, action: Asked, transition: Transition | None) -> None:
+        begun = time.monotonic_ns()
+        try:
+            outcome = await self._carry_out_beside(action)
+        except HafwError as error:
+            self._running = None
+            self._report(transition, action, begun, error=error)
+        except asyncio.CancelledError:
+            self._report(transition, action, begun, abandoned=True)
+            raise
+        else:
+            self._running = None
+            self._report(transition, action, begun, outcome)
+
+    def _report(
+        self,
+        transition: Transition | None,
+        action: Action,
+        begun_ns: int,
+        outcome: Outcome | None = None,
+        error: HafwError | None = None,
+        *,
+        abandoned: bool = False,
+    ) -> None:
+        if self._reports is None:
+            raise AssertionError("start() comes first")
+        result = Result(action, begun_ns, time.monotonic_ns(), outcome, error, abandoned)
+        self._reports.report(result, transition)
+
+    def _set_timer(self, action: SetTimer) -> None:
+        old = self._timers.pop(action.timer, None)
+        if old is not None:
+            old.cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[action.timer] = loop.call_later(action.after_s, self._fire, action.timer)
+
+    def _fire(self, timer: Timer) -> None:
+        self._timers.pop(timer, None)
+        if self._reports is not None:
+            self._reports.post(TimerFired(time.monotonic_ns(), timer))
+
+    def _carry_out(self, action: AtOnce) -> Outcome | None:
         """Raises HafwError; what was in force stays in force then."""
         match action:
             case CompleteExpectations():
@@ -100,28 +230,10 @@ class Hands:
             case SwitchRules():
                 self.rules.flip(action.rules)
             case SetReadiness():
-                write_readiness(self._readiness, 0 if action.ready else self._not_ready)
+                self.readiness.write(action.ready)
         return None
 
-    def close(self, holes: Collection[Hole]) -> frozenset[Hole]:
-        """Those of `holes` that were open until now. Raises HafwError."""
-        return self.rules.close(holes)
-
-    def restore_readiness(self, ready: bool) -> str | None:
-        """Writes it anew where somebody else has changed it, and says so. Raises HafwError."""
-        wanted = 0 if ready else self._not_ready
-        try:
-            found = read_regular(self._readiness, MOST_READINESS).decode(errors="replace").strip()
-        except UnfitFileError as error:
-            words = error.reason
-        else:
-            if found == str(wanted):
-                return None
-            words = f"said {found!r}"
-        write_readiness(self._readiness, wanted)
-        return f"{self._readiness} {words}; keepalived chooses the primary by it, so it says {wanted} again"
-
-    async def ask(self, action: Asked) -> Outcome | None:
+    async def _carry_out_beside(self, action: Asked) -> Outcome | None:
         """Raises HafwError."""
         match action:
             case CommitStates():
@@ -166,9 +278,7 @@ class Hands:
             raise ToolError(("nft",), drift, retryable=True)
 
 
-def write_readiness(path: Path, number: int) -> None:
-    """By rename, which keepalived sees: it would take an empty file, half written, for "ready"."""
-    try:
-        replace_file(path, f"{number}\n", 0o644)
-    except OSError as error:
-        raise HafwError(f"cannot tell keepalived of readiness in {path}: {error.strerror}") from error
+def budget_s(action: Action) -> float:
+    """After this time a step has not only failed: what should have ended it hangs."""
+    asked_s = action.timeout_s if isinstance(action, CommitStates | AwaitStates) else 0.0
+    return MAX_STEP_S + asked_s

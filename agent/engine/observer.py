@@ -12,6 +12,7 @@ import re
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.adapters.conntrackd import Conntrackd, Statistics, kernel_states
@@ -35,7 +36,9 @@ from agent.core.events import (
 )
 from agent.core.replication import Losses, judge_losses
 from agent.core.roles import Role
-from agent.engine.loop import Loop, answer_of
+from agent.engine.drift import DriftCheck
+from agent.engine.loop import Loop
+from agent.engine.result import answer_of
 from agent.engine.suspicion import Suspicion
 from agent.errors import HafwError, UnavailableError
 from agent.model.pair import Pair
@@ -72,8 +75,18 @@ class Seen:
 
 
 class Observer:
-    def __init__(self, pair: Pair, paths: Paths, conntrackd: Conntrackd, loop: Loop) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        paths: Paths,
+        conntrackd: Conntrackd,
+        loop: Loop,
+        drift: DriftCheck,
+        write: Callable[[Record], None],
+    ) -> None:
         """Raises UnavailableError if the kernel gives no netlink sockets."""
+        self._drift = drift
+        self._write = write
         self._paths = paths
         self._loop = loop
         self._conntrackd = conntrackd
@@ -122,6 +135,7 @@ class Observer:
             PacedReader(self._expectations.fileno(), self._expected, ANNOUNCED_PACE),
         )
         self._group = group
+        self._drift.start(group)
         # the plans that begin now speak to this one; another one has heard nothing of them
         self._conntrackd_seen = self._conntrackd.socket_identity()
         group.create_task(self.bus.run())
@@ -129,6 +143,7 @@ class Observer:
 
     def close(self) -> None:
         self._closed = True
+        self._drift.stop()
         for reader in self._readers:
             reader.close()
         for source in (self.addresses, self.notices, self._rules, self._expectations):
@@ -234,7 +249,7 @@ class Observer:
             self._refused.clear()
         self._refused[kind] = (now, 0)
         more = f" ({count} more since the last time)" if count else ""
-        self._loop.record(Record(Kind.REFUSED, f"refused {reason}{more}", time.monotonic_ns()))
+        self._write(Record(Kind.REFUSED, f"refused {reason}{more}", time.monotonic_ns()))
 
     def _notices_wait(self) -> None:
         self.refuse(f"notices that come faster than {PACE.per_second:.0f} in a second: they wait")
@@ -313,7 +328,7 @@ class Observer:
         self.hint("system bus")
 
     def _rules_changed(self) -> int:
-        self._loop.rules_may_be_open(self._rules.drain())
+        self._drift.rules_may_be_open(self._rules.drain())
         if self._rules_timer is None:
             running = asyncio.get_running_loop()
             self._rules_timer = running.call_later(RULES_DEBOUNCE_S, self._check_rules)
@@ -321,7 +336,7 @@ class Observer:
 
     def _check_rules(self) -> None:
         self._rules_timer = None
-        self._loop.check_rules()
+        self._drift.check_rules()
 
     async def _poll(self) -> None:
         """What all other sources missed. Jittered, so that the two nodes do not breathe together."""
@@ -330,7 +345,7 @@ class Observer:
             await self.bus.refresh()
             self._look_and_tell("poll")
             self._look_for_contradictions()
-            self._loop.check_readiness()
+            self._drift.check_readiness()
             await self._check_conntrackd()
 
     def _look_for_contradictions(self) -> None:

@@ -177,14 +177,14 @@ class Sensors:
         adverts = await self._beside(Strangers)
         while True:
             await asyncio.sleep(ROUND_S - ANSWER_WAIT_S)
-            role, since_ns = self._loop.state.role, self._loop.role_since_ns
+            role, since_ns = self._loop.state.role, self._loop.log.role_since_ns
             begun_ns = time.monotonic_ns()
             with self._looking("who answers for the virtual addresses"):
                 answers = await self._ask_round(role)
                 seen = await self._beside(adverts.read_advertised)
                 before = self._advertised if role is Role.PRIMARY else Advertised()
                 self._advertised = before.and_then(seen)
-                if role is self._loop.state.role and since_ns == self._loop.role_since_ns:
+                if role is self._loop.state.role and since_ns == self._loop.log.role_since_ns:
                     self._judge_answers(role, (begun_ns - since_ns) / 1e9, answers)
 
     async def _ask_round(self, role: Role) -> tuple[Answer, ...]:

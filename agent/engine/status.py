@@ -41,7 +41,7 @@ async def describe(
         "node": node,
         "peer": pair.peer_of(node).name,
         "role": state.role.value,
-        "role_seconds": round((time.monotonic_ns() - loop.role_since_ns) / 1e9, 1),
+        "role_seconds": round((time.monotonic_ns() - loop.log.role_since_ns) / 1e9, 1),
         "phase": state.phase.value,
         "gate": "open" if state.phase.is_open else "closed",
         "unwell": sorted(condition.value for condition in state.unwell),
@@ -113,7 +113,7 @@ async def _describe_states(pair: Pair, conntrackd: Conntrackd, loop: Loop) -> Va
 
 
 def _describe_transition(loop: Loop) -> Values | None:
-    transition = loop.transition
+    transition = loop.log.current
     if transition is None:
         return None
     closed = to_fields(transition.closed) if transition.closed else None

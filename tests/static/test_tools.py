@@ -17,6 +17,7 @@ READ_BY_OTHERS = (
     "pytestmark",
     "pytest_*",
     "__path__",
+    "__call__",
     "usage",
     "INIT",
     "mono_ns",

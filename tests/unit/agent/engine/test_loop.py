@@ -1,77 +1,21 @@
-"""The loop between the real core, the real hands and a fake host."""
+"""The loop between the real core, the real executor and a fake host."""
 
 import asyncio
-import os
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.core.actions import Committed, Timer
+from agent.core.actions import Committed, SwitchRules, Timer
 from agent.core.conditions import Condition
-from agent.core.events import ConditionSeen, RoleSeen, Started, TimerFired
-from agent.core.plan import Settings
+from agent.core.events import ConditionSeen, Started
 from agent.core.roles import Role, RuleSet
-from agent.engine.executor import Hands
-from agent.engine.loop import Loop
 from agent.model.pair import SyncMode
 from agent.model.records import Kind
-from agent.rules.holes import UNKNOWN, Change, Deed
-from agent.rules.nft_json import GATE_TABLE
-from tests.fakes import FakeHost, MemorySink
-
-LIMIT_S = 5.0
-
-
-class Bench:
-    """One loop on a fake host. `role()` says what was seen, `until()` waits for a fact."""
-
-    def __init__(
-        self, tmp_path: Path, mode: SyncMode = SyncMode.DIRECT, *, mend: bool = True, helpers: bool = False
-    ) -> None:
-        self.host = FakeHost()
-        self.sink = MemorySink()
-        self.ready = tmp_path / "ready"
-        hands = Hands(self.host, self.host, self.ready, -11, self.host.complete, self.host.beside)
-        self.loop = Loop(Settings(mode=mode, mend=mend, helpers=helpers), hands, self.sink)
-
-    def role(self, role: Role, trigger: str = "test") -> None:
-        now = time.monotonic_ns()
-        self.loop.post(RoleSeen(now, role, trigger, now))
-
-    def fire(self, timer: Timer) -> None:
-        self.loop.post(TimerFired(time.monotonic_ns(), timer))
-
-    async def until(self, fact: Callable[[], bool]) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            while not fact():
-                await asyncio.sleep(0)
-
-    async def at_rest(self) -> None:
-        """All that was posted has been met, and all that can be done without a timer is done."""
-        loop = self.loop
-        await self.until(lambda: loop._queue.empty() and not loop._plan and loop._running is None)
-
-    @asynccontextmanager
-    async def running(
-        self, *, loaded: RuleSet | None = None, as_role: Role | None = None
-    ) -> AsyncIterator[None]:
-        """With `as_role`, at rest in it."""
-        self.host.loaded = loaded
-        self.loop.post(Started(time.monotonic_ns(), loaded))
-        task = asyncio.create_task(self.loop.run())
-        try:
-            if as_role is not None:
-                self.role(as_role)
-                await self.at_rest()
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+from tests.unit.agent.engine.bench import LIMIT_S, Bench
 
 
 def test_a_take_over_in_direct_mode_waits_for_nothing(tmp_path: Path) -> None:
@@ -164,13 +108,51 @@ def test_the_newest_observation_wins_at_the_next_action_boundary(tmp_path: Path)
             await bench.until(lambda: bench.host.at_work == ["commit"])
             for role in (Role.BACKUP, Role.PRIMARY, Role.FAULT, Role.BACKUP):
                 bench.role(role)
-            await bench.until(bench.loop._queue.empty)
+            await bench.until(lambda: not bench.loop._queue)
             assert bench.host.at_work == ["commit"], "a commit is let finish"
             bench.host.release("commit")
             await bench.at_rest()
         assert bench.host.gate_opened == 0, "the plan of the role that was lost went on"
         assert str(bench.host) == "rules backup, at work: nothing"
         assert bench.host.done.count("commit") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_long_plan_needs_no_deep_stack(tmp_path: Path) -> None:
+    """Each result was met within the call that carried its action out."""
+    many = sys.getrecursionlimit()
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.host.done.clear()
+            bench.executor.replace((SwitchRules(RuleSet.BACKUP),) * many)
+            bench.loop.post(ConditionSeen(time.monotonic_ns(), Condition.BUS, True, "words"))
+            await bench.at_rest()
+        assert bench.host.done == ["flip backup"] * many
+
+    asyncio.run(scenario())
+
+
+def test_the_result_of_an_action_comes_before_what_waits(tmp_path: Path) -> None:
+    """A role that is seen while an action is carried out meets a core that knows of this action."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, helpers=True)
+        known: list[RuleSet | None] = []
+        async with bench.running(as_role=Role.BACKUP):
+            bench.host.done.clear()
+            bench.role(Role.PRIMARY)
+            bench.role(Role.STOPPED)
+            bench.loop.beat(lambda: known.append(bench.loop.state.loaded))
+            bench.role(Role.PRIMARY)
+            bench.loop.beat(lambda: known.append(bench.loop.state.loaded))
+            await bench.at_rest()
+        flips = [name for name in bench.host.done if name.startswith("flip")]
+        assert flips == ["flip primary", "flip backup", "flip primary"]
+        assert known == [RuleSet.BACKUP, RuleSet.PRIMARY]
+        assert [one.result for one in bench.sink.of(Kind.TRANSITION)[1:]] == ["done"] * 3
 
     asyncio.run(scenario())
 
@@ -182,7 +164,7 @@ def test_what_may_be_abandoned_is_not_waited_for(tmp_path: Path) -> None:
         async with bench.running(as_role=Role.BACKUP):
             bench.fire(Timer.SETTLE)
             await bench.until(lambda: bench.host.at_work == ["await"])
-            backup = bench.loop.transition
+            backup = bench.loop.log.current
             bench.role(Role.PRIMARY)
             await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
             await bench.at_rest()
@@ -195,72 +177,6 @@ def test_what_may_be_abandoned_is_not_waited_for(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_no_role_waits_for_a_look_at_the_rules(tmp_path: Path) -> None:
-    """With a set of 100,000 addresses a look takes a second: a gate would stay open for as long."""
-
-    async def scenario() -> None:
-        bench = Bench(tmp_path)
-        async with bench.running(as_role=Role.BACKUP):
-            bench.host.held = {"look"}
-            bench.role(Role.PRIMARY)
-            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
-            bench.loop.check_rules()
-            bench.role(Role.BACKUP)
-            await bench.until(lambda: bench.host.loaded is RuleSet.BACKUP)
-            bench.host.release("look")
-            await bench.at_rest()
-        abandoned = [record for record in bench.sink.of(Kind.STEP) if record.result == "abandoned"]
-        assert [record.step for record in abandoned] == ["VerifyRules"]
-        assert not bench.sink.of(Kind.ALARM)
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("mend", [True, False])
-def test_a_look_that_waits_for_its_turn_does_not_take_our_flip_for_a_change(
-    tmp_path: Path, mend: bool
-) -> None:
-    """Looks are made one after the other, in a thread of their own; a role may change before one begins."""
-
-    async def scenario() -> None:
-        bench = Bench(tmp_path, mend=mend)
-        async with bench.running(as_role=Role.BACKUP):
-            bench.host.done.clear()
-            bench.host.held = {"turn"}
-            bench.loop.check_rules()
-            await asyncio.sleep(0)
-            bench.role(Role.PRIMARY)
-            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
-            bench.host.release("turn")
-            await bench.until(lambda: bench.host.done[-1] == "verify primary" and not bench.loop._checking)
-            await bench.at_rest()
-        assert not bench.sink.of(Kind.ALARM)
-        assert "load primary" not in bench.host.done
-
-    asyncio.run(scenario())
-
-
-def test_of_many_hints_one_look_is_under_way_and_one_waits(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        bench = Bench(tmp_path)
-        async with bench.running(as_role=Role.BACKUP):
-            bench.host.done.clear()
-            bench.host.held = {"look"}
-            for _ in range(10):
-                bench.loop.check_rules()
-                await asyncio.sleep(0)
-            assert bench.host.done == ["verify backup"]
-            bench.host.loaded = RuleSet.PRIMARY  # by another hand, which overtakes this look as well
-            bench.host.release("look")
-            await bench.until(lambda: bench.host.loaded is RuleSet.BACKUP)
-            await bench.at_rest()
-        assert bench.host.done == ["verify backup", "verify backup", "load backup", "verify backup"]
-        (alarm,) = bench.sink.of(Kind.ALARM)
-        assert "the rules are rules primary" in alarm.message
-
-    asyncio.run(scenario())
-
-
 def test_a_commit_belongs_to_the_transition_that_asked_for_it(tmp_path: Path) -> None:
     async def scenario() -> None:
         bench = Bench(tmp_path, SyncMode.CACHE)
@@ -268,9 +184,9 @@ def test_a_commit_belongs_to_the_transition_that_asked_for_it(tmp_path: Path) ->
         async with bench.running():
             bench.role(Role.PRIMARY)
             await bench.until(lambda: bench.host.at_work == ["commit"])
-            primary = bench.loop.transition
+            primary = bench.loop.log.current
             bench.role(Role.BACKUP)
-            await bench.until(lambda: bench.loop.transition is not primary)
+            await bench.until(lambda: bench.loop.log.current is not primary)
             bench.host.release("commit")
             await bench.at_rest()
             assert primary is not None
@@ -357,50 +273,6 @@ def test_rules_that_are_refused_keep_the_old_ones_and_are_tried_again(tmp_path: 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("mend", [True, False])
-def test_a_flush_closes_first_and_loads_then_whatever_the_pair_file_says(tmp_path: Path, mend: bool) -> None:
-    async def scenario() -> None:
-        bench = Bench(tmp_path, mend=mend)
-        async with bench.running(as_role=Role.PRIMARY):
-            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
-            await bench.at_rest()
-            bench.host.done.clear()
-            bench.loop.rules_may_be_open({UNKNOWN})
-            assert bench.host.done == [], "it was not gone"
-            bench.host.flushed = True
-            bench.loop.rules_may_be_open(())
-            bench.loop.rules_may_be_open({Change(GATE_TABLE, None, Deed.REMOVED)})
-            assert bench.host.done == [], "the gate of a primary is open"
-            bench.loop.rules_may_be_open({UNKNOWN})
-            assert bench.host.done == ["close"]
-            await bench.until(lambda: "load primary" in bench.host.done)
-            await bench.at_rest()
-        (alarm,) = bench.sink.of(Kind.ALARM)
-        assert "is gone; until the rules are back nothing is forwarded" in alarm.message
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("mend", [True, False])
-def test_an_edit_just_after_a_flip_is_mended_or_only_told_of(tmp_path: Path, mend: bool) -> None:
-    async def scenario() -> None:
-        bench = Bench(tmp_path, mend=mend)
-        async with bench.running(as_role=Role.BACKUP):
-            bench.host.edited = "chain mine"
-            bench.role(Role.PRIMARY)
-            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
-            bench.loop.check_rules()
-            await bench.until(lambda: bool(bench.sink.of(Kind.ALARM)))
-            bench.fire(Timer.RETRY)
-            await bench.at_rest()
-        (alarm,) = bench.sink.of(Kind.ALARM)
-        assert "chain mine" in alarm.message
-        assert ("left as it is" in alarm.message) is not mend
-        assert ("load primary" in bench.host.done) is mend
-
-    asyncio.run(scenario())
-
-
 @pytest.mark.parametrize("bug", ["load backup", "commit"])
 def test_a_bug_in_an_adapter_ends_the_loop(tmp_path: Path, bug: str) -> None:
     async def scenario() -> None:
@@ -478,7 +350,7 @@ def test_whatever_comes_there_is_one_action_at_a_time_and_the_gate_fits_the_last
             await bench.at_rest()
             while last is Role.PRIMARY and bench.host.loaded is not RuleSet.PRIMARY:
                 # what failed has set a timer; time passes here without waiting
-                assert Timer.RETRY in bench.loop._timers
+                assert Timer.RETRY in bench.executor._timers
                 bench.host.failing = set()
                 bench.fire(Timer.RETRY)
                 await bench.at_rest()
@@ -507,33 +379,5 @@ def test_a_take_over_from_a_silent_peer_says_that_states_may_be_missing(tmp_path
         assert "missing" not in first.message
         assert last.doubt == silence
         assert f"states may be missing: {silence}" in last.message
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("written", ["7\n", "", None, "a pipe"])
-def test_readiness_that_somebody_else_wrote_is_restored(tmp_path: Path, written: str | None) -> None:
-    async def scenario() -> None:
-        bench = Bench(tmp_path)
-        async with bench.running(as_role=Role.BACKUP):
-            bench.fire(Timer.SETTLE)
-            await bench.at_rest()
-            assert bench.ready.read_text() == "0\n"
-            bench.loop.check_readiness()
-            await bench.at_rest()
-            assert not bench.sink.of(Kind.ALARM)
-            bench.ready.unlink()
-            if written == "a pipe":
-                os.mkfifo(bench.ready)
-            elif written is not None:
-                bench.ready.write_text(written)
-            bench.loop.check_readiness()
-            await bench.at_rest()
-            assert bench.ready.read_text() == "0\n"
-            bench.loop.check_readiness()
-            await bench.at_rest()
-        (alarm,) = bench.sink.of(Kind.ALARM)
-        (over,) = bench.sink.of(Kind.RECOVERED)
-        assert (alarm.condition, over.condition) == ("readiness", "readiness")
 
     asyncio.run(scenario())

@@ -16,9 +16,11 @@ from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, ConntrackdStarted, Event
 from agent.core.plan import Settings
 from agent.core.roles import Role
-from agent.engine.executor import Hands
+from agent.engine.drift import DriftCheck
+from agent.engine.executor import Executor
 from agent.engine.loop import Beat, Loop
 from agent.engine.observer import Observer
+from agent.engine.readiness import Readiness
 from agent.model.records import Kind
 from agent.paths import Paths
 from tests.checkout import EXAMPLES, RECORDED
@@ -40,9 +42,11 @@ class Bench:
         )
         self.sink = MemorySink()
         host = FakeHost()
-        self.loop = Loop(Settings(), Hands(host, host, self.paths.readiness, -100, host.complete), self.sink)
+        executor = Executor(host, host, Readiness(self.paths.readiness, -100), host.complete)
+        self.loop = Loop(Settings(), executor, self.sink.write)
         conntrackd = Conntrackd(self.paths, PAIR.sync.mode, run, expectations=False)
-        self.observer = Observer(PAIR, self.paths, conntrackd, self.loop)
+        drift = DriftCheck(self.loop, executor)
+        self.observer = Observer(PAIR, self.paths, conntrackd, self.loop, drift, self.sink.write)
         self.observer.notices.listen(tmp_path / "notify.sock")
 
 
@@ -146,17 +150,16 @@ def test_a_conntrackd_that_restarts_before_the_first_poll_is_another_one(
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()
         bench.observer.close()
-        queue = bench.loop._queue
-        events = [queue.get_nowait() for _ in range(queue.qsize())]
+        events = events_of(bench.loop)
         assert any(isinstance(event, ConntrackdStarted) for event in events) is restarts
 
     asyncio.run(scenario())
 
 
 def events_of(loop: Loop) -> list[Event]:
-    queue = loop._queue
-    found = [queue.get_nowait() for _ in range(queue.qsize())]
-    return [event for event in found if not isinstance(event, Beat)]
+    found = [event for event in loop._queue if not isinstance(event, Beat)]
+    loop._queue.clear()
+    return found
 
 
 def test_the_first_loss_of_all_is_told(tmp_path: Path) -> None:

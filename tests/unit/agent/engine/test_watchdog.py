@@ -14,10 +14,11 @@ from agent.core.actions import Timer
 from agent.core.events import RoleSeen, Started, TimerFired
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
-from agent.engine import loop as loop_module
+from agent.engine import executor as executor_module
 from agent.engine import watchdog
-from agent.engine.executor import Hands
+from agent.engine.executor import Executor
 from agent.engine.loop import Loop
+from agent.engine.readiness import Readiness
 from tests.fakes import FakeHost, MemorySink
 
 LIMIT_S = 20.0
@@ -26,8 +27,9 @@ LIMIT_S = 20.0
 class Bench:
     def __init__(self, tmp_path: Path) -> None:
         self.host = FakeHost(loaded=RuleSet.BACKUP)
-        hands = Hands(self.host, self.host, tmp_path / "ready", -11, self.host.complete)
-        self.loop = Loop(Settings(), hands, MemorySink())
+        readiness = Readiness(tmp_path / "ready", -11)
+        executor = Executor(self.host, self.host, readiness, self.host.complete)
+        self.loop = Loop(Settings(), executor, MemorySink().write)
         self.ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.ear.setblocking(False)
         self.ear.bind(str(tmp_path / "notify"))
@@ -110,7 +112,7 @@ def test_a_loop_that_does_not_meet_its_events_starves_it(tmp_path: Path) -> None
 def test_a_step_that_takes_longer_than_it_may_starves_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop_module, "LONGEST_STEP_S", 0.05)
+    monkeypatch.setattr(executor_module, "MAX_STEP_S", 0.05)
 
     async def scenario() -> None:
         bench = Bench(tmp_path)

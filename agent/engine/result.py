@@ -1,0 +1,34 @@
+"""What came of an action, and what that means to the core. Pure."""
+
+from dataclasses import dataclass
+
+from agent.core.actions import Action, Outcome
+from agent.core.events import ActionDone, ActionFailed, Answer
+from agent.errors import HafwError, MissingToolError, SilentError, ToolError, UnavailableError
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`abandoned`: nobody waits for it any more, because a newer plan came."""
+
+    action: Action
+    begun_ns: int
+    ended_ns: int
+    outcome: Outcome | None = None
+    error: HafwError | None = None
+    abandoned: bool = False
+
+
+def event_of(result: Result) -> ActionDone | ActionFailed:
+    error = result.error
+    if error is None:
+        return ActionDone(result.ended_ns, result.action, result.outcome)
+    retryable = isinstance(error, ToolError) and error.retryable
+    return ActionFailed(result.ended_ns, result.action, error.message, retryable, answer_of(error))
+
+
+def answer_of(error: HafwError) -> Answer:
+    """What a failed question says of whom it was asked."""
+    if isinstance(error, UnavailableError | MissingToolError):
+        return Answer.UNREACHABLE
+    return Answer.NONE if isinstance(error, SilentError) else Answer.REFUSED

@@ -1,0 +1,180 @@
+"""The records of a change of role: each of its steps, the way as a whole, and the alarms on it."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent.core.actions import (
+    Committed,
+    Completed,
+    LoadRules,
+    Outcome,
+    Reread,
+    SendBulk,
+    StatesIn,
+    SwitchRules,
+)
+from agent.core.conditions import Condition, doubt
+from agent.core.events import RoleSeen
+from agent.core.roles import Role, rules_of
+from agent.core.state import Notice
+from agent.engine.result import Result
+from agent.model.records import Kind, Record
+
+MAX_STEPS = 50
+"""How many steps of the last transition `hafw status` shows; the records have them all."""
+
+
+@dataclass(slots=True)
+class Transition:
+    """What is told about the way from one role to another, until its rules are in force."""
+
+    identity: str
+    seen: RoleSeen
+    before: Role
+    steps: list[Record] = field(default_factory=list)
+    closed: Record | None = None
+    committed: Committed | None = None
+    doubt: str | None = None
+    """Why states may be missing, as far as that was known when the role came."""
+
+
+class TransitionLog:
+    def __init__(self, write: Callable[[Record], None], stalled_ns: Callable[[int, int], int]) -> None:
+        """`stalled_ns`: how long the agent itself stood still between two moments."""
+        self._write = write
+        self._stalled_ns = stalled_ns
+        self.current: Transition | None = None
+        self.role_since_ns = time.monotonic_ns()
+
+    def begin(self, seen: RoleSeen, before: Role, problems: Mapping[Condition, str]) -> None:
+        if self.current is not None and self.current.closed is None:
+            self._close(self.current, time.monotonic_ns(), "superseded")
+        self.current = Transition(uuid.uuid4().hex[:12], seen, before)
+        if seen.role is Role.PRIMARY:
+            self.current.doubt = doubt(problems)
+        self.role_since_ns = seen.at_ns
+
+    def add(self, result: Result, transition: Transition | None) -> None:
+        """`transition`: whose step it was; when it ends there may be a newer one."""
+        if not _is_routine(result):
+            record = _record_of_step(result, transition)
+            if transition is not None:
+                if isinstance(result.outcome, Committed):
+                    transition.committed = result.outcome
+                if len(transition.steps) < MAX_STEPS:
+                    transition.steps.append(record)
+            self._write(record)
+        if self._ends(result) and self.current is not None:
+            self._close(self.current, result.ended_ns, "done")
+
+    def notify(self, notices: Iterable[Notice]) -> None:
+        """Alarms, and their ends."""
+        for notice in notices:
+            self._write(
+                Record(
+                    event=Kind.RECOVERED if notice.well else Kind.ALARM,
+                    message=notice.text,
+                    mono_ns=time.monotonic_ns(),
+                    condition=notice.condition.value,
+                )
+            )
+
+    def _ends(self, result: Result) -> bool:
+        """The transition is over for the packets: the rules of its role are in force."""
+        return (
+            self.current is not None
+            and self.current.closed is None
+            and result.error is None
+            and isinstance(result.action, LoadRules | SwitchRules)
+            and result.action.rules is rules_of(self.current.seen.role)
+        )
+
+    def _close(self, transition: Transition, now: int, how: str) -> None:
+        seen = transition.seen
+        took_ms = (now - seen.noticed_ns) / 1e6
+        opened = how == "done" and seen.role is Role.PRIMARY
+        commit = transition.committed
+        words = "superseded by a newer one" if how == "superseded" else f"in force after {took_ms:.1f} ms"
+        stalled_s = self._stalled_ns(seen.noticed_ns, now) / 1e9
+        if stalled_s > 0:
+            words += f", of which the agent itself stood still for {stalled_s:.1f} s"
+        if transition.doubt is not None:
+            words += f"; states may be missing: {transition.doubt}"
+        transition.closed = Record(
+            event=Kind.TRANSITION,
+            message=f"{transition.before.value} -> {seen.role.value} ({seen.trigger}): {words}",
+            mono_ns=now,
+            transition=transition.identity,
+            from_role=transition.before.value,
+            to_role=seen.role.value,
+            trigger=seen.trigger,
+            duration_ms=round(took_ms, 3),
+            result=how,
+            notified_to_open_ms=round(took_ms, 3) if opened else None,
+            expected=commit.expected if commit else None,
+            committed=commit.committed if commit else None,
+            doubt=transition.doubt,
+        )
+        self._write(transition.closed)
+
+
+def _is_routine(result: Result) -> bool:
+    """The regular re-send is only recorded when it fails."""
+    done = result.error is None and not result.abandoned
+    return done and isinstance(result.action, SendBulk) and result.action.routine
+
+
+def _record_of_step(result: Result, transition: Transition | None) -> Record:
+    outcome = result.outcome
+    commit = outcome if isinstance(outcome, Committed) else None
+    return Record(
+        event=Kind.STEP,
+        message=_message(result),
+        mono_ns=result.ended_ns,
+        transition=transition.identity if transition else None,
+        step=type(result.action).__name__,
+        duration_ms=round((result.ended_ns - result.begun_ns) / 1e6, 3),
+        result=_word(result),
+        expected=commit.expected if commit else None,
+        committed=commit.committed if commit else None,
+    )
+
+
+def _message(result: Result) -> str:
+    what = result.action.describe()
+    if result.abandoned:
+        return f"{what} (abandoned)"
+    if result.error is not None:
+        return f"{what}: {result.error} (failed)"
+    return what + _found(result.outcome)
+
+
+def _found(outcome: Outcome | None) -> str:
+    match outcome:
+        case Committed():
+            return f": {outcome.committed} of {outcome.expected} (says the {outcome.evidence})"
+        case Completed():
+            return f": {outcome.expectations}{'' if outcome.all_seen else ', and there are more'}"
+        case StatesIn():
+            states = f": {outcome.states}" if outcome.peer_heard else ": nothing came from the peer"
+            return f"{states}; {outcome.losses}" if outcome.losses else states
+        case Reread():
+            return (
+                f": it has {outcome.after} that are replicated, {outcome.before} before; "
+                f"the kernel has {outcome.kernel} with the firewall's own"
+            )
+        case _:
+            return ""
+
+
+def _word(result: Result) -> str:
+    if result.abandoned:
+        return "abandoned"
+    if result.error is not None:
+        return "failed"
+    commit = result.outcome
+    if not isinstance(commit, Committed) or commit.complete:
+        return "done"
+    return "skipped" if commit.skipped else "partial"

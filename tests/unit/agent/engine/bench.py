@@ -1,0 +1,73 @@
+"""The loop with the real core and the real executor, on a fake host."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from agent.core.actions import Timer
+from agent.core.events import RoleSeen, Started, TimerFired
+from agent.core.plan import Settings
+from agent.core.roles import Role, RuleSet
+from agent.engine.drift import DriftCheck
+from agent.engine.executor import Executor
+from agent.engine.loop import Loop
+from agent.engine.readiness import Readiness
+from agent.model.pair import SyncMode
+from tests.fakes import FakeHost, MemorySink
+
+LIMIT_S = 5.0
+
+
+class Bench:
+    """One loop on a fake host. `role()` says what was seen, `until()` waits for a fact."""
+
+    def __init__(
+        self, tmp_path: Path, mode: SyncMode = SyncMode.DIRECT, *, mend: bool = True, helpers: bool = False
+    ) -> None:
+        self.host = FakeHost()
+        self.sink = MemorySink()
+        self.ready = tmp_path / "ready"
+        readiness = Readiness(self.ready, -11)
+        self.executor = Executor(self.host, self.host, readiness, self.host.complete, self.host.beside)
+        self.loop = Loop(Settings(mode=mode, mend=mend, helpers=helpers), self.executor, self.sink.write)
+        self.drift = DriftCheck(self.loop, self.executor)
+
+    def role(self, role: Role, trigger: str = "test") -> None:
+        now = time.monotonic_ns()
+        self.loop.post(RoleSeen(now, role, trigger, now))
+
+    def fire(self, timer: Timer) -> None:
+        self.loop.post(TimerFired(time.monotonic_ns(), timer))
+
+    async def until(self, fact: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while not fact():
+                await asyncio.sleep(0)
+
+    async def at_rest(self) -> None:
+        """All that was posted has been handled, and all that can be done without a timer is done."""
+        await self.until(lambda: not self.loop.is_busy)
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            self.drift.start(group)
+            await self.loop.run()
+
+    @asynccontextmanager
+    async def running(
+        self, *, loaded: RuleSet | None = None, as_role: Role | None = None
+    ) -> AsyncIterator[None]:
+        """With `as_role`, at rest in it."""
+        self.host.loaded = loaded
+        self.loop.post(Started(time.monotonic_ns(), loaded))
+        task = asyncio.create_task(self._run())
+        try:
+            if as_role is not None:
+                self.role(as_role)
+                await self.at_rest()
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
