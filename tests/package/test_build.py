@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from agent import __version__
 from tests.checkout import ROOT
 from tests.package.conftest import BUILD_TIMEOUT_S, build
 
 DEBIAN = ROOT / "packaging" / "debian"
 SYSTEMD = ROOT / "systemd"
 PROFILE = "/etc/apparmor.d/hafw-agent"
-HOMES = ("pyproject.toml", "agent", "host-tools", "packaging", "run", ":!host-tools/pictures")
-"""Where a version could stand."""
 A_DAY_IN_2001 = 1_000_000_000
 
 
@@ -84,13 +81,6 @@ def test_an_unknown_kind_of_file_stops_the_build(tmp_path: Path) -> None:
         [DEBIAN / "install-systemd", tmp_path / "from", tmp_path / "to"], capture_output=True, check=False
     )
     assert done.returncode == 1
-
-
-def test_one_version_everywhere() -> None:
-    version = run("dpkg-parsechangelog", "-l", DEBIAN / "changelog", "-S", "Version").strip()
-    assert __version__ == version
-    listed = run("git", "grep", "--fixed-strings", "--files-with-matches", version, "--", *HOMES).split()
-    assert listed == ["packaging/debian/changelog"]
 
 
 def test_pip_is_told_what_to_do_instead() -> None:
