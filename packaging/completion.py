@@ -159,7 +159,7 @@ def _hafw() -> tuple[argparse.ArgumentParser, Kinds, str]:
 
 
 def _hafw_lab() -> tuple[argparse.ArgumentParser, Kinds, str]:
-    from hafw_lab.model.options import FaultKind
+    from hafw_lab.model.fault import FaultKind
     from hafw_lab.model.topology import DEFAULT
     from hafw_lab.verbs import main as lab
 

@@ -40,7 +40,7 @@ TIERS = {"agent": AGENT, "hafw_lab": LAB}
 # process, which shares with the lab's clients what goes over the wire.
 ALONE = {
     ("agent", "notify"): frozenset[str](),
-    ("hafw_lab", "supervisor"): frozenset({"plan", "kernel", "vm"}),
+    ("hafw_lab", "supervisor"): frozenset({"model", "plan", "kernel", "vm"}),
 }
 LAB_MAY_USE = {
     "errors",

@@ -43,6 +43,10 @@ def sources(root: Path) -> tuple[str, ...]:
     return tuple(name for name in ("agent", "host-tools", "tests") if (root / name).is_dir())
 
 
+def packaging(root: Path) -> tuple[str, ...]:
+    return tuple(str(path.relative_to(root)) for path in (root / "packaging").glob("*.py"))
+
+
 def test_ruff(root: Path) -> None:
     check(root, sys.executable, "-m", "ruff", "check", "--cache-dir", f"{CACHE}/ruff", ".")
 
@@ -52,7 +56,17 @@ def test_ruff_format(root: Path) -> None:
 
 
 def test_mypy(root: Path) -> None:
-    check(root, sys.executable, "-m", "mypy", "--strict", "--cache-dir", f"{CACHE}/mypy", *sources(root))
+    check(
+        root,
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--cache-dir",
+        f"{CACHE}/mypy",
+        *sources(root),
+        *packaging(root),
+    )
 
 
 def test_vulture(root: Path) -> None:
