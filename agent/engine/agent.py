@@ -168,8 +168,7 @@ class Agent:
             self.begin()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_LIMIT_S):
-                    while not self.loop.is_idle:
-                        await asyncio.sleep(0.02)
+                    await self.loop.until(lambda: self.loop.is_idle)
             working.cancel()
         active.remember(self.paths, self.rules)
 
@@ -222,8 +221,7 @@ class Agent:
     async def _wait_loaded(self) -> str | None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RELOAD_LIMIT_S):
-                while not self.loop.state.whole:
-                    await asyncio.sleep(0.02)
+                await self.loop.until(lambda: self.loop.state.whole)
                 return None
         return "the agent could not load the rules; `hafw history` has the reason"
 

@@ -41,6 +41,7 @@ class Loop:
         self._executor = executor
         self._queue: deque[Event | Beat] = deque()
         self._filled = asyncio.Event()
+        self._handled = asyncio.Event()
 
     def post(self, event: Event) -> None:
         """Callable from anything on the event loop; never waits."""
@@ -72,6 +73,12 @@ class Loop:
         """Nor is any settling to come, or another try."""
         return not self.is_busy and not self._executor.waits_for(Timer.SETTLE, Timer.RETRY)
 
+    async def until(self, fact: Callable[[], bool]) -> None:
+        """`fact` is about this loop or its state, which change only when events are handled."""
+        while not fact():
+            self._handled.clear()
+            await self._handled.wait()
+
     async def run(self) -> None:
         """For ever; cancel to end. Nothing in the kernel changes at the end."""
         self.pulse.start()
@@ -91,6 +98,7 @@ class Loop:
             while self._queue:
                 self._handle(self._queue.popleft())
             self._filled.clear()
+            self._handled.set()
 
     def _handle(self, item: Event | Beat) -> None:
         if isinstance(item, Beat):

@@ -159,6 +159,28 @@ def test_no_shell(python_files: tuple[Path, ...]) -> None:
                 assert value.value is False, f"{path}:{node.value.lineno}: an argv, not a line for a shell"
 
 
+def polls(tree: ast.AST) -> Iterator[int]:
+    """The lines where something is asked again and again whether it has come, with a sleep between."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.While) and len(node.body) == 1 and not isinstance(node.test, ast.Constant):
+            (only,) = node.body
+            value = only.value if isinstance(only, ast.Expr) else None
+            called = value.value if isinstance(value, ast.Await) else value
+            if isinstance(called, ast.Call) and ast.unparse(called.func).rpartition(".")[2] == "sleep":
+                yield node.lineno
+
+
+def test_the_agent_waits_for_what_happens(root: Path, python_files: tuple[Path, ...]) -> None:
+    found = {path: lines for path in of_agent(root, python_files) if (lines := [*polls(tree_of(path))])}
+    assert found == {}
+
+
+def test_a_poll_is_found() -> None:
+    code = "async def f(loop):\n    while not loop.is_idle:\n        await asyncio.sleep(0.02)\n"
+    assert [*polls(ast.parse(code))] == [2]
+    assert [*polls(ast.parse(code.replace("not loop.is_idle", "True")))] == []
+
+
 def test_files_are_of_a_size_to_read(python_files: tuple[Path, ...], shell_files: tuple[Path, ...]) -> None:
     for path in (*python_files, *shell_files):
         assert len(path.read_text().splitlines()) <= MOST_LINES, f"{path}: split it"

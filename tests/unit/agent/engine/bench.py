@@ -48,7 +48,8 @@ class Bench:
 
     async def at_rest(self) -> None:
         """All that was posted has been handled, and all that can be done without a timer is done."""
-        await self.until(lambda: not self.loop.is_busy)
+        async with asyncio.timeout(LIMIT_S):
+            await self.loop.until(lambda: not self.loop.is_busy)
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:

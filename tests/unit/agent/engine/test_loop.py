@@ -157,6 +157,35 @@ def test_the_result_of_an_action_comes_before_what_waits(tmp_path: Path) -> None
     asyncio.run(scenario())
 
 
+def test_who_waits_for_the_loop_sleeps_until_something_was_handled(tmp_path: Path) -> None:
+    """`hafw settle` for its end, a reload for its rules: woken by what they wait for."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, SyncMode.CACHE)
+        bench.host.held = {"commit"}
+        asked = 0
+
+        def is_open() -> bool:
+            nonlocal asked
+            asked += 1
+            return bench.host.loaded is RuleSet.PRIMARY
+
+        async with bench.running(as_role=Role.BACKUP):
+            waiting = asyncio.create_task(bench.loop.until(is_open))
+            bench.role(Role.PRIMARY)
+            await bench.until(lambda: bench.host.at_work == ["commit"])
+            before = asked
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert asked <= before + 1, "it looks although nothing was handled"
+            bench.host.release("commit")
+            async with asyncio.timeout(LIMIT_S):
+                await waiting
+            assert bench.host.loaded is RuleSet.PRIMARY
+
+    asyncio.run(scenario())
+
+
 def test_what_may_be_abandoned_is_not_waited_for(tmp_path: Path) -> None:
     async def scenario() -> None:
         bench = Bench(tmp_path)
