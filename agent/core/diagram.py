@@ -1,4 +1,4 @@
-"""The state diagram of the README, drawn from the table itself. Pure."""
+"""The state diagram of docs/how-it-works.md, drawn from the table itself. Pure."""
 
 from agent.core.machine import TRANSITIONS
 from agent.core.state import Phase

@@ -51,6 +51,9 @@ def test_everything_is_at_its_place(built: Path) -> None:
     assert [path for path in found if path.startswith("/etc/") and path[-1] != "/"] == [PROFILE]
     programs = ("/usr/sbin/hafw", "/usr/bin/hafw-lab", "/usr/libexec/hafw/notify")
     assert {found[path] for path in programs} == {"-rwxr-xr-x root/root"}
+    # the pages link to each other by these names, which compressing would change
+    pages = [path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.*"))]
+    assert not [path for path in pages if f"/usr/share/doc/hafw-agent/{path}" not in found]
     # keepalived runs the hook only if nobody but root could have put it there
     assert {found[path] for path in ("/usr/libexec/", "/usr/libexec/hafw/")} == {"drwxr-xr-x root/root"}
 
@@ -118,7 +121,7 @@ def test_lintian(built: Path) -> None:
 
 
 def test_every_override_has_its_reason() -> None:
-    for path in DEBIAN.glob("*lintian-overrides"):
+    for path in DEBIAN.rglob("*lintian-overrides"):
         reason = ""
         for line in path.read_text().splitlines():
             assert line.startswith("#") or reason, f"{path.name}: no reason above {line!r}"

@@ -40,6 +40,12 @@ def shell_files(files: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(path for path in files if path.suffix == ".sh" or is_shell(first_line(path)))
 
 
+@pytest.fixture(scope="session")
+def pages(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """What people read: README.md, docs/ and the other pages in Markdown."""
+    return tuple(path for path in files if path.suffix == ".md")
+
+
 def first_line(path: Path) -> str:
     """The `#!` line, or nothing."""
     with path.open("rb") as file:

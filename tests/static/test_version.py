@@ -9,7 +9,7 @@ from agent import __version__
 
 HOME = Path("packaging/debian/changelog")
 HISTORIES = {HOME, Path("CHANGELOG.md")}
-PICTURES = Path("host-tools/pictures")
+PICTURES = Path("docs/pictures")
 """Of a run, with what it was made with."""
 OURSELVES = Path("tests/static/test_version.py")
 

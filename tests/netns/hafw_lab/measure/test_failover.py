@@ -227,7 +227,7 @@ def test_a_browser_shows_the_report(ran_demo: RanDemo, tmp_path: Path) -> None:
 
 
 def test_a_browser_shows_the_picture_of_the_readme(tmp_path: Path) -> None:
-    picture = ROOT / "host-tools" / "pictures" / "failover.svg"
+    picture = ROOT / "docs" / "pictures" / "failover.svg"
     with open_page(picture, tmp_path) as page:
         assert page.find_requests() == [picture.as_uri()]
         assert page.find_complaints() == []
