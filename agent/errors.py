@@ -27,20 +27,20 @@ class Problem:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
-MOST_IN_ONE_LINE = 5
+MAX_IN_ONE_LINE = 5
 """A record or an answer is one line; whoever has more room takes `problems`."""
 
 
 class ConfigError(HafwError):
     """A pair file that cannot be used, with every problem in it, in the order of the file."""
 
-    def __init__(self, problems: tuple[Problem, ...], source: str = "pair file") -> None:
+    def __init__(self, problems: tuple[Problem, ...], file: str = "pair file") -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        first = "; ".join(str(problem) for problem in problems[:MOST_IN_ONE_LINE])
-        more = "; ... (`hafw check` shows them)" if len(problems) > MOST_IN_ONE_LINE else ""
-        super().__init__(f"{source}: {count}: {first}{more}")
+        first = "; ".join(str(problem) for problem in problems[:MAX_IN_ONE_LINE])
+        more = "; ... (`hafw check` shows them)" if len(problems) > MAX_IN_ONE_LINE else ""
+        super().__init__(f"{file}: {count}: {first}{more}")
         self.problems = problems
-        self.source = source
+        self.file = file
 
 
 class ToolError(HafwError):

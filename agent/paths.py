@@ -10,7 +10,7 @@ class Paths:
     hook: Path = Path("/usr/libexec/hafw/notify")
     run_dir: Path = Path("/run/hafw")
     state_dir: Path = Path("/var/lib/hafw")
-    """The generations of the pair file, and what a roll-back needs after a power cut."""
+    """The generations of the pair file, and what a rollback needs after a power cut."""
     log_file: Path = Path("/var/log/hafw/agent.jsonl")
     """Where records go when there is no journald."""
     journal_socket: Path = Path("/run/systemd/journal/socket")

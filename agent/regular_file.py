@@ -22,12 +22,12 @@ _KINDS = {
     stat.S_IFBLK: "is a device",
     stat.S_IFDIR: "is a directory",
 }
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class UnfitFileError(HafwError):
-    """`reason` goes on where the name of the file ends."""
+    """`reason` continues where the name of the file ends."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} {reason}")
@@ -54,7 +54,7 @@ def read_regular(path: Path, most: int, *, else_do: str = "") -> bytes:
 
 def _require_regular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "is no regular file")
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "is not a regular file")
         raise UnfitFileError(path, f"{kind}; name a regular file")
 
 
@@ -84,7 +84,7 @@ def replace_file(path: Path, text: str, mode: int = 0o600, *, durable: bool = Fa
 
 
 def find_weakness(path: Path) -> str | None:
-    """Who but root could change what is read there, as words that go on where the name of the file ends.
+    """Who but root could change what is read there, as words that continue where the name of the file ends.
 
     Only root asks: what anybody else reads takes effect nowhere. The one who called sudo counts as root.
     """
@@ -142,7 +142,7 @@ def _places(path: Path) -> Iterator[Path]:
         yield place
         if not place.is_symlink():
             at = place
-        elif (links := links + 1) <= _MOST_LINKS:
+        elif (links := links + 1) <= _MAX_LINKS:
             target = Path(os.readlink(place))
             left += reversed(target.parts)
             if target.is_absolute():

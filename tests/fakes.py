@@ -10,7 +10,7 @@ from agent.core.actions import Committed, Completed, Reread, Sent, StatesIn
 from agent.core.roles import RuleSet
 from agent.engine.executor import Found
 from agent.errors import OvertakenError, SilentError, ToolError
-from agent.model.records import Kind, Record
+from agent.model.records import Record, RecordKind
 from agent.rules.holes import Hole
 
 
@@ -24,7 +24,7 @@ class MemorySink:
     def write(self, record: Record) -> None:
         self.records.append(record)
 
-    def of(self, kind: Kind) -> list[Record]:
+    def of(self, kind: RecordKind) -> list[Record]:
         return [record for record in self.records if record.event is kind]
 
 
@@ -38,7 +38,7 @@ class FakeHost:
     """Rules and states of one node; `str()` is its state, `done` what was carried out, in order.
 
     `failing` has the names of what fails as a tool fails, `buggy` of what fails as no adapter may. What is
-    in `held` does not end before `release()`. `edited`: what another hand has changed in our table.
+    in `held` does not end before `release()`. `edited`: external changes to our table.
     """
 
     loaded: RuleSet | None = None
@@ -129,7 +129,7 @@ class FakeHost:
             if name in self.buggy:
                 raise ValueError(f"a bug in {name}")
             if name in self.failing:
-                raise SilentError(("conntrackd",), f"{name} gave no answer", retryable=True)
+                raise SilentError(("conntrackd",), f"{name} did not answer", retryable=True)
             self.done.append(name)
             yield
         finally:

@@ -34,13 +34,13 @@ from agent.adapters.bus_header import (
 from agent.errors import UnavailableError
 
 BUS = "org.freedesktop.DBus"
-MOST_MESSAGE = 8192
+MAX_MESSAGE = 8192
 """The longest that keepalived or the bus have for us is a twentieth of it."""
-MOST_FIELDS = 4096
+MAX_FIELDS = 4096
 AT_ONCE = 1 << 16
 PAUSE_S = 0.002
 """After a portion with foreign messages: the next ones come together."""
-MOST_NAMED = 8
+MAX_NAMED = 8
 """So many senders are looked up in one portion; the rest of it counts as the last one's."""
 _BEGIN = b"BEGIN\r\n"
 _CREDENTIALS = struct.Struct("3i")
@@ -84,7 +84,7 @@ class Sieve:
             if len(data) - place < FIXED:
                 break
             size = read_size(data, place)
-            end = place + min(size.head, FIXED + MOST_FIELDS)
+            end = place + min(size.head, FIXED + MAX_FIELDS)
             if len(data) < end:
                 break
             if not self._is_wanted(data, place, end, size):
@@ -105,11 +105,11 @@ class Sieve:
             sender = read_header(data, place, end, size.order).sender
             if sender and sender == self._claimant:
                 return False  # the states are asked for as soon as it is known to be keepalived
-            if sender in self._heard and size.whole > MOST_MESSAGE:
+            if sender in self._heard and size.whole > MAX_MESSAGE:
                 return self._refuse(f"a message of {size.whole} bytes from {sender} on the bus")
             if sender in self._heard:
                 return True
-        if self._named < MOST_NAMED:
+        if self._named < MAX_NAMED:
             self._named += 1
             self._reason = _stranger(read_header(data, place, end, size.order))
         return self._refuse(self._reason)
@@ -244,5 +244,5 @@ def _connect(path: Path) -> socket.socket:
         made.connect(str(path))
     except OSError as error:
         made.close()
-        raise UnavailableError(f"the system bus is not there: {error.strerror}") from error
+        raise UnavailableError(f"the system bus is not available: {error.strerror}") from error
     return made

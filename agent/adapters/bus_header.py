@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 FIXED = 16
-MOST_WHOLE = 1 << 27
+MAX_WHOLE = 1 << 27
 _ORDERS = {ord("l"): "<", ord("B"): ">"}
 _LENGTHS = {byte: struct.Struct(f"{order}3xB III") for byte, order in _ORDERS.items()}
 _MEMBER, _SENDER, _SIGNATURE = 3, 7, 8
@@ -50,7 +50,7 @@ def read_size(data: bytes, at: int) -> Size:
         raise ForeignError
     version, body, _, fields = _LENGTHS[order].unpack_from(data, at)
     head = FIXED + (fields + 7 & ~7)
-    if version != 1 or head + body > MOST_WHOLE:
+    if version != 1 or head + body > MAX_WHOLE:
         raise ForeignError
     return Size(_ORDERS[order], head, head + body)
 

@@ -30,14 +30,15 @@ _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _IMMEDIATE_DATA, _DATA_VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2
 _DROP, _ACCEPT, _JUMP, _GOTO, _RETURN = 0, 1, -3, -4, -5
 _WITHOUT_CONDITION = {b"counter", b"log", b"notrack"}
-MOST_RULES = 1000
+MAX_RULES = 1000
 """A chain with more rules is judged by its policy alone."""
 DEEPEST = 5
 """So many jumps are followed."""
 
 
 class ChainsWatch(NetlinkSocket):
-    """Becomes readable when any rule changes. Raises UnavailableError where the kernel does not tell."""
+    """Becomes readable when any rule changes. Raises UnavailableError where the kernel does not report
+    it."""
 
     def __init__(self) -> None:
         super().__init__(NETFILTER, _GROUP_NFTABLES)
@@ -45,7 +46,7 @@ class ChainsWatch(NetlinkSocket):
 
 class Chains:
     def __init__(self) -> None:
-        """Raises UnavailableError where the kernel gives no netlink socket."""
+        """Raises UnavailableError where cannot open a netlink socket."""
         self._socket = NetlinkSocket(NETFILTER)
 
     def close(self) -> None:
@@ -73,7 +74,7 @@ class Chains:
         hook = dict(attributes(told[_CHAIN_HOOK]))
         devices = [hook[_HOOK_DEVICE]] if _HOOK_DEVICE in hook else []
         devices += [name for _, name in attributes(hook.get(_HOOK_DEVICES, b""))]
-        if _number(told.get(_CHAIN_USE, bytes(4))) > MOST_RULES:
+        if _number(told.get(_CHAIN_USE, bytes(4))) > MAX_RULES:
             ends = Ends.OPEN
         else:
             ends = self._end_of(family, told[_CHAIN_TABLE], told[_CHAIN_NAME], 0)
@@ -91,7 +92,7 @@ class Chains:
         """What becomes of a packet that meets no condition of this chain."""
         asked = attribute(_RULE_TABLE, table) + attribute(_RULE_CHAIN, chain)
         rules = self._dump(_GET_RULE, family, asked)
-        for _, told in rules[:MOST_RULES]:
+        for _, told in rules[:MAX_RULES]:
             code, target = _verdict(told.get(_RULE_EXPRESSIONS, b""))
             if code in (_JUMP, _GOTO) and depth < DEEPEST:
                 ends = self._end_of(family, table, target, depth + 1)

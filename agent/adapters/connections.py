@@ -2,8 +2,8 @@
 
 Hard facts
 * conntrack(8) deletes by filters: one process for each connection, and whatever fits the filter goes. By
-  netlink an entry is deleted by its tuple and its id, so that a new one in its place is safe.
-* conntrackd tells the peer of a deleted entry as of any that ends, and the peer's copy goes too.
+  netlink a state is deleted by its tuple and its id, so that a new one in its place is safe.
+* conntrackd reports a deleted state to the peer like any that ends, and the peer's copy goes too.
 * A connection that was announced (FTP's data) carries the status bit `expected`, and the tuple of the one
   that has announced it; it came in as related. It lives on when that one ends.
 """
@@ -42,14 +42,14 @@ def count() -> int:
 
 
 def read_flows() -> list[Flow]:
-    """Every connection of this network namespace. UnavailableError when the kernel does not tell."""
+    """Every connection of this network namespace. UnavailableError when the kernel does not report them."""
     with _open() as asked:
         _send(asked, _CT_GET, _REQUEST | _DUMP, socket.AF_UNSPEC, b"")
         return [flow for family, body in _answers(asked) if (flow := _flow(family, body)) is not None]
 
 
 def end_flows(flows: Iterable[Flow]) -> int:
-    """Deletes these entries and no other. Returns how many were still there."""
+    """Deletes these states and no other. Returns how many were still there."""
     ended = 0
     with _open() as asked:
         for flow in flows:
@@ -87,11 +87,9 @@ def _ip(*arguments: str) -> list[dict[str, object]]:
     try:
         found = json.loads(done.stdout or "[]")
     except ValueError as error:
-        raise HafwError(f"{' '.join(argv)} gave an answer that cannot be read") from error
+        raise HafwError(f"{' '.join(argv)} sent an invalid answer") from error
     if done.exit_status != 0 or not isinstance(found, list):
-        raise ToolError(
-            argv, f"{' '.join(argv)} has failed", exit_status=done.exit_status, stderr=done.stderr
-        )
+        raise ToolError(argv, f"{' '.join(argv)} failed", exit_status=done.exit_status, stderr=done.stderr)
     return [entry for entry in found if isinstance(entry, dict)]
 
 
@@ -115,7 +113,7 @@ def _send(asked: socket.socket, kind: int, flags: int, family: int, body: bytes)
 
 
 def _answers(asked: socket.socket) -> Iterator[tuple[int, bytes]]:
-    """The family and the attributes of each entry of a dump."""
+    """The family and the attributes of each state of a dump."""
     while True:
         try:
             batch = asked.recv(1 << 18)

@@ -33,9 +33,9 @@ machine."""
 
 QUIET_S = 0.25
 SILENT_PEER_S = 2.0
-MOST_TRICKLE = 1000
+MAX_TRICKLE = 1000
 """In QUIET_S; a stream brings ten times as many."""
-MOST_LOG = 1 << 20
+MAX_LOG = 1 << 20
 """How much of the log is read after a command; a commit has six lines."""
 
 
@@ -164,7 +164,7 @@ class Conntrackd:
 def _has_ended(arrived: int, newest: int) -> bool:
     """Whether a stream of states has, of which `newest` came in the last QUIET_S. Live connections keep a
     trickle going. What came before the stream says nothing: direct mode's counter never goes back."""
-    return newest <= arrived // 100 or (newest < arrived and newest <= MOST_TRICKLE)
+    return newest <= arrived // 100 or (newest < arrived and newest <= MAX_TRICKLE)
 
 
 def _states_in(first: Statistics, now: Statistics, *, peer_heard: bool) -> StatesIn:
@@ -196,7 +196,7 @@ class LogTail:
         try:
             with self._path.open("rb") as log:
                 log.seek(self._offset if is_same else 0)
-                return log.read(MOST_LOG).decode(errors="replace")
+                return log.read(MAX_LOG).decode(errors="replace")
         except OSError:
             return None
 
@@ -211,7 +211,7 @@ def kernel_states() -> int:
 
 
 def shortest_timeout_s(root: Path = Path("/proc/sys/net/netfilter")) -> float:
-    """The shortest timeout of an entry that is replicated and whose refreshes are not events (UDP)."""
+    """The shortest timeout of a state that is replicated and whose refreshes are not events (UDP)."""
     found = []
     for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):
         try:
@@ -236,7 +236,7 @@ def parse_statistics(text: str) -> Statistics:
     if internal is None or (external is None and injected is None):
         raise ToolError(
             ("conntrackd", "-s"),
-            f"conntrackd's statistics cannot be understood (they begin with {text[:60]!r})",
+            f"conntrackd's statistics are invalid (they begin with {text[:60]!r})",
             hint="check that conntrackd runs in Sync mode",
         )
     return Statistics(

@@ -15,12 +15,12 @@ from agent.adapters.conntrackd import Statistics, parse_statistics
 from agent.errors import UnavailableError
 
 _STATISTICS = struct.pack("=i", 21)
-MOST_ANSWER = 1 << 16
+MAX_ANSWER = 1 << 16
 
 
 async def ask_counters(control_socket: Path) -> Statistics:
     """Takes as long as conntrackd takes. Raises UnavailableError when it is not there or ends meanwhile,
-    ToolError for an answer that cannot be understood."""
+    ToolError for an invalid answer."""
     running = asyncio.get_running_loop()
     with socket.socket(
         socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -29,8 +29,8 @@ async def ask_counters(control_socket: Path) -> Statistics:
             await running.sock_connect(asked, str(control_socket))
             await running.sock_sendall(asked, _STATISTICS)
             answer = b""
-            while len(answer) <= MOST_ANSWER and (more := await running.sock_recv(asked, MOST_ANSWER)):
+            while len(answer) <= MAX_ANSWER and (more := await running.sock_recv(asked, MAX_ANSWER)):
                 answer += more
         except OSError as error:
-            raise UnavailableError(f"conntrackd cannot be asked: {error.strerror}") from error
+            raise UnavailableError(f"conntrackd cannot be reached: {error.strerror}") from error
     return parse_statistics(answer.decode(errors="replace"))

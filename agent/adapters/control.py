@@ -1,4 +1,4 @@
-"""The questions that a command asks the resident agent: one line in, one JSON object out.
+"""The requests that a command sends to the resident agent: one line in, one JSON object out.
 
 `status` changes nothing. `reload` is a SIGHUP with an answer: the agent takes the pair file that is on the
 disk. Nothing else comes over this socket. Mode 0600, so root alone may ask. How the agent answers is in
@@ -23,7 +23,7 @@ RELOAD_LIMIT_S = 30.0
 
 
 def ask_status(path: Path) -> dict[str, Any]:
-    """Raises UnavailableError if no agent answers, HafwError if the answer is not one."""
+    """Raises UnavailableError if the agent does not answer, HafwError if the answer is not one."""
     return _ask(path, STATUS, ANSWER_LIMIT_S, sign_limit_s=SIGN_LIMIT_S)
 
 
@@ -62,19 +62,17 @@ def _ask(path: Path, question: bytes, limit_s: float, sign_limit_s: float | None
                 text = reply.readline(1 << 20)
         except OSError as error:
             raise UnavailableError(
-                f"no agent answers at {path} ({error.strerror or 'no answer in time'})",
+                f"the agent at {path} does not answer ({error.strerror or 'no reply in time'})",
                 "run as root"
                 if isinstance(error, PermissionError)
                 else "start it, also where it runs without its socket: systemctl restart hafw-agent",
             ) from error
     if not text:
-        raise UnavailableError(
-            "the agent has ended before it answered", "start it: systemctl start hafw-agent"
-        )
+        raise UnavailableError("the agent ended before it answered", "start it: systemctl start hafw-agent")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise HafwError("the agent's answer cannot be understood") from error
+        raise HafwError("the agent sent an invalid answer") from error
     if not isinstance(found, dict) or "schema" not in found:
-        raise HafwError("the agent's answer cannot be understood")
+        raise HafwError("the agent sent an invalid answer")
     return found

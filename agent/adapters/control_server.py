@@ -1,4 +1,4 @@
-"""How the agent answers the questions of control.py, however many come, and from whomever."""
+"""How the agent answers the requests of control.py, however many come, and whoever sends them."""
 
 import asyncio
 import json
@@ -15,13 +15,13 @@ from agent.errors import HafwError
 
 Answer = Callable[[], Awaitable[dict[str, Any]]]
 
-MOST_QUESTION = 256
-MOST_OPEN = 128
-MOST_WAITING = 100
+MAX_REQUEST = 256
+MAX_OPEN = 128
+MAX_WAITING = 100
 AT_ONCE = 8
 PACE = Pace(at_once=100, per_second=400)
 READING_LIMIT_S = 5.0
-QUESTION_LIMIT_S = 2.0
+REQUEST_LIMIT_S = 2.0
 
 
 class Server:
@@ -52,7 +52,7 @@ class Server:
             task = asyncio.get_running_loop().create_task(self._serve(line))
             self._open[task] = None
             task.add_done_callback(self._served)
-            if len(self._open) > MOST_OPEN:
+            if len(self._open) > MAX_OPEN:
                 next(iter(self._open)).cancel()
         return AT_ONCE
 
@@ -60,14 +60,14 @@ class Server:
         self._open.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             asyncio.get_running_loop().call_exception_handler(
-                {"message": "a question at the control socket", "exception": task.exception(), "task": task}
+                {"message": "a request at the control socket", "exception": task.exception(), "task": task}
             )
 
     async def _serve(self, line: socket.socket) -> None:
-        reader, writer = await asyncio.open_unix_connection(sock=line, limit=MOST_QUESTION)
+        reader, writer = await asyncio.open_unix_connection(sock=line, limit=MAX_REQUEST)
         is_closed = False
         try:
-            async with asyncio.timeout(QUESTION_LIMIT_S):
+            async with asyncio.timeout(REQUEST_LIMIT_S):
                 question = await reader.readline()
             if question == STATUS:
                 writer.write(SIGN_OF_LIFE)
@@ -89,7 +89,7 @@ class Server:
     async def _answer(self, question: bytes) -> dict[str, Any]:
         asked = self._answers.get(question)
         if asked is None:
-            return {"error": f"this is no question; ask: {_names(self._answers)}"}
+            return {"error": f"unknown request; send one of: {_names(self._answers)}"}
         if question != STATUS:
             task = asyncio.current_task()
             if task is not None:
@@ -113,7 +113,7 @@ async def serve(path: Path, answer: Answer, reload: Answer | None = None) -> Ser
     mask = os.umask(0o177)
     try:
         listener.bind(str(path))
-        listener.listen(MOST_WAITING)
+        listener.listen(MAX_WAITING)
     except OSError as error:
         listener.close()
         message = f"cannot listen for `hafw status` at {path}: {error.strerror or error}"

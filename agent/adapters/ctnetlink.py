@@ -2,9 +2,9 @@
 
 Hard facts (kernel 6.18, read in older ones back to 5.10)
 * When a helper changes the length of a packet (FTP's PORT through NAT), every later segment of that
-  connection must be moved by the difference. The kernel keeps it with the connection and tells nobody:
-  neither an event nor `conntrackd -R` carries it to the peer, where the next command then arrives as garbage
-  (`500 "TR" not understood`).
+  connection must be moved by the difference. The kernel keeps it with the connection and reports it to
+  nobody: neither an event nor `conntrackd -R` carries it to the peer, where the next command then arrives as
+  garbage (`500 "TR" not understood`).
 * An update that changes nothing raises an event that carries everything, the difference among it. conntrackd
   replicates it then, in both modes. `conntrack -U` does not send such an update.
 * Such a change always comes with an expectation, which is announced microseconds before it.
@@ -108,7 +108,7 @@ class Conntrack:
         return int(_MEMORY.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size))[-1])
 
     def tell_again(self, family: int, connection: bytes) -> None:
-        """An update that changes nothing: everything about the connection is told to whoever listens. A
+        """An update that changes nothing: everything about the connection is reported to whoever listens. A
         connection that is gone meanwhile needs none."""
         self._send(CT | _MSG_NEW, family, nest(_TUPLE_ORIG, connection), _REQUEST)
 
@@ -150,13 +150,16 @@ class Conntrack:
         try:
             self._socket.send(struct.pack("=IHHII", 16 + len(whole), kind, flags, 1, 0) + whole)
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOBUFS):  # the next expectation tells the same again
+            if error.errno not in (
+                errno.EAGAIN,
+                errno.ENOBUFS,
+            ):  # the next expectation reports the same again
                 raise UnavailableError(f"cannot talk to connection tracking: {error.strerror}") from error
 
     def _receive(self) -> bytes:
         left_s = min(_PATIENCE_S, max(0.0, self._end_s - time.monotonic()))
         if not select.select([self._socket], [], [], left_s)[0]:
-            raise UnavailableError("connection tracking gives no answer")
+            raise UnavailableError("connection tracking does not answer")
         try:
             return self._socket.recv(1 << 16)
         except OSError as error:

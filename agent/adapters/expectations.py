@@ -10,11 +10,11 @@ what is said of conntrackd's events is in its source, also in that of 1.4.8)
   be found, and a helper keeps the port unless another announcement has it.
 * Completed earlier, on a backup, the new expectation would be replicated back over the good one.
 * conntrackd passes over an expectation whose master it does not know when it hears of it. An expectation
-  made by the first packet of a connection is told before the connection: it is never replicated.
+  made by the first packet of a connection is reported before the connection: it is never replicated.
 * Nor does conntrackd give the class to its kernel, where each master may have one expectation without it: of
   the ports that a SIP call announces the last one stays. The call's next message announces them again.
-* The kernel tells of an expectation when it is made and when it goes, and never again: only one that is made
-  anew is told anew. `conntrackd -R` reads it, but sends nothing; `-B` would send every state.
+* The kernel reports an expectation when it is made and when it goes, and never again: only one that is made
+  again is reported again. `conntrackd -R` reads it, but sends nothing; `-B` would send every state.
 """
 
 import socket
@@ -128,7 +128,7 @@ def _complete(tracking: Conntrack, family: int, found: Attributes) -> bool:
 
 
 def announce_again(family: int, expected: bytes) -> bool:
-    """Has the kernel tell once more of the expectation with this tuple, whose master is known by now; False
+    """Has the kernel report once more the expectation with this tuple, whose master is known by now; False
     when it has been used or is gone. What is expected in the microseconds between is not let in: wait until
     the answer is late anyway. Nothing is raised: the next failover may cost an announced connection."""
     try:

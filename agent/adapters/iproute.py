@@ -21,7 +21,7 @@ from agent.model.pair import IPInterface
 _IP = "/usr/sbin/ip"
 _LIMIT_S = 5.0
 _WRITTEN_BY_PEOPLE = ("boot", "static", "dhcp", "ra")
-"""Protocols of routes that nobody makes anew by himself, as the kernel and routing daemons do."""
+"""Protocols of routes that nobody makes again by himself, as the kernel and routing daemons do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Hard facts
 * journald takes an entry as one datagram (systemd.io/JOURNAL_NATIVE_PROTOCOL) and does not make the sender
   wait for the disk. Its queue is short, though, and libsystemd's sender (systemd.journal.send) waits for
   room in it: behind a journald that hangs a failover would wait as well. So this sender never waits. What
-  does not go out is kept, up to MOST_WAITING records, and sent later in the same order; beyond that it is
+  does not go out is kept, up to MAX_WAITING records, and sent later in the same order; beyond that it is
   lost and counted.
 * Each record has the moment at which it was made (HAFW_MONO_NS), so a late one tells no lie.
 * Any local user may send entries that look like ours; _UID, which the journal adds itself, says who did.
@@ -31,13 +31,13 @@ from agent.model.records import MESSAGE_IDS, Record, from_journal, to_fields, to
 from agent.paths import Paths
 from agent.regular_file import UnfitFileError, read_regular
 
-MOST_LINE = 64 * 1024
-MOST_FILE = 16 << 20
+MAX_LINE = 64 * 1024
+MAX_FILE = 16 << 20
 """A JSON log this long is put aside once (`.1`), so that it never fills a disk by itself."""
 
 
-MOST_WAITING = 1000
-MOST_VALUE = 32 * 1024
+MAX_WAITING = 1000
+MAX_VALUE = 32 * 1024
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 JOURNALS = (Path("/run/log/journal"), Path("/var/log/journal"))
 
@@ -59,7 +59,7 @@ class JournalSink:
     def info(self, message: str, **fields: str) -> None:
         self._waiting.append(to_datagram({"MESSAGE": message, **fields}))
         self.flush()
-        if len(self._waiting) > MOST_WAITING:
+        if len(self._waiting) > MAX_WAITING:
             self._waiting.popleft()
             self.lost += 1
 
@@ -82,7 +82,7 @@ def to_datagram(fields: Mapping[str, str]) -> bytes:
     """As journald's native protocol has it. Every value is sent with its length: it may hold anything."""
     parts = []
     for name, value in fields.items():
-        data = value.encode(errors="replace")[:MOST_VALUE]
+        data = value.encode(errors="replace")[:MAX_VALUE]
         parts.append(name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n")
     return b"".join(parts)
 
@@ -118,7 +118,7 @@ class FileSink:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
                 os.write(descriptor, line.encode() + b"\n")
-                if os.fstat(descriptor).st_size > MOST_FILE:
+                if os.fstat(descriptor).st_size > MAX_FILE:
                     os.replace(self._path, self._path.with_suffix(".jsonl.1"))
             finally:
                 os.close(descriptor)
@@ -177,7 +177,7 @@ def _read_journal(most: int) -> Iterator[dict[str, object]]:
         reader.add_match(MESSAGE_ID=identity)
     reader.add_match(_UID=0)
     reader.seek_tail()
-    # get_previous() stops at an entry and returns it; iterating goes on with the one behind it
+    # get_previous() stops at an entry and returns it; iterating continues with the one behind it
     first = reader.get_previous(most)
     for entry in chain([first] if first else [], islice(reader, most - 1)):
         record = from_journal(entry)
@@ -196,13 +196,13 @@ def _read_file(path: Path, most: int) -> Iterator[dict[str, object]]:
     lines: list[bytes] = []
     for name in (path.with_suffix(".jsonl.1"), path):
         try:
-            lines += read_regular(name, 2 * MOST_FILE, else_do="run as root").splitlines()
+            lines += read_regular(name, 2 * MAX_FILE, else_do="run as root").splitlines()
         except UnfitFileError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
     for line in lines[-most:]:
         try:
-            record = json.loads(line[:MOST_LINE])
+            record = json.loads(line[:MAX_LINE])
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and "event" in record:

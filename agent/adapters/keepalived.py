@@ -49,7 +49,7 @@ NAME = "org.keepalived.Vrrp1"
 INSTANCE = "org.keepalived.Vrrp1.Instance"
 ANSWER_LIMIT_S = 1.0
 RECONNECT_S = 2.0
-MOST_GREETING = 1024
+MAX_GREETING = 1024
 _BUS_PATH = "/org/freedesktop/DBus"
 _SILENT = "no answer"
 _UNKNOWN = "keepalived has no such instance"
@@ -57,7 +57,7 @@ _UNKNOWN = "keepalived has no such instance"
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is told to the observer. All are called from the event loop and must return at once."""
+    """What is reported to the observer. All are called from the event loop and must return at once."""
 
     on_hint: Callable[[str], None]
     on_refused: Callable[[str], None]
@@ -85,7 +85,7 @@ class _Connection(MessageBus):  # type: ignore[misc]  # its base comes from eith
         line = b""
         while not line.endswith(b"\r\n"):
             more = await self._loop.sock_recv(self._sock, 1)
-            if not more or len(line) > MOST_GREETING:
+            if not more or len(line) > MAX_GREETING:
                 raise EOFError("the bus hung up in the middle of its greeting")
             line += more
         return line[:-2].decode(errors="replace")
@@ -153,7 +153,7 @@ class KeepalivedBus:
             try:
                 await self._stay_connected()
             except UnavailableError:
-                pass  # the loss itself is what on_change tells; the reasons differ by library
+                pass  # the loss itself is what on_change reports; the reasons differ by library
             finally:
                 self._lost()
             await asyncio.sleep(RECONNECT_S)
@@ -186,7 +186,7 @@ class KeepalivedBus:
         try:
             bus = _Connection(bus_address=gate.address, bus_type=BusType.SYSTEM)
         except OSError as error:
-            raise UnavailableError("the system bus is not there") from error
+            raise UnavailableError("the system bus is not available") from error
         try:
             async with _limit():
                 await _heard(bus.connect())
@@ -235,14 +235,14 @@ class KeepalivedBus:
             pid = await self._pid_of(owner)
         except UnavailableError:
             if owner == self._claimant:
-                self._know("", "")  # gone again, or the bus is slow: refresh() asks anew
+                self._know("", "")  # gone again, or the bus is slow: refresh() asks again
             return
         if owner != self._claimant:
             return
         self._know("", "")
         if body != [0] and body != [os.geteuid()]:
             user = ", ".join(map(str, body))
-            self._watch.on_refused(f"somebody on the bus with keepalived's name who is user {user}")
+            self._watch.on_refused(f"user {user} on the bus with keepalived's name")
             return
         self._know(owner, "")
         self.pid = pid
@@ -272,7 +272,7 @@ class KeepalivedBus:
         self.pid = None
 
     def _received(self, message: Message) -> None:
-        """Every message that the gate lets through. Returns nothing, so the library goes on with it."""
+        """Every message that the gate lets through. Returns nothing, so the library continues with it."""
         is_signal = message.message_type is MessageType.SIGNAL
         if is_signal and message.member == "VrrpStatusChange" and message.interface == INSTANCE:
             self._status_changed(message)
@@ -309,7 +309,7 @@ class KeepalivedBus:
 
     async def _read_state(self, path: str) -> None:
         owner, asked = self._owner, time.monotonic_ns()
-        reason = "its answer cannot be understood"
+        reason = "its answer is invalid"
         try:
             body = await self._call(
                 owner, path, "org.freedesktop.DBus.Properties", "Get", "ss", [INSTANCE, "State"]
@@ -341,7 +341,7 @@ class KeepalivedBus:
     ) -> list[Any]:
         """Raises UnavailableError for an error, a dead bus and an answer that does not come."""
         if self._bus is None:
-            raise UnavailableError("the system bus is not there")
+            raise UnavailableError("the system bus is not available")
         message = Message(
             destination=destination,
             path=path,
@@ -384,7 +384,7 @@ async def _heard(answer: Awaitable[Any]) -> Any:
         TypeError,
         struct.error,
     ) as error:
-        raise UnavailableError(f"the system bus is gone or cannot be understood: {error}") from error
+        raise UnavailableError(f"the system bus is gone or sent something invalid: {error}") from error
 
 
 def _state_of(number: object) -> VrrpState | None:

@@ -3,7 +3,7 @@
 Hard facts
 * IFF_UP is what the administrator wants, IFF_LOWER_UP whether there is a carrier; of an interface that is
   down the kernel does not know its carrier.
-* Statistics are half of what is told of each link unless one asks to leave them out.
+* Statistics are half of what is reported of each link unless one asks to leave them out.
 """
 
 import socket
@@ -26,7 +26,7 @@ _ADDR = struct.Struct("=BBBBI")
 
 
 class LinkWatch(NetlinkSocket):
-    """Becomes readable when a link changes. Raises UnavailableError where the kernel does not tell."""
+    """Becomes readable when a link changes. Raises UnavailableError where the kernel does not report it."""
 
     def __init__(self) -> None:
         super().__init__(ROUTE, _GROUP_LINK)
@@ -34,7 +34,7 @@ class LinkWatch(NetlinkSocket):
 
 class Links:
     def __init__(self) -> None:
-        """Raises UnavailableError where the kernel gives no netlink socket."""
+        """Raises UnavailableError where cannot open a netlink socket."""
         self._socket = NetlinkSocket(ROUTE)
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ def _lock(descriptor: int, path: Path, deadline: float) -> None:
             if time.monotonic() >= deadline:
                 holder = _holder(descriptor)
                 raise BusyError(
-                    f"another hafw (process {holder}) is at work on this node", "there can be only one"
+                    f"another hafw (process {holder}) is running on this node", "only one can run at a time"
                 ) from None
         time.sleep(0.05)
 

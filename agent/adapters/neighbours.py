@@ -2,7 +2,7 @@
 
 Hard facts (tried with kernel 6.18; read in 5.10)
 * An entry that is "used" (NTF_USE) makes the kernel ask for its address by ARP or neighbour discovery, and
-  one that is set to PROBE makes it ask anew, by unicast, while it stays usable. Either needs CAP_NET_ADMIN
+  one that is set to PROBE makes it ask again, by unicast, while it stays usable. Either needs CAP_NET_ADMIN
   and no socket for packets.
 * That works for an IPv4 address of this node's own as well; the entry is then used for nothing else. Who
   answers is another node that holds the same address. For IPv6 the kernel refuses such an answer.
@@ -33,7 +33,7 @@ class _Entry:
 
 class Neighbours:
     def __init__(self) -> None:
-        """Raises UnavailableError where the kernel gives no netlink socket."""
+        """Raises UnavailableError where cannot open a netlink socket."""
         self._socket = NetlinkSocket(ROUTE)
 
     def close(self) -> None:

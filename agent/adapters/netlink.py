@@ -49,7 +49,7 @@ _DUMP = 0x301
 
 class Addresses:
     def __init__(self, vips: Iterable[tuple[Interface, IPInterface]]) -> None:
-        """Raises UnavailableError if the kernel gives no netlink socket."""
+        """Raises UnavailableError when no netlink socket can be opened."""
         self._wanted = {(interface.name, vip.ip) for interface, vip in vips}
         try:
             # pyroute2 would read each message into objects, and nobody looks at them
@@ -60,13 +60,13 @@ class Addresses:
             self._queries = IPRSocket()
             self._queries.bind(groups=0)
         except OSError as error:
-            raise UnavailableError(f"the kernel gives no netlink socket: {error.strerror}") from error
+            raise UnavailableError(f"cannot open a netlink socket: {error.strerror}") from error
 
     def fileno(self) -> int:
         return self._events.fileno()
 
     def drain(self) -> None:
-        """Take what waits off the socket, AT_ONCE messages at the most; what they say is read anew by
+        """Take what waits off the socket, AT_ONCE messages at the most; what they say is read again by
         held()."""
         for _ in range(AT_ONCE):
             try:

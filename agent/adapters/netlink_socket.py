@@ -23,7 +23,7 @@ _INTERRUPTED = 0x10
 _HEADER = struct.Struct("=IHHII")
 _BUFFER = 1 << 18
 _PATIENCE_S = 2
-MOST_ANSWER = 16 << 20
+MAX_ANSWER = 16 << 20
 """A dump that is larger than this is not read to its end."""
 
 
@@ -39,7 +39,7 @@ class NetlinkSocket:
             patience = struct.pack("@ll", _PATIENCE_S, 0)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         except OSError as error:
-            raise UnavailableError(f"the kernel gives no netlink socket: {error.strerror}") from error
+            raise UnavailableError(f"cannot open a netlink socket: {error.strerror}") from error
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -67,11 +67,11 @@ class NetlinkSocket:
         while True:
             batch = self._receive()
             size += len(batch)
-            if size > MOST_ANSWER:
-                raise UnavailableError(f"netlink: more than {MOST_ANSWER >> 20} MiB of answer")
+            if size > MAX_ANSWER:
+                raise UnavailableError(f"netlink: an answer of more than {MAX_ANSWER >> 20} MiB")
             for answer, flags, content in _messages(batch):
                 if flags & _INTERRUPTED:
-                    raise UnavailableError("netlink: it changed while it was read")
+                    raise UnavailableError("netlink: the data changed while it was read")
                 if answer == _DONE and not _number(content):
                     return found
                 if answer in (_DONE, _ERROR, _OVERRUN):

@@ -53,7 +53,7 @@ AT_ONCE = 64
 
 class RulesWatch:
     def __init__(self) -> None:
-        """Raises UnavailableError where the kernel does not tell."""
+        """Raises UnavailableError where the kernel does not report it."""
         self._ports: frozenset[int] = frozenset()
         try:
             self._socket = socket.socket(

@@ -68,9 +68,9 @@ def trace(ingress: str, probe: Probe) -> tuple[list[Event], Ruleset]:
         known = ", ".join(sorted(str(link.get("ifname")) for link in links))
         raise HafwError(f"this node has no interface {ingress}", f"it has {known}")
     if ingress == "lo":
-        raise HafwError("nothing arrives at lo from outside", "name the interface where the packet arrives")
+        raise HafwError("nothing arrives at lo from outside", "give the interface where the packet arrives")
     if re.fullmatch(r"[A-Za-z0-9._-]{1,15}", ingress) is None:
-        raise HafwError(f"the name of the interface {ingress!r} says more to nft than a name", "rename it")
+        raise HafwError(f"the name of the interface {ingress!r} is not a plain name to nft", "rename it")
     routes = _routes("-4") + _routes("-6")
     loaded = read_ruleset()
     _enter_namespace()

@@ -22,7 +22,7 @@ Hard facts
 * rc is 0 for some failures; an `Error` in the error text counts as one too.
 * A table that is dormant is woken by adding it again, but gets no base chain in the same transaction.
 * A listing reads the whole table, and `add element` every interval set of every table (0.3 s for 50,000
-  elements, also in 1.1.3): neither on the way of a hand-over. `add set` with elements reads none.
+  elements, also in 1.1.3): neither on the way of a handover. `add set` with elements reads none.
 """
 
 import errno
@@ -183,7 +183,7 @@ class Nftables:
         On ToolError the rules from before are still in force, unless the message is about reading back.
         """
         with self._changes.one():
-            listing = self._load_change(rules) or self._mend(rules) or self._load_whole(rules)
+            listing = self._load_change(rules) or self._repair(rules) or self._load_whole(rules)
             self._before = None
             self._left = None
             if listing is None or listing.digest != self._table.digest or listing.rules is not rules:
@@ -199,7 +199,7 @@ class Nftables:
 
     def _load_change(self, rules: RuleSet) -> Listing | None:
         """What is there after the predecessor's table was changed in one transaction. None when it was not
-        there as it was left, or when more has changed: another hand came between look and change."""
+        there as it was left, or when more has changed: an external change came between look and load."""
         before = self._before
         there = before._listing() if before is not None else None
         if before is None or there is None or there.rules is None:
@@ -220,8 +220,8 @@ class Nftables:
             return None
         return after
 
-    def _mend(self, rules: RuleSet) -> Listing | None:
-        """What is there after the parts of our own table that somebody else has edited were filled anew.
+    def _repair(self, rules: RuleSet) -> Listing | None:
+        """What is there after the externally changed parts of our own table were filled again.
         None when there is no such table, or when that has not made it what it was."""
         there = self._listing() if self._left is not None else None
         if self._left is None or there is None or there.digest is None:
@@ -230,7 +230,7 @@ class Nftables:
         parts = changed_parts(left, there.lasting)
         refill = compile_refill(self._table.body, parts)
         try:
-            self._run(command_text((*refill, *self._table.flip(rules))), "mend the rules")
+            self._run(command_text((*refill, *self._table.flip(rules))), "repair the rules")
         except ToolError:
             return None  # all is as it was; the whole table in place of that says what is wrong
         after = self._listing()
@@ -243,12 +243,12 @@ class Nftables:
         Returns those that were not closed already, Hole.TABLE only when there is no table."""
         with self._changes.one():
             if holes != {Hole.TABLE}:
-                self._run(self._waking, "have a table that is awake")
+                self._run(self._waking, "activate the table")
             return frozenset(hole for hole in Hole if hole in holes and self._close(hole))
 
     def _close(self, hole: Hole) -> bool:
         try:
-            self._run(self._stop_gaps[hole], "close what is left")
+            self._run(self._stop_gaps[hole], "close the remaining rules")
         except ToolError as error:
             if os.strerror(errno.EEXIST) in error.message:
                 return False
@@ -295,7 +295,7 @@ class Nftables:
         if listing.rules is None:
             parts = (*parts, *(f"chain {chain}" for chain in ROLE_CHAINS))
         if parts or listing.rules is None:
-            text = f"table {FAMILY} {TABLE} was changed by somebody else: {', '.join(parts)}"
+            text = f"table {FAMILY} {TABLE} was changed by another program: {', '.join(parts)}"
             found = to_sentence(changes(left, listing.lasting)) if left is not None else ""
             return f"{text} ({found})" if found else text
         if listing.rules is not rules:
@@ -307,7 +307,7 @@ class Nftables:
             entries = list_ours(context or self._context, lean=self._crowded)
             return None if entries is None else listing_of(entries, self._moving)
         except ValueError as error:
-            message = f"nft gave an answer that cannot be read back: {error}"
+            message = f"nft sent an answer that cannot be read back: {error}"
             hint = "see what `nft -j list table inet hafw` says"
             raise ToolError(NFT, message, retryable=True, hint=hint) from error
 

@@ -21,7 +21,7 @@ from agent.adapters import unix_socket
 from agent.core.assess import VrrpState
 from agent.errors import HafwError
 
-MOST_BYTES = 1024
+MAX_BYTES = 1024
 OLDEST_S = 60.0
 AT_ONCE = 8
 _CREDENTIALS = struct.Struct("3i")
@@ -52,8 +52,8 @@ class RefusedError(HafwError):
 
 def parse_notice(datagram: bytes, now_ns: int) -> Notice:
     """Raises RefusedError with the reason."""
-    if len(datagram) > MOST_BYTES:
-        raise RefusedError(f"a datagram of more than {MOST_BYTES} bytes")
+    if len(datagram) > MAX_BYTES:
+        raise RefusedError(f"a datagram of more than {MAX_BYTES} bytes")
     try:
         fields = datagram.decode("ascii").split("\0")
     except UnicodeDecodeError as error:
@@ -66,10 +66,10 @@ def parse_notice(datagram: bytes, now_ns: int) -> Notice:
     if kind not in ("INSTANCE", "GROUP") or state not in _STATES or not name.isprintable():
         raise RefusedError("a notice with an unknown type or state")
     if not (priority.isdigit() and sent.isdigit() and pid.isdigit() and len(sent) < 20 and len(pid) < 10):
-        raise RefusedError("a notice whose numbers are none")
+        raise RefusedError("a notice with invalid numbers")
     age_s = (now_ns - int(sent)) / 1e9
     if not 0 <= age_s <= OLDEST_S:
-        raise RefusedError("a notice from another time")
+        raise RefusedError("a notice that is too old, or from the future")
     return Notice(kind, name, _STATES[state], int(sent), int(pid))
 
 
@@ -122,7 +122,7 @@ class NoticeSocket:
         for count in range(AT_ONCE):
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(
-                    MOST_BYTES + 1, socket.CMSG_SPACE(_CREDENTIALS.size)
+                    MAX_BYTES + 1, socket.CMSG_SPACE(_CREDENTIALS.size)
                 )
             except BlockingIOError:
                 return count

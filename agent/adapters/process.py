@@ -24,7 +24,7 @@ from agent.errors import HafwError, MissingToolError, SilentError, ToolError
 Found = TypeVar("Found")
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "LANG": "C"}
-MOST_OUTPUT = 1 << 20
+MAX_OUTPUT = 1 << 20
 COPY_LIMIT_S = 120
 """Ten times what the largest policy takes."""
 
@@ -47,7 +47,7 @@ async def run(argv: tuple[str, ...], *, timeout_s: float) -> Finished:
     """Run `argv` and return what it printed. Cancelling kills the program and whatever it has started.
 
     Raises MissingToolError when it cannot be started, SilentError (retryable) when it takes longer than
-    `timeout_s`, ToolError when it prints more than MOST_OUTPUT bytes. A non-zero exit status is the caller's
+    `timeout_s`, ToolError when it prints more than MAX_OUTPUT bytes. A non-zero exit status is the caller's
     to judge.
     """
     running = asyncio.get_running_loop()
@@ -68,18 +68,18 @@ async def run(argv: tuple[str, ...], *, timeout_s: float) -> Finished:
         async with asyncio.timeout(timeout_s):
             whole = await output.ended
     except TimeoutError as error:
-        message = f"{' '.join(argv)} gave no answer within {round(timeout_s, 1):g} s"
+        message = f"{' '.join(argv)} did not answer within {round(timeout_s, 1):g} s"
         raise SilentError(argv, message, retryable=True) from error
     finally:
         await _end(transport, output)
     if not whole:
-        raise ToolError(argv, f"{argv[0]} printed more than {MOST_OUTPUT >> 20} MiB and was stopped")
+        raise ToolError(argv, f"{argv[0]} printed more than {MAX_OUTPUT >> 20} MiB and was stopped")
     status = transport.get_returncode()
     return Finished(255 if status is None else status, output.text(1), output.text(2))
 
 
 def start_detached(argv: tuple[str, ...], environment: dict[str, str]) -> None:
-    """Start `argv` in a session of its own, with nothing of ours open; it goes on when we have ended.
+    """Start `argv` in a session of its own, with nothing of ours open; it continues when we have ended.
 
     Raises ToolError when it cannot be started. What becomes of it is its own business.
     """
@@ -119,7 +119,7 @@ def in_child(job: Callable[[], Found]) -> Found:
     _, status = os.waitpid(pid, 0)
     if status != 0:
         code = os.waitstatus_to_exitcode(status)
-        message = f"a process of the agent ended with {code} before its work was done"
+        message = f"a process of the agent ended with {code} before it was finished"
         raise ToolError(("hafw",), message, retryable=True)
     found, error = pickle.loads(data)
     if error is None:
@@ -164,7 +164,7 @@ class _Output(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         printed = self._printed[fd]
-        if len(printed) + len(data) <= MOST_OUTPUT:
+        if len(printed) + len(data) <= MAX_OUTPUT:
             printed += data
         elif not self.ended.done():
             self.ended.set_result(False)

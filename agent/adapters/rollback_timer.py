@@ -69,6 +69,6 @@ def _call(*argv: str, well: tuple[int, ...] = (0,)) -> None:
     done = asyncio.run(process.run(argv, timeout_s=_CALL_S))
     if done.exit_status not in well:
         reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-        raise HafwError(f"{argv[0]} cannot set the timer of the roll-back: {reason}") from ToolError(
+        raise HafwError(f"{argv[0]} cannot set the timer of the rollback: {reason}") from ToolError(
             argv, reason, exit_status=done.exit_status, stderr=done.stderr
         )

@@ -25,7 +25,7 @@ def read_table() -> Listing:
         entries = list_ours(context, lean=True)
         return listing_of(entries if entries is not None else _missing(), ())
     except ValueError as error:
-        message = f"nft gave an answer that cannot be read back: {error}"
+        message = f"nft sent an answer that cannot be read back: {error}"
         raise ToolError(_LIST, message, retryable=True) from error
 
 
@@ -66,7 +66,7 @@ class Ruleset:
             status, _, errors = context.cmd(text)
             if status != 0 and family == FAMILY and name in TABLES:
                 argv = ("nft", "-f", "-")
-                raise ToolError(argv, f"nft does not take our table back: {first_line(errors)}")
+                raise ToolError(argv, f"nft does not accept our table: {first_line(errors)}")
             missing += [f"{family} {name}"] if status != 0 else []
         return tuple(missing)
 

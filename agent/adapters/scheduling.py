@@ -1,4 +1,4 @@
-"""The agent's place among the daemons that want the processor at a take-over.
+"""The agent's place among the daemons that want the processor at a takeover.
 
 Hard facts: conntrackd runs with SCHED_RR whatever its configuration says (priority 1 in ours), so on a
 machine with one processor a bulk of 300,000 states would keep an ordinary process from opening the gate for

@@ -2,7 +2,7 @@
 
 Hard facts
 * sd_notify(3) is a datagram to the socket that NOTIFY_SOCKET names (`@`: an abstract one). libsystemd's own
-  sender waits when that socket's queue is full, and a take-over must not wait for a busy service manager; so
+  sender waits when that socket's queue is full, and a takeover must not wait for a busy service manager; so
   this one does not wait, and says whether the message went out.
 * systemd 252 (Debian 12) does not know Type=notify-reload; RELOADING=1 with MONOTONIC_USEC, then READY=1, is
   right for it and for later ones.

@@ -1,4 +1,4 @@
-"""How full the kernel's connection table is, of this network namespace.
+"""How full the kernel's conntrack table is, of this network namespace.
 
 Hard facts
 * /proc/net/stat/nf_conntrack has a line of hexadecimal numbers for each processor below a line of names;
@@ -19,14 +19,14 @@ _STATISTICS = Path("/proc/net/stat/nf_conntrack")
 def read_room(limits: Path = _LIMITS, statistics: Path = _STATISTICS) -> Room:
     """Raises UnavailableError while the kernel tracks no connections."""
     try:
-        states, most = (int((limits / f"nf_conntrack_{name}").read_text()) for name in ("count", "max"))
+        states, limit = (int((limits / f"nf_conntrack_{name}").read_text()) for name in ("count", "max"))
     except (OSError, ValueError) as error:
         raise UnavailableError("the kernel does not track connections", "load nf_conntrack") from error
     try:
         refused, evicted = _sums(statistics.read_text(), ("drop", "early_drop"))
     except (OSError, ValueError):
-        return Room(states, most)
-    return Room(states, most, refused, evicted)
+        return Room(states, limit)
+    return Room(states, limit, refused, evicted)
 
 
 def _sums(text: str, wanted: tuple[str, ...]) -> list[int]:

@@ -24,7 +24,7 @@ from pathlib import Path
 PROC = Path("/proc")
 SCAN_AGAIN_S = 0.5
 """Looking through all processes takes milliseconds, and hints may come by the thousand."""
-MOST_PID_FILE = 32
+MAX_PID_FILE = 32
 HALTED = "TtZ"
 
 
@@ -145,7 +145,7 @@ def _pid_in(path: Path) -> int | None:
     except (OSError, ValueError):
         return None
     try:
-        text = os.read(descriptor, MOST_PID_FILE).decode("ascii").strip()
+        text = os.read(descriptor, MAX_PID_FILE).decode("ascii").strip()
     except (OSError, ValueError):
         return None
     finally:

@@ -16,7 +16,7 @@ def to_table(records: Iterable[Mapping[str, object]]) -> str:
         boot = _text(record, "boot")
         if boot and boot != before:
             if before:
-                lines.append(f"-- started anew: boot {boot} --")
+                lines.append(f"-- rebooted: boot {boot} --")
             before = boot
         duration = record.get("duration_ms")
         took = f"{duration:.1f}" if isinstance(duration, int | float) else ""

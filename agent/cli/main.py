@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except ConfigError as error:
         problems = "".join(f"\n  {problem}" for problem in error.problems)
-        complain(f"hafw: {error.source} cannot be used:{problems}")
+        complain(f"hafw: {error.file} cannot be used:{problems}")
         return 2
     except HafwError as error:
         complain(f"hafw: {error}")
@@ -86,7 +86,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hafw",
-        description="Fail over a pair of Linux firewalls without anybody noticing.",
+        description="Fail over a pair of Linux firewalls without dropping connections.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -99,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
         return command
 
     for name, run, text in (
-        ("agent", run_agent, "follow keepalived and carry out its transitions, for ever"),
+        ("agent", run_agent, "follow keepalived and carry out its transitions"),
         ("settle", run_settle, "bring this node to the state that its role needs, once"),
     ):
         command = add(name, run, text)
@@ -112,8 +112,8 @@ def make_parser() -> argparse.ArgumentParser:
     rules.add_to(
         commands.add_parser(
             "rules",
-            help="check, show, change and take back the rules",
-            description="Check, show, change and take back the rules.",
+            help="check, show, change and roll back the rules",
+            description="Check, show, change and roll back the rules.",
             epilog=rules.EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -123,9 +123,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_files(add: _Add) -> None:
-    command = add("check", run_check, "say everything that is wrong with a pair file, or with the kernel")
+    command = add("check", run_check, "report every problem in a pair file, or in the kernel")
     _add_file_argument(command)
-    command.add_argument("--kernel", action="store_true", help="try what FTP and SIP need over a failover")
+    command.add_argument(
+        "--kernel", action="store_true", help="test whether FTP and SIP survive a failover here"
+    )
     command = add("render", run_render, "print what another daemon needs, made from the pair file")
     command.add_argument(
         "what", choices=("keepalived", "conntrackd", "modules", "networkd", "nftables", "sysctl")
@@ -143,9 +145,9 @@ def _add_plan(add: _Add) -> None:
 
 
 def _add_looks(add: _Add) -> None:
-    command = add("status", run_status, "say what this node is and how it is")
+    command = add("status", run_status, "show the role of this node and its problems")
     command.add_argument("--json", action="store_true", help="for programs")
-    command = add("history", run_history, "say what happened, from the records")
+    command = add("history", run_history, "show what happened, from the records")
     command.add_argument("-n", "--lines", type=_positive, default=40, help="how many records (default: 40)")
     command.add_argument(
         "--since", type=_moment, help="not before: 2h, 30min, 7d, or a date and time (2026-01-31 13:00)"
@@ -175,7 +177,7 @@ def _moment(text: str) -> datetime:
         return parse_since(text, datetime.now().astimezone())
     except (ValueError, OverflowError) as error:
         hint = "write 2h, 30min, 7d or 2026-01-31 13:00"
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; {hint}") from error
+        raise argparse.ArgumentTypeError(f"invalid time {text!r}; {hint}") from error
 
 
 def _load(arguments: argparse.Namespace, paths: Paths) -> "Pair":
@@ -253,7 +255,7 @@ def _host_warnings(pair: "Pair", paths: Paths) -> tuple[str, ...]:
         hints = (f"{one}; see: hafw setup --dry-run" for one in outdated)
         return (*host_warnings(pair, read_links(), find_ssh_session()), *hints)
     except HafwError as error:
-        return (f"what this host has cannot be told: {error}",)
+        return (f"cannot read the network settings here: {error}",)
 
 
 def _check_kernel() -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  hafw rules check new.yaml                 is it good, also to the kernel?
+  hafw rules check new.yaml                 is it valid, also for the kernel?
   hafw rules diff new.yaml                  what would change
   hafw rules apply new.yaml --confirm 60    in force; back in 60 s unless `hafw rules confirm` comes
   hafw rules rollback                       back to what was in force before
@@ -39,24 +39,22 @@ def add_to(command: argparse.ArgumentParser) -> None:
         verb.set_defaults(run=run)
         return verb
 
-    verb = add("check", run_check, "say whether a pair file is good, also to the kernel; changes nothing")
+    verb = add("check", run_check, "check a pair file, also with the kernel; changes nothing")
     _add_file(verb)
-    verb = add("diff", run_diff, "say what a pair file would change in the rules that are in force")
+    verb = add("diff", run_diff, "show what a pair file would change in the rules in force")
     _add_file(verb)
     _add_json(verb)
-    verb = add("show", run_show, "say what happens to a packet that arrives at an interface, with counters")
+    verb = add("show", run_show, "show what happens to a packet that arrives at an interface, with counters")
     verb.add_argument("interface", nargs="?", metavar="INTERFACE", help="default: every one")
     _add_json(verb)
-    _add_trace(
-        add("trace", run_trace, "let the kernel say which rule decides on a packet (nothing is sent)")
-    )
+    _add_trace(add("trace", run_trace, "ask the kernel which rule decides on a packet (nothing is sent)"))
     verb = add("apply", run_apply, "put a pair file's rules in force on this node")
     _add_file(verb)
     verb.add_argument(
         "--confirm",
         type=_seconds,
         metavar="SECONDS",
-        help="go back after so long unless `hafw rules confirm` is given",
+        help="go back after this time unless `hafw rules confirm` is given",
     )
     verb.add_argument("--cut", action="store_true", help="end the connections that are not allowed any more")
     _add_json(verb)
@@ -176,7 +174,7 @@ def run_show(arguments: argparse.Namespace, paths: Paths) -> int:
     shown = show.show(read_table().entries, read_rule_texts(), arguments.interface)
     if arguments.interface is not None and not shown.known:
         raise HafwError(
-            f"the rules know no interface {arguments.interface}", f"they know {', '.join(shown.names)}"
+            f"the rules have no interface {arguments.interface}", f"they have {', '.join(shown.names)}"
         )
     print(json.dumps(shown.values()) if arguments.json else shown.text(), end="\n" if arguments.json else "")
     return 0
@@ -191,7 +189,7 @@ def run_trace(arguments: argparse.Namespace, paths: Paths) -> int:
     if probe.saddr.version != probe.daddr.version:
         raise HafwError("--saddr and --daddr are of different IP versions")
     if probe.protocol != "icmp" and not probe.dport:
-        raise HafwError(f"a {probe.protocol} packet needs a port", "name it with --dport")
+        raise HafwError(f"a {probe.protocol} packet needs a port", "give it with --dport")
     events, ruleset = trace(arguments.ingress, probe)
     deciding = [chain for chain, hook in ruleset.chains.items() if hook in ("forward", "input")]
     traced = explain(events, ruleset.rules, deciding)
@@ -205,7 +203,7 @@ def run_trace(arguments: argparse.Namespace, paths: Paths) -> int:
     print("node's interfaces, addresses and routes; nothing was sent")
     print(traced.text(), end="")
     if missing:
-        print(f"these tables could not be copied, and may decide otherwise: {missing}")
+        print(f"these tables could not be copied and may decide differently: {missing}")
     return 0
 
 
@@ -260,8 +258,8 @@ def _flows_text(applied: "Applied") -> list[str]:
         return [f"{ended} cut that these rules do not allow; conntrackd tells the peer"]
     if applied.forbidden:
         many = applied.forbidden
-        going_on = "1 connection goes on" if many == 1 else f"{many} connections go on"
-        return [f"{going_on} that these rules do not allow; --cut would end them"]
+        which = "1 connection stays" if many == 1 else f"{many} connections stay"
+        return [f"{which} open that these rules do not allow; --cut would end them"]
     return []
 
 

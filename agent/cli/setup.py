@@ -119,7 +119,7 @@ def _host_notes(pair: Pair, root: Path) -> Iterator[str]:
             yield from host_warnings(pair, read_links(), find_ssh_session())
             routes = read_routes()
         except ToolError as error:
-            yield f"what this host has cannot be told: {error}; look at `ip address` and `ip route`"
+            yield f"cannot read the network settings here: {error}; look at `ip address` and `ip route`"
     yield from loss_notes(pair, root, routes)
 
 
@@ -204,6 +204,6 @@ def _restart(commands: tuple[Argv, ...], say: Callable[[str], None]) -> None:
             raise ToolError(
                 argv,
                 f"{' '.join(argv)} failed: {finished.stderr.strip()}",
-                hint=f"the files are written; mend it (journalctl -u {argv[-1]}), then go on from there",
+                hint=f"the files are written; correct that (journalctl -u {argv[-1]}), then continue",
             )
         say(f"did {' '.join(argv)}\n")

@@ -12,27 +12,27 @@ Values = dict[str, Any]
 
 
 def exit_status(values: Values) -> int:
-    """As monitoring plug-ins have it: 0 well, 1 warning, 2 critical, 3 unknown. A healthy backup is well."""
+    """As monitoring plug-ins have it: 0 OK, 1 warning, 2 critical, 3 unknown. A healthy backup is OK."""
     rules = values["rules"]
     if not rules.get("intact", False) or (
         values["role"] == Role.PRIMARY.value and values["gate"] == "closed"
     ):
         return 2
     out = values["role"] in (Role.FAULT.value, Role.STOPPED.value)
-    return max((int(severity_of(name)) for name in values["unwell"]), default=int(out))
+    return max((int(severity_of(name)) for name in values["problems"]), default=int(out))
 
 
 def to_text(values: Values) -> str:
     """A screen for people."""
     states, rules, keepalived = values["states"], values["rules"], values["keepalived"]
-    unwell = ", ".join(values["unwell"]) or "nothing"
+    problems = ", ".join(sorted(values["problems"])) or "none"
     addresses = ", ".join(keepalived["addresses"]) or "none"
     alive = "running" if keepalived["alive"] else "not running"
     lines = [
         f"{values['node']} of pair {values['pair']}: {values['role']} for {values['role_seconds']:g} s, "
         f"gate {values['gate']}",
-        f"  unwell      {unwell}",
-        *(f"              {name}: {text}" for name, text in sorted(values.get("problems", {}).items())),
+        f"  problems    {problems}",
+        *(f"              {name}: {text}" for name, text in sorted(values["problems"].items())),
         f"  keepalived  {alive}, virtual addresses here: {addresses}",
         f"  bus         {keepalived['bus']} {' '.join(keepalived['bus_states'])}".rstrip(),
         f"  readiness   {_READINESS[values.get('ready')]}",
@@ -54,9 +54,9 @@ def to_text(values: Values) -> str:
 
 
 _READINESS = {
-    True: "keepalived is told that the states are in",
-    False: "keepalived is told that the states are not in: the peer is preferred",
-    None: "keepalived was told nothing yet",
+    True: "the states are reported ready to keepalived",
+    False: "the states are reported missing to keepalived: it prefers the peer",
+    None: "nothing reported to keepalived yet",
 }
 
 

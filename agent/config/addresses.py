@@ -15,7 +15,7 @@ Sets = Mapping[str, AddressSet]
 
 _RANGE = re.compile(r"([0-9A-Fa-f:.]{2,45})-([0-9A-Fa-f:.]{2,45})", re.ASCII)
 _LONGEST_S = 30 * 86_400
-_MOST_PROBLEMS = 10
+_MAX_PROBLEMS = 10
 
 
 def read_sets(spots: Iterable[Spot], named: Documents) -> Sets:
@@ -26,7 +26,7 @@ def read_sets(spots: Iterable[Spot], named: Documents) -> Sets:
             if not WORD[0].fullmatch(name):
                 below.refuse(f"{shown(name)} is not {WORD[1]}")
             elif name in known:
-                below.refuse(f"{name} is defined in another file already; choose another name")
+                below.refuse(f"{name} is already defined in another file; choose another name")
             else:
                 known[name] = _read_set(name, below, named)
     return known
@@ -44,7 +44,7 @@ def _read_set(name: str, spot: Spot, named: Documents) -> AddressSet:
     if "file" in fields and dynamic:
         spot.refuse("a dynamic set begins empty; put what is in the file into a set of its own")
     elif "timeout" in fields and not dynamic:
-        spot.refuse("timeout is for dynamic sets; write dynamic: true, or take it out")
+        spot.refuse("timeout is for dynamic sets; write dynamic: true, or remove it")
     elif "file" not in fields and not dynamic and len(spot.entries()) == len(fields):
         spot.refuse("has no addresses; write a list of them, a file, or dynamic: true")
     return AddressSet(name, networks, bool(dynamic), timeout_ms // 1000 if timeout_ms else None)
@@ -67,7 +67,7 @@ def _networks_of_file(spot: Spot, named: Documents) -> Iterator[IPNetwork]:
             except ValueError:
                 below = Problems()
             yield from read_networks(Spot(Scalar(word, True, number), name or "", below))
-            for _, problem in below.found if wrong < _MOST_PROBLEMS else ():
+            for _, problem in below.found if wrong < _MAX_PROBLEMS else ():
                 message = f"{name}: {problem.message} (line {number} of that file)"
                 spot.problems.note(spot.node.line, Problem(spot.path, message))
             wrong += len(below.found)

@@ -73,7 +73,7 @@ def _check_shape(pair: Pair, problems: Problems, complete: bool) -> None:
     sync = pair.in_zone(SYNC_ZONE)
     if len(sync) > 1:
         for extra in sync[1:]:
-            message = f"{sync[0].name} is in zone sync already; a pair has one sync link"
+            message = f"{sync[0].name} is already in zone sync; a pair has one sync link"
             problems.add(joined("interfaces", extra.name) + ".zone", message)
     if complete and pair.interfaces and not sync:
         problems.add("interfaces", "no interface is in zone sync; the nodes need a link of their own")
@@ -88,16 +88,16 @@ def _check_interface(pair: Pair, interface: Interface, problems: Problems) -> No
     if interface.zone == SELF_ZONE:
         problems.add(f"{path}.zone", "self stands for the firewalls themselves; choose another name")
     if interface.zone == SYNC_ZONE and interface.no_source_check:
-        problems.add(f"{path}.no_source_check", "nothing is forwarded from the sync link; take it out")
+        problems.add(f"{path}.no_source_check", "nothing is forwarded from the sync link; remove it")
     if interface.name in _RESERVED_INTERFACES:
-        problems.add(path, f"{interface.name} is not an interface of the pair; take it out")
+        problems.add(path, f"{interface.name} is not an interface of the pair; remove it")
     has_vip, has_vrid = problems.is_written(path + ".vip"), problems.is_written(path + ".vrid")
     if interface.zone == SYNC_ZONE:
         for key, there in (("vip", has_vip), ("vrid", has_vrid)):
             if there:
-                problems.add(f"{path}.{key}", f"the sync link has no {key}; take it out")
+                problems.add(f"{path}.{key}", f"the sync link has no {key}; remove it")
     elif not has_vip:
-        problems.add(path, "vip is missing; the virtual address is what floats between the nodes")
+        problems.add(path, "vip is missing; the virtual address moves between the nodes")
     elif not has_vrid:
         problems.add(path, "vrid is missing; every vip needs a VRRP id, 1 to 255")
     _check_same_networks(pair, interface, problems)
@@ -164,7 +164,7 @@ def _check_vrids(pair: Pair, problems: Problems) -> None:
             continue
         if interface.vrid in seen:
             message = (
-                f"{seen[interface.vrid]} has VRRP id {interface.vrid} already; give each interface its own"
+                f"{seen[interface.vrid]} already has VRRP id {interface.vrid}; give each interface its own"
             )
             problems.add(joined("interfaces", interface.name) + ".vrid", message)
         seen.setdefault(interface.vrid, interface.name)

@@ -170,7 +170,7 @@ def _read(path: Path, most: int, else_do: str) -> Document | Unreadable:
     control = _CONTROL.search(text)
     if control is not None:
         line = text.count("\n", 0, control.start()) + 1
-        return Unreadable(f"has a control character in line {line}; take it out")
+        return Unreadable(f"has a control character in line {line}; remove it")
     return Document(text)
 
 

@@ -16,7 +16,7 @@ from agent.config.checks import INTERFACE_NAME, NODE_NAME, PAIR_NAME, ZONE_NAME,
 from agent.config.files import Document, Documents, Files, PairFiles, Unreadable, document_of, read
 from agent.config.nat import read_nat
 from agent.config.policy import Words, read_policy, read_zones
-from agent.config.reader import MOST_PROBLEMS, Problems, Spot, TooManyProblemsError, suggestion
+from agent.config.reader import MAX_PROBLEMS, Problems, Spot, TooManyProblemsError, suggestion
 from agent.config.services import read_own_services, read_services
 from agent.config.source_tree import FILE_END, Mapping, Node, Sequence, shown, tree_problems
 from agent.errors import ConfigError, Problem
@@ -44,8 +44,10 @@ _INCLUDED = ("zones", "services", "sets", "policy", "nat")
 _OPTIONAL = ("failover", "sync", "gate", "drift", "management", "include", *_INCLUDED)
 _REASON = (re.compile(r"[A-Za-z][ -~]{2,79}", re.ASCII), "a reason; write why, in 3 to 80 plain characters")
 _CARRY_LOGINS = (Protocol.TCP, Protocol.UDP, Protocol.SCTP, Protocol.ANY)
-MOST_INTERFACES = 256
-_AND_MORE = Problem("", f"there are more than these {MOST_PROBLEMS} problems; correct them first")
+MAX_INTERFACES = 256
+_AND_MORE = Problem("", f"there are more than these {MAX_PROBLEMS} problems; correct them first")
+_OLD_DRIFT = {"mend": Drift.REPAIR}
+"""The word of the first releases, in pair files that are in use."""
 _LOCKOUT = "this would lock management out"
 
 
@@ -95,7 +97,7 @@ def _read_included(spot: Spot | None, named: Documents) -> Iterator[dict[str, Sp
         if name is None or document is None:
             continue
         if name in item.problems.files:
-            item.refuse(f"{name} is included already; take one out")
+            item.refuse(f"{name} is already included; remove one")
             continue
         item.problems.files.append(name)
         try:
@@ -139,7 +141,7 @@ def _read_pair(spot: Spot, named: Documents) -> Pair | None:
         failover=_read_failover(fields["failover"]) if "failover" in fields else Failover(),
         sync=_read_sync(fields["sync"]) if "sync" in fields else Sync(),
         gate=_read_gate(fields["gate"]) if "gate" in fields else Gate(),
-        drift=(fields["drift"].choice(Drift) if "drift" in fields else None) or Drift.MEND,
+        drift=(fields["drift"].choice(Drift, _OLD_DRIFT) if "drift" in fields else None) or Drift.REPAIR,
         policy=tuple(read_policy(every["policy"], words)),
         nat=nat.sources,
         forwards=nat.forwards,
@@ -171,8 +173,8 @@ def _read_nodes(spot: Spot) -> tuple[PairNode, ...]:
 def _read_interfaces(spot: Spot, nodes: tuple[PairNode, ...]) -> Iterator[Interface]:
     if _count(spot.node) == 0:
         spot.refuse("is empty; write every interface of the pair")
-    if len(spot.entries()) > MOST_INTERFACES:
-        spot.refuse(f"has {len(spot.entries())} interfaces; a pair has at most {MOST_INTERFACES}")
+    if len(spot.entries()) > MAX_INTERFACES:
+        spot.refuse(f"has {len(spot.entries())} interfaces; a pair has at most {MAX_INTERFACES}")
         return
     for name, below in spot.entries():
         if not INTERFACE_NAME[0].fullmatch(name):
@@ -224,7 +226,7 @@ def _read_sync(spot: Spot) -> Sync:
     port = fields["port"].integer(1, 65535) if "port" in fields else None
     if port in BFD_PORTS:
         fields["port"].refuse(
-            "is that of BFD, which is told from replication by its port; write another one"
+            "is that of BFD, which only its port distinguishes from replication; write another one"
         )
     refresh = fields["refresh"].duration_ms(100, 3_600_000) if "refresh" in fields else None
     default = Sync()
@@ -271,7 +273,7 @@ def _read_sources(spot: Spot, interfaces: tuple[Interface, ...]) -> tuple[IPNetw
             network = item.network()
             if network and own_versions and network.version not in own_versions:
                 reason = f"the firewalls have no IPv{network.version} address"
-                item.refuse(f"nobody from {network} can reach the firewalls: {reason}; take it out")
+                item.refuse(f"nobody from {network} can reach the firewalls: {reason}; remove it")
             elif network:
                 found.append(network)
     return _outermost(found)

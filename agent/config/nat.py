@@ -1,4 +1,4 @@
-"""NAT: what connections look as if they came from, and which ones go on to a server.
+"""NAT: what connections look as if they came from, and which ones are forwarded to a server.
 
 Every address that packets are sent to must move with the role. So whatever is translated to is a virtual
 address, or lies in no network of the interfaces: then a router sends it to a virtual address.
@@ -52,7 +52,7 @@ def read_nat(spots: Iterable[Spot], words: Words) -> Nat:
         if not isinstance(item.node, Tree):
             continue
         if len(kinds) > 1:
-            item.refuse(f"{kinds[0]} and {kinds[1]} stand in one entry; make two entries of it")
+            item.refuse(f"{kinds[0]} and {kinds[1]} are in one entry; make two entries of it")
         elif kinds == ["destination"]:
             forwards += (replace(one, place=place) for one in _read_forward(item, words))
         elif kinds == ["prefix"]:
@@ -67,8 +67,8 @@ def read_nat(spots: Iterable[Spot], words: Words) -> Nat:
 def _check_reachable(item: Spot, nat: SourceNat, whole: dict[tuple[str, str], str]) -> None:
     way = (nat.from_zone, nat.to_zone)
     if way in whole:
-        message = f"{nat.from_zone} to {nat.to_zone} is in {whole[way]} already, which takes everything"
-        item.refuse(f"{message}; put the two together, or this one before it")
+        message = f"{nat.from_zone} to {nat.to_zone} is already in {whole[way]}, which takes everything"
+        item.refuse(f"{message}; merge the two, or put this one before it")
     elif nat.source == nat.destination == EVERYBODY and not nat.services:
         whole[way] = item.path
 
@@ -107,7 +107,7 @@ def _read_translation(spot: Spot) -> tuple[Translation | None, tuple[AddressRang
         if word == "masquerade":
             item.refuse(f"masquerade does not survive a failover: {_DIES}; write vip")
         elif word is not None and not any(one in word for one in ".:"):
-            item.refuse(f"{shown(word)} is not known here; write vip, keep or an address")
+            item.refuse(f"unknown word {shown(word)}; write vip, keep or an address")
         elif word is not None and (one := read_range(item)):
             if int(one.last) - int(one.first) >= _LARGEST_POOL:
                 item.refuse(f"{one} is a very large pool; write at most {_LARGEST_POOL} addresses")
@@ -132,7 +132,7 @@ def _check_moves(spot: Spot, wanted: AddressRange, interfaces: Iterable[Interfac
                     return
         for network in interface.networks:
             if _outside_vips(wanted, interface, network):
-                message = f"{wanted} lies in {network} of {interface.name}, where nobody answers for it"
+                message = f"{wanted} lies in {network} of {interface.name}, where no node answers for it"
                 spot.refuse(f"{message}; add it to the vip of {interface.name}")
                 return
 
@@ -224,16 +224,16 @@ def _check_forward(
     item: Spot, fields: Mapping[str, Spot], services: tuple[Service, ...], addresses: tuple[IPAddress, ...]
 ) -> None:
     if "services" not in fields and not addresses:
-        item.refuse("services is missing; the virtual addresses themselves must not be given away whole")
+        item.refuse("services is missing; a virtual address must not be forwarded as a whole")
     if not addresses and any(one.protocol in (Protocol.ANY, Protocol.NUMBER) for one in services):
         item.refuse(
             "names whole protocols, VRRP may be among them; name services, or an address of their own"
         )
     if "port" in fields and any(not one.ports for one in services):
-        fields["port"].refuse("is for services with ports only; take it out")
+        fields["port"].refuse("is for services with ports only; remove it")
     if "port" in fields and (many := _many_to_one(services)):
         fields["port"].refuse(
-            f"is one port, and {many} asks for more; take port out to keep them, or write an entry for each"
+            f"is one port, and {many} asks for more; remove port to keep them, or write an entry for each"
         )
     if "port" in fields and "services" not in fields:
         fields["port"].refuse("needs services; name the one that is asked for")

@@ -57,7 +57,7 @@ def read_zones(spots: Iterable[Spot], words: Words) -> Iterator[Zone]:
             side = fields["side"].choice(Side) if "side" in fields else None
             log = fields["log"].boolean() if "log" in fields else None
             if name in seen:
-                below.refuse(f"{name} stands in another file already; put the two together")
+                below.refuse(f"{name} is already in another file; merge the two")
             elif is_data_zone(below, name, words):
                 seen.add(name)
                 yield Zone(name, side or Side.OUTSIDE, bool(log))
@@ -89,7 +89,7 @@ def _read_rule(item: Spot, words: Words, names: set[str]) -> Iterator[Rule]:
         for key in _LIMITS:
             if key in fields:
                 fields[key].refuse(
-                    f"a limit is for what is allowed, and this is {action.value}; take it out"
+                    f"a limit applies to what is allowed, and this is {action.value}; remove it"
                 )
     versions = versions_of(source, words.sets) & versions_of(destination, words.sets)
     check_versions(item, services, versions)
@@ -105,7 +105,7 @@ def _read_lengths(
     per_source = any(limit is not None and limit.per_source for limit in (rate, connections))
     found = {key: fields[key].integer(1, most) for key, most in _LENGTHS.items() if key in fields}
     for key in found if not per_source else ():
-        fields[key].refuse("is for limits per source; write `per source` behind one, or take this out")
+        fields[key].refuse("is for limits per source; write `per source` behind one, or remove this")
     return found.get("ipv4_prefix") or 32, found.get("ipv6_prefix") or 64
 
 
@@ -124,7 +124,7 @@ def _check_name(item: Spot, fields: Mapping[str, Spot]) -> None:
     """What the kernel counts and the log says is kept under the rule's name, wherever the rule stands."""
     for key in (*_LIMITS, "log"):
         if key in fields and "name" not in fields:
-            item.refuse(f"{key} needs a name to go by; write name: as well")
+            item.refuse(f"{key} needs a name; write name: too")
             return
 
 
@@ -134,7 +134,7 @@ def _read_action(item: Spot, fields: Mapping[str, Spot], words: Words) -> tuple[
         item.refuse("allow is missing; write what may pass, or reject or drop with what may not")
         return Action.ACCEPT, ()
     if len(keys) > 1:
-        item.refuse(f"{keys[0]} and {keys[1]} stand in one rule; make two rules of it, the order counts")
+        item.refuse(f"{keys[0]} and {keys[1]} are in one rule; make two rules of it, in order")
     return _ACTIONS[keys[0]], read_services(fields[keys[0]], words.services)
 
 
@@ -144,7 +144,7 @@ def check_versions(item: Spot, services: Iterable[Service], versions: frozenset[
         item.refuse("no packet matches: source and destination share no IP version; look at both")
     for service in services:
         if versions and not versions.intersection(service.versions):
-            item.refuse(f"{service.name} does not go over the IP version of these addresses; take one out")
+            item.refuse(f"{service.name} does not go over the IP version of these addresses; remove one")
 
 
 def read_ways(item: Spot, fields: Mapping[str, Spot], words: Words) -> Iterator[tuple[str, str]]:
@@ -168,7 +168,7 @@ def _read_zones_at(spot: Spot | None, words: Words, *, may_be_self: bool) -> Ite
         if zone is None:
             continue
         if zone in seen:
-            item.refuse(f"{zone} stands here twice; take one out")
+            item.refuse(f"{zone} is here twice; remove one")
         elif zone == SELF_ZONE and not may_be_self:
             item.refuse("self can only be where a rule of the policy leads; what the firewalls send is free")
         elif zone in (SELF_ZONE, SYNC_ZONE) or is_data_zone(item, zone, words):

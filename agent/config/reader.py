@@ -37,8 +37,8 @@ _DURATION = re.compile(r"(0|[1-9][0-9]{0,8})(ms|s)", re.ASCII)
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{1,45}(/[0-9]{1,3})?", re.ASCII)
 
 
-MOST_PROBLEMS = 100
-_MOST_WORDS = 50
+MAX_PROBLEMS = 100
+_MAX_WORDS = 50
 
 
 class TooManyProblemsError(Exception):
@@ -64,7 +64,7 @@ class Problems:
 
     def note(self, line: int, problem: Problem) -> None:
         """Raises TooManyProblemsError when it is one too many."""
-        if len(self.found) >= MOST_PROBLEMS:
+        if len(self.found) >= MAX_PROBLEMS:
             raise TooManyProblemsError
         self.found.append((line, problem))
 
@@ -95,7 +95,7 @@ class Problems:
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for a near miss, else the list of what there is."""
     every = list(known)
-    words = every[:_MOST_WORDS]
+    words = every[:_MAX_WORDS]
     near = difflib.get_close_matches(word.lower(), words, n=1) if len(word) <= 40 else []
     more = ", ..." if len(every) > len(words) else ""
     return f"; did you mean {near[0]}?" if near else f"; write one of: {', '.join(words)}{more}"
@@ -195,14 +195,17 @@ class Spot:
         self.refuse(f"{shown(text)} is neither true nor false; write true or false")
         return None
 
-    def choice(self, kind: type[Choice]) -> Choice | None:
+    def choice(self, kind: type[Choice], synonyms: dict[str, Choice] | None = None) -> Choice | None:
+        """`synonyms` are accepted and never named."""
         text = self.text()
         if text is None:
             return None
+        if synonyms and text in synonyms:
+            return synonyms[text]
         words = [str(member.value) for member in kind]
         if text in words:
             return kind(text)
-        self.refuse(f"{shown(text)} is not known here{suggestion(text, words)}")
+        self.refuse(f"unknown word {shown(text)}{suggestion(text, words)}")
         return None
 
     def duration_ms(self, lowest: int, highest: int, step: int = 1) -> int | None:
@@ -213,7 +216,7 @@ class Spot:
         parts = _DURATION.fullmatch(text)
         if not parts:
             self.refuse(
-                f"{shown(text)} is not a time; write a whole number and its unit, as in 100ms or 10s"
+                f"{shown(text)} is an invalid time; write a whole number and its unit, as in 100ms or 10s"
             )
             return None
         time_ms = int(parts[1]) * (1000 if parts[2] == "s" else 1)
@@ -271,7 +274,7 @@ class Spot:
 def _unfit(address: IPInterface) -> str | None:
     ip = address.ip
     if ip.is_link_local:
-        return "is link-local, which the system gives by itself"
+        return "is link-local, which the system assigns itself"
     if ip.is_multicast or ip.is_unspecified or ip.is_loopback:
         return "is not an address that an interface can have"
     if isinstance(ip, IPv4Address) and (ip.is_reserved or ip in ip_network("0.0.0.0/8")):

@@ -27,9 +27,9 @@ def read_own_services(spots: Iterable[Spot]) -> Services:
             if not WORD[0].fullmatch(name):
                 below.refuse(f"{shown(name)} is not {WORD[1]}")
             elif name in SERVICES:
-                below.refuse(f"{name} is a service that hafw knows already; choose another name")
+                below.refuse(f"{name} is a built-in service; choose another name")
             elif name in known:
-                below.refuse(f"{name} is defined in another file already; choose another name")
+                below.refuse(f"{name} is already defined in another file; choose another name")
             else:
                 known[name] = _named(name, below, known)
     return known
@@ -54,7 +54,7 @@ def read_services(spot: Spot, known: Services) -> tuple[Service, ...]:
     for item in items:
         found += _read_service(item, known)
     if not items and isinstance(spot.node, Sequence):
-        spot.refuse("names no service; write one, or take the whole entry out")
+        spot.refuse("names no service; write one, or remove the whole entry")
     return tuple(dict.fromkeys(found))
 
 

@@ -21,7 +21,7 @@ MAX_SKIPPED_DEPTH = 100
 """Deeper than this nothing is looked at: libyaml takes time with the square of the depth."""
 MAX_NODES = 250_000
 """Words, lists and mappings in one file: 14,000 rules have 140,000."""
-_MOST_TABS = 20
+_MAX_TABS = 20
 FILE_END = ":"
 """Stands in a path between the name of an included file and the place in it."""
 
@@ -62,17 +62,17 @@ _NO_TAG = "tags (!) are not used in a pair file; write the value without it"
 _NO_COMPLEX_KEY = "a key must be a single word"
 
 
-def tree_of(text: str, source: str) -> Node:
+def tree_of(text: str, name: str) -> Node:
     """The tree of one document. Raises ConfigError for what is not YAML at all."""
     unfit = tuple(_unfit(text))
     if unfit:
-        raise ConfigError(unfit, source)
+        raise ConfigError(unfit, name)
     try:
         return _Builder(iter(yaml.parse(text, Loader=yaml.CSafeLoader))).document()
     except _OverLimitError as error:
-        raise ConfigError((Problem("", str(error)),), source) from None
+        raise ConfigError((Problem("", str(error)),), name) from None
     except yaml.YAMLError as error:
-        raise ConfigError((Problem("", _words_of(error)),), source) from None
+        raise ConfigError((Problem("", _words_of(error)),), name) from None
 
 
 def tree_problems(node: Node, path: str = "") -> Iterator[tuple[int, Problem]]:
@@ -141,8 +141,8 @@ def _unfit(text: str) -> Iterator[Problem]:
         yield Problem("", f"has {size} bytes; a pair file has at most {MAX_BYTES}")
         return
     lines = (number for number, line in enumerate(text.split("\n"), start=1) if "\t" in line)
-    for number in islice(lines, _MOST_TABS):
-        yield Problem("", f"a tab stands in line {number}; write spaces")
+    for number in islice(lines, _MAX_TABS):
+        yield Problem("", f"line {number} has a tab; write spaces")
 
 
 def _words_of(error: yaml.YAMLError) -> str:
@@ -153,7 +153,7 @@ def _words_of(error: yaml.YAMLError) -> str:
 
 
 class _OverLimitError(Exception):
-    """Whoever goes on would work, or hold memory, for as long as the file likes."""
+    """Whoever continues would work, or hold memory, for as long as the file likes."""
 
 
 class _Builder:
@@ -170,7 +170,7 @@ class _Builder:
         if not isinstance(start, yaml.DocumentStartEvent):
             return Mapping((), 1)
         if start.version or start.tags:
-            return Refused("directives (lines with %) are not used in a pair file; take them out", 1)
+            return Refused("directives (lines with %) are not used in a pair file; remove them", 1)
         root = self._node(next(self._events), 0)
         next(self._events)  # the end of the document
         more = next(self._events)
@@ -227,11 +227,11 @@ class _Builder:
             )
             if open_ends > MAX_SKIPPED_DEPTH:
                 raise _OverLimitError(
-                    f"lists and mappings stand more than {MAX_SKIPPED_DEPTH} deep (line {_line(event)}); "
+                    f"lists and mappings are more than {MAX_SKIPPED_DEPTH} deep (line {_line(event)}); "
                     "look for a bracket that is never closed"
                 )
         return Refused(
-            f"lists and mappings stand more than {MAX_DEPTH} deep here; nothing in a pair file does", line
+            f"lists and mappings are more than {MAX_DEPTH} deep here; nothing in a pair file is", line
         )
 
 

@@ -143,7 +143,7 @@ class AwaitStates:
     abandonable: ClassVar[bool] = True
 
     def describe(self) -> str:
-        return f"wait until the peer's states are in (at most {self.timeout_s:g} s)"
+        return f"wait until the peer's states are here (at most {self.timeout_s:g} s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class SetReadiness:
     abandonable: ClassVar[bool] = False
 
     def describe(self) -> str:
-        return f"tell keepalived that the states are {'in' if self.ready else 'not in yet'}"
+        return f"report the states to keepalived as {'ready' if self.ready else 'missing'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class SetTimer:
 
 
 _PURPOSE = {
-    Timer.SETTLE: "do what need not be done at once, if the role is still the same",
+    Timer.SETTLE: "do the deferred work, if the role is still the same",
     Timer.REFRESH: "send the states again",
     Timer.RETRY: "try again",
 }
@@ -228,7 +228,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Reread:
-    """How many states the internal cache had before and after it was read anew, and the kernel after."""
+    """How many states the internal cache had before and after it was read again, and the kernel after."""
 
     before: int
     after: int

@@ -4,7 +4,7 @@ A primary answers for them and nobody else may: an answer from another link-laye
 primary, or a stranger with an address of ours. A node that is not primary wants one answer from somebody;
 without any, nobody forwards.
 
-A primary also advertises itself, and one that hears the other node do so for longer than a hand-over takes
+A primary also advertises itself, and one that hears the other node do so for longer than a handover takes
 has a second one beside it, also where the two share IPv6 addresses only (the kernel refuses an answer for an
 IPv6 address that is its own).
 
@@ -52,7 +52,7 @@ class Advertised:
 
     def beside(self, role_s: float, remembered_s: float) -> tuple[str, ...]:
         """Those of a second primary. A single advertisement, which is `remembered_s`, is none: the last one
-        before a hand-over, or the first one after a cut."""
+        before a handover, or the first one after a cut."""
         lasting = role_s > remembered_s and self.rounds > 1 + remembered_s / ROUND_S
         return self.interfaces if lasting else ()
 
@@ -69,14 +69,14 @@ def judge_primaries(
     others = [_words(answer, peer) for answer in answers if answer.by is not None]
     others += [f"{peer} advertises itself on {', '.join(advertised)}"] if advertised else []
     if not others:
-        return Condition.TWO_PRIMARIES, True, "nobody else answers for the virtual addresses"
+        return Condition.TWO_PRIMARIES, True, "no other host answers for the virtual addresses"
     whose = "; ".join(others)
     text = f"this node is primary, and on the same links {whose}"
     return Condition.TWO_PRIMARIES, False, text
 
 
 def _words(answer: Answer, peer: str) -> str:
-    who = f"{peer} ({answer.by})" if answer.by == answer.peer else f"somebody else ({answer.by})"
+    who = f"{peer} ({answer.by})" if answer.by == answer.peer else f"another host ({answer.by})"
     return f"{who} answers for {answer.address} on {answer.interface}"
 
 
@@ -88,12 +88,12 @@ def rounds_without_primary(role: Role, answers: tuple[Answer, ...], before: int)
 
 
 def judge_no_primary(rounds: int, advert_interval_ms: int, answers: tuple[Answer, ...]) -> Finding | None:
-    """None while a take-over may still be on its way."""
+    """None while a takeover may still be on its way."""
     if not rounds:
-        return Condition.NO_PRIMARY, True, "somebody answers for the virtual addresses"
+        return Condition.NO_PRIMARY, True, "a host answers for the virtual addresses"
     takeover_s = MASTER_DOWN_ADVERTS * advert_interval_ms / 1000
     if rounds < 2 + ceil(takeover_s / ROUND_S):
         return None
     asked = ", ".join(f"{answer.address} ({answer.interface})" for answer in answers)
-    text = f"nobody is primary: no node answers for {asked}, and this one is not primary either"
+    text = f"there is no primary: no host answers for {asked}, and this node is not primary either"
     return Condition.NO_PRIMARY, False, text

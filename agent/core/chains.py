@@ -14,7 +14,7 @@ from agent.core.links import Finding
 class Ends(Enum):
     """What becomes of a packet that meets no condition of a chain."""
 
-    OPEN = "goes on"
+    OPEN = "continues"
     ACCEPT = "is accepted"
     POLICY_DROP = "is dropped by the chain's policy"
     RULE_DROP = "is dropped by a rule without a condition"
@@ -45,7 +45,7 @@ def judge_chains(chains: Iterable[BaseChain], interfaces: frozenset[str]) -> Fin
     """`interfaces`: the pair's own."""
     dropping = [_words(chain) for chain in chains if _drops(chain) and _sees(chain, interfaces)]
     if not dropping:
-        return Condition.FOREIGN_DROPS, True, "no table of another program drops whatever it does not know"
+        return Condition.FOREIGN_DROPS, True, "no other program's table drops by default"
     text = f"another program's rules drop what they do not accept themselves: {'; '.join(sorted(dropping))}"
     return Condition.FOREIGN_DROPS, False, text
 

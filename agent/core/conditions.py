@@ -1,4 +1,4 @@
-"""The table of conditions: what may be not well for a while. Pure.
+"""The table of conditions: the problems that may last for a while. Pure.
 
 Every condition is about something that is looked at again and again, its observation. A look that finds it
 begins the condition; the next look of the same kind that does not find it ends it, and nothing else does:
@@ -36,9 +36,9 @@ class Condition(Enum):
     CONNTRACKD_SILENT = "conntrackd-silent"
     """It is there, and a question was not answered in its time."""
     CONNTRACKD_UNCLEAR = "conntrackd-unclear"
-    """It answers, and what it says cannot be understood."""
+    """Its answers are invalid."""
     STATES = "states"
-    """States that were there for a take-over did not come into the kernel, or not in time."""
+    """States that were there for a takeover did not come into the kernel, or not in time."""
     FLUSH = "flush"
     """conntrackd does not empty its caches, which hold states of a past role."""
     REPLICATION = "replication"
@@ -92,7 +92,7 @@ class Observation(Enum):
     GROUPS = "who listens for VRRP on the links of the pair"
     HEARING = "what conntrackd has received from the peer"
     ANSWERS = "who answers for the virtual addresses on the links, and who advertises them"
-    ROOM = "the kernel's connection table: how full it is"
+    ROOM = "the kernel's conntrack table: how full it is"
     CHAINS = "the chains of other programs"
     STRANGERS = "who the rules have lately dropped for speaking as the other node"
     LOOKING = "whether a look succeeds"

@@ -62,7 +62,7 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ConntrackdAsked:
-    """The statistics were asked for at a poll; REFUSED: what came cannot be understood."""
+    """The statistics were asked for at a poll; REFUSED: the answer is invalid."""
 
     at_ns: int
     answer: Answer
@@ -94,7 +94,7 @@ class TimerFired:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """A new pair file is in use; the rules have to be made anew."""
+    """A new pair file is in use; the rules have to be made again."""
 
     at_ns: int
 

@@ -38,7 +38,7 @@ class Listening:
 @dataclass(frozen=True, slots=True)
 class Joined:
     """What is remembered from look to look: where this keepalived `ever` listened, what was missed at the
-    last look, and how many looks in a row showed `nothing`. A reload of keepalived opens its sockets anew,
+    last look, and how many looks in a row showed `nothing`. A reload of keepalived opens its sockets again,
     which takes a moment."""
 
     ever: frozenset[Group] = frozenset()
@@ -49,7 +49,7 @@ class Joined:
 def judge_groups(
     pair: Pair, role: Role, links: tuple[Link, ...], seen: Listening, before: Joined
 ) -> tuple[Joined, Finding]:
-    """Told at the second look in a row that misses one."""
+    """Reported at the second look in a row that misses one."""
     if role not in (Role.PRIMARY, Role.BACKUP):
         # a fault comes and goes with the link; a keepalived that has ended has left all its groups
         return Joined(before.ever if role is Role.FAULT else frozenset()), _WELL
@@ -64,8 +64,8 @@ def judge_groups(
     ever = before.ever | (heard & wanted)
     expected = wanted if nothing >= NOTHING_LOOKS else ever | _like_others(pair, wanted, seen.joined)
     missed = frozenset(one for one in wanted - heard if one in expected)
-    told = sorted({name for name, _ in missed & before.missed})
-    return Joined(ever, missed, nothing), _say(told) if told else _WELL
+    reported = sorted({name for name, _ in missed & before.missed})
+    return Joined(ever, missed, nothing), _say(reported) if reported else _WELL
 
 
 def _unicast(links: tuple[Link, ...], bound: frozenset[IPAddress]) -> frozenset[Group]:
@@ -86,7 +86,7 @@ _WELL: Finding = (Condition.DEAF, True, "keepalived listens on every link of the
 
 def _say(names: list[str]) -> Finding:
     text = (
-        f"keepalived no longer listens on {', '.join(names)} and cannot take over (renamed or made anew?):"
+        f"keepalived no longer listens on {', '.join(names)} and cannot take over (renamed or recreated?):"
         " systemctl restart keepalived"
     )
     return Condition.DEAF, False, text

@@ -77,10 +77,10 @@ def _missing(pair: Pair, links: tuple[Link, ...]) -> Finding:
 def _unzoned(pair: Pair, links: tuple[Link, ...]) -> Finding:
     unzoned = list(_find_unzoned({interface.name for interface in pair.interfaces}, links))
     if not unzoned:
-        return Condition.UNZONED_INTERFACE, True, "every interface with packets of others is in a zone"
+        return Condition.UNZONED_INTERFACE, True, "every interface that forwards is in a zone"
     text = (
-        f"{', '.join(unzoned)}: in no zone of the pair file; nothing that comes in there is forwarded, and "
-        "of what is sent to this node itself only management is let in"
+        f"{', '.join(unzoned)}: in no zone of the pair file; nothing that arrives there is forwarded, and "
+        "only management can reach this node there"
     )
     return Condition.UNZONED_INTERFACE, False, text
 

@@ -61,11 +61,11 @@ from agent.core.events import (
     TimerFired,
 )
 from agent.core.plan import Settings
-from agent.core.roles import Role, RuleSet, rules_of
-from agent.core.state import Notice, Phase, State, is_stale, learn, note
+from agent.core.roles import Role, RuleSet, rule_set_for
+from agent.core.state import ConditionChange, Phase, State, is_stale, learn, note
 from agent.model.pair import AfterLimit, SyncMode
 
-MOST_COMMITS = 2
+MAX_COMMITS = 2
 """How often a commit that brought in less than expected is tried: what the kernel refuses twice it
 refuses."""
 
@@ -181,7 +181,7 @@ class Step:
 
     state: State
     plan: Plan | None = None
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[ConditionChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ def step(settings: Settings, state: State, event: Event) -> Step:
 
 def _remember(
     settings: Settings, before: State, learned: State, kind: Kind, event: Event
-) -> tuple[State, tuple[Notice, ...]]:
+) -> tuple[State, tuple[ConditionChange, ...]]:
     """What a move leaves in the memory beside its phase, and what it has to say."""
     match kind:
         case Kind.PROMOTED | Kind.RESUMED:
@@ -240,7 +240,7 @@ def _limit_text(settings: Settings, before: State, kind: Kind, event: Event) -> 
             f"the states were not usable within {settings.limit_s:g} s; the gate {what}, as gate.then says"
         )
     reason = event.reason if isinstance(event, ActionFailed) else "no answer"
-    return f"the states cannot be had ({reason}); the gate {what}, as gate.then says"
+    return f"the states are not available ({reason}); the gate {what}, as gate.then says"
 
 
 def _make_promote(move: Move) -> Plan:
@@ -298,7 +298,7 @@ def _retry_after_s(event: Event) -> float:
 
 def _classify(settings: Settings, state: State, learned: State, event: Event) -> Kind | None:
     kind = _read(settings, state, learned, event)
-    in_force = learned.whole and learned.loaded is rules_of(learned.role)
+    in_force = learned.whole and learned.loaded is rule_set_for(learned.role)
     return Kind.RULES_FIRST if kind in _CAN_WAIT and not in_force else kind
 
 
@@ -328,7 +328,7 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Kin
         case ConntrackdAsked():
             if event.answer is not Answer.WELL:
                 return Kind.CONNTRACKD_LOST
-            # it answers in the middle of a commit as well, which is not begun anew then
+            # it answers in the middle of a commit as well, which is not begun again then
             return Kind.CONNTRACKD_ANSWERS if state.owed and not state.committing else None
         case ConntrackdStarted():
             return Kind.CONNTRACKD_STARTED
@@ -377,7 +377,7 @@ def _classify_role(state: State, role: Role) -> Kind | None:
 def _classify_short(settings: Settings, state: State, at_ns: int, outcome: Committed) -> Kind:
     if _limit_is_over(settings, state, at_ns):
         return _of_limit(settings)
-    if outcome.skipped or state.commits + 1 < MOST_COMMITS:
+    if outcome.skipped or state.commits + 1 < MAX_COMMITS:
         return Kind.COMMIT_SHORT
     return Kind.COMMIT_POOR
 

@@ -41,8 +41,8 @@ EXPECTATIONS_LIMIT_S = 0.01
 """There are a few of them, unless a client makes thousands."""
 
 BULK_COST_S = 30e-6
-"""What one re-sent state costs the backup's processor: its conntrackd deletes the entry and makes it
-anew."""
+"""What one re-sent state costs the backup's processor: its conntrackd deletes the state and makes it
+again."""
 BULK_SHARE = 0.10
 """How much of one processor re-sending may take on the backup."""
 
@@ -57,7 +57,7 @@ class Settings:
     then: AfterLimit = AfterLimit.OPEN
     refresh_s: float | None = None
     shortest_timeout_s: float = 30.0
-    mend: bool = True
+    repair: bool = True
     """Whether external changes of the rules are repaired at once, or only reported."""
     helpers: bool = False
     """Whether connections announce further ones, so that expectations are replicated."""
@@ -70,7 +70,7 @@ class Settings:
             pair.gate.then,
             pair.sync.refresh_s,
             shortest_timeout_s,
-            mend=pair.drift is not Drift.REPORT,
+            repair=pair.drift is not Drift.REPORT,
             helpers=bool(pair.helpers),
         )
 
@@ -78,7 +78,7 @@ class Settings:
 def refresh_after_s(settings: Settings, states: int) -> float:
     """How long the primary waits between two bulk re-sends of `states` states.
 
-    A replicated entry counts down on the backup although its flow is alive, because refreshes are not
+    A replicated state counts down on the backup although its connection is alive, because refreshes are not
     events; so a third of the shortest timeout, unless that would eat the backup's processor. A table so
     large that its re-send takes its share for longer keeps flows with the longer timeouts only.
     """
@@ -93,9 +93,9 @@ def put_rules(rules: RuleSet, *, whole: bool) -> Action:
 
 
 def plan_verify(settings: Settings, rules: RuleSet) -> Plan:
-    """What differs is mended. Where it is only to be told of, the look that follows every change of rules
-    tells of it."""
-    return (VerifyRules(rules),) if settings.mend else ()
+    """What differs is repaired. Where it is only to be reported, the look that follows every change of rules
+    reports it."""
+    return (VerifyRules(rules),) if settings.repair else ()
 
 
 def plan_start() -> Plan:
@@ -118,7 +118,7 @@ def plan_open(settings: Settings, *, whole: bool, owed: bool = False) -> Plan:
 
     In cache mode the external cache is emptied at once: a second commit of the same states would put old
     ones over live ones. Unless a commit is `owed`: then it has states that the kernel never got. The plan
-    serves as well for a primary whose rules must be made anew.
+    serves as well for a primary whose rules must be made again.
     """
     complete: Plan = (CompleteExpectations(EXPECTATIONS_LIMIT_S),) if settings.helpers else ()
     remaining: Plan = (CompleteRemaining(),) if settings.helpers else ()
@@ -165,7 +165,7 @@ def plan_follow(settings: Settings, role: Role, *, whole: bool, served: bool) ->
 
 
 def plan_hold() -> Plan:
-    """The closed gate anew, and another try for the states."""
+    """The closed gate again, and another try for the states."""
     return (LoadRules(RuleSet.BACKUP), SetTimer(Timer.RETRY, RETRY_AFTER_S))
 
 

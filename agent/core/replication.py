@@ -2,7 +2,7 @@
 
 The counters only grow. That they stand still says nothing of what they counted before: states that were lost
 are still missing. So a growth begins the condition, and a catch-up during which nothing is lost ends it: by
-then all of the peer's states have come in anew.
+then all of the peer's states have come in again.
 
 A primary needs none of the peer's messages: whose states are served has the newest.
 """
@@ -37,7 +37,7 @@ def judge_losses(role: Role, losses: Losses) -> Finding | None:
     """`losses`: since the last look. None when nothing was lost, or nothing that counts."""
     if role is Role.PRIMARY or not losses:
         return None
-    return Condition.REPLICATION, False, f"{losses_text(losses)}; all states are asked for again"
+    return Condition.REPLICATION, False, f"{losses_text(losses)}; all states are requested again"
 
 
 def losses_text(losses: Losses) -> str:

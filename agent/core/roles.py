@@ -21,6 +21,6 @@ class RuleSet(Enum):
     BACKUP = "backup"
 
 
-def rules_of(role: Role) -> RuleSet:
+def rule_set_for(role: Role) -> RuleSet:
     """Every role but primary keeps the gate closed."""
     return RuleSet.PRIMARY if role is Role.PRIMARY else RuleSet.BACKUP

@@ -2,7 +2,7 @@
 
 conntrackd (mode FTFW) says that it is there once a second, in both roles and with nothing to replicate
 (measured: 16 bytes each second, each way, on an idle pair). It keeps silent while it reads its kernel's
-table anew (`-R`: a second for 100,000 states) or puts states in.
+table again (`-R`: a second for 100,000 states) or puts states in.
 
 Time counts only between two answers of our own conntrackd: while that does not get round to answering, it
 does not get round to hearing either.
@@ -29,7 +29,7 @@ class Silence:
 
 
 def hear(before: Silence, received: int, at_ns: int, *, link_up: bool) -> Silence:
-    """What the newest count adds. Without a link nothing can come, which is told by another condition."""
+    """What the newest count adds. Without a link nothing can come, which another condition reports."""
     counted_s = min((at_ns - before.looked_ns) / 1e9, LONGEST_COUNTED_S)
     heard = before.received is None or received != before.received or not link_up
     return Silence(received, at_ns, 0.0 if heard else before.silent_s + counted_s)

@@ -64,12 +64,12 @@ class State:
     ours.
 
     `flushed`: nothing of a commit is left in the external cache. `states`: how many went out with the last
-    bulk. `ready`: what keepalived was told of the states. `problems`: conditions that are not well now, with
-    the newest words for each. `reading`: conntrackd reads the kernel's table, or is about to, and sends all
-    of it after that. `owed`: no commit of this promotion was answered (cache mode), so that conntrackd may
-    still have states for the kernel. `committing`: that commit is being made, or is about to. `put_ns`: when
-    all rules were last put in force. `asked_ns`: when the peer was last asked for all its states. `kernel`:
-    how many states the kernel had when last counted.
+    bulk. `ready`: what was reported to keepalived of the states. `problems`: conditions that are not well
+    now, with the newest words for each. `reading`: conntrackd reads the kernel's table, or is about to, and
+    sends all of it after that. `owed`: no commit of this promotion was answered (cache mode), so that
+    conntrackd may still have states for the kernel. `committing`: that commit is being made, or is about to.
+    `put_ns`: when all rules were last put in force. `asked_ns`: when the peer was last asked for all its
+    states. `kernel`: how many states the kernel had when last counted.
     """
 
     phase: Phase = Phase.START
@@ -90,13 +90,9 @@ class State:
     asked_ns: int = 0
     kernel: int = 0
 
-    @property
-    def unwell(self) -> frozenset[Condition]:
-        return frozenset(self.problems)
-
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class ConditionChange:
     """A condition changed, or something must be said: `well` False is an alarm."""
 
     condition: Condition
@@ -104,7 +100,7 @@ class Notice:
     text: str
 
 
-def learn(state: State, event: Event) -> tuple[State, tuple[Notice, ...]]:
+def learn(state: State, event: Event) -> tuple[State, tuple[ConditionChange, ...]]:
     """What an event tells, whatever the phase: about rules, states and conditions."""
     match event:
         case Started():
@@ -134,7 +130,7 @@ def learn(state: State, event: Event) -> tuple[State, tuple[Notice, ...]]:
 
 
 def is_stale(state: State, event: RulesChanged) -> bool:
-    """Seen before the rules were put in force anew; a flush is seen twice, by its notice and by a look."""
+    """Seen before the rules were put in force again; a flush is seen twice, by its notice and by a look."""
     return event.at_ns < state.put_ns
 
 
@@ -146,7 +142,7 @@ def _ended(state: State, action: Action, at_ns: int) -> State:
     return replace(state, reading=False) if isinstance(action, ResyncKernel) else state
 
 
-def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Notice, ...]]:
+def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[ConditionChange, ...]]:
     match event.action:
         case LoadRules(rules=rules):
             return note(
@@ -167,7 +163,7 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Notice, .
             return learned, (*notices, *more)
 
 
-def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[Notice, ...]]:
+def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[ConditionChange, ...]]:
     """What conntrackd has done, beyond that it answered."""
     match event.action:
         case FlushCaches():
@@ -190,29 +186,29 @@ def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[Notice
             return state, ()
 
 
-def _learn_role(state: State, role: Role) -> tuple[State, tuple[Notice, ...]]:
+def _learn_role(state: State, role: Role) -> tuple[State, tuple[ConditionChange, ...]]:
     """Who is not primary has the peer's states in its kernel, which its own conntrackd does not count."""
     if role is state.role:
         return state, ()
     over = [condition for condition in state.problems if CONDITIONS[condition].of_role]
-    text = f"over with the role: this node is {role.value} now"
+    text = f"resolved with the role: this node is now {role.value}"
     changed = replace(state, role=role, coverage=Coverage())
     return note_all(changed, [(condition, True, text) for condition in over])
 
 
-def _learn_count(state: State, event: StatesCounted) -> tuple[State, tuple[Notice, ...]]:
+def _learn_count(state: State, event: StatesCounted) -> tuple[State, tuple[ConditionChange, ...]]:
     counted = replace(state, coverage=judge(state.coverage, event), kernel=event.kernel)
     if counted.coverage.outside is None or counted.coverage.suspicions:
         return counted, ()
     return note(counted, Condition.LOST_EVENTS, True, "conntrackd knows all of this kernel's states again")
 
 
-def _learn_reread(state: State, at_ns: int, outcome: Reread) -> tuple[State, tuple[Notice, ...]]:
+def _learn_reread(state: State, at_ns: int, outcome: Reread) -> tuple[State, tuple[ConditionChange, ...]]:
     coverage, lost = read_again(state.coverage, at_ns, outcome)
     if not lost:
         return replace(state, coverage=coverage), ()
     text = (
-        f"conntrackd had not heard of {lost} of this kernel's {outcome.kernel} states (a burst was larger "
+        f"conntrackd had missed {lost} of this kernel's {outcome.kernel} states (a burst was larger "
         "than its buffer); it has read them now and sends them to the peer"
     )
     return note(replace(state, coverage=coverage), Condition.LOST_EVENTS, False, text)
@@ -229,22 +225,22 @@ def _of_answer(asked: Action | None, answer: Answer, text: str) -> tuple[Verdict
         (
             Condition.CONNTRACKD,
             reached,
-            "conntrackd can be asked again" if reached else f"{text}; states are not replicated",
+            "conntrackd can be reached again" if reached else f"{text}; states are not replicated",
         ),
         (
             Condition.CONNTRACKD_SILENT,
             spoke,
-            "conntrackd answers again" if spoke else f"{text}; it runs and hangs, or is busy for too long",
+            "conntrackd answers again" if spoke else f"{text}; it runs, but hangs or is too busy",
         ),
     )
     if not reached or not spoke or isinstance(asked, FlushCaches | ShortenTimers | RequestResync):
         return verdicts  # nothing was read that could be clear or not
     clear = answer is Answer.WELL
-    words = "conntrackd's words can be understood again" if clear else text
+    words = "conntrackd's answers are valid again" if clear else text
     return (*verdicts, (Condition.CONNTRACKD_UNCLEAR, clear, words))
 
 
-def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Notice, ...]]:
+def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[ConditionChange, ...]]:
     match event.action:
         case SwitchRules() | LoadRules() | VerifyRules():
             text = f"{event.reason}; keeping the loaded rules"
@@ -265,8 +261,8 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Notic
 
 def _catch_up_text(outcome: StatesIn) -> str:
     if outcome.losses:
-        return f"{outcome.losses}, while all states came anew; they are asked for again"
-    return "all of the peer's states have come in, and nothing was lost"
+        return f"{outcome.losses} while all states were sent again; they are requested again"
+    return "all of the peer's states have arrived, and nothing was lost"
 
 
 def _commit_text(outcome: Committed) -> str:
@@ -277,12 +273,14 @@ def _commit_text(outcome: Committed) -> str:
     return (
         f"only {outcome.committed} of {outcome.expected} states came into the kernel "
         f"({outcome.failed} refused); "
-        "connections that they belong to will break"
+        "their connections will break"
     )
 
 
-def note(state: State, condition: Condition, well: bool, text: str) -> tuple[State, tuple[Notice, ...]]:
-    """Said once when it turns bad and once when it is well again; `problems` has the newest words. Who has
+def note(
+    state: State, condition: Condition, well: bool, text: str
+) -> tuple[State, tuple[ConditionChange, ...]]:
+    """Said once when it begins and once when it is over; `problems` has the newest words. Who has
     asked for a reload looks for the answer to it: another error is said as well."""
     before = condition not in state.problems
     answer = (
@@ -294,12 +292,12 @@ def note(state: State, condition: Condition, well: bool, text: str) -> tuple[Sta
     problems = {known: words for known, words in state.problems.items() if known is not condition}
     if not well:
         problems[condition] = text
-    said = (Notice(condition, well, text),) if well != before or answer else ()
+    said = (ConditionChange(condition, well, text),) if well != before or answer else ()
     return replace(state, problems=problems), said
 
 
-def note_all(state: State, verdicts: Iterable[Verdict]) -> tuple[State, tuple[Notice, ...]]:
-    notices: list[Notice] = []
+def note_all(state: State, verdicts: Iterable[Verdict]) -> tuple[State, tuple[ConditionChange, ...]]:
+    notices: list[ConditionChange] = []
     for verdict in verdicts:
         state, said = note(state, *verdict)
         notices += said

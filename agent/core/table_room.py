@@ -1,9 +1,10 @@
-"""How much room the kernel's table of connections has left. Pure.
+"""How much room the kernel's conntrack table has left. Pure.
 
 A full table refuses every packet that would be a new connection, wherever it comes from and goes to. Before
-that it gives up entries that no answer has been seen of yet.
+that it gives up states that no answer has been seen of yet.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from agent.core.conditions import Condition
@@ -16,23 +17,23 @@ FULL, NOT_FULL = 1.0, 0.95
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """`most` is 0 where there is no limit. `refused` and `evicted` have been counted by the kernel since it
+    """`limit` is 0 where there is none. `refused` and `evicted` have been counted by the kernel since it
     runs; 0 where it does not count."""
 
     states: int
-    most: int
+    limit: int
     refused: int = 0
     evicted: int = 0
 
     @property
     def share(self) -> float:
-        return self.states / self.most if self.most else 0.0
+        return self.states / self.limit if self.limit else 0.0
 
 
-def judge_room(before: Room, now: Room, unwell: frozenset[Condition]) -> tuple[Finding, Finding]:
-    """`unwell` has what is not well until now: a condition ends further down than where it begins."""
-    return _filling(now, Condition.TABLE_FILLING in unwell), _full(
-        before, now, Condition.TABLE_FULL in unwell
+def judge_room(before: Room, now: Room, problems: Collection[Condition]) -> tuple[Finding, Finding]:
+    """`problems` are those of before: a condition ends further down than where it begins."""
+    return _filling(now, Condition.TABLE_FILLING in problems), _full(
+        before, now, Condition.TABLE_FULL in problems
     )
 
 
@@ -49,12 +50,12 @@ def _full(before: Room, now: Room, was: bool) -> Finding:
     near = now.share >= FILLING
     full = now.share >= (NOT_FULL if was else FULL) or (near and refused + evicted > 0)
     if not full:
-        return Condition.TABLE_FULL, True, f"new connections find room again: {_words(now)}"
-    counted = f"; {refused} packets refused and {evicted} entries given up since the last look"
-    text = f"no new connection finds room: {_words(now)}{counted if refused + evicted else ''}"
+        return Condition.TABLE_FULL, True, f"new connections are accepted again: {_words(now)}"
+    counted = f"; {refused} packets refused and {evicted} states given up since the last look"
+    text = f"new connections are refused: {_words(now)}{counted if refused + evicted else ''}"
     return Condition.TABLE_FULL, False, text
 
 
 def _words(now: Room) -> str:
-    limit = f"{now.most} ({now.share:.0%})" if now.most else "any number"
-    return f"the kernel's table has {now.states} connections of {limit}"
+    limit = f"{now.limit} ({now.share:.0%})" if now.limit else "any number"
+    return f"the conntrack table has {now.states} states of {limit}"

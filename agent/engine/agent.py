@@ -36,7 +36,7 @@ from agent.engine.sensors import Sensors
 from agent.engine.status_line import status_line
 from agent.errors import HafwError
 from agent.model.pair import Pair
-from agent.model.records import Kind, Record
+from agent.model.records import Record, RecordKind
 from agent.paths import Paths
 from agent.regular_file import replace_file
 from agent.render.keepalived import not_ready
@@ -108,7 +108,7 @@ class Agent:
                 else " (without real-time priority, which is not allowed here)"
             )
             self._record(
-                Kind.STARTED, f"hafw agent for {self.node} of pair {self.pair.name} has started{how}"
+                RecordKind.STARTED, f"hafw agent for {self.node} of pair {self.pair.name} has started{how}"
             )
             scheduling.watch_overruns(self._overran)
             group.create_task(self._note("started", self._taken.files, self.rules.digest))
@@ -122,7 +122,7 @@ class Agent:
                 self._flush()
                 server.close()
                 self.observer.close()
-                self._record(Kind.STOPPED, "hafw agent has stopped; rules and states stay as they are")
+                self._record(RecordKind.STOPPED, "hafw agent has stopped; rules and states stay as they are")
                 self.manager.close()
                 self.sink.close()
 
@@ -138,7 +138,7 @@ class Agent:
     async def _note(self, why: str, files: Files, rules: str) -> None:
         generations = Generations(self.paths.state_dir)
         text = await self._beside(lambda: active.note_in_force(generations, why, files, rules))
-        self._record(Kind.RULES, text)
+        self._record(RecordKind.RULES, text)
 
     async def _look_at_rules(self, wanted: RuleSet) -> RulesState:
         rules = self.rules
@@ -223,7 +223,7 @@ class Agent:
             async with asyncio.timeout(RELOAD_LIMIT_S):
                 await self.loop.until(lambda: self.loop.state.whole)
                 return None
-        return "the agent could not load the rules; `hafw history` has the reason"
+        return "the agent could not load the rules; see `hafw history`"
 
     def _read_pair_file(self) -> tuple[Pair, Files]:
         """Raises HafwError; also when it would change what other daemons were rendered from."""
@@ -247,9 +247,9 @@ class Agent:
 
     def _overran(self, place: str) -> None:
         message = f"the agent computed for {scheduling.PATIENCE_S} s without a pause, in {place}"
-        self._record(Kind.OVERRUN, f"{message}; until that was done it gave way to every other program")
+        self._record(RecordKind.OVERRUN, f"{message}; until it was done, every other program had priority")
 
-    def _record(self, kind: Kind, message: str) -> None:
+    def _record(self, kind: RecordKind, message: str) -> None:
         self.sink.write(Record(kind, message, time.monotonic_ns()))
 
 

@@ -1,7 +1,7 @@
 """A bug ends the process, also one in a callback of the event loop, where asyncio would only log it.
 
-The service manager then starts another one, which begins with a look at what is true. An agent that goes on
-without one of its ears would be worse: it looks alive.
+The service manager then starts another one, which begins with a look at what is true. An agent that
+continues without one of its ears would be worse: it looks alive.
 """
 
 import asyncio

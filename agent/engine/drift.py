@@ -98,7 +98,7 @@ class DriftCheck:
         try:
             drift = await self._executor.find_drift(loaded)
         except OvertakenError:
-            return  # the kernel tells of our own change as well, and that is looked at next
+            return  # the kernel reports our own change as well, and that is looked at next
         except HafwError as error:
             drift = str(error)
         # before the look had its turn, so that it knew of no change
@@ -106,7 +106,7 @@ class DriftCheck:
             self._again = True
             return
         now = time.monotonic_ns()
-        if not self._loop.settings.mend:
+        if not self._loop.settings.repair:
             text = f"{drift}; left as it is, as the pair file says" if drift else "the rules are ours again"
             self._loop.post(ConditionSeen(now, Condition.RULES, drift is None, text))
         elif drift is not None:

@@ -118,6 +118,6 @@ class Loop:
 
     def _stood_still(self, still: bool, seconds: float) -> None:
         text = (
-            f"the agent itself stood still for {seconds:.1f} s" if still else "the agent runs without a halt"
+            f"the agent itself was stopped for {seconds:.1f} s" if still else "the agent is not interrupted"
         )
         self.post(ConditionSeen(time.monotonic_ns(), Condition.STALL, not still, text))

@@ -42,7 +42,7 @@ from agent.engine.result import answer_of
 from agent.engine.suspicion import Suspicion
 from agent.errors import HafwError, UnavailableError
 from agent.model.pair import Pair
-from agent.model.records import Kind, Record
+from agent.model.records import Record, RecordKind
 from agent.paths import Paths
 
 POLL_S = 5.0
@@ -59,8 +59,8 @@ TELL_AGAIN_S = 0.002
 """An expectation is announced just before the packet that announced it is rewritten; then it has been."""
 UNANSWERED_S = 0.2
 """An announced connection that has not come by then may take long, so that a failover can come between."""
-MOST_UNANSWERED = 100
-"""More at a time are not told again: a flood of requests must not keep us from our work."""
+MAX_UNANSWERED = 100
+"""More at a time are not reported again: a flood of requests must not keep us from our work."""
 PACE = Pace(at_once=100, per_second=100)
 """Of notices, and of changes of addresses and rules: each makes us look at the kernel."""
 ANNOUNCED_PACE = Pace(at_once=200, per_second=500)
@@ -84,7 +84,7 @@ class Observer:
         drift: DriftCheck,
         write: Callable[[Record], None],
     ) -> None:
-        """Raises UnavailableError if the kernel gives no netlink sockets."""
+        """Raises UnavailableError when no netlink socket can be opened."""
         self._drift = drift
         self._write = write
         self._paths = paths
@@ -155,8 +155,8 @@ class Observer:
         self.process.close()
 
     def hint(self, trigger: str, noticed_ns: int | None = None) -> None:
-        """Something may have changed: look, and tell the loop if the role did. Nothing once closed: the bus
-        may tell of its end later than ours."""
+        """Something may have changed: look, and report to the loop if the role did. Nothing once closed: the
+        bus may report its end later than ours."""
         if self._closed:
             return
         self._ask_bus_soon()
@@ -199,7 +199,7 @@ class Observer:
             self._held, self._held_since_ns = held, time.monotonic_ns()
         alive = self.process.is_alive(self.bus.pid) or self._speaks()
         self._watch_process(self.process.fileno())
-        # what a keepalived that has died said last is still there until the bus tells of its end
+        # what a keepalived that has died said last is still there until the bus reports its end
         answers = self.bus.answers() if alive else {}
         masters = {label for label, state in answers.items() if state is VrrpState.MASTER}
         confirmed = frozenset(one for one in held if self._instance_of.get(one) in masters)
@@ -245,11 +245,11 @@ class Observer:
         if now - last < REFUSED_AGAIN_S:
             self._refused[kind] = (last, count + 1)
             return
-        if len(self._refused) > MOST_REASONS:
+        if len(self._refused) > MAX_REASONS:
             self._refused.clear()
         self._refused[kind] = (now, 0)
         more = f" ({count} more since the last time)" if count else ""
-        self._write(Record(Kind.REFUSED, f"refused {reason}{more}", time.monotonic_ns()))
+        self._write(Record(RecordKind.REFUSED, f"refused {reason}{more}", time.monotonic_ns()))
 
     def _notices_wait(self) -> None:
         self.refuse(f"notices that come faster than {PACE.per_second:.0f} in a second: they wait")
@@ -261,7 +261,7 @@ class Observer:
         return 1
 
     def _expected(self) -> int:
-        """What the peer gets to know of a helper's work only if it is told again. TCP: how far the rest of a
+        """What the peer learns of a helper's work only if it is reported again. TCP: how far the rest of a
         connection is moved by a packet that was rewritten. UDP: what the first packet has announced."""
         later = asyncio.get_running_loop().call_later
         for one in self._expectations.announced():
@@ -269,7 +269,7 @@ class Observer:
                 if (one.family, one.master) not in self._telling:
                     self._telling.add((one.family, one.master))
                     later(TELL_AGAIN_S, self._tell_again, one)
-            elif self._unanswered < MOST_UNANSWERED:
+            elif self._unanswered < MAX_UNANSWERED:
                 self._unanswered += 1
                 later(UNANSWERED_S, self._announce_again, one)
         if self._expectations.lost != self._lost:
@@ -418,7 +418,7 @@ class Observer:
             self._loop.post(ConditionSeen(time.monotonic_ns(), *found))
 
 
-MOST_REASONS = 100
+MAX_REASONS = 100
 _UNHEARD = {Condition.CONNTRACKD, Condition.CONNTRACKD_SILENT, Condition.CONNTRACKD_UNCLEAR}
 
 
@@ -436,9 +436,9 @@ def _bus_text(bus: KeepalivedBus) -> str:
     if bus.connected:
         return (
             "keepalived is not heard on the system bus; hook and addresses are followed, "
-            "only its restart mends this"
+            "only its restart helps"
         )
-    return "the system bus is not there; hook and addresses are followed"
+    return "the system bus is not available; hook and addresses are followed"
 
 
 _OF_THE_LIVING = (
@@ -459,13 +459,13 @@ def _find_halted(halted: dict[int, str] | None) -> tuple[Finding, ...]:
     parts = []
     if stopped:
         parts.append(
-            f"keepalived's process {stopped} is stopped (SIGSTOP?): it obeys no reload and no stop, "
-            f"and starts nothing that dies; kill -CONT {stopped}"
+            f"keepalived's process {stopped} is stopped (SIGSTOP?): it ignores reload and stop, "
+            f"and restarts nothing that dies; kill -CONT {stopped}"
         )
     if ended:
         parts.append(
             f"keepalived's process {ended} has ended, and its main process has not noticed; "
-            "restart keepalived where that stays"
+            "restart keepalived if that lasts"
         )
     return ((Condition.KEEPALIVED_MAIN, False, "; ".join(parts)),)
 
@@ -475,7 +475,7 @@ def _find_silent(silent: dict[str, str], proven: bool) -> tuple[Finding, ...]:
     well = "every instance of the pair answers on the system bus"
     named = ", ".join(f"{label}: {reason}" for label, reason in sorted(silent.items()))
     critical = (
-        f"not every instance of the pair answers on the system bus: {named}; where keepalived.conf has it, "
+        f"not every instance of the pair answers on the system bus: {named}; if keepalived.conf has it, "
         "keepalived has forgotten its object: restart keepalived"
     )
     forgotten = (

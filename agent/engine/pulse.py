@@ -13,7 +13,7 @@ BEAT_S = 0.25
 STALL_NS = 1_000_000_000
 OVER_AFTER_NS = 5_000_000_000
 CATCHING_UP_NS = 100_000_000
-MOST_STALLS = 8
+MAX_STALLS = 8
 
 
 class Pulse:
@@ -23,7 +23,7 @@ class Pulse:
     def __init__(self, on_stall: Callable[[bool, float], None]) -> None:
         self._on_stall = on_stall
         self._timer: asyncio.TimerHandle | None = None
-        self._stalls: deque[tuple[int, int]] = deque(maxlen=MOST_STALLS)
+        self._stalls: deque[tuple[int, int]] = deque(maxlen=MAX_STALLS)
         self._open = False
         self.last_ns = time.monotonic_ns()
 
@@ -41,8 +41,8 @@ class Pulse:
         return self._timer is not None and now_ns - self.last_ns > STALL_NS
 
     def behind_since_ns(self, now_ns: int) -> int | None:
-        """When the halt began whose events are read now: one that goes on, or has ended a moment ago. A wait
-        that was interrupted ends without events, and the beat comes before them."""
+        """When the halt began whose events are read now: one that still lasts, or has ended a moment ago. A
+        wait that was interrupted ends without events, and the beat comes before them."""
         if self.is_late(now_ns):
             return self.last_ns
         if self._stalls and now_ns - self._stalls[-1][1] < CATCHING_UP_NS:

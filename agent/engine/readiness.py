@@ -25,7 +25,7 @@ class Readiness:
             ) from error
 
     def restore(self, ready: bool) -> str | None:
-        """Writes it anew where somebody else has changed it, and says so. Raises HafwError."""
+        """Writes it anew after an external change, and says so. Raises HafwError."""
         wanted = self._number(ready)
         try:
             found = read_regular(self._path, MAX_READINESS).decode(errors="replace").strip()

@@ -67,7 +67,7 @@ Seen = TypeVar("Seen")
 
 class Sensors:
     def __init__(self, pair: Pair, node: str, paths: Paths, loop: Loop) -> None:
-        """Raises UnavailableError if the kernel gives no netlink sockets."""
+        """Raises UnavailableError when no netlink socket can be opened."""
         self.pair = pair
         self._node = node
         self._peer = pair.peer_of(node).name
@@ -121,7 +121,7 @@ class Sensors:
         self._rules_changed.set()
 
     async def _watch_links(self) -> None:
-        """The role changes without a link, so what is known of the links is judged anew each time."""
+        """The role changes without a link, so what is known of the links is judged again each time."""
         read_s = -LINKS_AGAIN_S
         while True:
             now_s = time.monotonic()
@@ -158,7 +158,7 @@ class Sensors:
                 counted = await ask_counters(self._socket)
             except HafwError:
                 self.silence = unanswered(self.silence)
-                continue  # what conntrackd does not answer is told by the poll
+                continue  # what conntrackd does not answer the poll reports
             now = time.monotonic_ns()
             link_up = why_unusable(self.pair.sync_interface, self._node, self._seen) is None
             self.silence = hear(self.silence, counted.bytes_received, now, link_up=link_up)
@@ -167,9 +167,9 @@ class Sensors:
 
     async def _watch_room(self) -> None:
         while True:
-            with self._looking("the connection table"):
+            with self._looking("the conntrack table"):
                 room = read_room()
-                self._tell(*judge_room(self._room or room, room, self._loop.state.unwell))
+                self._tell(*judge_room(self._room or room, room, self._loop.state.problems))
                 self._room = room
             await asyncio.sleep(LOOK_S)
 
@@ -270,7 +270,7 @@ class Sensors:
             self._failed.pop(at, None)
             reason = ""
         blind = [what for what, times in self._failed.items() if times >= BLIND_AFTER]
-        text = f"the agent cannot look at {', '.join(blind)}{reason}" if blind else _SEES_ALL
+        text = f"the agent cannot see {', '.join(blind)}{reason}" if blind else _SEES_ALL
         self._tell((Condition.BLIND, not blind, text))
 
     async def _beside(self, look: Callable[[], Seen]) -> Seen:

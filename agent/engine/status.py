@@ -7,14 +7,14 @@ from typing import Any
 from agent.adapters.conntrackd import Conntrackd, kernel_states
 from agent.adapters.nftables import RulesState
 from agent.core.plan import refresh_after_s
-from agent.core.roles import RuleSet, rules_of
+from agent.core.roles import RuleSet, rule_set_for
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.errors import HafwError, OvertakenError
 from agent.model.pair import Pair, SyncMode
 from agent.model.records import to_fields
 
-SCHEMA = 1
+SCHEMA = 2
 STATISTICS_LIMIT_S = 2.0
 """A conntrackd that is busy with a bulk answers late; a status is wanted soon."""
 LOOKS = 3
@@ -44,7 +44,6 @@ async def describe(
         "role_seconds": round((time.monotonic_ns() - loop.log.role_since_ns) / 1e9, 1),
         "phase": state.phase.value,
         "gate": "open" if state.phase.is_open else "closed",
-        "unwell": sorted(condition.value for condition in state.unwell),
         "problems": {condition.value: text for condition, text in state.problems.items()},
         "keepalived": _describe_keepalived(observer),
         "ready": state.ready,
@@ -67,10 +66,13 @@ def _describe_keepalived(observer: Observer) -> Values:
 
 async def _describe_rules(loop: Loop, look: Look) -> Values:
     for _ in range(LOOKS):
-        found = await _look_at_rules(rules_of(loop.state.role), look)
+        found = await _look_at_rules(rule_set_for(loop.state.role), look)
         if found is not None:
             return found
-    return {"wanted": rules_of(loop.state.role).value, "error": "the rules change faster than they are read"}
+    return {
+        "wanted": rule_set_for(loop.state.role).value,
+        "error": "the rules change faster than they are read",
+    }
 
 
 async def _look_at_rules(wanted: RuleSet, look: Look) -> Values | None:

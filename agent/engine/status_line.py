@@ -5,12 +5,12 @@ from agent.core.state import Phase, State
 
 
 def status_line(state: State) -> str:
-    """Such as "backup, gate closed, the peer's states are in, all well"."""
+    """Such as "backup, gate closed, the peer's states are here, no problems"."""
     if state.role is Role.UNKNOWN:
-        return "starting, nothing is known yet"
+        return "starting"
     gate = "open" if state.phase.is_open else "closed"
-    unwell = ", ".join(sorted(condition.value for condition in state.unwell))
-    health = f"not well: {unwell}" if unwell else "all well"
+    problems = ", ".join(sorted(condition.value for condition in state.problems))
+    health = f"problems: {problems}" if problems else "no problems"
     return ", ".join((state.role.value, f"gate {gate}", *_states(state), health))
 
 
@@ -19,7 +19,7 @@ def _states(state: State) -> tuple[str, ...]:
     if state.phase is Phase.PREPARING:
         return ("waiting for the states to be usable",)
     if state.phase is Phase.HOLDING:
-        return ("the states cannot be had",)
+        return ("the states are not available",)
     if state.role is not Role.BACKUP or state.ready is None:
         return ()
-    return ("the peer's states are in" if state.ready else "the peer's states are not in yet",)
+    return ("the peer's states are here" if state.ready else "the peer's states are not here yet",)

@@ -17,10 +17,10 @@ from agent.core.actions import (
 )
 from agent.core.conditions import Condition, doubt
 from agent.core.events import RoleSeen
-from agent.core.roles import Role, rules_of
-from agent.core.state import Notice
+from agent.core.roles import Role, rule_set_for
+from agent.core.state import ConditionChange
 from agent.engine.result import Result
-from agent.model.records import Kind, Record
+from agent.model.records import Record, RecordKind
 
 MAX_STEPS = 50
 """How many steps of the last transition `hafw status` shows; the records have them all."""
@@ -69,12 +69,12 @@ class TransitionLog:
         if self._ends(result) and self.current is not None:
             self._close(self.current, result.ended_ns, "done")
 
-    def notify(self, notices: Iterable[Notice]) -> None:
+    def notify(self, notices: Iterable[ConditionChange]) -> None:
         """Alarms, and their ends."""
         for notice in notices:
             self._write(
                 Record(
-                    event=Kind.RECOVERED if notice.well else Kind.ALARM,
+                    event=RecordKind.RECOVERED if notice.well else RecordKind.ALARM,
                     message=notice.text,
                     mono_ns=time.monotonic_ns(),
                     condition=notice.condition.value,
@@ -88,7 +88,7 @@ class TransitionLog:
             and self.current.closed is None
             and result.error is None
             and isinstance(result.action, LoadRules | SwitchRules)
-            and result.action.rules is rules_of(self.current.seen.role)
+            and result.action.rules is rule_set_for(self.current.seen.role)
         )
 
     def _close(self, transition: Transition, now: int, how: str) -> None:
@@ -99,11 +99,11 @@ class TransitionLog:
         words = "superseded by a newer one" if how == "superseded" else f"in force after {took_ms:.1f} ms"
         stalled_s = self._stalled_ns(seen.noticed_ns, now) / 1e9
         if stalled_s > 0:
-            words += f", of which the agent itself stood still for {stalled_s:.1f} s"
+            words += f", of which the agent itself was stopped for {stalled_s:.1f} s"
         if transition.doubt is not None:
             words += f"; states may be missing: {transition.doubt}"
         transition.closed = Record(
-            event=Kind.TRANSITION,
+            event=RecordKind.TRANSITION,
             message=f"{transition.before.value} -> {seen.role.value} ({seen.trigger}): {words}",
             mono_ns=now,
             transition=transition.identity,
@@ -130,7 +130,7 @@ def _record_of_step(result: Result, transition: Transition | None) -> Record:
     outcome = result.outcome
     commit = outcome if isinstance(outcome, Committed) else None
     return Record(
-        event=Kind.STEP,
+        event=RecordKind.STEP,
         message=_message(result),
         mono_ns=result.ended_ns,
         transition=transition.identity if transition else None,

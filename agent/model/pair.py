@@ -35,10 +35,10 @@ class AfterLimit(Enum):
 
 
 class Drift(Enum):
-    """What is done about rules of ours that another hand has changed. Either way it is recorded."""
+    """What is done about an external change to our rules. Either way it is recorded."""
 
-    MEND = "mend"
-    """Put right at once."""
+    REPAIR = "repair"
+    """Undo it at once. A pair file may say `mend`, the word of the first releases."""
     REPORT = "report"
     """Left as they are until the next change of role or reload."""
 
@@ -296,8 +296,8 @@ class SourceNat:
 
 @dataclass(frozen=True, slots=True)
 class PortForward:
-    """Connections from `from_zone` to the pair itself go on to a server in `to_zone`, and are allowed unless
-    a rule says otherwise.
+    """Connections from `from_zone` to the pair itself are forwarded to a server in `to_zone`, and allowed
+    unless a rule says otherwise.
 
     No `addresses` means the virtual addresses of the zone's interfaces; no `services` means all. `targets`
     has at most one server of each IP version. With `hairpin` the server's own zone may use it as well.
@@ -341,7 +341,7 @@ class Pair:
     failover: Failover = field(default_factory=Failover)
     sync: Sync = field(default_factory=Sync)
     gate: Gate = field(default_factory=Gate)
-    drift: Drift = Drift.MEND
+    drift: Drift = Drift.REPAIR
     policy: tuple[Rule, ...] = ()
     nat: tuple[SourceNat, ...] = ()
     forwards: tuple[PortForward, ...] = ()

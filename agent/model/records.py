@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 
-class Kind(Enum):
+class RecordKind(Enum):
     """One MESSAGE_ID for each kind, fixed for ever, so that a filter written today works in ten years."""
 
     STARTED = "started"
@@ -24,24 +24,24 @@ class Kind(Enum):
 
 
 MESSAGE_IDS = {
-    Kind.STARTED: "0f5e2b7a9d1c4a60b7c33c1e52a0d101",
-    Kind.STOPPED: "0f5e2b7a9d1c4a60b7c33c1e52a0d102",
-    Kind.TRANSITION: "0f5e2b7a9d1c4a60b7c33c1e52a0d103",
-    Kind.STEP: "0f5e2b7a9d1c4a60b7c33c1e52a0d104",
-    Kind.ALARM: "0f5e2b7a9d1c4a60b7c33c1e52a0d105",
-    Kind.RECOVERED: "0f5e2b7a9d1c4a60b7c33c1e52a0d106",
-    Kind.REFUSED: "0f5e2b7a9d1c4a60b7c33c1e52a0d107",
-    Kind.RULES: "0f5e2b7a9d1c4a60b7c33c1e52a0d108",
-    Kind.OVERRUN: "0f5e2b7a9d1c4a60b7c33c1e52a0d1b0",
+    RecordKind.STARTED: "0f5e2b7a9d1c4a60b7c33c1e52a0d101",
+    RecordKind.STOPPED: "0f5e2b7a9d1c4a60b7c33c1e52a0d102",
+    RecordKind.TRANSITION: "0f5e2b7a9d1c4a60b7c33c1e52a0d103",
+    RecordKind.STEP: "0f5e2b7a9d1c4a60b7c33c1e52a0d104",
+    RecordKind.ALARM: "0f5e2b7a9d1c4a60b7c33c1e52a0d105",
+    RecordKind.RECOVERED: "0f5e2b7a9d1c4a60b7c33c1e52a0d106",
+    RecordKind.REFUSED: "0f5e2b7a9d1c4a60b7c33c1e52a0d107",
+    RecordKind.RULES: "0f5e2b7a9d1c4a60b7c33c1e52a0d108",
+    RecordKind.OVERRUN: "0f5e2b7a9d1c4a60b7c33c1e52a0d1b0",
 }
 
 PRIORITIES = {
-    Kind.ALARM: 4,
-    Kind.REFUSED: 4,
-    Kind.OVERRUN: 4,
-    Kind.TRANSITION: 5,
-    Kind.RULES: 5,
-    Kind.STEP: 6,
+    RecordKind.ALARM: 4,
+    RecordKind.REFUSED: 4,
+    RecordKind.OVERRUN: 4,
+    RecordKind.TRANSITION: 5,
+    RecordKind.RULES: 5,
+    RecordKind.STEP: 6,
 }
 """syslog's numbers; 6 (informational) for whatever is not listed."""
 
@@ -51,7 +51,7 @@ class Record:
     """`mono_ns` is CLOCK_MONOTONIC at the end of what is recorded; `result`: done, failed, abandoned,
     superseded."""
 
-    event: Kind
+    event: RecordKind
     message: str
     mono_ns: int
     transition: str | None = None
@@ -70,9 +70,6 @@ class Record:
 
 
 _NAMES = {"from_role": "from", "to_role": "to"}
-_JOURNAL_NAMES = {"trigger": "source"}
-"""What is called otherwise in the journal's fields."""
-_RECORD_NAMES = {theirs: ours for ours, theirs in _JOURNAL_NAMES.items()}
 
 
 def to_fields(record: Record) -> dict[str, str | int | float]:
@@ -98,7 +95,7 @@ def to_journal(record: Record) -> dict[str, str]:
         if name.endswith("_ms"):
             found[f"HAFW_{name[:-3].upper()}_USEC"] = str(round(float(value) * 1000))
         else:
-            found[f"HAFW_{_JOURNAL_NAMES.get(name, name).upper()}"] = str(value)
+            found[f"HAFW_{name.upper()}"] = str(value)
     return found
 
 
@@ -110,7 +107,6 @@ def from_journal(entry: dict[str, object]) -> dict[str, object]:
         if not name.startswith("HAFW_"):
             continue
         key = name[5:].lower()
-        key = _RECORD_NAMES.get(key, key)
         text = str(value)
         is_number = text.isascii() and text.isdigit() and len(text) < 20
         if key.endswith("_usec") and is_number:

@@ -24,7 +24,7 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
 KINDS = ("INSTANCE", "GROUP")
 STATES = ("MASTER", "BACKUP", "FAULT", "STOP", "DELETED")
-MOST_NAME = 255
+MAX_NAME = 255
 
 
 def main(arguments: list[str]) -> int:
@@ -50,12 +50,12 @@ def find_problem(arguments: list[str]) -> str:
     if state not in STATES:
         return f"the state must be one of {', '.join(STATES)}, not {state[:40]!r}"
     if (
-        not 0 < len(name) <= MOST_NAME
+        not 0 < len(name) <= MAX_NAME
         or not name.isascii()
         or not name.isprintable()
         or set(name) & set('"/')
     ):
-        wanted = f"1 to {MOST_NAME} printable ASCII characters without quotes and slashes"
+        wanted = f"1 to {MAX_NAME} printable ASCII characters without quotes and slashes"
         return f"the name must be {wanted}, not {name[:40]!r}"
     if not priority.isascii() or not priority.isdigit() or len(priority) > 3 or int(priority) > 255:
         return f"the priority must be a number from 0 to 255, not {priority[:40]!r}"

@@ -6,7 +6,7 @@ Hard facts (conntrackd 1.4.7 and 1.4.8):
 * It runs at the top real-time priority unless told otherwise, above keepalived; a bulk send on a small
   machine then makes the pair flap. There is no way to ask for no real-time priority, so: the lowest.
 * It remembers timeouts by wall time. A clock that jumps forward on the backup turns five days into 60
-  seconds at the take-over, unless CommitTimeout is set; with DisableExternalCache that option is refused.
+  seconds at the takeover, unless CommitTimeout is set; with DisableExternalCache that option is refused.
 * Address Ignore looks at the original source and the reply's source, the real ends of a flow. So the virtual
   addresses can stand there: they keep out what ends on the firewall itself, not what is source-NATed to them
   (tried).
@@ -101,7 +101,7 @@ def _options(pair: Pair) -> Lines:
     return block(
         "Options",
         (
-            *because("windows of another node's packets are always old", "TCPWindowTracking off"),
+            *because("TCP windows from the other node are always outdated", "TCPWindowTracking off"),
             *expectations,
         ),
     )
@@ -136,7 +136,7 @@ def _filter(pair: Pair) -> Lines:
         (
             *block("Protocol Accept", PROTOCOLS),
             *because(
-                "what ends on a firewall itself ends with it", *block("Address Ignore", _ignored(pair))
+                "connections to a firewall itself end with it", *block("Address Ignore", _ignored(pair))
             ),
         ),
     )

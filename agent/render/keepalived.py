@@ -11,7 +11,7 @@ Hard facts (keepalived 2.2.7 and 2.3.3; read in the source, tried with the daemo
   vrrp_rlimit_rttime.
 * A weighted track_file of an instance in a sync group is ignored; the group itself has to track it. A file
   that is missing counts as 0, which is our "ready": init_file writes the other value before anybody is
-  elected. If the directory is missing keepalived says so and goes on without the file.
+  elected. If the directory is missing keepalived says so and continues without the file.
 * The first IPv6 address of an instance has to be link-local (RFC 9568); keepalived only grumbles, but hosts
   that take the virtual router as their gateway need one. A link-local VIP is never taken as source of
   advertisements.
@@ -92,7 +92,7 @@ def _globals(me: Node) -> Lines:
             f"router_id {me.name}",
             "vrrp_version 3",
             "enable_dbus",
-            *because("the hook runs as root, so nobody else may be able to write it", "script_user root"),
+            *because("the hook runs as root, so only root may be able to write it", "script_user root"),
             "enable_script_security",
             *because(
                 "advertisements must go out on time whatever else the machine does",
@@ -101,7 +101,7 @@ def _globals(me: Node) -> Lines:
                 "vrrp_no_swap",
                 "max_auto_priority -1",
             ),
-            *because("a switch that lost a table learns the way again", "vrrp_garp_master_refresh 60"),
+            *because("a switch that lost its table learns the address again", "vrrp_garp_master_refresh 60"),
         ),
     )
 
@@ -124,7 +124,7 @@ def _advertisers(pair: Pair, me: Node) -> Iterator[Lines]:
     ]
     if addresses:
         known_by = block("static_ipaddress", addresses)
-        yield tuple(because("what the other node's rules know this one by", *known_by))
+        yield tuple(because("the other node's rules recognise this node by it", *known_by))
 
 
 def _group(pair: Pair, paths: Paths) -> Lines:

@@ -4,7 +4,7 @@ Hard facts:
 * systemd-sysctl runs once, early, and passes over keys that are not there; the nf_conntrack ones are there
   when the module is. systemd-modules-load runs before it.
 * Most of these the kernel would load by itself when a rule asks for them. Here they are in before: a
-  take-over must not wait for the disk, and may not depend on loading where that is locked after boot.
+  takeover must not wait for the disk, and may not depend on loading where that is locked after boot.
 * A helper is used on the node that has its module, and expectations are replicated, so both nodes have it.
 * A module that the kernel has built in, or does not have, costs one line in the log of systemd-modules-load.
 """
@@ -38,11 +38,11 @@ def render(pair: Pair, node: str, paths: Paths) -> str:
 
 
 def _groups(pair: Pair) -> Iterator[tuple[str, ...]]:
-    yield tuple(because("before the settings of nf_conntrack are made", "nf_conntrack"))
+    yield tuple(because("loaded before the settings of nf_conntrack are applied", "nf_conntrack"))
     yield tuple(
         because("conntrackd's and the rules' way into the kernel", "nf_conntrack_netlink", "nf_tables")
     )
-    yield tuple(because("what rules are made of, also those of tomorrow", *RULES))
+    yield tuple(because("what rules need, including future ones", *RULES))
     for helper in pair.helpers:
         yield tuple(because(f"connections that {helper} announces", *HELPERS[helper].modules))
     if any(vlan_of(interface.name) for interface in pair.interfaces):

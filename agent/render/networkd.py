@@ -77,14 +77,14 @@ def _network(name: str, interface: Interface | None, node: str, vlans: tuple[str
     yield ("[Match]", f"Name={name}")
     yield (
         "[Link]",
-        *because("nothing waits at boot for a cable that is not in", "RequiredForOnline=no-carrier"),
+        *because("booting does not wait for an unplugged cable", "RequiredForOnline=no-carrier"),
     )
     yield (
         "[Network]",
         *(f"VLAN={vlan}" for vlan in vlans),
-        *because("keepalived's virtual addresses stay when networkd starts anew", "KeepConfiguration=yes"),
+        *because("keepalived's virtual addresses stay when networkd restarts", "KeepConfiguration=yes"),
         *because(
-            "a cable that is pulled takes no address away",
+            "an unplugged cable removes no address",
             "ConfigureWithoutCarrier=yes",
             "IgnoreCarrierLoss=yes",
         ),
@@ -94,7 +94,7 @@ def _network(name: str, interface: Interface | None, node: str, vlans: tuple[str
             "IPv6AcceptRA=no",
             f"LinkLocalAddressing={local}",
         ),
-        *because("a firewall tells nobody its name", "LLDP=no", "LLMNR=no", "MulticastDNS=no"),
+        *because("a firewall does not announce its name", "LLDP=no", "LLMNR=no", "MulticastDNS=no"),
     )
 
     for address in own:
@@ -104,7 +104,7 @@ def _network(name: str, interface: Interface | None, node: str, vlans: tuple[str
 def _checks(address: IPInterface) -> tuple[str, ...]:
     if address.version == 4:
         return ()
-    return tuple(because("usable at once, also before the cable is in", "DuplicateAddressDetection=none"))
+    return tuple(because("usable at once, even without a cable", "DuplicateAddressDetection=none"))
 
 
 def _netdev(name: str, vlan: int) -> Iterator[Lines]:

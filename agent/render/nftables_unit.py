@@ -3,7 +3,7 @@
 Hard facts:
 * That unit's stop is `flush ruleset`, and Debian's /etc/nftables.conf begins with it. A restart on a node at
   work, or a shutdown, would leave a firewall without any rule of ours: it forwards whatever comes (seen: 26
-  forbidden packets through a backup, at 20 a second) until the agent has mended its table.
+  forbidden packets through a backup, at 20 a second) until the agent has repaired its table.
 * A drop-in that named a program which has gone with our package would keep nftables from starting.
 """
 
@@ -19,7 +19,7 @@ def render(pair: Pair, node: str, paths: Paths) -> str:
     alike."""
     del pair, paths
     head = because(f"hafw render nftables --node {node}: the same for every pair, changes here are lost")
-    why = because("no table of another hand goes without the one that forwards nothing coming with it")
+    why = because("whatever removes the tables of others loads the one that forwards nothing with it")
     return text_of(
         head,
         (

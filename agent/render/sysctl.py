@@ -1,7 +1,7 @@
 """Pair file -> sysctl.d file.
 
 Hard facts:
-* Writing ip_forward sets redirects and more anew on every interface, so it comes first.
+* Writing ip_forward sets redirects and more again on every interface, so it comes first.
 * For rp_filter the larger of `all` and the interface's own counts, and Debian sets 2 (loose) on each
   interface; for send_redirects one of the two is enough to switch it on, and `all` is on unless somebody
   has switched it off; for accept_source_route both must be on. So each interface is named.
@@ -10,7 +10,7 @@ Hard facts:
 * At boot systemd-sysctl passes over keys that are not there. Those of an interface it writes when udev sees
   the interface, those of nf_conntrack are there because our modules-load.d file comes before.
 * A key with slashes is taken as it is; with dots an interface named eth0.100 would be two words.
-* nf_conntrack_events is 2 on new kernels: an entry that is made while nobody listens never reports anything,
+* nf_conntrack_events is 2 on new kernels: a state that is made while nobody listens never reports anything,
   not even its end. conntrackd is nobody while it restarts.
 * Not here: nf_conntrack_helper, which is 0 since Linux 4.7 and gone since 6.0; nf_conntrack_max and the
   buckets, which belong to the machine's memory, where the kernel's own choice is sound.
@@ -44,9 +44,7 @@ def settings(pair: Pair) -> tuple[Setting, ...]:
         *_conntrack(),
         *(setting for interface in pair.interfaces for setting in _ipv4(interface)),
         *(setting for interface in pair.interfaces for setting in _ipv6(interface)),
-        Setting(
-            "net/unix/max_dgram_qlen", "512", "hooks fire in bursts, and each of their datagrams has to wait"
-        ),
+        Setting("net/unix/max_dgram_qlen", "512", "hooks run in bursts, and their datagrams must queue"),
     )
 
 
@@ -61,7 +59,7 @@ def _forwarding(versions: Collection[int]) -> Iterator[Setting]:
     if 4 in versions:
         yield Setting("net/ipv4/ip_forward", "1", "a firewall forwards")
         yield Setting(
-            "net/ipv4/conf/all/send_redirects", "0", "nobody is to be sent past the virtual addresses"
+            "net/ipv4/conf/all/send_redirects", "0", "send no redirects past the virtual addresses"
         )
     if 6 in versions:
         yield Setting("net/ipv6/conf/all/forwarding", "1", "a firewall forwards")
@@ -72,14 +70,14 @@ def _conntrack() -> Iterator[Setting]:
     yield Setting(
         f"{prefix}tcp_loose",
         "0",
-        "a packet from the middle of an unknown connection does not make a new one",
+        "a packet from the middle of an unknown connection opens none",
     )
     yield Setting(
         f"{prefix}tcp_be_liberal",
         "1",
-        "windows are not replicated, so an old one must not make packets invalid",
+        "TCP TCP windows are not replicated, so an old one must not make packets invalid",
     )
-    yield Setting(f"{prefix}events", "1", "every entry reports, also those made while conntrackd restarts")
+    yield Setting(f"{prefix}events", "1", "every state reports, also those made while conntrackd restarts")
 
 
 def _ipv4(interface: Interface) -> Iterator[Setting]:
@@ -88,12 +86,12 @@ def _ipv4(interface: Interface) -> Iterator[Setting]:
     if interface.no_source_check:
         yield Setting(f"{prefix}rp_filter", "0", f"{name}: {interface.no_source_check}")
     else:
-        yield Setting(f"{prefix}rp_filter", "1", f"{name}: no packet with a source that lives elsewhere")
+        yield Setting(f"{prefix}rp_filter", "1", f"{name}: drop spoofed sources")
     yield Setting(f"{prefix}arp_ignore", "1", f"{name}: answer for addresses of this interface only")
     yield Setting(f"{prefix}arp_announce", "2", f"{name}: ask with an address of this interface only")
-    yield Setting(f"{prefix}send_redirects", "0", f"{name}: nobody is to be sent past the virtual address")
-    yield Setting(f"{prefix}accept_redirects", "0", f"{name}: nobody else decides on our routes")
-    yield Setting(f"{prefix}accept_source_route", "0", f"{name}: a packet goes where the rules saw it going")
+    yield Setting(f"{prefix}send_redirects", "0", f"{name}: send no redirects past the virtual address")
+    yield Setting(f"{prefix}accept_redirects", "0", f"{name}: accept no routes from others")
+    yield Setting(f"{prefix}accept_source_route", "0", f"{name}: no source routing past the rules")
 
 
 def _ipv6(interface: Interface) -> Iterator[Setting]:
@@ -101,7 +99,7 @@ def _ipv6(interface: Interface) -> Iterator[Setting]:
     prefix = f"net/ipv6/conf/{interface.name}/"
     name = interface.name
     yield Setting(f"{prefix}accept_ra", "0", f"{name}: addresses and routes are those of the pair file")
-    yield Setting(f"{prefix}accept_redirects", "0", f"{name}: nobody else decides on our routes")
+    yield Setting(f"{prefix}accept_redirects", "0", f"{name}: accept no routes from others")
     yield Setting(
         f"{prefix}keep_addr_on_down", "1", f"{name}: an interface that goes down and up keeps its addresses"
     )

@@ -27,10 +27,10 @@ from agent.rollout.generations import Generation, Generations, same_files
 from agent.rules import compile_pair
 from agent.rules.compile import Table
 
-MOST_SEAL = 64 * 1024
+MAX_SEAL = 64 * 1024
 
 
-def rules_of(pair: Pair) -> str:
+def rules_digest(pair: Pair) -> str:
     return compile_pair(pair).digest
 
 
@@ -181,7 +181,7 @@ def remember(paths: Paths, rules: Nftables) -> None:
 
 def _recall(paths: Paths) -> Seal | None:
     try:
-        found = json.loads(read_regular(paths.loaded_rules, MOST_SEAL))
+        found = json.loads(read_regular(paths.loaded_rules, MAX_SEAL))
         return Seal(str(found["rules"]), str(found["listed"]))
     except (HafwError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -189,14 +189,14 @@ def _recall(paths: Paths) -> Seal | None:
 
 def _find_pair(on_disk: OnDisk, pair: Pair, rules: str) -> Pair | None:
     """Of which these rules are made, by this program: another version may make others of the same file."""
-    if rules_of(pair) == rules:
+    if rules_digest(pair) == rules:
         return pair
     one = next((one for one in on_disk.generations.newest_first() if one.rules == rules), None)
     try:
         found = on_disk.pair_of(one) if one is not None else None
     except ConfigError:
         return None
-    return found if found is not None and rules_of(found) == rules else None
+    return found if found is not None and rules_digest(found) == rules else None
 
 
 def note_in_force(generations: Generations, why: str, files: Files, rules: str) -> str:

@@ -28,7 +28,7 @@ from agent.config.files import read
 from agent.core.roles import RuleSet
 from agent.errors import HafwError, ToolError, UnavailableError
 from agent.model.pair import Pair
-from agent.model.records import Kind, Record
+from agent.model.records import Record, RecordKind
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived
 from agent.rollout.active import Checked, OnDisk, adapter_of, check, checked, note_in_force, remember
@@ -38,11 +38,11 @@ from agent.rules.flows import find_forbidden
 
 LOCK_WAIT_S = 5.0
 UNCONFIRMED_WAIT_S = 60.0
-"""How long the roll-back waits for another command; it is not to be lost to one."""
+"""How long the rollback waits for another command; it is not to be lost to one."""
 DIRECT_WAIT_S = 2.0
-MOST_HURRIED_S = 0.05
+MAX_HURRIED_S = 0.05
 TRIES = 5
-MOST_COUNTED = 50_000
+MAX_COUNTED = 50_000
 """Reading more connections than that takes seconds; only --cut is worth them."""
 
 
@@ -55,7 +55,7 @@ class Applied:
     by_agent: bool
     pending: Pending | None = None
     forbidden: int | None = None
-    """Connections that go on although these rules would not let them in; None: nobody counted them."""
+    """Connections that stay open although these rules would not let them in; None: nobody counted them."""
     cut: int | None = None
     """How many of them were ended here."""
 
@@ -96,8 +96,8 @@ def refusal_of(on_disk: OnDisk, pair: Pair) -> str | None:
     return "; ".join(_other_wires(daemon)) if daemon is not None else None
 
 
-def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = False) -> Applied:
-    """The pair file at `source` in place of the one that is installed, in force on this node.
+def apply(paths: Paths, pair_file: Path, confirm_s: int | None, *, cut: bool = False) -> Applied:
+    """The pair file at `pair_file` in place of the one that is installed, in force on this node.
 
     With `confirm_s` the one before comes back after that many seconds unless confirm() is called. Raises
     HafwError; what was in force stays in force then, unless the message says otherwise.
@@ -105,9 +105,9 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
     with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
         generations = on_disk.generations
         _require_none_pending(generations)
-        new = check(on_disk.read(source))
+        new = check(on_disk.read(pair_file))
         _require_loadable(new)
-        before = _find_before(on_disk, source)
+        before = _find_before(on_disk, pair_file)
         if before is not None and not same_files(before.files, new.files):
             require_same_wires(on_disk.pair_of(before), new.pair, paths)
         fresh = generations.note(new.files, _who(), "apply", new.rules)
@@ -120,7 +120,7 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
             generations.install(fresh.number, paths.pair_file)
             applied = Applied(fresh, before, make_live(on_disk, new), pending)
         except HafwError:
-            _take_back(on_disk, fresh, before, in_place=on_disk.is_installed(source))
+            _take_back(on_disk, fresh, before, in_place=on_disk.is_installed(pair_file))
             raise
         applied = replace(applied, pending=_begin_window(generations, pending, confirm_s))
         return _with_flows(applied, new, cut=cut)
@@ -128,7 +128,7 @@ def apply(paths: Paths, source: Path, confirm_s: int | None, *, cut: bool = Fals
 
 def _with_flows(applied: Applied, new: Checked, *, cut: bool) -> Applied:
     """On the primary alone: a backup has copies of the primary's connections."""
-    many = not cut and connections.count() > MOST_COUNTED
+    many = not cut and connections.count() > MAX_COUNTED
     try:
         loaded = read_table().rules
     except ToolError as error:
@@ -136,7 +136,7 @@ def _with_flows(applied: Applied, new: Checked, *, cut: bool) -> Applied:
             number = applied.generation.number
             text = f"generation {number} is in force, but no connection was ended: {error.message}"
             raise HafwError(text, "apply it once more with --cut when the rules are loaded") from error
-        return applied  # flushed by somebody else this moment: in force again soon, and not counted
+        return applied  # flushed by another program this moment: in force again soon, and not counted
     if many or loaded is not RuleSet.PRIMARY:
         return applied
     table = model_of(new.table.commands(RuleSet.PRIMARY))
@@ -151,7 +151,7 @@ def confirm(paths: Paths) -> Pending:
         generations = on_disk.generations
         pending = generations.pending()
         if pending is None:
-            raise HafwError("no apply waits for its confirmation")
+            raise HafwError("no apply is waiting for confirmation")
         generations.clear_pending()
         rollback_timer.stop()
         return pending
@@ -175,7 +175,7 @@ def roll_back(paths: Paths, number: int | None) -> Applied:
 
 def roll_back_unconfirmed(paths: Paths, identity: str, after_s: float) -> Applied | None:
     """What the timer calls. None when that apply was confirmed or ended otherwise. With `after_s` it waits,
-    and goes on waiting until the apply is due: its window begins when the rules are in force."""
+    and keeps waiting until the apply is due: its window begins when the rules are in force."""
     time.sleep(after_s)
     while True:
         with _one_at_a_time(paths, UNCONFIRMED_WAIT_S, finish=False) as on_disk:
@@ -185,7 +185,7 @@ def roll_back_unconfirmed(paths: Paths, identity: str, after_s: float) -> Applie
             if not after_s or pending.is_due():
                 return _go_back(on_disk, pending)
             left_s = pending.remaining_s()
-        time.sleep(max(left_s, MOST_HURRIED_S))
+        time.sleep(max(left_s, MAX_HURRIED_S))
 
 
 def _go_back(on_disk: OnDisk, pending: Pending) -> Applied:
@@ -195,7 +195,7 @@ def _go_back(on_disk: OnDisk, pending: Pending) -> Applied:
         applied = _go_to(on_disk, target, "hafw", why)
     except HafwError as error:
         # nobody reads what this process says; what waits stays waiting for the next command or start
-        _record(on_disk.paths, f"{why}, which has failed: {error}")
+        _record(on_disk.paths, f"{why}, which failed: {error}")
         raise
     on_disk.generations.clear_pending()
     return applied
@@ -234,7 +234,7 @@ def make_live(on_disk: OnDisk, new: Checked | None = None) -> bool:
         if "error" in answer:
             raise HafwError(str(answer["error"]))
         return True
-    raise HafwError("an agent is at work on this node but gives no answer", "systemctl restart hafw-agent")
+    raise HafwError("the agent on this node does not answer", "systemctl restart hafw-agent")
 
 
 def _load(rules: Nftables, wanted: RuleSet) -> None:
@@ -273,7 +273,7 @@ def _require_none_pending(generations: Generations) -> None:
     pending = generations.pending()
     if pending is not None:
         raise HafwError(
-            f"generation {pending.number} waits for its confirmation ({pending.remaining_s():.0f} s left)",
+            f"generation {pending.number} is waiting for confirmation ({pending.remaining_s():.0f} s left)",
             "hafw rules confirm, or hafw rules rollback",
         )
 
@@ -282,10 +282,10 @@ def _require_loadable(new: Checked) -> None:
     Nftables(new.pair).check(RuleSet.BACKUP)
 
 
-def _find_before(on_disk: OnDisk, source: Path) -> Generation | None:
+def _find_before(on_disk: OnDisk, pair_file: Path) -> Generation | None:
     """What comes back when an apply is not confirmed; the installed file where none was kept yet."""
     found, installed = on_disk.find_in_force(), on_disk.paths.pair_file
-    if found is not None or on_disk.is_installed(source) or not installed.exists():
+    if found is not None or on_disk.is_installed(pair_file) or not installed.exists():
         return found or on_disk.generations.newest()
     there = check(on_disk.read(installed))
     return on_disk.generations.note(there.files, "hafw", "found in place", there.rules)
@@ -354,4 +354,4 @@ def _who() -> str:
 
 
 def _record(paths: Paths, text: str) -> None:
-    open_sink(paths).write(Record(Kind.RULES, text, time.monotonic_ns()))
+    open_sink(paths).write(Record(RecordKind.RULES, text, time.monotonic_ns()))

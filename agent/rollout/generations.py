@@ -6,11 +6,12 @@ disk, renamed, and its directory brought to the disk. A pair file that includes 
 `installing` names the generation that is being put in place, and whoever comes next, the agent at its start
 or a command, puts it there to the end.
 
-An apply, a roll-back, a reload and the start of the agent add a generation whenever the files are not those
+An apply, a rollback, a reload and the start of the agent add a generation whenever the files are not those
 of the newest one, so that is the one in force, unless a kill has kept it from its place.
 
-What is found here may be anything: a cut disk, another version or a hand may have left it. A generation that
-cannot be understood is passed over; a note of an unfinished apply that cannot be is put aside and told.
+What is found here may be anything: a cut disk, another version or an editor may have left it. A generation
+that is invalid is passed over; an invalid note of an unfinished apply is put aside and
+reported.
 """
 
 import contextlib
@@ -30,9 +31,9 @@ from agent.errors import HafwError
 from agent.regular_file import read_regular, replace_file
 
 KEPT = 10
-MOST_BYTES = 2 * MAX_ALL_BYTES + (64 << 10)
+MAX_BYTES = 2 * MAX_ALL_BYTES + (64 << 10)
 """JSON makes two bytes of a quote or the end of a line, and the files have no other control characters."""
-MOST_NOTE_BYTES = 64 << 10
+MAX_NOTE_BYTES = 64 << 10
 LAST_NUMBER = 999_999_999
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -122,7 +123,7 @@ class Generations:
 
     def _read_one(self, number: int) -> Generation:
         path = self._path(number)
-        found = _read(path, MOST_BYTES)
+        found = _read(path, MAX_BYTES)
         with _understood(path):
             if found["number"] != number:
                 raise ValueError  # the copy of another one
@@ -166,7 +167,7 @@ class Generations:
         _remove(self._installing)
 
     def finish(self, pair_file: Path) -> str | None:
-        """What a power cut or a kill has left to do: an install to its end, a roll-back that is due.
+        """What a power cut or a kill has left to do: an install to its end, a rollback that is due.
 
         Says what it did. The rules in the kernel are not its business.
         """
@@ -177,14 +178,14 @@ class Generations:
         if not os.path.lexists(self._installing):
             return None
         try:
-            found = _read(self._installing, MOST_NOTE_BYTES)
+            found = _read(self._installing, MAX_NOTE_BYTES)
             with _understood(self._installing):
                 number = _integer(found, "number")
             self.require(number)
         except HafwError as error:
             return self._put_aside(self._installing, error)
         self.install(number, pair_file)
-        return f"put generation {number} in place to the end"
+        return f"finish putting generation {number} in place"
 
     def _finish_pending(self, pair_file: Path) -> str | None:
         if not os.path.lexists(self._pending):
@@ -201,22 +202,22 @@ class Generations:
         return f"generation {pending.number} was not confirmed; back to generation {pending.back_to}"
 
     def _put_aside(self, note: Path, error: HafwError) -> str:
-        """So that it stands in nobody's way, and is told once."""
+        """So that it is in nobody's way, and reported once."""
         aside = note.with_name(f"{note.name}.unusable")
         with _explained(note):
             os.rename(note, aside)
             _sync_directory(note.parent)
-        return f"an unfinished apply stays as it is, its note is kept in {aside}: {error}"
+        return f"an unfinished apply is left as it is, its note is kept in {aside}: {error}"
 
     def pending(self) -> Pending | None:
-        """None also when it cannot be understood; finish() says so."""
+        """None also when it is invalid; finish() says so."""
         try:
             return self._read_pending() if os.path.lexists(self._pending) else None
         except HafwError:
             return None
 
     def _read_pending(self) -> Pending:
-        found = _read(self._pending, MOST_NOTE_BYTES)
+        found = _read(self._pending, MAX_NOTE_BYTES)
         with _understood(self._pending):
             return Pending(
                 _text(found, "identity"),
@@ -299,7 +300,7 @@ def _find_unsafe(files: Files) -> str | None:
     for name, _ in files[1:]:
         if not NAME.fullmatch(name):
             return f"the included file {name!a} is not below the directory of the pair file"
-    return None if files else "a generation has at least the pair file"
+    return None if files else "a generation must have the pair file"
 
 
 def same_files(these: Files, those: Files) -> bool:
@@ -321,7 +322,7 @@ def _understood(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise HafwError(f"{path} cannot be understood") from error
+        raise HafwError(f"{path} is invalid") from error
 
 
 def _write(path: Path, text: str, mode: int = 0o600) -> None:

@@ -1,8 +1,8 @@
 """From one compiled table to another in one transaction that touches nothing that stays the same. Pure.
 
 What is not touched keeps what it has gathered: named counters, dynamic sets, the chains whose rules are the
-same. A chain that changes is flushed and filled anew; a rule of it that stays begins with the counts that it
-had. (What was counted between the reading of those counts and the transaction is lost: milliseconds.)
+same. A chain that changes is flushed and filled again; a rule of it that stays begins with the counts that
+it had. (What was counted between the reading of those counts and the transaction is lost: milliseconds.)
 
 Which table the kernel has is not looked at here. The transaction flushes the chain that carries the digest
 of the old table, so that it fails as a whole on any other.
@@ -104,7 +104,7 @@ def _elements(body: Body) -> list[Json]:
 def compile_change(before: Commands, after: Commands, counts: RuleCounts) -> Commands | None:
     """The transaction from one table of compile_table() to another one.
 
-    None when a chain's hook or the kind of a set would have to change: then the whole table is made anew.
+    None when a chain's hook or the kind of a set would have to change: then the whole table is made again.
     """
     old, new = model_of(before), model_of(after)
     if _differ(old.chains, new.chains) or _differ(old.objects, new.objects):
@@ -211,7 +211,7 @@ def _without(these: Iterable[Json], others: Iterable[Json]) -> list[Json]:
 
 
 def _counted(old: Model, new: Model, chain: str, counts: Sequence[Counts | None]) -> Iterator[Body]:
-    """The rules of a chain; the ones that were there before go on counting where they were."""
+    """The rules of a chain; the ones that were there before keep counting where they were."""
     before = old.rules.get(chain, [])
     # another number of rules is not the table that was compiled: whose counts would these be?
     known = counts if len(counts) == len(before) else [None] * len(before)

@@ -1,11 +1,11 @@
-"""Rules in words, from their libnftables JSON: ours, and those that another hand has put in. Pure."""
+"""Rules in words, from their libnftables JSON: ours, and those of external changes. Pure."""
 
 import json
 from collections.abc import Mapping
 
 from agent.rules.simulate import NEUTRAL, decision_in
 
-MOST_VALUES = 8
+MAX_VALUES = 8
 _VERDICTS = {"accept": "accept", "drop": "drop", "return": "go back", "queue": "hand to a program"}
 _META = {
     "iifname": "arrives at",
@@ -42,7 +42,7 @@ def _parts(rule: Mapping[str, object]) -> tuple[list[str], list[str]]:
 
 
 def condition_text(expression: Mapping[str, object]) -> str:
-    """What a packet must be for the rule to go on; empty when `expression` asks nothing."""
+    """What a packet must be for the rule to continue; empty when `expression` asks nothing."""
     match expression:
         case {"match": {"left": left, "right": right, **rest}}:
             operator = str(rest.get("op", "=="))
@@ -147,8 +147,8 @@ def value_text(value: object) -> str:
         case str() if value.startswith("@"):
             return f"in {value[1:]}"
         case {"set": [*values]} | [*values]:
-            shown = ", ".join(value_text(one) for one in values[:MOST_VALUES])
-            more = len(values) - MOST_VALUES
+            shown = ", ".join(value_text(one) for one in values[:MAX_VALUES])
+            more = len(values) - MAX_VALUES
             return f"{shown} and {more} more" if more > 0 else shown
         case {"set": one}:
             return value_text(one)

@@ -73,7 +73,7 @@ def _lines(text: str) -> Iterator[str]:
     elif kind == "chain":
         # a chain without a hook is nothing by itself
         if "hook" in body:
-            yield f"what no rule decides: {body.get('policy', 'accept')}"
+            yield f"default: {body.get('policy', 'accept')}"
     elif kind in ("set", "map", "element"):
         if kind != "element":
             yield f"a {kind} of {value_text(body.get('type'))}"
@@ -136,6 +136,6 @@ def to_text(found: Sequence[Change], zones: Mapping[str, str]) -> str:
 
 def to_sentence(found: Sequence[Change], most: int = 4) -> str:
     """For one line of a record."""
-    told = [f"{one.part} has {'more' if one.added else 'less'}: {one.text}" for one in found[:most]]
+    reported = [f"{one.part} has {'more' if one.added else 'less'}: {one.text}" for one in found[:most]]
     more = len(found) - most
-    return "; ".join((*told, *([f"and {more} more"] if more > 0 else [])))
+    return "; ".join((*reported, *([f"and {more} more"] if more > 0 else [])))

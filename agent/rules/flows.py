@@ -1,4 +1,4 @@
-"""Which of the connections that go on would not be let in any more. Pure.
+"""Which of the open connections would not be let in any more. Pure.
 
 Rules see only the first packet of a connection, so a new policy changes nothing for those that are there.
 Here the first packet is judged again, as the forward or the input hook saw it: behind the translation of its

@@ -76,16 +76,20 @@ def forward(pair: Pair) -> Commands:
         add_rule(TABLE, "forward", in_state("established"), ACCEPT, comment="known"),
         add_rule(TABLE, "forward", in_state("invalid"), jump(INVALID)),
         add_rule(
-            TABLE, "forward", match(IIFNAME, sync), COUNTER, DROP, comment="the sync link is not a way"
+            TABLE, "forward", match(IIFNAME, sync), COUNTER, DROP, comment="no forwarding over the sync link"
         ),
         add_rule(
-            TABLE, "forward", match(OIFNAME, sync), COUNTER, DROP, comment="the sync link is not a way"
+            TABLE, "forward", match(OIFNAME, sync), COUNTER, DROP, comment="no forwarding over the sync link"
         ),
         check(TABLE, "forward", "related", "new", "untracked"),
         add_rule(
-            TABLE, "forward", in_state("related"), ACCEPT, comment="announced, or an error about a known one"
+            TABLE,
+            "forward",
+            in_state("related"),
+            ACCEPT,
+            comment="announced, or an error about a known one",
         ),
-        add_rule(TABLE, "forward", NOT_AN_OPENING, jump(INVALID), comment="TCP opens by SYN only"),
+        add_rule(TABLE, "forward", NOT_AN_OPENING, jump(INVALID), comment="TCP opens with SYN only"),
         *_to_a_node(),
         *([add_rule(TABLE, "forward", verdict_map(concat(IIFNAME, OIFNAME), dispatch))] if dispatch else []),
         *_refusals(pair),
@@ -104,7 +108,11 @@ def _to_a_node() -> Iterator[Command]:
         for ping in service_match(Service("ping", Protocol.ICMP), version):
             yield add_rule(TABLE, TO_A_NODE, ping, RETURN)
     yield add_rule(
-        TABLE, TO_A_NODE, named_counter("refused"), DROP, comment="ask a node itself, on its own link"
+        TABLE,
+        TO_A_NODE,
+        named_counter("refused"),
+        DROP,
+        comment="own addresses on their own link only",
     )
 
 
@@ -128,7 +136,7 @@ def _pair_chain(pair: Pair, ingress: Interface, egress: Interface) -> Iterator[C
     chain = chain_name(ingress, egress)
     for rule in pair.policy:
         if (rule.from_zone, rule.to_zone) == (ingress.zone, egress.zone):
-            yield from rules_of(pair, chain, rule)
+            yield from rule_commands(pair, chain, rule)
     for one in pair.forwards:
         if ingress.zone in one.askers and one.to_zone == egress.zone:
             yield from _forwarded(pair, chain, ingress, one)
@@ -136,7 +144,7 @@ def _pair_chain(pair: Pair, ingress: Interface, egress: Interface) -> Iterator[C
     yield add_rule(TABLE, chain, COUNTER, refusal(pair.zone(ingress.zone)), comment=line)
 
 
-def rules_of(pair: Pair, chain: str, rule: Rule) -> Iterator[Command]:
+def rule_commands(pair: Pair, chain: str, rule: Rule) -> Iterator[Command]:
     """A rule of nft for each service, and where it has addresses for each IP version."""
     for service in rule.services:
         helper = _helper(service) if rule.to_zone != SELF_ZONE and rule.action is Action.ACCEPT else ()
@@ -158,7 +166,7 @@ def _forwarded(pair: Pair, chain: str, ingress: Interface, one: PortForward) -> 
 def translated_by(
     pair: Pair, one: PortForward, service: Service, target: IPAddress, zone: str
 ) -> Iterator[tuple[Expr, ...]]:
-    """Packets from `zone` behind the translation of this forward, told by what they were before it."""
+    """Packets from `zone` behind the translation of this forward, recognised by what they were before it."""
     asked = asked_at(pair, one, zone, target.version)
     if not asked:
         return

@@ -2,7 +2,7 @@
 
 The gate stands before everything that could remember or answer a packet: hook prerouting, priority -450,
 which is before defragmentation (-400), raw (-300) and connection tracking (-200). A packet that a closed
-gate drops leaves no conntrack entry and no reassembly queue, and nobody answers it.
+gate drops leaves no conntrack state and no reassembly queue, and nobody answers it.
 
 Prerouting sees whatever arrives on a data interface, in both directions of every connection, so a closed
 gate alone stops all forwarding. The chain `role` stops it a second time, before the policy's forward chain:

@@ -33,7 +33,7 @@ class Deed(Enum):
 @dataclass(frozen=True, slots=True)
 class Change:
     """By another program. `chain` is None when it is about the table as a whole; `table` is None as well for
-    more changes than the kernel could tell."""
+    more changes than the kernel could report."""
 
     table: str | None
     chain: str | None

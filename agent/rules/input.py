@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from agent.errors import ConfigError, Problem
 from agent.model.pair import SELF_ZONE, Interface, Pair, PortRange
-from agent.rules.forward import FILTER, INVALID, NOT_AN_OPENING, rules_of
+from agent.rules.forward import FILTER, INVALID, NOT_AN_OPENING, rule_commands
 from agent.rules.gate import IGMP, VRRP, neighbour_rules
 from agent.rules.matching import VERSIONS, service_match
 from agent.rules.nft_json import (
@@ -93,7 +93,7 @@ def _management(table: str, pair: Pair) -> list[Command]:
         for wanted in (service_match(service, version),)
     ]
     if not rules:
-        message = "no rule would let anybody manage the firewalls; name at least one source and one service"
+        message = "no rule would let anyone manage the firewalls; name at least one source and one service"
         raise ConfigError((Problem("management", message),))
     return rules
 
@@ -116,7 +116,7 @@ def _check_of_untracked(table: str, pair: Pair) -> Iterator[Command]:
 
 
 def _untracked_management(pair: Pair) -> Iterator[Command]:
-    """A connection table that is full must not lock anybody out. Both directions are told by the same
+    """A conntrack table that is full must not lock anybody out. Both directions are recognised by the same
     addresses and ports, so that no half of a connection is tracked. Only to a node's own address on its own
     interface: what comes to a virtual one may be on its way to elsewhere."""
     ways = (
@@ -151,7 +151,7 @@ def _own_services(pair: Pair) -> Iterator[Command]:
     chains = {name: commands for name, commands in chains.items() if commands}
     if chains:
         yield from (add_chain(TABLE, _own_chain_name(name)) for name in chains)
-        yield add_rule(TABLE, "input", NOT_AN_OPENING, jump(INVALID), comment="TCP opens by SYN only")
+        yield add_rule(TABLE, "input", NOT_AN_OPENING, jump(INVALID), comment="TCP opens with SYN only")
         dispatch = [(name, jump(_own_chain_name(name))) for name in chains]
         yield add_rule(TABLE, "input", verdict_map(IIFNAME, dispatch))
         for commands in chains.values():
@@ -168,7 +168,7 @@ def _own_chain(pair: Pair, interface: Interface) -> list[Command]:
         command
         for rule in pair.policy
         if (rule.from_zone, rule.to_zone) == (interface.zone, SELF_ZONE)
-        for command in rules_of(pair, chain, rule)
+        for command in rule_commands(pair, chain, rule)
     ]
     if has_refuse_chain(zone):
         line = f"{zone.name} to self: nothing else"
@@ -177,7 +177,7 @@ def _own_chain(pair: Pair, interface: Interface) -> list[Command]:
 
 
 def _untracked(pair: Pair) -> list[Command]:
-    """Replication and VRRP leave no entries in the table that they keep alike; management needs none."""
+    """Replication and VRRP leave no states in the table that they keep alike; management needs none."""
     sync = interface_name(pair.sync_interface.name)
     return [
         add_base_chain(TABLE, RAW_IN, "prerouting", RAW),

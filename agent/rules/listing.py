@@ -150,7 +150,7 @@ def _counter(body: Mapping[str, object]) -> Counter:
 
 
 def part_of(kind: str, body: Mapping[str, object]) -> str:
-    """The part that an object or a rule of a table is told of as: `chain forward`, `set own4`."""
+    """The part that an object or a rule of a table is reported as: `chain forward`, `set own4`."""
     return f"chain {body.get('chain')}" if kind == "rule" else f"{kind} {body.get('name')}"
 
 

@@ -59,7 +59,7 @@ STRANGER_SETS = ("strangers4", "strangers6")
 _KEPT_IN = dict(zip((4, 6), STRANGER_SETS, strict=True))
 STRANGER_KEPT_S = 10
 """A stranger that has sent nothing for so long is forgotten."""
-MOST_STRANGERS = 64
+MAX_STRANGERS = 64
 """More at a time are dropped like them, but not remembered."""
 _UNTOUCHED_BY_ROUTERS = 255
 _OWN_SOURCE = match({"fib": {"result": "type", "flags": ["saddr", "iif"]}}, "local")
@@ -86,7 +86,7 @@ def peer(table: str, pair: Pair) -> Commands:
                 ["ifname", f"ipv{version}_addr", "inet_proto"],
                 flags=["timeout"],
                 timeout_s=STRANGER_KEPT_S,
-                size=MOST_STRANGERS,
+                size=MAX_STRANGERS,
             )
             for version, name in _KEPT_IN.items()
         ),
@@ -97,7 +97,7 @@ def peer(table: str, pair: Pair) -> Commands:
             "ifname",
             flags=["timeout"],
             timeout_s=advertised_s(pair),
-            size=MOST_STRANGERS,
+            size=MAX_STRANGERS,
         ),
         add_set(
             table,
@@ -105,7 +105,7 @@ def peer(table: str, pair: Pair) -> Commands:
             ["ifname", "ether_addr"],
             flags=["timeout"],
             timeout_s=_HARDWARE_KEPT_S,
-            size=MOST_STRANGERS,
+            size=MAX_STRANGERS,
         ),
         *(add_chain(table, name) for name in (STRANGERS, "vrrp", "bfd", "replication")),
         add_rule(table, "input", match(L4PROTO, {"set": [AH, VRRP]}), jump("vrrp")),

@@ -84,7 +84,7 @@ _PLAIN = (*_FINAL, Verdict.RETURN, Verdict.QUEUE)
 _SILENT = frozenset(
     {"counter", "log", "ct helper", "notrack", "comment", "mangle", "snat", "dnat", "masquerade", "redirect"}
 )
-MOST_JUMPS = 32
+MAX_JUMPS = 32
 """The kernel allows 16; a chain of somebody else's could go round."""
 
 
@@ -118,7 +118,7 @@ Value: TypeAlias = "IPAddress | int | str | tuple[Value, ...] | NoValue"
 
 def verdict_of(table: Model, chain: str, packet: Packet) -> Verdict:
     """What the base chain `chain` says of `packet`: accept, drop, reject, or that it cannot be told."""
-    found = _walk(table, chain, packet, MOST_JUMPS)
+    found = _walk(table, chain, packet, MAX_JUMPS)
     if found is Verdict.CONTINUE:
         found = Verdict(table.chains.get(chain, {}).get("policy", "accept"))
     return found
@@ -200,7 +200,7 @@ def map_entries(table: Model, vmap: Mapping[str, object]) -> list[tuple[object, 
 
 
 def applies(table: Model, expression: Mapping[str, object], packet: Packet) -> Answer:
-    """Whether a statement lets the rule go on with `packet`."""
+    """Whether a statement lets the rule continue with `packet`."""
     ((kind, body),) = expression.items()
     if kind in _SILENT:
         return Answer.YES

@@ -68,7 +68,12 @@ def sources(table: str, pair: Pair) -> Commands:
         add_rule(table, CHECK, match(payload("ip6", "saddr"), "::"), RETURN),
         add_rule(table, CHECK, match(payload("ip6", "saddr"), _LINK_LOCAL), RETURN),
         add_rule(
-            table, CHECK, _LIVES_ELSEWHERE, named_counter("spoofed"), DROP, comment="it lives elsewhere"
+            table,
+            CHECK,
+            _LIVES_ELSEWHERE,
+            named_counter("spoofed"),
+            DROP,
+            comment="spoofed source",
         ),
     )
 

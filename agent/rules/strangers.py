@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.rules.gate import AH, VRRP
-from agent.rules.peer import MOST_STRANGERS, STRANGER_KEPT_S
+from agent.rules.peer import MAX_STRANGERS, STRANGER_KEPT_S
 
-MOST_NAMED = 3
+MAX_NAMED = 3
 _NAMES = {VRRP: "VRRP", AH: "VRRP inside AH"}
 
 
@@ -21,10 +21,10 @@ def words(found: Sequence[Stranger]) -> str:
     """Who they are, or that there is nobody any more."""
     if not found:
         return f"for {STRANGER_KEPT_S} s nobody but the other node has sent VRRP, BFD or replication"
-    named = ", ".join(_who(one) for one in found[:MOST_NAMED])
-    more = len(found) - MOST_NAMED
+    named = ", ".join(_who(one) for one in found[:MAX_NAMED])
+    more = len(found) - MAX_NAMED
     if more > 0:
-        least = "at least " if len(found) >= MOST_STRANGERS else ""
+        least = "at least " if len(found) >= MAX_STRANGERS else ""
         named += f" and {least}{more} more"
     return f"not from the other node, and dropped: {named}; find out who that is"
 

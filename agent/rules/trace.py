@@ -61,7 +61,7 @@ def explain(events: Sequence[Event], rules: RulesByPlace, deciding: Sequence[str
         return Traced("drop", _step(dropped, rules), steps)
     entered = any(event.is_ours and event.chain in deciding for event in met)
     if not entered:
-        reason = "it came to no chain that decides: this node's routing knows no way for it"
+        reason = "no chain decided on it: this node has no route for it"
         return Traced(None, reason, steps)
     accepting = [event for event in met if event.verdict == "accept" and event.is_ours]
     decided = [event for event in accepting if not _translates(event, rules) and event.kind == "rule"]
@@ -87,7 +87,7 @@ def _step(event: Event, rules: RulesByPlace) -> str:
     if not event.is_ours:
         place = f"table {event.family} {event.table} (not ours), {place}"
     if event.kind == "policy":
-        return f"{place}: what no rule decides: {event.verdict}"
+        return f"{place}: default: {event.verdict}"
     if event.kind == "return":
         return f"{place}: end"
     rule = _rule_of(event, rules)

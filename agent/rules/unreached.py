@@ -1,7 +1,7 @@
 """What a pair file says that can never take effect: warnings, each with its place. Pure.
 
-Only what is certain is told. Between entries that is found where one earlier entry takes all of a service;
-what several take together, and what a dynamic set may hold, is passed over.
+Only what is certain is reported. Between entries that is found where one earlier entry takes all of a
+service; what several take together, and what a dynamic set may hold, is passed over.
 """
 
 from bisect import bisect_right
@@ -42,7 +42,7 @@ _NOT_FORWARDED = tuple(
 )
 _BFD = (SINGLE_HOP_BFD, MULTI_HOP_BFD)
 _ECHO = {Protocol.ICMP: (), Protocol.ICMPV4: (8,), Protocol.ICMPV6: (128,)}
-_MOST_COMPARED = 400_000
+_MAX_COMPARED = 400_000
 """Pairs of entries; a policy of thousands of rules is not to be looked at for minutes."""
 
 
@@ -114,18 +114,18 @@ class _Looked:
         own = [address.ip for one in self.pair.interfaces for address in _addresses(one)]
         ours = Addresses((*map(ip_network, own), *_NOT_FORWARDED, *_broadcasts(self.pair)))
         if self._apart(rule.destination, ours):
-            yield "never matches: its destination is no address of the firewalls"
+            yield "never matches: its destination is not an address of the firewalls"
         yield from self._ends(rule.from_zone, SELF_ZONE, rule.source, EVERYBODY)
         for service in rule.services:
             if _is_of_the_pair(service):
-                yield f"does nothing to {service.name}: with that the firewalls hear each other alone"
+                yield f"does nothing to {service.name}: it is for the firewalls among themselves only"
             elif not self._is_managed(rule, service):
                 yield from self._taken_from_self(rule, service)
         if rule.action is Action.ACCEPT and not rule.rate and not rule.connections:
             return
         for service in rule.services:
             if service.protocol in _ECHO and set(service.numbers) <= set(_ECHO[service.protocol]):
-                yield f"does nothing to {service.name}: an echo request to the firewalls always passes"
+                yield f"does nothing to {service.name}: an echo request to the firewalls is always accepted"
             elif any(_takes(one, service) for one in self.pair.management.services):
                 managed = [str(one) for one in self._managers(rule)]
                 if managed:
@@ -182,7 +182,7 @@ class _Looked:
             )
             return
         if self._led_away(rule):
-            yield "never matches: all of it is led to a server; name the server as destination"
+            yield "never matches: all of it is forwarded to a server; name the server as destination"
         elif not rule.destination.everybody and self._covers(
             Addresses(_NOT_FORWARDED), rule.destination, VERSIONS
         ):
@@ -317,7 +317,7 @@ class _Looked:
 
     def _may_compare(self) -> bool:
         self.compared += 1
-        return self.compared <= _MOST_COMPARED
+        return self.compared <= _MAX_COMPARED
 
     def _spans(self, addresses: Addresses, version: int) -> Spans | None:
         """What `addresses` cover of one IP version; None when a dynamic set is among them."""

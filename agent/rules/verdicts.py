@@ -2,10 +2,10 @@
 
 A rule with limits or a log has a chain of its own, `rule/NAME`, that all its interfaces share. What is above
 a limit is dropped, not looked at any further. A limit is about new connections: a packet of one that was let
-in and has no answer yet goes past it. Sources are counted each in a bucket of its own, kept until it is full
-again; those that find no room for one share one. A refused packet is answered only where its zone is inside,
-and only by a primary: the chain `role` comes first. Since TCP opens by SYN only, no reset ever hits a
-connection that lives.
+in and is not answered yet goes past it. Sources are counted each in a bucket of its own, kept until it is
+full again; those that find no room for one share one. A refused packet is answered only where its zone is
+inside, and only by a primary: the chain `role` comes first. Since TCP opens with SYN only, no reset ever
+hits a connection that lives.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ from agent.rules.nft_json import (
 REJECT = "reject-it"
 _LOG_LIMIT = limit(10, "minute", 5)
 # as many sources are counted at a time; those beyond share one bucket
-_MOST_SOURCES = 65_535
+_MAX_SOURCES = 65_535
 _BEGUN: Expr = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "confirmed"}}
 _PLAIN = {Action.ACCEPT: ACCEPT, Action.DROP: DROP, Action.REJECT: jump(REJECT)}
 
@@ -103,7 +103,7 @@ def _limits(rule: Rule) -> Iterator[Command]:
     chain = _chain(rule)
     yield add_chain(TABLE, chain)
     if rule.rate or rule.connections:
-        yield add_rule(TABLE, chain, _BEGUN, COUNTER, ACCEPT, comment=f"{rule.label}: let in before")
+        yield add_rule(TABLE, chain, _BEGUN, COUNTER, ACCEPT, comment=f"{rule.label}: already accepted")
     if rule.rate:
         yield from _rate(rule, rule.rate)
     if rule.connections:
@@ -123,7 +123,7 @@ def _rate(rule: Rule, rate: Rate) -> Iterator[Command]:
         name = f"limit/{rule.name}/{version}"
         kept_s = rate.refill_s + 1
         yield add_set(
-            TABLE, name, f"ipv{version}_addr", flags=["timeout"], timeout_s=kept_s, size=_MOST_SOURCES
+            TABLE, name, f"ipv{version}_addr", flags=["timeout"], timeout_s=kept_s, size=_MAX_SOURCES
         )
         yield from _per_source(rule, version, name, over, "update", comment)
 
@@ -135,7 +135,7 @@ def _connections(rule: Rule, connections: Connections) -> Iterator[Command]:
         return
     for version in VERSIONS:
         name = f"connections/{rule.name}/{version}"
-        yield add_set(TABLE, name, f"ipv{version}_addr", size=_MOST_SOURCES)
+        yield add_set(TABLE, name, f"ipv{version}_addr", size=_MAX_SOURCES)
         yield from _per_source(rule, version, name, over, "add", comment)
 
 

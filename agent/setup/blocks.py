@@ -65,20 +65,20 @@ class _Open:
 def parse_blocks(text: str, comment_marks: str) -> Statement:
     """The whole file, as the body of a statement without words. Raises NotUnderstoodError."""
     if len(text) > _LARGEST:
-        raise NotUnderstoodError("it is larger than any such file")
+        raise NotUnderstoodError("it is too large for such a file")
     text = re.sub(rf'("[^"\n]*")|[{re.escape(comment_marks)}][^\n]*', lambda found: found[1] or "", text)
     stack = [_Open(0, ())]
     line = 1
     for token in _TOKEN.finditer(text):
         if token["bad"]:
-            raise NotUnderstoodError(f"line {line}: a quotation mark without the other one")
+            raise NotUnderstoodError(f"line {line}: a quotation mark that is never closed")
         if token["mark"] == "{":
             stack.append(_open_block(stack[-1], line))
             if len(stack) > _DEEPEST:
                 raise NotUnderstoodError(f"line {line}: braces nested deeper than {_DEEPEST}")
         elif token["mark"] == "}":
             if len(stack) == 1:
-                raise NotUnderstoodError(f"line {line}: a closing brace that belongs to none")
+                raise NotUnderstoodError(f"line {line}: a closing brace without an opening one")
             _close_block(stack, line)
         elif token["mark"]:
             stack[-1].end_line(line)

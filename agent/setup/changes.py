@@ -89,7 +89,7 @@ def read_file(path: Path) -> bytes | None:
         raise HafwError(f"cannot read {path}: {error.strerror}", "run hafw setup as root") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise HafwError(f"{path} is not a regular file", "look at what leads there, and mend it")
+        raise HafwError(f"{path} is not a regular file", "look at what leads there, and correct it")
     with open(descriptor, "rb") as file:
         return file.read()
 

@@ -43,7 +43,7 @@ def _unfit_vrrp(file: Statement, rendered: Statement, hook: str) -> Iterator[str
     for one in (*file.all("global_defs"), *file.all("vrrp_sync_group"), *file.all("vrrp_instance")):
         for part in one.body:
             if part.keyword.startswith(("notify", "vrrp_notify_fifo")) and hook not in part.words:
-                yield f"take out {part} of {one}: two would act at a failover, and the agent is one of them"
+                yield f"remove {part} from {one}: two would act at a failover, and the agent is one of them"
     groups = {
         name
         for group in file.all("vrrp_sync_group")
@@ -99,7 +99,7 @@ def _unfit_replication(file: Statement, rendered: Statement) -> Iterator[str]:
     syncs, generals = list(file.all("Sync")), list(file.all("General"))
     if not syncs:
         yield "add a Sync block: without one nothing goes to the peer"
-    yield from (f"take out {one}: there is no Sync beside it" for one in file.all("Stats"))
+    yield from (f"remove {one}: there is no Sync beside it" for one in file.all("Stats"))
     for sync in syncs:
         yield from _unfit_links(sync, next(rendered.all("Sync")))
     for general in generals:
@@ -124,7 +124,7 @@ def _unfit_general(general: Statement) -> Iterator[str]:
     if size is not None and not (size.isdecimal() and int(size) >= _SMALLEST_HASH):
         yield (f"write HashSize {HASH_SIZE} instead of {size}: with 8192 or less, failovers lose states")
     yield from (
-        f"take out {one}: what opens between two looks at the kernel does not go to the peer"
+        f"remove {one}: what opens between two looks at the kernel does not go to the peer"
         for one in general.all("PollSecs")
     )
     for rule in (one for each in general.all("Filter") for one in each.all("Protocol")):

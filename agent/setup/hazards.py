@@ -56,7 +56,7 @@ def _of_keepalived(old: str, new: str) -> tuple[tuple[str, ...], tuple[str, ...]
         going = () if is_made_by_hafw(old.encode()) else what_would_go(old, new)
         return wire_differences("keepalived.conf", old, new), going
     except NotUnderstoodError as error:
-        unknown = (f"the file that is there cannot be judged: {error}",)
+        unknown = (f"the existing file cannot be parsed: {error}",)
         return unknown, unknown
 
 
@@ -64,7 +64,7 @@ def _of_conntrackd(old: str, new: str) -> tuple[str, ...]:
     try:
         return wire_differences("conntrackd.conf", old, new)
     except NotUnderstoodError as error:
-        return (f"the file that is there cannot be judged: {error}",)
+        return (f"the existing file cannot be parsed: {error}",)
 
 
 def refuse_hazards(hazards: Hazards, *, both_together: bool, drop_others: bool, restart: bool) -> None:

@@ -20,7 +20,7 @@ Contents = tuple[bytes | None, ...]
 
 
 class InstalledFiles:
-    """Judges anew only when the pair or a file has changed."""
+    """Judges again only when the pair or a file has changed."""
 
     def __init__(self, node: str, paths: Paths) -> None:
         self._node = node
@@ -88,4 +88,4 @@ def _unfit(file: PlannedFile, there: str, hook: str) -> Iterator[str]:
         return
     if found:
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        yield f"{file.path} does not do for a pair with the agent: {found[0]}{more}"
+        yield f"{file.path} is not suitable for a pair with the agent: {found[0]}{more}"

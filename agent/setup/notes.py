@@ -61,13 +61,13 @@ def _unfit(file: Kept, paths: Paths) -> str:
         found = unfit_for_agent(file.path.name, file.text, file.rendered, str(paths.hook))
     except NotUnderstoodError as error:
         return (
-            f"What else is in it cannot be judged: {error}. There must be nothing else in it that acts at a"
-            f" failover, and it has to say what `hafw render` prints.\n\n"
+            f"The rest of it cannot be parsed: {error}. Nothing else in it may act at a failover,"
+            f" and it must have what `hafw render` prints.\n\n"
         )
     if not found:
         return ""
     listed = "\n".join(f"    {line}" for line in found)
-    return f"And what is in it does not do for a pair with the agent:\n\n{listed}\n\n"
+    return f"And its content is not suitable for a pair with the agent:\n\n{listed}\n\n"
 
 
 def rival_notes(pair: Pair, root: Path) -> Iterator[str]:
@@ -76,12 +76,12 @@ def rival_notes(pair: Pair, root: Path) -> Iterator[str]:
         for file in _rival_networks(interface.name, root):
             yield (
                 f"{file} matches {interface.name} and comes before ours, so ours is not read;"
-                f" take {interface.name} out of it"
+                f" remove {interface.name} from it"
             )
     known = {interface.name for interface in pair.interfaces}
     for path, text in interfaces_files(root):
         for name in sorted(known & set(_IFACE.findall(text))):
-            yield f"{path} configures {name} too; take {name} out there, systemd-networkd has it now"
+            yield f"{path} configures {name} too; remove {name} there, systemd-networkd configures it now"
 
 
 def _rival_networks(name: str, root: Path) -> Iterator[Path]:

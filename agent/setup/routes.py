@@ -2,7 +2,7 @@
 carry over. Reads files below a root and writes none.
 
 Hard facts (ifupdown 0.8, systemd-networkd 252):
-* An `iface` stanza goes on to the next word that begins one; a backslash continues a line; `eth0:1` is eth0.
+* An `iface` stanza ends at the next word that begins one; a backslash continues a line; `eth0:1` is eth0.
 * `source` takes patterns, `source-directory` a directory; both may lead to more of them.
 * A drop-in of a .network file may have sections of its own, [Route] any number of times.
 """
@@ -22,9 +22,9 @@ _BEGINS_A_STANZA = re.compile(
     r"iface|mapping|source|source-directory|auto|rename|no-auto-down|no-scripts|allow-\S+"
 )
 _COMMANDS = ("up", "post-up", "pre-up", "down", "pre-down", "post-down")
-_MOST_FILES = 200
+_MAX_FILES = 200
 _LARGEST = 1_000_000
-_MOST_ROUTES = 20
+_MAX_ROUTES = 20
 _SYSTEMD_DIRS = ("etc/systemd/network", "run/systemd/network", "usr/lib/systemd/network")
 _OF_NETWORKS = {
     "Network": ("Gateway", "DNS", "Domains", "NTP", "DHCP"),
@@ -38,7 +38,7 @@ class Loss:
     """`lines` say the same to systemd-networkd; without any, only a person can."""
 
     interface: str
-    source: str
+    file: str
     text: str
     lines: tuple[str, ...] = ()
 
@@ -54,7 +54,7 @@ def loss_notes(pair: Pair, root: Path, routes: Collection[HostRoute]) -> Iterato
 
 
 def _note(name: str, losses: list[Loss]) -> str:
-    named = "".join(dict.fromkeys(f"    {one.source}: {one.text}\n" for one in losses))
+    named = "".join(dict.fromkeys(f"    {one.file}: {one.text}\n" for one in losses))
     sections = dict.fromkeys("\n    ".join(one.lines) for one in losses if one.lines)
     place = f"/etc/systemd/network/{file_name(name, 'network')}.d/own.conf"
     text = (
@@ -133,7 +133,7 @@ def interfaces_files(root: Path) -> Iterator[tuple[str, str]]:
     """Each file that ifupdown reads, with its text, under its name on the host."""
     waiting = [root / "etc/network/interfaces", *sorted(root.glob("etc/network/interfaces.d/*"))]
     seen: set[Path] = set()
-    while waiting and len(seen) < _MOST_FILES:
+    while waiting and len(seen) < _MAX_FILES:
         path = waiting.pop(0)
         if path in seen:
             continue
@@ -189,7 +189,7 @@ def read_hint(path: Path) -> str:
         return ""
 
 
-def _settings(name: str, source: str, text: str) -> Iterator[Loss]:
+def _settings(name: str, file: str, text: str) -> Iterator[Loss]:
     for section in _sections(text):
         head = section[0].strip("[]")
         lines = [
@@ -197,11 +197,11 @@ def _settings(name: str, source: str, text: str) -> Iterator[Loss]:
         ]
         if head == "Network":
             yield from (
-                Loss(name, source, line, () if line.startswith("DHCP") else (section[0], line))
+                Loss(name, file, line, () if line.startswith("DHCP") else (section[0], line))
                 for line in lines
             )
         elif lines:
-            yield Loss(name, source, f"{section[0]} {' '.join(lines)}", (section[0], *lines))
+            yield Loss(name, file, f"{section[0]} {' '.join(lines)}", (section[0], *lines))
 
 
 def _kept(root: Path, name: str) -> set[tuple[str, ...]]:
@@ -243,7 +243,7 @@ def _sections(text: str) -> Iterator[list[str]]:
 
 
 def _of_kernel(routes: Iterable[HostRoute]) -> Iterator[Loss]:
-    for route in list(routes)[:_MOST_ROUTES]:
+    for route in list(routes)[:_MAX_ROUTES]:
         yield Loss(
             route.interface,
             "the kernel has now",

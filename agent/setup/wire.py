@@ -97,7 +97,7 @@ def _seconds(text: str, line: int) -> str:
     try:
         return f"{float(text):g} s"
     except ValueError as error:
-        raise NotUnderstoodError(f"line {line}: advert_int is no number") from error
+        raise NotUnderstoodError(f"line {line}: advert_int is not a number") from error
 
 
 def key_of(file: Statement, instance: Statement) -> Key:
@@ -114,7 +114,7 @@ def _instance_differences(before: dict[Key, Spoken], after: dict[Key, Spoken]) -
             continue
         for name, value in new.items():
             if old[name] != value:
-                yield f"{who}: {name}: {old[name]} in the file that is there, {value} in the new one"
+                yield f"{who}: {name}: {old[name]} in the existing file, {value} in the new one"
 
 
 # -- replication --
@@ -125,7 +125,7 @@ def _replication_differences(old: str, new: str) -> Iterator[str]:
     for name, value in after.items():
         # a file for statistics only replicates nothing that could be lost
         if before and before.get(name) != value:
-            yield f"{name}: {before.get(name, 'none')} in the file that is there, {value} in the new one"
+            yield f"{name}: {before.get(name, 'none')} in the existing file, {value} in the new one"
 
 
 def _replication(file: Statement) -> Spoken:

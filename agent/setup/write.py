@@ -65,7 +65,9 @@ def write_change(change: Change, now: datetime) -> Path | None:
 
 
 def _explained(path: Path, error: OSError) -> HafwError:
-    hint = "run it as root" if isinstance(error, PermissionError) else "mend that, then run hafw setup again"
+    hint = (
+        "run it as root" if isinstance(error, PermissionError) else "correct that, then run hafw setup again"
+    )
     return HafwError(f"cannot write {path}: {error.strerror}", hint)
 
 

@@ -26,9 +26,7 @@ def run(argv: Sequence[str], *, text: str = "", timeout_s: float = 20.0) -> str:
             env=ENVIRONMENT,
         )
     except FileNotFoundError as error:
-        raise LabError(
-            f"{argv[0]} is not there", "hafw-lab doctor says which packages are missing"
-        ) from error
+        raise LabError(f"{argv[0]} is not there", "hafw-lab doctor lists the missing packages") from error
     except subprocess.TimeoutExpired as error:
         raise LabError(f"{' '.join(argv)} did not end within {timeout_s:g} s") from error
     if done.returncode != 0:

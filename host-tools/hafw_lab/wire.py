@@ -16,7 +16,7 @@ Message = dict[str, Any]  # what json.loads gives; every reader picks its fields
 _LARGEST = 1 << 20
 _LONGEST_TEXT = 100_000
 """In a message, as JSON: below what the kernel takes in one packet with its usual limits."""
-_MOST_FILES = 4
+_MAX_FILES = 4
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -52,7 +52,7 @@ def fit(text: str) -> str:
 def receive(channel: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message and the files that came with it; None at the end. The files belong to the caller.
     Raises LabError for what is no message."""
-    space = socket.CMSG_SPACE(_MOST_FILES * array.array("i").itemsize)
+    space = socket.CMSG_SPACE(_MAX_FILES * array.array("i").itemsize)
     try:
         packet, ancillary, flags, _ = channel.recvmsg(_LARGEST, space, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError:

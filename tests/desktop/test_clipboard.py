@@ -15,7 +15,7 @@ from PIL import Image
 from hafw_lab.client.lab import Lab
 from hafw_lab.desktop.clipboard_bridge import ensure_display
 from hafw_lab.errors import LabError
-from hafw_lab.verbs.clipboard import Kind, get_clipboard, set_clipboard
+from hafw_lab.verbs.clipboard import Format, get_clipboard, set_clipboard
 from tests.checkout import ROOT
 from tests.desktop.conftest import LAB
 from tests.desktop.test_view import NODE as VIEWED
@@ -43,20 +43,20 @@ def make_picture(seed: int) -> bytes:
     return file.getvalue()
 
 
-def set_host(screen: VirtualScreen, kind: Kind, content: bytes) -> None:
+def set_host(screen: VirtualScreen, kind: Format, content: bytes) -> None:
     # Nobody waits for its output: it stays there in the background until somebody else copies something.
     quiet = subprocess.DEVNULL
     subprocess.run([*SET, kind.value], input=content, env=screen.environment(), stdout=quiet, check=True)
 
 
-def get_host(screen: VirtualScreen, kind: Kind) -> bytes:
+def get_host(screen: VirtualScreen, kind: Format) -> bytes:
     argv = [*GET, kind.value]
     return subprocess.run(
         argv, env=screen.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
     ).stdout
 
 
-def get_machine(lab: Lab, name: str, kind: Kind) -> bytes | None:
+def get_machine(lab: Lab, name: str, kind: Format) -> bytes | None:
     try:
         return get_clipboard(lab.machine(name), kind)
     except LabError as error:
@@ -65,11 +65,11 @@ def get_machine(lab: Lab, name: str, kind: Kind) -> bytes | None:
         raise
 
 
-def wait_pasted(lab: Lab, name: str, kind: Kind, content: bytes) -> None:
+def wait_pasted(lab: Lab, name: str, kind: Format, content: bytes) -> None:
     wait_until(f"{name} can paste it", lambda: get_machine(lab, name, kind) == content)
 
 
-def wait_pasted_here(screen: VirtualScreen, kind: Kind, content: bytes) -> None:
+def wait_pasted_here(screen: VirtualScreen, kind: Format, content: bytes) -> None:
     wait_until("it can be pasted here", lambda: get_host(screen, kind) == content)
 
 
@@ -89,8 +89,8 @@ def start_bridge(log: Path, screen: VirtualScreen | None = None, *words: str) ->
 
 def test_get_and_set(desktops: Lab, tmp_path: Path) -> None:
     big = make_text(1, 300_000)
-    set_clipboard(desktops.machine(ONE), Kind.TEXT, big)
-    assert get_clipboard(desktops.machine(ONE), Kind.TEXT) == big
+    set_clipboard(desktops.machine(ONE), Format.TEXT, big)
+    assert get_clipboard(desktops.machine(ONE), Format.TEXT) == big
     source, target = tmp_path / "in.png", tmp_path / "out.png"
     source.write_bytes(make_picture(1))
     png = ("--type", "png", "--name", LAB)
@@ -98,9 +98,9 @@ def test_get_and_set(desktops: Lab, tmp_path: Path) -> None:
     subprocess.run([*COMMAND, ONE, "get", *png, "--output", str(target)], env=environment(), check=True)
     assert target.read_bytes() == source.read_bytes()
     with pytest.raises(LabError, match="no text in its clipboard"):
-        get_clipboard(desktops.machine(ONE), Kind.TEXT)
+        get_clipboard(desktops.machine(ONE), Format.TEXT)
     with pytest.raises(LabError, match="no PNG picture"):
-        set_clipboard(desktops.machine(ONE), Kind.PNG, b"text")
+        set_clipboard(desktops.machine(ONE), Format.PNG, b"text")
 
 
 def test_a_bridge_joins_this_machine_and_all_desktops(
@@ -108,18 +108,18 @@ def test_a_bridge_joins_this_machine_and_all_desktops(
 ) -> None:
     text, picture = make_text(2, 200_000), make_picture(2)
     with start_bridge(tmp_path / "log", virtual_screen, f"{ONE}: joined", f"{OTHER}: joined"):
-        set_host(virtual_screen, Kind.TEXT, text)
-        wait_pasted(desktops, ONE, Kind.TEXT, text)
-        set_clipboard(desktops.machine(OTHER), Kind.PNG, picture)
-        wait_pasted_here(virtual_screen, Kind.PNG, picture)
-        wait_pasted(desktops, ONE, Kind.PNG, picture)
+        set_host(virtual_screen, Format.TEXT, text)
+        wait_pasted(desktops, ONE, Format.TEXT, text)
+        set_clipboard(desktops.machine(OTHER), Format.PNG, picture)
+        wait_pasted_here(virtual_screen, Format.PNG, picture)
+        wait_pasted(desktops, ONE, Format.PNG, picture)
 
 
 def test_a_bridge_without_a_screen_here(desktops: Lab, tmp_path: Path) -> None:
     text = make_text(3)
     with start_bridge(tmp_path / "log", None, f"{ONE}: joined", f"{OTHER}: joined"):
-        set_clipboard(desktops.machine(ONE), Kind.TEXT, text)
-        wait_pasted(desktops, OTHER, Kind.TEXT, text)
+        set_clipboard(desktops.machine(ONE), Format.TEXT, text)
+        wait_pasted(desktops, OTHER, Format.TEXT, text)
 
 
 def test_with_a_viewer_open(desktops: Lab, virtual_screen: VirtualScreen, tmp_path: Path) -> None:
@@ -133,23 +133,23 @@ def test_with_a_viewer_open(desktops: Lab, virtual_screen: VirtualScreen, tmp_pa
             # The bridge leaves the viewer alone and joins the rest.
             words = f"{VIEWED}: a viewer is open", f"{other}: joined"
             bridge.enter_context(start_bridge(log, virtual_screen, *words))
-            set_clipboard(desktops.machine(VIEWED), Kind.PNG, picture)
-            wait_pasted_here(virtual_screen, Kind.PNG, picture)
-            wait_pasted(desktops, other, Kind.PNG, picture)
-            set_clipboard(desktops.machine(other), Kind.TEXT, text)
-            wait_pasted(desktops, VIEWED, Kind.TEXT, text)
+            set_clipboard(desktops.machine(VIEWED), Format.PNG, picture)
+            wait_pasted_here(virtual_screen, Format.PNG, picture)
+            wait_pasted(desktops, other, Format.PNG, picture)
+            set_clipboard(desktops.machine(other), Format.TEXT, text)
+            wait_pasted(desktops, VIEWED, Format.TEXT, text)
         # Where the viewer has gone the bridge takes its place.
         wait_until("the bridge joins it", lambda: f"{VIEWED}: joined" in log.read_text())
         after = make_text(5)
-        set_host(virtual_screen, Kind.TEXT, after)
-        wait_pasted(desktops, VIEWED, Kind.TEXT, after)
+        set_host(virtual_screen, Format.TEXT, after)
+        wait_pasted(desktops, VIEWED, Format.TEXT, after)
 
 
 def _pasted_after_set(lab: Lab, screen: VirtualScreen) -> bool:
     """A viewer that has just come has not yet told the agent in the machine that it is there."""
     text = make_text(os.getpid(), 100)
-    set_clipboard(lab.machine(VIEWED), Kind.TEXT, text)
-    return get_host(screen, Kind.TEXT) == text
+    set_clipboard(lab.machine(VIEWED), Format.TEXT, text)
+    return get_host(screen, Format.TEXT) == text
 
 
 def test_the_display_that_is_started_is_closed_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

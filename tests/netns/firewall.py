@@ -77,7 +77,7 @@ def start_firewall() -> Iterator[Firewall]:
         node.sysctl("net.ipv4.ip_forward", 1)
         node.sysctl("net.ipv6.conf.all.forwarding", 1)
         node.sysctl("net.netfilter.nf_conntrack_tcp_loose", 0)
-        node.sysctl("net.netfilter.nf_conntrack_events", 1)  # as rendered: every entry reports
+        node.sysctl("net.netfilter.nf_conntrack_events", 1)  # as rendered: every state reports
         with node.entered():
             rules = Nftables(pair)
         yield Firewall(client, node, server, peer, pair, rules)

@@ -43,7 +43,7 @@ class Flood:
                 return found
             found += 1
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Until a hundred more are sent."""
         goal = self.sent + 100
         until(lambda: self.sent >= goal, LIMIT_S, "nothing is sent")

@@ -86,7 +86,7 @@ def find_overlaps(found: Sequence[Record]) -> list[str]:
     ]
 
 
-def mend(lab: Lab) -> None:
+def repair(lab: Lab) -> None:
     """Whatever a failed test has left broken or stopped."""
     for name in lab.firewalls:
         lab.heal(name)
@@ -116,26 +116,26 @@ def _has_finished(node: Node, last: str) -> bool:
 
 
 def flush_rules(node: Node) -> None:
-    """`nft flush ruleset`, which the agent must notice and mend within a second, and say once."""
+    """`nft flush ruleset`, which the agent must notice and repair within a second, and say once."""
     begun = time.monotonic_ns()
     node.run(["nft", "flush", "ruleset"])
     flushed = time.monotonic_ns()  # the program's own start takes long on a busy machine
     alarm = wait_record(node, begun, 5, event="alarm", condition="rules")
-    mended = wait_record(node, begun, 5, event="recovered", condition="rules")
+    repaired = wait_record(node, begun, 5, event="recovered", condition="rules")
     assert "is gone" in str(alarm["message"])
-    assert _moment(mended) - flushed < 1_000_000_000
+    assert _moment(repaired) - flushed < 1_000_000_000
     assert len(find(records(node, begun), event="alarm", condition="rules")) == 1
 
 
 def assert_consistent(
-    lab: Lab, since_ns: int, *, unwell: Collection[str] = (), timeout_s: float = 30
+    lab: Lab, since_ns: int, *, allowed: Collection[str] = (), timeout_s: float = 30
 ) -> None:
     """Role = keepalived's state, rules and gate = the role's, nothing runs that should not, and no two steps
-    ran at the same time. `unwell`: the conditions that may (not must) be open on either node."""
+    ran at the same time. `allowed`: the conditions that may (not must) be open on either node."""
     problems: list[str] = []
 
     def is_so() -> bool:
-        problems[:] = find_problems(lab, unwell)
+        problems[:] = find_problems(lab, allowed)
         return not problems
 
     until(is_so, timeout_s, lambda: f"the pair is not consistent: {problems}")
@@ -144,7 +144,7 @@ def assert_consistent(
         assert not overlaps, f"{name} did at the same time: {overlaps}"
 
 
-def find_problems(lab: Lab, unwell: Collection[str] = ()) -> list[str]:
+def find_problems(lab: Lab, allowed: Collection[str] = ()) -> list[str]:
     status = lab.status()
     if status.primary is None:
         return ["there is no primary"]
@@ -152,12 +152,12 @@ def find_problems(lab: Lab, unwell: Collection[str] = ()) -> list[str]:
         f"{name}: {problem}"
         for name in lab.firewalls
         for problem in _find_problems(
-            lab, status.node(name), "primary" if name == status.primary else "backup", unwell
+            lab, status.node(name), "primary" if name == status.primary else "backup", allowed
         )
     ]
 
 
-def _find_problems(lab: Lab, status: NodeStatus, role: str, unwell: Collection[str]) -> Iterator[str]:
+def _find_problems(lab: Lab, status: NodeStatus, role: str, allowed: Collection[str]) -> Iterator[str]:
     node, said = lab.node(status.name), status.agent
     if said is None:
         yield "the agent is silent"
@@ -172,7 +172,7 @@ def _find_problems(lab: Lab, status: NodeStatus, role: str, unwell: Collection[s
         "gate by status": (said["gate"], "open" if role == "primary" else "closed"),
         "gate by nft": (gate_is_open(node), role == "primary"),
         "processes": (find_strangers(node, status), []),
-        "unwell": (sorted(set(said["unwell"]) - set(unwell)), []),
+        "problems": (sorted(set(said["problems"]) - set(allowed)), []),
     }
     if keepalived["bus"] == "heard":
         seen["state on the bus"] = (keepalived["bus_states"], [_OF_KEEPALIVED[role]])
@@ -250,7 +250,7 @@ def assert_flows(traffic: Traffic, connections: int = 2, timeout_s: float = 15) 
 class Turnstile:
     """Lets the records of a node's agent through one by one; before each of them the agent stands still.
 
-    Hard facts: the agent opens its log anew for every record, and opening a FIFO for writing waits until
+    Hard facts: the agent opens its log again for every record, and opening a FIFO for writing waits until
     somebody opens it for reading. Which FIFO that is was settled when the agent began to wait, so another
     one takes its place before the first gets its reader; the record after it waits there.
     """

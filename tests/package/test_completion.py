@@ -20,7 +20,7 @@ while IFS= read -r line; do
     [[ $line != *' ' ]] || COMP_WORDS+=('')
     COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
     function=$(complete -p "${COMP_WORDS[0]}" | sed 's/.* -F \([^ ]*\).*/\1/')
-    $function 2>/dev/null # compopt complains when no completion is going on
+    $function 2>/dev/null # compopt complains when no completion is running
     echo "${COMPREPLY[@]}"
 done
 """

@@ -128,7 +128,8 @@ def test_the_life_of_the_packages(
     check_repacked(root, built, tmp_path)
     calls = take_calls(root)
     assert ["restart", "hafw-agent.service"] in calls
-    # the socket, with notices of the hook in it, the boot policy and the daemons of others go on undisturbed
+    # the socket, with notices of the hook in it, the boot policy and the daemons of others continue
+    # undisturbed
     assert all(verb == "start" or units == ["hafw-agent.service"] for verb, *units in calls), calls
     assert ["start", "hafw-boot.service"] not in calls
 
@@ -160,4 +161,4 @@ def test_debian_12_becomes_debian_13(make_root: MakeRoot, built: Path) -> None:
     run_autopkgtest(root, "superficial")
     root.run("dpkg --purge hafw-host-tools hafw-agent")
     ours = [path for path in root.files().keys() - clean.keys() if "hafw" in path]
-    assert not ours, "byte-code of the old Python, say"
+    assert not ours, "byte-code of the old Python, for example"

@@ -128,7 +128,7 @@ def test_the_examples_in_the_page_are_a_pair() -> None:
 def test_every_kind_of_record_and_every_field_is_in_the_page_of_the_agent() -> None:
     text = sections(AGENT)["RECORDS"]
     kinds = dict(re.findall(r"^\.It Cm ([\w-]+) Li ([0-9a-f]{32})$", text, re.M))
-    assert kinds == {kind.value: records.MESSAGE_IDS[kind] for kind in records.Kind}
+    assert kinds == {kind.value: records.MESSAGE_IDS[kind] for kind in records.RecordKind}
     every = records.to_journal(a_full_record())
     assert set(re.findall(r"\bHAFW_[A-Z_]+", text)) == {name for name in every if name.startswith("HAFW_")}
     assert {role.value for role in Role} <= set(re.findall(r"\w+", text))
@@ -136,7 +136,7 @@ def test_every_kind_of_record_and_every_field_is_in_the_page_of_the_agent() -> N
 
 def a_full_record() -> records.Record:
     """One in which everything is there that can be there."""
-    record = records.Record(records.Kind.STEP, "message", 1)
+    record = records.Record(records.RecordKind.STEP, "message", 1)
     for field in fields(record):
         if getattr(record, field.name) is None:
             object.__setattr__(record, field.name, "x" if field.type == str | None else 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-MOST_LINES = 500
+MAX_LINES = 500
 
 # What the pure core may use: no clock, no files, no processes, no logging. Time arrives inside events.
 PURE = {
@@ -183,7 +183,7 @@ def test_a_poll_is_found() -> None:
 
 def test_files_are_of_a_size_to_read(python_files: tuple[Path, ...], shell_files: tuple[Path, ...]) -> None:
     for path in (*python_files, *shell_files):
-        assert len(path.read_text().splitlines()) <= MOST_LINES, f"{path}: split it"
+        assert len(path.read_text().splitlines()) <= MAX_LINES, f"{path}: split it"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from agent.paths import Paths
 
 LARGE_POLICY_MIB = 430
 """The agent and its copy together, at their peak."""
-MOST_EXPOSURE = 20
+MAX_EXPOSURE = 20
 """Tenths: 2.0."""
 
 
@@ -28,7 +28,7 @@ def run(*argv: str | Path) -> "subprocess.CompletedProcess[str]":
 
 def exposure(unit: Path) -> "subprocess.CompletedProcess[str]":
     return run(
-        "systemd-analyze", "security", "--offline=yes", f"--threshold={MOST_EXPOSURE}", "--no-pager", unit
+        "systemd-analyze", "security", "--offline=yes", f"--threshold={MAX_EXPOSURE}", "--no-pager", unit
     )
 
 

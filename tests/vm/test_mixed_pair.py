@@ -153,7 +153,7 @@ def test_upgrade_of_the_package_on_the_primary(mixed: Lab, traffic: Traffic, new
 
 
 def test_a_full_disk(mixed: Lab, traffic: Traffic) -> None:
-    """Both nodes have not one byte left; they take over all the same, and an agent can start anew."""
+    """Both nodes have not one byte left; they take over all the same, and an agent can start again."""
     primary = mixed.wait_settled(PATIENCE_S)
     fill = "fallocate -l $(df --output=avail -B1 / | tail -n1) /filled; cat /dev/zero >>/filled || true"
     try:
@@ -230,7 +230,7 @@ def test_what_nobody_confirms_goes_back_by_itself(mixed: Lab, traffic: Traffic) 
 
     wait_until(f"this goes back: {applied}", has_gone_back)
     wait_until(
-        "no apply waits", lambda: not shell(mixed, primary, "ls /var/lib/hafw | grep pending || true")
+        "no apply is waiting", lambda: not shell(mixed, primary, "ls /var/lib/hafw | grep pending || true")
     )
     # the timer puts the rules in force first, an agent that starts after it was due the file
     wait_until("the former policy is in force", lambda: policy_in_force(mixed, primary) == before)
@@ -294,13 +294,14 @@ def reboot(lab: Lab, primary: str, strays: Strays) -> None:
 
 
 def test_the_agent_was_confined_and_missed_nothing(mixed: Lab) -> None:
-    """AppArmor has refused it nothing in the tests before; what it does not need is refused, and told of."""
+    """AppArmor has refused it nothing in the tests before; what it does not need is refused, and
+    reported."""
     refused = "journalctl --quiet --no-pager --output=cat --grep='apparmor=\"DENIED\".*hafw-agent' || true"
     write = 'cd /; ! aa-exec --profile=hafw-agent -- /usr/bin/python3 -P -c \'open("/root/x", "w")\' 2>&1'
     for name in FIREWALLS:
         assert shell(mixed, name, refused, timeout_s=PATIENCE_S) == ""
         assert "Permission denied" in shell(mixed, name, write, timeout_s=PATIENCE_S)
         wait_until(
-            "the journal tells of it",
+            "the journal reports it",
             lambda name=name: "/root/x" in shell(mixed, name, refused, timeout_s=PATIENCE_S),  # type: ignore[misc]  # mypy does not see into defaults of lambdas
         )

@@ -41,4 +41,4 @@ def _parse_interval_ms(text: str) -> int:
         number = text.removesuffix(unit)
         if number != text and number.isascii() and number.isdigit() and len(number) < 7:
             return int(number) * factor
-    raise argparse.ArgumentTypeError(f"{text!r} is no time; write for example 100ms or 1s")
+    raise argparse.ArgumentTypeError(f"invalid time {text!r}; write for example 100ms or 1s")

@@ -1,4 +1,4 @@
-"""`bench handover`: planned hand-overs in one lab, and how much of each is the agent's; the stock script
+"""`bench handover`: planned handovers in one lab, and how much of each is the agent's; the stock script
 beside it."""
 
 import argparse
@@ -28,7 +28,7 @@ from hafw_lab.report.text import Ink, draw_table, percentile
 STOCK_HOOK = "/etc/conntrackd/primary-backup.sh"
 """Where services.py puts Debian's script."""
 _FAULT = Fault(FaultKind.LINK, "eth1")
-"""keepalived gives up both interfaces and says so to its peer; the link is mended at once, so the next can
+"""keepalived gives up both interfaces and says so to its peer; the link is repaired at once, so the next can
 follow. Stopping keepalived does the same and takes it two seconds each time, because of its D-Bus thread."""
 _SCRIPT_RUNS = 20
 _PYTHON = "/usr/bin/python3"
@@ -37,7 +37,7 @@ _TIMER = Path(command_timer.__file__)
 
 def measure(args: argparse.Namespace, ink: Ink, progress: Progress) -> tuple[dict[str, object], str]:
     setup = Setup(sync=SyncMode(args.sync), advert_interval_ms=args.advert)
-    progress(f"{args.count} hand-overs, about {say_duration(args.count * 2.0 + 10)}")
+    progress(f"{args.count} handovers, about {say_duration(args.count * 2.0 + 10)}")
     with start_lab(setup, progress) as lab:
         shares = [hand_over(lab, number, args.count, progress) for number in range(1, args.count + 1)]
     stock = Setup(agent=AgentKind.STOCK, sync=setup.sync, advert_interval_ms=args.advert)
@@ -56,7 +56,7 @@ def make_row(name: str, values: Sequence[float]) -> list[str]:
 
 
 def hand_over(lab: Lab, number: int, count: int, progress: Progress) -> float:
-    """One hand-over and the return of the node that gave up; the agent's share in ms."""
+    """One handover and the return of the node that gave up; the agent's share in ms."""
     primary = lab.wait_settled(30)
     heir = other(lab, primary)
     start_ns = lab.fail(primary, _FAULT)
@@ -77,7 +77,7 @@ def read_share(node: Node, since_ns: int) -> float:
             if figures.notified_to_open_ms is not None:
                 return figures.notified_to_open_ms
         time.sleep(0.05)  # a file in another mount namespace gives no notice
-    raise LabError(f"the agent of {node.name} has recorded no hand-over", "look at its agent.jsonl")
+    raise LabError(f"the agent of {node.name} has recorded no handover", "look at its agent.jsonl")
 
 
 def time_commands(node: Node, commands: Sequence[Sequence[str]], count: int) -> list[list[float]]:

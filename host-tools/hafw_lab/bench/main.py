@@ -16,7 +16,7 @@ from hafw_lab.report.text import choose_ink, start_clock
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="measure", required=True, metavar="WHAT")
     _add_failover(kinds.add_parser("failover", help="power loss: who survives, how long is the silence"))
-    _add_handover(kinds.add_parser("handover", help="a hundred hand-overs: how long the agent itself takes"))
+    _add_handover(kinds.add_parser("handover", help="a hundred handovers: how long the agent itself takes"))
     _add_flap(kinds.add_parser("flap", help="a link that flaps: how long until all is quiet again"))
     _add_hook(kinds.add_parser("hook", help="what the hook and the resident agent cost"))
     _add_rules(kinds.add_parser("rules", help="rules: to load, to flip, to forward through, beside nft"))

@@ -3,8 +3,8 @@
 Arguments: `load RULES ELEMENTS RUNS` or `forward SLICES SECONDS`. Prints one JSON object.
 
 Hard facts
-* The highest memory use that wait4() tells of a child begins with that of its parent, and VmHWM does not; it
-  goes with the process, so it is read while that runs.
+* The highest memory use that wait4() reports of a child begins with that of its parent, and VmHWM does not;
+  it goes with the process, so it is read while that runs.
 """
 
 import json
@@ -111,7 +111,7 @@ def measure_load(rules: int, elements: int, runs: int) -> dict[str, object]:
         turns: list[tuple[Cost, Cost, Cost]] = []
         for _ in range(runs):
             nft = _cost_of_nft(whole)
-            ours = Nftables(pair)  # the one that has loaded before would only look for what to mend
+            ours = Nftables(pair)  # the one that has loaded before would only look for what to repair
             turns.append((_cost(partial(ours.load, RuleSet.BACKUP)), _cost(ours.read), nft))
         loaded, read_back, nft = (_middle(costs) for costs in zip(*turns, strict=True))
         found: dict[str, object] = {
@@ -146,7 +146,7 @@ def _measure_element(ours: Nftables, pair: Pair, elements: int, runs: int) -> di
     grown = replace(pair, sets=(replace(big, networks=(*big.networks, fresh)),))
     change = compile_change(compile_table(pair, RuleSet.BACKUP), compile_table(grown, RuleSet.BACKUP), {})
     if change is None:
-        raise LabError("one address more in a set makes the whole table be loaded anew")
+        raise LabError("one address more in a set reloads the whole table")
     times = []
     for number in range(runs):
         ours = ours.succeed(pair if number % 2 else grown)
@@ -188,7 +188,7 @@ def _peak_of_nft(file: Path) -> int:
         while process.poll() is None:
             with suppress(OSError, LabError):
                 peak = max(peak, read_peak_kib(str(process.pid)))
-            time.sleep(0.001)  # nothing tells of memory use
+            time.sleep(0.001)  # nothing reports memory use
     return peak
 
 
@@ -197,7 +197,7 @@ def read_peak_kib(pid: str) -> int:
     for line in Path("/proc", pid, "status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1])
-    raise LabError(f"process {pid} has no memory any more")
+    raise LabError(f"process {pid} has ended")
 
 
 def main(words: list[str]) -> None:
@@ -207,7 +207,7 @@ def main(words: list[str]) -> None:
         case ["forward", slices, seconds]:
             found = measure_forward(described(), int(slices), float(seconds))
         case _:
-            raise LabError(f"{' '.join(words)!r} is no measurement")
+            raise LabError(f"{' '.join(words)!r} is not a measurement")
     print(json.dumps(found))
 
 

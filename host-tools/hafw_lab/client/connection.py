@@ -49,7 +49,7 @@ class Client:
         """The descriptor that comes with the answer; the caller closes it."""
         _, files = self._ask(op, _ANSWER_TIMEOUT_S, fields)
         if len(files) != 1:
-            raise LabError("the lab answered without the file it was asked for")
+            raise LabError("the lab answered without the requested file")
         return files[0]
 
     def close(self) -> None:

@@ -146,7 +146,7 @@ class Lab:
     def machine(self, name: str) -> MachineNode:
         """The same, for what only virtual machines can do. Raises LabError."""
         if name not in self.machines or self.directory is None:
-            raise LabError(f"{name} is no virtual machine", f"hafw-lab up --vm {name} makes it one")
+            raise LabError(f"{name} is not a virtual machine", f"hafw-lab up --vm {name} makes it one")
         return MachineNode(self._client, name, self.directory / name)
 
     def down(self) -> None:
@@ -163,12 +163,12 @@ class Lab:
         return self._client.ended.is_set()
 
     def save(self, directory: Path) -> Mapping[str, Any]:
-        """Write all machines, as they are at one moment, into a directory; they go on. Returns the plan and
-        what they run on. Raises LabError."""
+        """Write all machines, as they are at one moment, into a directory; they continue. Returns the plan
+        and what they run on. Raises LabError."""
         return self._client.ask("save", timeout_s=_BOOT_TIMEOUT_S, directory=str(directory))
 
     def close(self) -> None:
-        """Leave a lab that one has attached to; it goes on."""
+        """Leave a lab that one has attached to; it continues."""
         self._client.close()
 
     # -- who is primary --
@@ -286,10 +286,7 @@ def _is_status(answer: object) -> bool:
     """Whether it has the shape that is read from here on: the node may run anything."""
     if not isinstance(answer, dict):
         return False
-    unwell, last = answer.get("unwell", []), answer.get("last_transition")
-    return (
-        all(isinstance(answer.get(name, {}), dict) for name in ("states", "rules"))
-        and isinstance(unwell, list)
-        and all(isinstance(one, str) for one in unwell)
-        and (last is None or (isinstance(last, dict) and {"from", "to", "result"} <= last.keys()))
+    last = answer.get("last_transition")
+    return all(isinstance(answer.get(name, {}), dict) for name in ("problems", "states", "rules")) and (
+        last is None or (isinstance(last, dict) and {"from", "to", "result"} <= last.keys())
     )

@@ -137,6 +137,6 @@ class MachineNode(Node):
                 process.stdin.flush()
                 answer = process.stdout.readline()
                 if not answer:
-                    raise LabError(f"{self._name} does not tell its time", "is it up? hafw-lab status")
+                    raise LabError(f"{self._name} did not report its time", "is it up? hafw-lab status")
                 samples.append((asked_ns, int(answer), time.monotonic_ns()))
         return compute_clock(samples)

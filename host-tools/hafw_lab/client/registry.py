@@ -53,7 +53,7 @@ def attach(name: str = DEFAULT_LAB) -> Lab:
     channel = _connect(_socket_path(name))
     doing = find_change(name) if channel is None else None
     if doing is not None:  # before its first process, or behind its last
-        raise LabError(f"lab {name!r} is {doing}", "what started that says how far it is")
+        raise LabError(f"lab {name!r} is {doing}", "its own output shows the progress")
     if channel is None:
         others = [other for other in find_names() if other != name]
         also = f" (there is {', '.join(others)}; choose with --name)" if others else ""
@@ -79,7 +79,7 @@ def up(name: str, options: LabOptions, topology: Topology, progress: Progress) -
                 raise LabError(f"a lab {name!r} is up with other options", hint)
             return False
         if path.exists():
-            progress(f"an earlier lab {name!r} has crashed; clearing its last trace")
+            progress(f"an earlier lab {name!r} has crashed; cleaning up after it")
             path.unlink()
         _start(plan, path, progress)
     return True
@@ -122,7 +122,7 @@ def down(name: str, progress: Progress, *, patience_s: float = _END_TIMEOUT_S) -
             _end(channel, progress, patience_s)
             progress(f"lab {name!r} is down")
         elif path.exists():
-            progress(f"lab {name!r} had crashed; its last trace is removed")
+            progress(f"lab {name!r} had crashed; its remains are removed")
         else:
             progress(f"no lab {name!r} is up")
         path.unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def _break_off_start(name: str, progress: Progress) -> None:
 
 def _clear_crashed(progress: Progress) -> None:
     for path in lab_directory.clear_crashed():
-        progress(f"removed {path}, which a lab that was killed had left")
+        progress(f"removed {path}, left by a lab that was killed")
 
 
 def _end(channel: socket.socket, progress: Progress, patience_s: float) -> None:
@@ -190,7 +190,7 @@ def _has_ended(pidfd: int, timeout_s: float) -> bool:
 def _socket_path(name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise LabError(
-            f"{name!r} cannot be the name of a lab", "use up to 32 letters a-z, digits and hyphens"
+            f"{name!r} is not a valid name for a lab", "use up to 32 letters a-z, digits and hyphens"
         )
     return find_directory() / f"{name}.sock"
 
@@ -210,7 +210,7 @@ def _connect(path: Path) -> socket.socket | None:
     _, owner, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if owner != os.geteuid():
         channel.close()
-        raise LabError(f"who answers at {path} is user {owner}", "remove it and try again")
+        raise LabError(f"the process at {path} belongs to user {owner}", "remove it and try again")
     return channel
 
 

@@ -43,7 +43,7 @@ def main(device: str) -> int:
     if line is None:
         process.kill()
         said = process.communicate()[0].decode(errors="replace").strip()
-        return _say(said.splitlines()[-1] if said else "usbredirect ended without a word", 1)
+        return _say(said.splitlines()[-1] if said else "usbredirect ended without a message", 1)
     _say("begun", 0)
     try:
         with line:

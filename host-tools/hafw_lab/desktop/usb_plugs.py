@@ -79,7 +79,7 @@ class Plugs:
         if said != "begun":
             process.kill()
             process.wait()
-            raise LabError(f"{device} cannot be handed over: {said or 'without a word'}", "hafw-lab doctor")
+            raise LabError(f"{device} cannot be handed over: {said or 'no message'}", "hafw-lab doctor")
         held = Held(plug, process.pid, _started(process.pid), device)
         self._file(plug).write_text(json.dumps(asdict(held)), encoding="utf-8")
         return plug
@@ -105,7 +105,7 @@ class Plugs:
         for plug in PLUGS:
             if plug not in used:
                 return plug
-        hint = f"give one back: hafw-lab usb detach {self._name} DEVICE"
+        hint = f"return one: hafw-lab usb detach {self._name} DEVICE"
         raise LabError(f"all {len(PLUGS)} USB plugs of {self._name} are in use", hint)
 
     def _find(self, plug: str) -> Held | None:
@@ -132,4 +132,4 @@ def _started(pid: int) -> str:
 
 def _wait_end(watch: int, device: Device) -> None:
     if not select.select([watch], [], [], _RETURN_TIMEOUT_S)[0]:
-        raise LabError(f"{device} was not given back within {_RETURN_TIMEOUT_S:g} s")
+        raise LabError(f"{device} was not returned within {_RETURN_TIMEOUT_S:g} s")

@@ -45,7 +45,7 @@ class Surface:
 
 
 def examine_desktops(surface: Surface | None = None) -> list[Finding]:
-    """What machines, desktops and USB lack here, each with the command that mends it."""
+    """What machines, desktops and USB lack here, each with the command that helps."""
     here = surface or make_surface()
     looks = (_programs, _spice, _bindings, _usb, _user_namespaces, _bridges, _space)
     return [finding for look in looks for finding in look(here)]
@@ -90,10 +90,10 @@ def _usb(here: Surface) -> Iterator[Finding]:
     else:
         names = ", ".join(f"{one['bus']}.{one['device']} {one['name']}" for one in shut)
         rule = f'SUBSYSTEM=="usb", OWNER="{here.user}"'
-        mend = f"echo '{rule}' | sudo tee /etc/udev/rules.d/70-hafw-lab-usb.rules; sudo udevadm trigger"
+        udev = f"echo '{rule}' | sudo tee /etc/udev/rules.d/70-hafw-lab-usb.rules; sudo udevadm trigger"
         text = f"USB: not open to this user: {names}"
         yield Finding(
-            Level.NOTE, text, f"hafw-lab usb attach prints the rule for one device; for all: {mend}"
+            Level.NOTE, text, f"hafw-lab usb attach prints the rule for one device; for all: {udev}"
         )
 
 

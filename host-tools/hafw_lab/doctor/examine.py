@@ -90,7 +90,7 @@ def _kernel() -> list[Finding]:
     try:
         results: dict[str, str | None] = json.loads(run([*argv, "-P", "-S", "-m", "hafw_lab.doctor.probe"]))
     except LabError as error:
-        return [Finding(Level.BAD, f"trying the kernel out failed: {error}")]
+        return [Finding(Level.BAD, f"testing the kernel failed: {error}")]
     who = "as root" if os.geteuid() == 0 else "as an ordinary user"
     found = []
     for name, problem in results.items():
@@ -99,7 +99,7 @@ def _kernel() -> list[Finding]:
         elif name in _NEEDED:
             found.append(Finding(Level.BAD, f"{name}, {who}: {problem}", "run it as root"))
         else:
-            text = f"{name} cannot be set {who}: the lab goes on with the machine's value"
+            text = f"{name} cannot be set {who}: the lab keeps the machine's value"
             found.append(Finding(Level.NOTE, text, "as root, sysctl -w outside of the lab changes it"))
     if os.geteuid() != 0:
         text = "as an ordinary user the daemons run without real-time priority and locked memory"

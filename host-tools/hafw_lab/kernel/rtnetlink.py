@@ -55,7 +55,7 @@ def _address_in(body: bytes) -> Address | None:
 
 
 class LinkSwitch:
-    """Cuts and mends links of the current network namespace, any number of them in one system call."""
+    """Cuts and repairs links of the current network namespace, any number of them in one system call."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(

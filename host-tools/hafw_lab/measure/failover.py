@@ -81,7 +81,7 @@ def run_failover(
         problems = list(_check_primary(trial, traffic))
     moments = [Moment(fault_ns, victim, say_fault(setup.fault))]
     if heal:
-        moments.append(Moment(time.monotonic_ns(), victim, "the fault is mended"))
+        moments.append(Moment(time.monotonic_ns(), victim, "the fault is repaired"))
         problems += _check_return(trial)
     moments += _moments(trial, report, fault_ns)
     survived, reset, longest_stall_ms = count_connections(report.connections)
@@ -215,12 +215,12 @@ def _wait(what: Callable[[], bool], limit_s: float, traffic: Traffic, live: "_Li
         if time.monotonic() > deadline:
             return False
         live.show(traffic.snapshot())
-        time.sleep(_TICK_S)  # counters and tables can only be asked, nothing tells of their change
+        time.sleep(_TICK_S)  # counters and tables can only be asked, nothing reports their change
     return True
 
 
 class _Live:
-    """At most one line a second of what is going on; a line at once when the primary changes."""
+    """At most one line a second of what happens; a line at once when the primary changes."""
 
     def __init__(self, trial: _Trial) -> None:
         self._lab, self._progress = trial.lab, trial.progress

@@ -1,4 +1,4 @@
-"""Further states in the connection tables: a firewall that has none to speak of fails over too easily.
+"""Further states in the conntrack tables: a firewall that has none to speak of fails over too easily.
 
 Hard facts
 * `conntrack -R -` reads `conntrack` command lines from standard input, one netlink round trip each: about
@@ -7,7 +7,7 @@ Hard facts
   it, without a trace, until the flow's next packet, which these never have; `conntrackd -R` reads the whole
   table.
 * nf_conntrack_max is one number for all network namespaces, and only the first one may write it. Each
-  namespace counts its own entries against it.
+  namespace counts its own states against it.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from hafw_lab.progress import Progress
 CHUNK = 10_000
 MAX_FILE = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 MARGIN = 20_000
-"""Room for the entries of the live traffic."""
+"""Room for the states of the live traffic."""
 _PORTS = range(10_000, 60_000)
 _STUCK_S = 60.0
 """For something that moves on any machine, however busy: nothing is measured by it."""
@@ -66,7 +66,7 @@ def add_states(node: Node, lines: Iterator[str], count: int, progress: Progress)
 
 
 def count_states(node: Node) -> int:
-    """How many entries the node's kernel holds."""
+    """How many states the node's kernel holds."""
     return int(node.run(["conntrack", "-C"]).stdout)
 
 
@@ -102,7 +102,7 @@ def _wait_known(node: Node, count: int, patience_s: float) -> bool:
             known, grown = now, time.monotonic()
         elif time.monotonic() - grown > patience_s:
             return False
-        time.sleep(0.1)  # the counters can only be asked, nothing tells of their change
+        time.sleep(0.1)  # the counters can only be asked, nothing reports their change
 
 
 def count_replicated(node: Node, sync: SyncMode) -> int:
@@ -116,7 +116,7 @@ def _cache_size(node: Node, cache: str) -> int:
     size = parse_cache_size(node.run(["conntrackd", "-s", "cache"], timeout_s=_STUCK_S).stdout, cache)
     if size is None:
         raise LabError(
-            f"conntrackd on {node.name} says nothing of its {cache} cache",
+            f"conntrackd on {node.name} reports no {cache} cache",
             "look at its mode in conntrackd.conf",
         )
     return size
@@ -141,10 +141,10 @@ def wait_replicated(node: Node, sync: SyncMode, count: int, progress: Progress) 
             progress(f"{node.name}: {now:,} of {count:,} states have arrived")
         elif time.monotonic() - grown > _STUCK_S:
             raise LabError(
-                f"{node.name} has {now:,} of {count:,} states and gets no more",
+                f"{node.name} has {now:,} of {count:,} states and receives no more",
                 f"look at: hafw-lab logs {node.name} conntrackd",
             )
-        time.sleep(0.1)  # the counters can only be asked, nothing tells of their change
+        time.sleep(0.1)  # the counters can only be asked, nothing reports their change
 
 
 @contextmanager

@@ -101,15 +101,15 @@ def stock_figures(syslog: str, since_ns: int) -> AgentFigures:
 def traffic_moments(
     connections: Sequence[Connection], probe: ProbeFigures, fault_ns: int, client: str
 ) -> Iterator[Moment]:
-    """The client's view: where the probe's blackout begins and ends, and how the connections went on."""
+    """The client's view: where the probe's blackout begins and ends, and how the connections resumed."""
     yield Moment(probe.blackout_from_ns, client, "last answer to the probe before the silence")
     if probe.resumed_ns is not None:
         text = f"the probe is answered again, after {probe.blackout_ns / 1e6:.0f} ms of silence"
         yield Moment(probe.resumed_ns, client, text)
     resumed = sorted(c.resumed_ns for c in connections if c.survived and c.resumed_ns >= fault_ns)
     if resumed:
-        yield Moment(resumed[0], client, "the first connection goes on")
-        yield Moment(resumed[-1], client, f"{len(resumed)} of {len(connections)} connections have gone on")
+        yield Moment(resumed[0], client, "the first connection resumes")
+        yield Moment(resumed[-1], client, f"{len(resumed)} of {len(connections)} connections have resumed")
     ended = sorted((c.ended_ns, c.ended) for c in connections if c.ended)
     if ended:
         yield Moment(ended[0][0], client, f"the first connection breaks ({ended[0][1]})")

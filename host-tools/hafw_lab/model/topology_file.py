@@ -32,8 +32,8 @@ from hafw_lab.model.topology import DEFAULT, IPInterface, Link, NodeKind, NodeSp
 _LINK_NAME = re.compile(r"[A-Za-z0-9._-]{1,15}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _ROUTE = "write for example default: 192.168.2.100"
-MOST_BYTES = 1 << 20
-MOST_LEVELS = 20
+MAX_BYTES = 1 << 20
+MAX_LEVELS = 20
 _Map = Mapping[str, Any]  # decoded YAML, narrowed field by field
 
 
@@ -45,13 +45,13 @@ def choose_topology(path: Path | None) -> Topology:
 def load_topology(path: Path) -> Topology:
     """Raises LabError that names the place in the file."""
     try:
-        text = read_regular(path, MOST_BYTES).decode("utf-8")
+        text = read_regular(path, MAX_BYTES).decode("utf-8")
         _refuse_bombs(path, text)
         data = yaml.load(text, Loader=yaml.CSafeLoader)
     except UnfitFileError as error:
         raise LabError(error.message) from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, bytes that are no text
-        raise LabError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise LabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
         return parse_topology(data)
     except LabError as error:
@@ -66,7 +66,7 @@ def _refuse_bombs(path: Path, text: str) -> None:
             place = f"{path}: line {event.start_mark.line + 1}"
             raise LabError(f"{place}: aliases (*) are not used in a topology", "write the value again")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MOST_LEVELS:
+        if depth > MAX_LEVELS:
             raise LabError(f"{path} is nested too deeply", "a topology needs five levels")
 
 
@@ -81,10 +81,10 @@ def parse_topology(data: object) -> Topology:
 
 def _map(value: object, place: str, known: Sequence[str]) -> _Map:
     if not isinstance(value, dict):
-        raise LabError(f"{place}: there should be names and values here", f"known are {', '.join(known)}")
+        raise LabError(f"{place}: names and values are expected here", f"known are {', '.join(known)}")
     for key in value:
         if key not in known:
-            raise LabError(f"{place}: {key!r} is not known", f"known are {', '.join(known)}")
+            raise LabError(f"{place}: unknown key {key!r}", f"known are {', '.join(known)}")
     return value
 
 
@@ -97,7 +97,7 @@ def _named(top: _Map, key: str, form: re.Pattern[str]) -> list[tuple[str, object
     for name in entries:
         if not isinstance(name, str) or not form.fullmatch(name):
             raise LabError(
-                f"{key}: {name!r} cannot be a name", "use letters, digits and hyphens, at most 15 of them"
+                f"{key}: {name!r} is not a valid name", "use letters, digits and hyphens, at most 15 of them"
             )
     return list(entries.items())
 
@@ -109,7 +109,7 @@ def _segment(name: str, entry: object) -> Segment:
     if not isinstance(zone, str):
         raise LabError(f"{place}.zone is missing", "write client, server or sync")
     if vrid is not None and (not isinstance(vrid, int) or isinstance(vrid, bool)):
-        raise LabError(f"{place}.vrid: {vrid!r} is no number from 1 to 255")
+        raise LabError(f"{place}.vrid: {vrid!r} is not a number from 1 to 255")
     return Segment(name, zone, _interfaces(fields.get("vip"), f"{place}.vip"), vrid)
 
 
@@ -122,7 +122,7 @@ def _interfaces(value: object, place: str) -> tuple[IPInterface, ...]:
             found.append(ip_interface(text))
         except ValueError:
             hint = "write for example 192.168.0.1/24"
-            raise LabError(f"{place}: {text!r} is no address with prefix length", hint) from None
+            raise LabError(f"{place}: {text!r} is not an address with prefix length", hint) from None
     return tuple(found)
 
 
@@ -136,7 +136,7 @@ def _node(name: str, entry: object, segments: Sequence[str]) -> NodeSpec:
     if "firewall" in fields:
         priority = _map(fields["firewall"], f"{place}.firewall", ("priority",)).get("priority")
         if not isinstance(priority, int):
-            raise LabError(f"{place}.firewall.priority should be a number from 1 to 254")
+            raise LabError(f"{place}.firewall.priority must be a number from 1 to 254")
     return NodeSpec(
         name,
         NodeKind.HOST if priority is None else NodeKind.FIREWALL,
@@ -148,7 +148,7 @@ def _node(name: str, entry: object, segments: Sequence[str]) -> NodeSpec:
 
 def _link(name: object, entry: object, place: str, segments: Sequence[str]) -> Link:
     if not isinstance(name, str) or not _LINK_NAME.fullmatch(name):
-        raise LabError(f"{place}: {name!r} cannot be the name of an interface")
+        raise LabError(f"{place}: {name!r} is not a valid interface name")
     fields = _map(entry, place, ("segment", "addresses"))
     segment = fields.get("segment")
     if not isinstance(segment, str) or segment not in segments:
@@ -160,7 +160,7 @@ def _link(name: object, entry: object, place: str, segments: Sequence[str]) -> L
 
 def _routes(value: object, place: str) -> Iterator[Route]:
     if value is not None and not isinstance(value, dict):
-        raise LabError(f"{place}: there should be targets and gateways here", _ROUTE)
+        raise LabError(f"{place}: targets and gateways are expected here", _ROUTE)
     for target, via in (value or {}).items():
         yield _route(target, via, place)
 
@@ -171,4 +171,4 @@ def _route(target: object, via: object, place: str) -> Route:
         anywhere = "0.0.0.0/0" if gateway.version == 4 else "::/0"
         return Route(ip_network(anywhere if target == "default" else str(target)), gateway)
     except ValueError as error:
-        raise LabError(f"{place}: {target!r} via {via!r} is no route ({error})", _ROUTE) from error
+        raise LabError(f"{place}: {target!r} via {via!r} is not a valid route ({error})", _ROUTE) from error

@@ -62,7 +62,7 @@ def _become(argv: Sequence[str]) -> NoReturn:
         passed = {name: os.environ[name] for name in ("TERM", "NO_COLOR") if name in os.environ}
         os.execvpe(argv[0], list(argv), {**ENVIRONMENT, **passed})
     except FileNotFoundError:
-        sys.stderr.write(f"hafw-lab: {argv[0]}: there is no such command in the node\n")
+        sys.stderr.write(f"hafw-lab: {argv[0]}: command not found in the node\n")
         os._exit(_NOT_FOUND)
     except OSError as error:
         sys.stderr.write(f"hafw-lab: {argv[0]}: {error.strerror}\n")

@@ -75,7 +75,7 @@ def _after(result: FailoverResult, topology: Topology) -> dict[str, LiveNode]:
 
 def _connections(result: FailoverResult) -> tuple[str, ...]:
     stall = "none survived" if result.longest_stall_ms is None else f"{result.longest_stall_ms:.0f} ms"
-    return f"{result.opened} open", f"{result.survived} go on", str(result.reset), stall
+    return f"{result.opened} open", f"{result.survived} continue", str(result.reset), stall
 
 
 # -- tables ------------------------------------------------------------

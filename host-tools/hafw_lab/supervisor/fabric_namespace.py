@@ -42,8 +42,6 @@ def enter_namespaces(name: str) -> Path:
             )
         ns.mount("hafw-lab", stage, "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
     except OSError as error:
-        raise LabError(
-            f"cannot make namespaces: {error}", "run it as root; hafw-lab doctor says more"
-        ) from error
+        raise LabError(f"cannot make namespaces: {error}", "run it as root; see hafw-lab doctor") from error
     ns.adopt_orphans()
     return stage

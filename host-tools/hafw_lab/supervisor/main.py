@@ -128,7 +128,7 @@ class Supervisor:
 
     def _built(self, owner: socket.socket, stays: bool, build: "asyncio.Task[None]") -> None:
         if build.cancelled():
-            self._send(owner, {"failed": "the lab was told to end while it was starting"})
+            self._send(owner, {"failed": "the lab was ended while it was starting"})
             return
         error = build.exception()
         if error is not None:

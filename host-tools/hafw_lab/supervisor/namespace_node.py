@@ -136,7 +136,7 @@ class PoweredNamespaces(Powered):
             text = f"{self.plan.name}: its init did not answer {op!r} within {_ORDER_TIMEOUT_S:g} s"
             raise LabError(text) from error
         except BlockingIOError as error:
-            raise LabError(f"{self.plan.name}: its init does not take any orders") from error
+            raise LabError(f"{self.plan.name}: its init does not accept requests") from error
         except OSError as error:
             raise NodeDownError(self.plan.name) from error
         finally:

@@ -138,7 +138,7 @@ class LabNodes:
                 self._nodes[node.name] = PoweredNamespaces(node, self._stage, self._switch, self._notice)
 
     async def _wake_together(self, warm: list[PoweredMachine], progress: Progress) -> None:
-        """Machines with a snapshot go on where they were, at one moment."""
+        """Machines with a snapshot resume where they were, at one moment."""
         together = asyncio.Barrier(len(warm))
         await asyncio.gather(*(node.boot(_teller(node, progress), together) for node in warm))
         found = await self.wait_primary(None, _FIRST_PRIMARY_MACHINE_S)

@@ -87,13 +87,13 @@ def check_request(op: str, message: wire.Message) -> None:
     if op == "service":
         order = message.get("order")
         if not isinstance(order, str) or order not in _ORDERS:
-            raise _bad(op, f"there is no order {str(order)[:40]!r}")
+            raise _bad(op, f"unknown order {str(order)[:40]!r}")
         fields = {**_OF_A_NODE, "order": _is_text, **_ORDERS[order]}
     for name in [*fields, *message]:
         if name not in message:
-            raise _bad(op, f"it lacks {name!r}")
+            raise _bad(op, f"{name!r} is missing")
         if name not in fields:
-            raise _bad(op, f"there is no field {name[:40]!r}")
+            raise _bad(op, f"unknown field {name[:40]!r}")
         if not fields[name](message[name]):
             raise _bad(op, f"{name!r} cannot be {str(message[name])[:40]!r}")
 

@@ -36,7 +36,7 @@ _ALSO_WHILE_STARTING = frozenset(
 )
 """What looks, and `down`. All else needs the whole lab."""
 
-_WHEN_STARTING = "wait until it is up; hafw-lab status says how far it is"
+_WHEN_STARTING = "wait until it is up; hafw-lab status shows the progress"
 
 _NOTHING_YET: wire.Message = {
     "alive": False,
@@ -86,7 +86,7 @@ class Operations:
     async def carry_out(self, op: object, message: wire.Message) -> Reply:
         """Raises LabError, OSError."""
         if not isinstance(op, str) or op not in self._known:
-            raise LabError("the running lab does not know this request", "hafw-lab down, then up again")
+            raise LabError("unknown request to the running lab", "hafw-lab down, then up again")
         if self.stage is not None and op not in _ALSO_WHILE_STARTING:
             raise LabError(f"lab {self._plan.name!r} is starting: {self.stage}", _WHEN_STARTING)
         check_request(op, message)
@@ -139,7 +139,7 @@ class Operations:
         return {"primary": found, "at_ns": time.monotonic_ns()}, ()
 
     async def _save(self, message: wire.Message) -> Reply:
-        """All machines at one moment, into a directory; they go on afterwards."""
+        """All machines at one moment, into a directory; they continue afterwards."""
         machines = self._nodes.machines
         self._require_saveable()
         try:
@@ -157,7 +157,7 @@ class Operations:
             name = node.plan.name
             if not isinstance(node, PoweredMachine):
                 if node.plan.firewall:
-                    text = f"{name} is made of namespaces, whose states cannot be saved"
+                    text = f"{name} is made of namespaces, whose state cannot be saved"
                     raise LabError(text, "start the lab with --vm")
             elif not node.ready or node.paused:
                 text = f"{name} is off, paused or booting, so the lab cannot be saved"

@@ -91,7 +91,7 @@ class Program:
         while b"\n" not in self._rest:
             ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise LabError(f"{self._what} has not answered for {timeout_s:g} s")
+                raise LabError(f"{self._what} did not answer for {timeout_s:g} s")
             data = os.read(stream.fileno(), 1 << 20)
             if not data:
                 raise self._gone()

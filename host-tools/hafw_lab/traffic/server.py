@@ -129,7 +129,7 @@ class Server:
         self.loop.at(now_ns(), push)
 
     def push(self, command: Json) -> Json:
-        """`on: false` silences the subscriptions; the TCP connections go on."""
+        """`on: false` silences the subscriptions; the TCP connections continue."""
         self.pushing = bool(command["on"])
         return {"subscribers": len(self.subscribers)}
 

@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
   hafw-lab clipboard bridge                            one clipboard for this machine and all desktops"""
 
 
-class Kind(Enum):
+class Format(Enum):
     """What is copied; the value is what X calls it."""
 
     TEXT = "UTF8_STRING"
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("words", nargs="+", metavar="NODE get|set | bridge [NODE...]")
-    parser.add_argument("--type", choices=[kind.name.lower() for kind in Kind], default="text")
+    parser.add_argument("--type", choices=[kind.name.lower() for kind in Format], default="text")
     parser.add_argument("--input", type=Path, metavar="FILE", help="what to set (default: standard input)")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write (default: standard output)"
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     name, verb = args.words
     lab = registry.attach(args.name)
     try:
-        node, kind = lab.machine(name), Kind[args.type.upper()]
+        node, kind = lab.machine(name), Format[args.type.upper()]
         if verb == "get":
             _write(args.output, get_clipboard(node, kind))
         else:
@@ -82,25 +82,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def get_clipboard(node: MachineNode, kind: Kind) -> bytes:
+def get_clipboard(node: MachineNode, kind: Format) -> bytes:
     """What was copied in the machine's session. Raises LabError."""
     done = _run(node, _GET, kind)
     if done.returncode != 0:
-        what = "text" if kind is Kind.TEXT else "a picture"
+        what = "text" if kind is Format.TEXT else "a picture"
         raise LabError(f"{node.name}: there is no {what} in its clipboard")
     return done.stdout
 
 
-def set_clipboard(node: MachineNode, kind: Kind, content: bytes) -> None:
+def set_clipboard(node: MachineNode, kind: Format, content: bytes) -> None:
     """As if it had been copied in the machine's session. Raises LabError."""
-    if kind is Kind.PNG and not content.startswith(b"\x89PNG\r\n\x1a\n"):
+    if kind is Format.PNG and not content.startswith(b"\x89PNG\r\n\x1a\n"):
         raise LabError("this is no PNG picture", "for text leave --type away")
     if _run(node, _SET, kind, content).returncode != 0:
         raise LabError(f"{node.name}: xclip could not set the clipboard", f"hafw-lab logs {node.name}")
 
 
 def _run(
-    node: MachineNode, script: str, kind: Kind, content: bytes = b""
+    node: MachineNode, script: str, kind: Format, content: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
     argv = ["sh", "-c", script, "sh", kind.value]
     with node.popen(

@@ -36,7 +36,7 @@ from hafw_lab.vm.accelerator import find_obstacle
 LATE_VERBS = {
     "demo": "cut the primary's power under live connections and show what happens",
     "bench": "measure failovers against the stock script",
-    "snapshot": "keep a lab of machines as it stands, and bring it back in seconds",
+    "snapshot": "save a lab of machines as it is, and restore it in seconds",
     "image": "build, list and remove the disks that virtual machines boot from",
     "render": "print this machine's bridges as systemd-networkd's files",
     "export": "write the machines and networks as libvirt's definitions",
@@ -107,7 +107,7 @@ def make_parser(late: ModuleType | None = None, late_verb: str | None = None) ->
     fail.add_argument(
         "--how", type=_fault, default="power", metavar="FAULT", help=f"{known} (default: power)"
     )
-    add("heal", "mend everything that is broken on a node", _heal).add_argument("node")
+    add("heal", "repair everything that is broken on a node", _heal).add_argument("node")
     add("doctor", "can this machine run the lab, and how well", _doctor).add_argument(
         "--json", action="store_true", help="for programs"
     )
@@ -158,7 +158,7 @@ def _add_logs(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "service", nargs="?", help="bus, conntrackd, agent, keepalived or syslog; default: all"
     )
-    verb.add_argument("-f", "--follow", action="store_true", help="go on as more is written")
+    verb.add_argument("-f", "--follow", action="store_true", help="continue as more is written")
 
 
 # -- verbs --
@@ -191,7 +191,7 @@ def _up(args: argparse.Namespace) -> int:
         text = "the lab is up; try: hafw-lab status, hafw-lab fail fw-1 --how power, hafw-lab down"
         say(text, _lab_of(args))
     else:
-        say("the lab is already up, as asked")
+        say("the lab is already up, as requested")
     return 0
 
 
@@ -239,7 +239,7 @@ def _describe_node(node: NodeStatus) -> str:
     if node.firewall:
         words.append("connections unknown" if node.conntrack is None else f"{node.conntrack} connections")
     if "agent" in node.services and node.services["agent"].running:
-        words.append(f"agent: {node.agent.get('role', 'no role')}" if node.agent else "agent: no answer")
+        words.append(f"agent: {node.agent.get('role', 'no role')}" if node.agent else "agent silent")
     return "; ".join(words)
 
 
@@ -295,7 +295,7 @@ def _logs(args: argparse.Namespace) -> int:
     status = whole.node(args.node)
     if not status.logs:
         stage = f": lab {lab.name!r} is starting: {whole.starting}" if whole.starting else ""
-        raise LabError(f"{args.node} has no logs yet{stage}", "hafw-lab status says how far it is")
+        raise LabError(f"{args.node} has no logs yet{stage}", "hafw-lab status shows the progress")
     names = [name for name in status.logs if args.service in (None, name.partition(".")[0])]
     if not names:
         known = ", ".join(sorted({name.partition(".")[0] for name in status.logs}))
@@ -348,7 +348,7 @@ def _fail(args: argparse.Namespace) -> int:
 
 def _heal(args: argparse.Namespace) -> int:
     registry.attach(args.name).heal(args.node)
-    say(f"{args.node} is well")
+    say(f"{args.node} is repaired")
     return 0
 
 

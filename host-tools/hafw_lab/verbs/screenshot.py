@@ -12,7 +12,7 @@ from hafw_lab.errors import LabError
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("node")
-    verb.add_argument("--output", type=Path, metavar="FILE.png", help="default: NODE.png; - is the output")
+    verb.add_argument("--output", type=Path, metavar="FILE.png", help="default: NODE.png; - is stdout")
     add_lab_argument(verb)
 
 
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     target = args.output or Path(f"{args.node}.png")
     if str(target) == "-":
         if os.isatty(sys.stdout.fileno()):
-            raise LabError("a picture is nothing for a terminal", "redirect the output, or name a file")
+            raise LabError("a terminal cannot show a picture", "redirect the output, or name a file")
         sys.stdout.buffer.write(picture)
         return 0
     try:

@@ -25,15 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_lab_argument(parser)
     orders = parser.add_subparsers(dest="order", required=True, metavar="WHAT")
     for order, text in (
-        ("save", "keep the lab that is up, which goes on"),
-        ("load", "start a lab as it was kept, within seconds"),
+        ("save", "save the running lab, which continues"),
+        ("load", "start a lab as it was saved, within seconds"),
         ("rm", "forget one"),
     ):
         one = orders.add_parser(order, help=text)
         one.add_argument("snapshot", metavar="SNAPSHOT")
         if order != "rm":  # also after the order, where one looks for it
             one.add_argument("--name", default=argparse.SUPPRESS, help="which lab, if there are several")
-    orders.add_parser("list", help="what is kept")
+    orders.add_parser("list", help="what is saved")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ def save(name: str, snapshot: str) -> None:
     except BaseException:  # half a snapshot is of no use, and it is large
         shutil.rmtree(place)
         raise
-    text = f"kept as {snapshot!r}; hafw-lab snapshot load {snapshot} brings it back"
+    text = f"saved as {snapshot!r}; hafw-lab snapshot load {snapshot} restores it"
     say(text, name)
 
 
@@ -82,11 +82,11 @@ def load(name: str, snapshot: str) -> None:
     for node in plan.nodes:
         if node.machine and about["keys"][node.name] not in (compute_key(node, one) for one in Accelerator):
             text = f"snapshot {snapshot!r} was made with another qemu or another image of {node.name}"
-            raise LabError(text, f"hafw-lab snapshot rm {snapshot}; then up --vm, and save anew")
+            raise LabError(text, f"hafw-lab snapshot rm {snapshot}; then up --vm, and save again")
     registry.up_plan(
         name, replace(plan, name=name, nodes=tuple(_warm(node, place) for node in plan.nodes)), say
     )
-    say("the lab is up again, as it was kept")
+    say("the lab is up again, as it was saved")
 
 
 def _warm(node: NodePlan, place: Path) -> NodePlan:
@@ -113,7 +113,7 @@ def _room() -> Path:
 
 def _place(snapshot: str) -> Path:
     if not snapshot or snapshot.startswith(".") or os.sep in snapshot:
-        raise LabError(f"{snapshot!r} cannot be the name of a snapshot", "use letters, digits and hyphens")
+        raise LabError(f"{snapshot!r} is not a valid name for a snapshot", "use letters, digits and hyphens")
     return _room() / snapshot
 
 

@@ -97,7 +97,7 @@ def _detach(args: argparse.Namespace, lab: Lab) -> None:
         devices = [device for device in devices if device.origin == args.origin]
     device = choose_device(args.device, devices)
     plugs.detach(device)
-    show(f"{device} is back")
+    show(f"{device} is returned")
 
 
 # -- what the verbs are made of --
@@ -127,12 +127,12 @@ def choose_device(text: str, devices: Iterable[Device]) -> Device:
     place, kind = _PLACE.fullmatch(text), _KIND.fullmatch(text.lower())
     if not place and not kind:
         raise LabError(
-            f"{text!r} names no USB device", "write it as 1.4 or as 0951:1666; see hafw-lab usb list"
+            f"{text!r} is not a USB device", "write it as 1.4 or as 0951:1666; see hafw-lab usb list"
         )
     wanted = f"{int(place[1])}.{int(place[2])}" if place else text.lower()
     found = [one for one in devices if wanted in (one.place, one.kind)]
     if not found:
-        raise LabError(f"there is no USB device {text}", "hafw-lab usb list shows those that there are")
+        raise LabError(f"no USB device {text}", "see hafw-lab usb list")
     if len(found) > 1:
         places = ", ".join(one.place for one in found)
         raise LabError(f"there are several devices {text}, at {places}", "name one by its place")
@@ -140,16 +140,16 @@ def choose_device(text: str, devices: Iterable[Device]) -> Device:
 
 
 def check_usable(device: Device) -> None:
-    """Raises LabError with the command that mends it."""
+    """Raises LabError with the command that helps."""
     if device.mounted:
         raise LabError(f"{device} is in use at {device.mounted[0]}", f"umount {' '.join(device.mounted)}")
     if not device.open:
         raise LabError(
-            f"{device} is not open to this user", f"type once: {compose_mend(device, getpass.getuser())}"
+            f"{device} is not open to this user", f"type once: {compose_command(device, getpass.getuser())}"
         )
 
 
-def compose_mend(device: Device, user: str) -> str:
+def compose_command(device: Device, user: str) -> str:
     """What gives the user the device, now and whenever it is plugged in."""
     match = f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{device.vendor}", ATTR{{idProduct}}=="{device.product}"'
     rule = f"echo '{match}, OWNER=\"{user}\"' | sudo tee -a /etc/udev/rules.d/70-hafw-lab-usb.rules"

@@ -38,10 +38,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         type=int,
         default=TICKET_S,
         metavar="SECONDS",
-        help=f"how long there is time to use the ticket, at most {LONGEST_TICKET_S} (default: {TICKET_S})",
+        help=f"how long the ticket is valid, at most {LONGEST_TICKET_S} (default: {TICKET_S})",
     )
     verb.add_argument(
-        "--take-over", action="store_true", help="also if somebody looks at it, whose viewer then closes"
+        "--take-over", action="store_true", help="even if somebody views it; that viewer closes"
     )
     add_lab_argument(verb)
 
@@ -69,9 +69,9 @@ def check_alone(desktop: Desktop) -> None:
     viewers = desktop.find_viewers()
     if viewers:
         raise LabError(
-            f"{desktop.name} is looked at already, from {', '.join(viewers)}; a machine has one viewer at"
+            f"{desktop.name} is already viewed, from {', '.join(viewers)}; a machine has one viewer at"
             " a time, so yours would close theirs",
-            "if that is what you want, add --take-over",
+            "to take it over, add --take-over",
         )
 
 
@@ -83,10 +83,10 @@ def require_viewer(elsewhere: str) -> str:
     if found and screen:
         return found
     missing = f"{_VIEWER} is not installed" if found is None else "there is no graphical session here"
-    mend = "apt-get install virt-viewer" if found is None else "type it in a terminal of your desktop"
+    advice = "apt-get install virt-viewer" if found is None else "type it in a terminal of your desktop"
     raise LabError(
         f"cannot open a window: {missing}",
-        f"{mend}; or look from another machine that has a viewer, where you type:\n{elsewhere}",
+        f"{advice}; or look from another machine that has a viewer, where you type:\n{elsewhere}",
     )
 
 

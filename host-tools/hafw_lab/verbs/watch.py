@@ -27,7 +27,7 @@ _SAID = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_lab_argument(parser)
-    parser.add_argument("--once", action="store_true", help="print one picture and end")
+    parser.add_argument("--once", action="store_true", help="print one picture and exit")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def _clock() -> str:
 
 
 class Watch:
-    """Asking and acting go on beside the screen, which therefore never stands still."""
+    """Asking and acting run beside the screen, which therefore never stands still."""
 
     def __init__(self, lab: Lab, window: curses.window) -> None:
         self._lab, self._window = lab, window
@@ -116,7 +116,7 @@ class Watch:
         if key is None:
             return
         if self._acting is not None:
-            self._note("one thing at a time: the last one is still being done")
+            self._note("busy: the last action has not finished")
         elif self._status is not None:
             self._note(f"{key.text} ...")
             self._acting = self._pool.submit(self._make_work(key.order, self._status))
@@ -134,7 +134,7 @@ def break_one(lab: Lab, order: str, status: LabStatus) -> str:
     """Raises LabError when there is nobody to break."""
     primary = status.primary
     if primary is None:
-        raise LabError("nobody is primary now", "mend the lab first")
+        raise LabError("nobody is primary now", "repair the lab first: hafw-lab heal NODE")
     backup = next((name for name in lab.firewalls if name != primary), primary)
     link = next(iter(status.node(primary).links))
     node, fault = {
@@ -150,7 +150,7 @@ def break_one(lab: Lab, order: str, status: LabStatus) -> str:
 def heal_all(lab: Lab) -> str:
     for node in lab.nodes:
         lab.heal(node)
-    return "everything is mended"
+    return "everything is repaired"
 
 
 def _make_tones() -> dict[Tone, int]:

@@ -37,8 +37,8 @@ KEYS = (
     Key("l", "link", "pull the primary's first link"),
     Key("k", "keepalived", "kill the primary's keepalived"),
     Key("c", "conntrackd", "kill the backup's conntrackd"),
-    Key("h", "heal", "mend everything"),
-    Key("q", "quit", "leave; the lab goes on"),
+    Key("h", "heal", "repair everything"),
+    Key("q", "quit", "leave; the lab continues"),
 )
 _LABEL = 13
 
@@ -54,7 +54,7 @@ def draw(status: LabStatus, said: Sequence[str], *, width: int, height: int, now
     ]
     rows = _rows(status, pair)
     lines += [
-        Line(_row(label, values, column), Tone.BAD if label == "unwell" and any(values) else Tone.PLAIN)
+        Line(_row(label, values, column), Tone.BAD if label == "problems" and any(values) else Tone.PLAIN)
         for label, values in rows
     ]
     lines += [Line(text) for text in _whole(rows, pair, column, min(width, 100))]
@@ -103,7 +103,7 @@ def _rows(status: LabStatus, pair: Sequence[NodeStatus]) -> list[tuple[str, list
         "from peer": _from_peer,
         "sync lag": lambda node: _lag(node, status, agents),
         "last": _last,
-        "unwell": lambda node: ", ".join((node.agent or {}).get("unwell", ())),
+        "problems": lambda node: ", ".join((node.agent or {}).get("problems", ())),
     }
     return [(label, [say(node) for node in pair]) for label, say in labels.items()]
 
@@ -139,7 +139,7 @@ def _rules(node: NodeStatus) -> str:
 
 
 def _from_peer(node: NodeStatus) -> str:
-    """What the node could go on with if it had to take over now."""
+    """What the node could continue with if it had to take over now."""
     states = (node.agent or {}).get("states", {})
     direct = states.get("mode") == "direct"
     return _states(node.agent, "injected" if direct else "external_cache")

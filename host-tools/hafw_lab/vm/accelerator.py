@@ -46,9 +46,9 @@ def find_obstacle() -> str | None:
     if os.geteuid() != 0:
         if os.access(_DEVICE, os.R_OK | os.W_OK):
             return None
-        return f"{_DEVICE} is closed to this user{_find_group(facts)}"
+        return f"{_DEVICE} is not accessible to this user{_find_group(facts)}"
     if facts.st_gid == 0 or facts.st_mode & 0o060 != 0o060:
-        return f"{_DEVICE} is closed to everybody but root, as whom qemu is not run"
+        return f"{_DEVICE} is accessible to root only, and qemu does not run as root"
     return None
 
 
@@ -93,7 +93,7 @@ async def try_kernel(source: str, directory: Path) -> str | None:
     except asyncio.IncompleteReadError as error:
         said = error.partial
     except (TimeoutError, asyncio.LimitOverrunError):
-        return "a kernel that was started on it did not get anywhere"
+        return "a kernel that was started on it did not boot"
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -101,4 +101,4 @@ async def try_kernel(source: str, directory: Path) -> str | None:
     if _REACHED in said:
         return None
     lines = said.decode(errors="replace").strip().splitlines()
-    return f"a kernel that was started on it stopped: {lines[-1] if lines else 'without a word'}"
+    return f"a kernel that was started on it stopped: {lines[-1] if lines else 'without a message'}"

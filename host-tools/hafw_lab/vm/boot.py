@@ -23,10 +23,10 @@ async def wait_up(
     while not guest.ready:
         watch.look()
         if not is_on():
-            raise _stopped(name, own, f"its qemu ended: {own.qemu_words() or 'without a word'}")
+            raise _stopped(name, own, f"its qemu ended: {own.qemu_words() or 'without a message'}")
         stall_s = watch.find_stall_s()
         if stall_s is not None:
-            raise _stopped(name, own, f"nothing has moved for {stall_s:.0f} s")
+            raise _stopped(name, own, f"no progress for {stall_s:.0f} s")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(guest.link.ready.wait(), _LOOK_S)
     tell("network")

@@ -6,7 +6,7 @@ Hard facts
   which is in no JSON text; what comes before that byte is of no interest. A 0xFF sent ahead makes the agent
   forget half a line.
 * Nobody may listen at all: the agent starts late and stops early, and the port takes what is written.
-* guest-shutdown has no answer when all is well, but the end of qemu.
+* guest-shutdown is answered by the end of qemu, or by an error.
 * guest-set-time also wants to write the hardware clock with hwclock(8), which Debian 13 does not install:
   the system's clock is set then, and the answer is an error. So the clock is read back instead.
 * The other end is a guest, which may say anything.
@@ -28,7 +28,7 @@ _SHUTDOWN_TIMEOUT_S = 300.0
 """systemd alone gives each service a minute and a half."""
 _CLOSE_S = 30.0
 """So near the clock of this machine is one that was just set, as late as the answer may come."""
-_MOST_WORDS = 200
+_MAX_WORDS = 200
 
 
 class GuestAgent:
@@ -55,7 +55,7 @@ class GuestAgent:
             await self._ask("guest-shutdown", {"mode": "powerdown"}, timeout_s)
         except _GoneError:
             return
-        raise LabError(f"{self._name}: its guest agent has answered, and the machine is still on")
+        raise LabError(f"{self._name}: its guest agent answered, but the machine is still on")
 
     async def _ask(self, command: str, arguments: dict[str, object], timeout_s: float) -> object:
         """What the command returns. Raises LabError."""
@@ -71,7 +71,7 @@ class GuestAgent:
         except OSError as error:
             raise LabError(f"{self._name}: its guest agent cannot be reached: {error}") from error
         except (asyncio.LimitOverrunError, ValueError, LookupError, RecursionError) as error:
-            raise LabError(f"{self._name}: its guest agent answers {command!r} with nonsense") from error
+            raise LabError(f"{self._name}: its guest agent sent an invalid answer to {command!r}") from error
 
     async def _converse(self, request: dict[str, object]) -> object:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=_LARGEST)
@@ -101,7 +101,7 @@ class GuestAgent:
         error = answer.get("error")
         if isinstance(error, dict):
             said = "".join(letter for letter in str(error.get("desc")) if letter.isprintable())
-            raise _RefusedError(f"{self._name}: its guest agent says: {said[:_MOST_WORDS]}")
+            raise _RefusedError(f"{self._name}: its guest agent says: {said[:_MAX_WORDS]}")
         return answer["return"]
 
 

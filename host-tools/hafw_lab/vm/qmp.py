@@ -48,7 +48,7 @@ class Qmp:
         greeting = await reader.readline()
         if b'"QMP"' not in greeting:
             writer.close()
-            raise LabError(f"{name}: its qemu does not greet on {path}")
+            raise LabError(f"{name}: its qemu sends no greeting on {path}")
         qmp = Qmp(name, (reader, writer), on_event, on_end)
         await qmp.execute("qmp_capabilities")
         return qmp
@@ -87,7 +87,7 @@ class Qmp:
             self._writer.write(line)
             return
         if self._writer.transport.get_write_buffer_size():
-            raise LabError(f"{self._name}: its qemu takes no more commands")
+            raise LabError(f"{self._name}: its qemu accepts no more commands")
         descriptor = os.dup(self._writer.get_extra_info("socket").fileno())
         with socket.socket(fileno=descriptor) as channel:
             socket.send_fds(channel, [line], [file])
@@ -100,7 +100,7 @@ class Qmp:
         return answer
 
     async def run_job(self, command: str, **arguments: object) -> None:
-        """A command that goes on in the background, until it has ended. Raises LabError when it fails."""
+        """A command that runs in the background, until it has ended. Raises LabError when it fails."""
         job = f"{command}-{next(self._numbers)}"
         await self.execute(command, **{"job-id": job}, **arguments)
         until = time.monotonic() + _JOB_TIMEOUT_S

@@ -147,7 +147,7 @@ class Screen:
             # The directory is qemu's, so what is in it is not trusted to be a file.
             return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise LabError(f"{self._name}: qemu has left no picture: {error.strerror}") from error
+            raise LabError(f"{self._name}: qemu made no picture: {error.strerror}") from error
         finally:
             path.unlink(missing_ok=True)
 

@@ -1,5 +1,5 @@
-"""Certificates of a machine whose screen is open to the network: an authority of its own, made anew for each
-lab, and the server's certificate. The authority's key is thrown away at once: there is no second one.
+"""Certificates of a machine whose screen is open to the network: an authority of its own, made again for
+each lab, and the server's certificate. The authority's key is thrown away at once: there is no second one.
 """
 
 import os

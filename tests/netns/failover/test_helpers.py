@@ -85,7 +85,7 @@ def watch_expectations(node: Namespace) -> Iterator[Callable[[str], str]]:
 
 
 def listens(pid: int) -> bool:
-    """Whether a process is told of new expectations: others in its network namespace may be as well."""
+    """Whether new expectations are reported to a process: others in its network namespace may be as well."""
     try:
         own = {os.readlink(handle) for handle in Path(f"/proc/{pid}/fd").iterdir()}
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def listens(pid: int) -> bool:
 
 
 def wait_until(what: Callable[[], bool], words: str) -> None:
-    """What can only be asked, because nothing tells of its change."""
+    """What can only be asked, because nothing reports its change."""
     deadline = time.monotonic() + PATIENCE_S
     while not what():
         assert time.monotonic() < deadline, words

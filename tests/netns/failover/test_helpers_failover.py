@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from agent.model.pair import SyncMode
-from agent.model.records import Kind
+from agent.model.records import RecordKind
 from hafw_lab.client.lab import POWER, Lab, LabOptions
 from hafw_lab.client.node import Node
 from hafw_lab.measure.states import count_replicated, wait_replicated
@@ -47,7 +47,7 @@ def start_pair(sync: SyncMode, *services: str) -> Iterator[tuple[Lab, str, str]]
 
 
 def wait_for(what: Callable[[], bool], words: str) -> None:
-    """Tables can only be asked, nothing tells of their change."""
+    """Tables can only be asked, nothing reports their change."""
     deadline = time.monotonic() + PATIENCE_S
     while not what():
         assert time.monotonic() < deadline, words
@@ -78,7 +78,7 @@ def switch_expectations_off(lab: Lab, primary: str, backup: str) -> None:
 
 
 @pytest.mark.parametrize("sync", SyncMode)
-def test_an_open_ftp_session_goes_on_after_a_failover(sync: SyncMode) -> None:
+def test_an_open_ftp_session_continues_after_a_failover(sync: SyncMode) -> None:
     """It lists and transfers, and what was announced before the power went is accepted after it."""
     with (
         start_pair(sync) as (lab, primary, backup),
@@ -107,7 +107,7 @@ def test_an_open_ftp_session_goes_on_after_a_failover(sync: SyncMode) -> None:
             assert session.ask("listed", True) == ["lines"]
         controls = lab.node(backup).run(["conntrack", "-L", "-p", "tcp", "--orig-port-dst", "21"]).stdout
         assert controls.count("helper=ftp") == 2
-        steps = [one for one in lab.node(backup).agent_records() if one["event"] == Kind.STEP.value]
+        steps = [one for one in lab.node(backup).agent_records() if one["event"] == RecordKind.STEP.value]
         names = [one["step"] for one in steps]
         opened = max(number for number, name in enumerate(names) if name == "SwitchRules")
         completed = steps[opened - 1]
@@ -138,12 +138,12 @@ def test_without_their_replication_what_was_announced_is_refused() -> None:
         lab.fail(primary, POWER)
         lab.wait_primary(backup, PATIENCE_S)
         assert session.ask("fetched_passive", 2) == "nobody answers"
-        assert session.ask("listed", False) == ["lines"], "the session itself goes on, and keeps its helper"
+        assert session.ask("listed", False) == ["lines"], "the session continues and keeps its helper"
 
 
 @pytest.mark.parametrize("sync", SyncMode)
 def test_what_a_first_packet_has_announced_is_let_in_after_a_failover(sync: SyncMode) -> None:
-    """A file that was asked for before the power went is sent after it. A call goes on, and one that was
+    """A file that was asked for before the power went is sent after it. A call continues, and one that was
     dialled before is answered after it."""
     with (
         start_pair(sync, "tftp", "sip") as (lab, primary, backup),

@@ -1,4 +1,4 @@
-"""Every form of NAT survives a failover: a connection of each kind goes on, and looks the same."""
+"""Every form of NAT survives a failover: a connection of each kind continues, and looks the same."""
 
 import signal
 import subprocess
@@ -91,7 +91,7 @@ def start_program(node: Node, source: str) -> "subprocess.Popen[bytes]":
 
 
 def wait_for(what: Callable[[], bool], words: str) -> None:
-    """Tables can only be asked, nothing tells of their change."""
+    """Tables can only be asked, nothing reports their change."""
     deadline = time.monotonic() + PATIENCE_S
     while not what():
         assert time.monotonic() < deadline, words

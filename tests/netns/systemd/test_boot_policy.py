@@ -56,11 +56,11 @@ def test_nothing_gets_through_from_boot_to_the_agents_rules(firewall: Firewall, 
     with flood.running():
         until(lambda: flood.came() > 0, LIMIT_S, "without any policy the packets do not come through either")
         assert load_boot_policy(firewall).returncode == 0
-        flood.go_on()
+        flood.resume()
         flood.came()
-        flood.go_on()
+        flood.resume()
         settle(firewall, tmp_path)
-        flood.go_on()
+        flood.resume()
         assert flood.came() == 0
         assert "chain boot" not in firewall.nft("list table inet hafw")
         assert firewall.count("early") > 0, "it is the gate now that drops them"
@@ -105,11 +105,11 @@ def test_a_restart_of_nftables_lets_nothing_through(
     firewall.rules.load(rules)
     flood = Flood(firewall)
     with flood.running():
-        flood.go_on()
+        flood.resume()
         for verb in ("flush", "load", "load", "flush"):
             guard(firewall, verb, RULES_OF_DEBIAN, tmp_path)
             flood.came()
-            flood.go_on()
+            flood.resume()
             assert flood.came() == 0, verb
         assert "digest" not in firewall.nft("list table inet hafw")
         guard(firewall, "load", RULES_OF_DEBIAN, tmp_path)
@@ -125,7 +125,7 @@ def test_not_one_packet_slips_through_a_restart_of_nftables(firewall: Firewall, 
             guard(firewall, "flush", RULES_OF_DEBIAN, tmp_path)
             guard(firewall, "load", RULES_OF_DEBIAN, tmp_path)
             firewall.rules.load(RuleSet.PRIMARY)
-        flood.go_on()
+        flood.resume()
         assert flood.came() == 0
 
 

@@ -46,7 +46,7 @@ NODE = {
 AGENT = {
     "role": HOSTILE,
     "gate": HOSTILE,
-    "unwell": [HOSTILE],
+    "problems": {HOSTILE: HOSTILE},
     "rules": {"loaded": HOSTILE, "intact": False},
     "states": {"mode": HOSTILE},
     "last_transition": {"from": HOSTILE, "to": HOSTILE, "result": HOSTILE, "duration_ms": HOSTILE},
@@ -119,8 +119,8 @@ def test_nothing_that_a_node_says_commands_the_terminal(
         "[" * 100_000,
         '{"states": 1}',
         '{"rules": "x"}',
-        '{"unwell": [1]}',
-        '{"unwell": "x"}',
+        '{"problems": ["bus"]}',
+        '{"problems": "x"}',
         '{"last_transition": {}}',
         '{"last_transition": 1}',
         "[]",
@@ -135,12 +135,12 @@ def test_an_agent_that_answers_nonsense_has_not_answered(said: str) -> None:
 def test_what_is_not_about_a_column_is_below_the_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unwell = [f"condition-number-{number}" for number in range(9)]
-    said = json.dumps({**AGENT, "unwell": unwell})
+    problems = {f"condition-number-{number}": "words" for number in range(9)}
+    said = json.dumps({**AGENT, "problems": problems})
     monkeypatch.setattr(registry, "attach", lambda _: make_lab(said))
     run_watch()
     words = capsys.readouterr().out.replace(",", "").split()
-    assert set(unwell) <= set(words)
+    assert set(problems) <= set(words)
 
 
 def test_a_checkout_names_itself_everywhere(

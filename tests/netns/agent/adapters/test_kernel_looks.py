@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.chains import MOST_RULES, Chains
+from agent.adapters.chains import MAX_RULES, Chains
 from agent.adapters.links import Links, LinkWatch
 from agent.adapters.neighbours import Neighbours
 from agent.core.chains import BaseChain, Ends
@@ -204,7 +204,7 @@ def test_a_chain_with_very_many_rules_is_judged_by_its_policy(
 ) -> None:
     here, _ = ends
     base = BASE.format(hook="forward", policy="accept")
-    ports = "\n".join(f"tcp dport {number} accept" for number in range(1, 2 * MOST_RULES))
+    ports = "\n".join(f"tcp dport {number} accept" for number in range(1, 2 * MAX_RULES))
     (tmp_path / "rules").write_text(f"table inet other {{ chain it {{ {base}\n{ports}\ndrop\n}}\n}}\n")
     here.run("nft", "-f", str(tmp_path / "rules"))
     assert read_chains(here) == (BaseChain("inet", "other", "it", "forward", Ends.ACCEPT),)

@@ -254,7 +254,7 @@ def test_a_squatter_on_the_name_is_refused_and_the_real_owner_is_taken_back(
             assert await squatter.stdout.readline() == b"mine\n"
             assert squatter.stdin
             await ear.until(lambda: bool(ear.refused))
-            assert ear.refused == ["somebody on the bus with keepalived's name who is user 65534"]
+            assert ear.refused == ["user 65534 on the bus with keepalived's name"]
             squatter.stdin.write(b"\n")
             assert await squatter.stdout.readline() == b"sent\n"
             await ear.until(lambda: len(ear.refused) == 3)

@@ -243,7 +243,7 @@ def test_a_stopped_conntrackd_is_not_waited_for(cache: Nodes) -> None:
         backup.daemon.send_signal(signal.SIGSTOP)
         try:
             begun = time.monotonic()
-            with pytest.raises(ToolError, match=r"gave no answer within 0.5 s") as raised:
+            with pytest.raises(ToolError, match=r"did not answer within 0.5 s") as raised:
                 await backup.conntrackd.commit(0.5)
             assert raised.value.retryable
             assert time.monotonic() - begun < 5

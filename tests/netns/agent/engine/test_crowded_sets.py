@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="na
 LIMITED = "  - {from: client, to: server, name: few, allow: [{tcp: 7}], limit: 1/hour burst 6 per source}\n"
 PAIR = (ROOT / "examples" / "pair.yaml").read_text().replace("policy:\n", "policy:\n" + LIMITED)
 CONTROL = "run/hafw/control.sock"
-MOST_MIB = 64
+MAX_MIB = 64
 PATIENCE_S = 60.0
 SOURCES = {
     4: [f"10.{one >> 8}.{one & 255}.1" for one in range(65_535)],
@@ -100,7 +100,7 @@ def table_of_an_owner(machine: Machine) -> Iterator[None]:
 
 
 def edit(machine: Machine, command: str, what: str) -> None:
-    """Until the agent has told `what` another program did, and put back what was there."""
+    """Until the agent has reported `what` another program did, and put back what was there."""
     since = time.monotonic_ns()
     machine.must("nft", *command.split())
 
@@ -123,7 +123,7 @@ def test_a_look_at_full_sets_costs_what_one_at_empty_sets_does(machine: Machine)
         edit(machine, "delete element inet hafw data { eth1 }", "set data has less: eth1")
         machine.write("/etc/hafw/hafw.yaml", PAIR.replace("allow: [", "allow: [smtp, "))
         machine.rules("apply")
-        assert peak_mib(machine) < MOST_MIB
+        assert peak_mib(machine) < MAX_MIB
         assert is_full(machine), "what was counted of the sources is lost"
 
 
@@ -138,7 +138,7 @@ def test_a_restarted_agent_does_not_read_full_sets(machine: Machine) -> None:
             PATIENCE_S,
             "not intact",
         )
-        assert peak_mib(machine) < MOST_MIB
+        assert peak_mib(machine) < MAX_MIB
         assert is_full(machine)
 
 

@@ -23,7 +23,7 @@ from hafw_lab.client.node import Node
 from hafw_lab.measure.failover import other
 from tests.netns.agent.engine import socket_attacks
 from tests.netns.agent.engine.bus_attack import attack as attack_bus
-from tests.netns.pair_checks import LINK_FAULT, SERVER, find, mend, records, until, wait_quiet, wait_record
+from tests.netns.pair_checks import LINK_FAULT, SERVER, find, records, repair, until, wait_quiet, wait_record
 
 pytestmark = [
     pytest.mark.netns,
@@ -31,7 +31,7 @@ pytestmark = [
 ]
 ROUNDS = 3
 SLOWER_MS = 20.0
-MOST_MEMORY_KB = 64 << 10
+MAX_MEMORY_KB = 64 << 10
 Attack = Callable[[Lab, Node], AbstractContextManager[object]]
 
 
@@ -132,7 +132,7 @@ def announcements(lab: Lab, _node: Node) -> Iterator[None]:
 
 def take_over(lab: Lab, heir: str) -> float:
     """From keepalived's notice at the heir to its open gate, in milliseconds, as the agent recorded it; all
-    is well again afterwards, and the other one is primary."""
+    recovers afterwards, and the other one is primary."""
     victim = other(lab, heir)
     moment = lab.fail(victim, LINK_FAULT)
     done = wait_record(lab.node(heir), moment, 20, event="transition", to="primary", result="done")
@@ -168,7 +168,7 @@ ATTACKS: dict[str, tuple[Attack, str | None]] = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_failover_under_a_flood_is_as_fast_as_without(lab: Lab, name: str) -> None:
     attack, words = ATTACKS[name]
-    mend(lab)
+    repair(lab)
     quiet, flooded, answers = [], [], []
     victim = other(lab, wait_quiet(lab))
     node = lab.node(victim)
@@ -182,7 +182,7 @@ def test_a_failover_under_a_flood_is_as_fast_as_without(lab: Lab, name: str) -> 
         quiet.append(take_over(lab, other(lab, victim)))
     assert statistics.median(flooded) < statistics.median(quiet) + SLOWER_MS, (quiet, flooded)
     assert statistics.median(answers) < 1, answers
-    assert peak_kb(node) < MOST_MEMORY_KB
+    assert peak_kb(node) < MAX_MEMORY_KB
     said = find(records(node, since), event="refused")
     took_s = (time.monotonic_ns() - since) / 1e9
     assert min(1, len(words or "")) <= len(said) <= 1 + took_s / REFUSED_AGAIN_S, (

@@ -1,4 +1,4 @@
-"""Management reaches a firewall whose connection table is full of entries that cannot be evicted."""
+"""Management reaches a firewall whose conntrack table is full of states that cannot be evicted."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from agent.core.roles import RuleSet
 from tests.netns.firewall import Firewall, start_firewall
 from tests.netns.packets import accept, connect, listen
 
-pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="fills the connection table")]
+pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="fills the conntrack table")]
 
 MOST = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 REASONABLE = 500_000
@@ -27,7 +27,7 @@ def firewall() -> Iterator[Firewall]:
         made.rules.load(RuleSet.PRIMARY)
         most = int(MOST.read_text())
         if most > REASONABLE:
-            pytest.skip(f"it would take {most} entries")
+            pytest.skip(f"it would take {most} states")
         fill(made, most)
         yield made
 

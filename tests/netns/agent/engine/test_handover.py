@@ -1,4 +1,4 @@
-"""Hand-overs with the real daemons: what lives through them, what is refused, and who comes back how."""
+"""Handovers with the real daemons: what lives through them, what is refused, and who comes back how."""
 
 import itertools
 import json
@@ -95,7 +95,7 @@ def test_twenty_alternating_hand_overs_lose_nothing(sync: SyncMode) -> None:
                 victim, survivor = hand_over(lab, fault)
                 traffic.mark()
                 lab.heal(victim)
-                assert lab.wait_settled(30) == survivor, f"hand-over {number}, {fault}"
+                assert lab.wait_settled(30) == survivor, f"handover {number}, {fault}"
             assert_nothing_lost(traffic, 10, 5)
         assert client.run(["ip", "route", "show", "default"]).stdout == route
         assert "via 192.168.2.100" in route
@@ -175,6 +175,6 @@ def test_a_node_that_comes_back_has_the_states_before_it_can_be_primary(sync: Sy
         if sync is SyncMode.DIRECT:
             assert count_states(lab.node(better)) >= setup.states
         lab.wait_settled(20)
-        # in cache mode they were in the external cache, and the take-over has brought them into the kernel
+        # in cache mode they were in the external cache, and the takeover has brought them into the kernel
         assert count_states(lab.node(better)) >= setup.states
         wait_replicated(lab.node(worse), sync, setup.states, lambda _: None)

@@ -29,7 +29,7 @@ PROGRAM = """
 import json, os, select, socket, subprocess, sys, time
 from agent.adapters.journal import JournalSink, open_sink, read_records
 from agent.paths import Paths
-from agent.model.records import Kind, MESSAGE_IDS, Record, to_fields
+from agent.model.records import RecordKind, MESSAGE_IDS, Record, to_fields
 
 paths, deadline = Paths(), time.monotonic() + 10
 while not paths.journal_socket.exists():
@@ -38,12 +38,12 @@ while not paths.journal_socket.exists():
 sink = open_sink(paths)
 assert isinstance(sink, JournalSink), sink
 rest = {"transition": "t1", "duration_ms": 1.5, "result": "done"}
-records = [Record(Kind.STEP, f"step {n}", n, **rest) for n in range(5)]
-records.append(Record(Kind.ALARM, "two\\nlines \\U0001f600", 6, condition="rules"))
+records = [Record(RecordKind.STEP, f"step {n}", n, **rest) for n in range(5)]
+records.append(Record(RecordKind.ALARM, "two\\nlines \\U0001f600", 6, condition="rules"))
 for record in records:
     sink.write(record)
 forged = ["logger", "--journald"]
-text = f"MESSAGE=forged\\nMESSAGE_ID={MESSAGE_IDS[Kind.STEP]}\\nHAFW_EVENT=step\\nHAFW_MONO_NS=x\\n"
+text = f"MESSAGE=forged\\nMESSAGE_ID={MESSAGE_IDS[RecordKind.STEP]}\\nHAFW_EVENT=step\\nHAFW_MONO_NS=x\\n"
 subprocess.run(forged, input=text.encode(), user=65534, group=65534, extra_groups=[], check=True)
 while len(read_records(paths, 100)) < len(records):
     assert time.monotonic() < deadline, read_records(paths, 100)

@@ -23,8 +23,8 @@ from tests.netns.pair_checks import (
     find,
     gate_is_open,
     living,
-    mend,
     records,
+    repair,
     until,
     wait_record,
 )
@@ -48,7 +48,7 @@ def started() -> Iterator[Lab]:
 @pytest.fixture
 def lab(started: Lab) -> Lab:
     """The same one for every test."""
-    mend(started)
+    repair(started)
     return started
 
 
@@ -119,7 +119,7 @@ def test_a_suspicion_is_taken_back(lab: Lab) -> None:
     wait_record(node, since, TWO_POLLS_S, event="alarm", condition="pid-file")
     said = said_by(lab, primary)
     assert said["role"] in ("primary", "backup")
-    assert not {"keepalived", "orphaned-address"} & set(said["unwell"])
+    assert not {"keepalived", "orphaned-address"} & set(said["problems"])
     for name in lab.firewalls:
         lab.node(name).stop_service("keepalived")
         lab.node(name).start_service("keepalived")
@@ -216,7 +216,7 @@ def serves_forgotten(lab: Lab) -> bool:
     said = [said_by(lab, name) for name in lab.firewalls]
     return any(
         one["role"] == "primary"
-        and set(one["unwell"]) & {"instances", "instances-forgotten"} == {"instances-forgotten"}
+        and set(one["problems"]) & {"instances", "instances-forgotten"} == {"instances-forgotten"}
         for one in said
     )
 
@@ -234,7 +234,7 @@ def test_a_keepalived_that_is_stopped_by_a_signal(lab: Lab) -> None:
     try:
         for condition in ("keepalived-stopped", "instances"):
             wait_record(backup, since, TWO_POLLS_S, event="alarm", condition=condition)
-        assert "bus" not in said_by(lab, backup.name)["unwell"]
+        assert "bus" not in said_by(lab, backup.name)["problems"]
     finally:
         backup.run(["kill", "-CONT", vrrp])
     for condition in ("keepalived-stopped", "instances"):
@@ -296,9 +296,9 @@ def test_an_agent_that_stands_still_says_so_and_counts_it_in(lab: Lab) -> None:
     done = wait_record(heir, since, 10, event="transition", to="primary", result="done")
     outside_ms = (back - since) / 1e6
     assert 1000 < float(str(done["duration_ms"])) < outside_ms + 3000
-    assert "the agent itself stood still for" in str(done["message"])
+    assert "the agent itself was stopped for" in str(done["message"])
     stall = wait_record(heir, since, 10, event="alarm", condition="stall")
-    assert "stood still for" in str(stall["message"])
+    assert "was stopped for" in str(stall["message"])
     wait_record(heir, back, TWO_POLLS_S, event="recovered", condition="stall")
     lab.heal(primary)
     lab.wait_settled(30)

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="na
 PAIR_FILE = "/etc/hafw/hafw.yaml"
 SMALL = (ROOT / "examples" / "pair.yaml").read_text()
 RULES = 12_000
-MOST_MIB = 64
+MAX_MIB = 64
 PATIENCE_S = 240.0
 
 
@@ -60,7 +60,7 @@ def test_memory_goes_back_when_a_large_policy_is_gone(machine: Machine, first: s
         assert machine.rules_json("show")
         use(machine, SMALL)
         until(
-            lambda: resident_mib(machine) < MOST_MIB,
+            lambda: resident_mib(machine) < MAX_MIB,
             PATIENCE_S,
             lambda: f"{resident_mib(machine):.0f} MiB are kept",
         )

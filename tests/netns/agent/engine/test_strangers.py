@@ -139,7 +139,7 @@ def test_a_stranger_moves_nothing_and_is_named(
             for name in lab.firewalls:
                 status = lab.status().node(name).agent
                 assert status is not None
-                assert "stranger" in status["unwell"]
+                assert "stranger" in status["problems"]
                 assert status["rules"]["counters"]["strangers"] > 0
         for name, moment in named_at.items() if rate == 10 else ():
             unheard = sum(one < moment for one in sent)

@@ -20,7 +20,7 @@ from hafw_lab.client.node import Node
 from hafw_lab.compose.lab import READINESS
 from hafw_lab.measure.failover import other, put_states
 from hafw_lab.measure.result import Setup
-from tests.netns.pair_checks import LINK_FAULT, find, mend, records, until, wait_record
+from tests.netns.pair_checks import LINK_FAULT, find, records, repair, until, wait_record
 
 pytestmark = [
     pytest.mark.netns,
@@ -46,7 +46,7 @@ def lab(started: Lab) -> Lab:
     """The same one for every test, with nothing to say."""
     for name in started.firewalls:
         started.node(name).run(["nft", "delete table inet block"], check=False)
-    mend(started)
+    repair(started)
     for name in started.firewalls:
         until(partial(is_well, started.node(name)), SOON_S * 2, lambda: str(said(started)))
     return started
@@ -104,7 +104,8 @@ def test_an_idle_pair_says_nothing(lab: Lab) -> None:
 
 
 def test_the_sync_link_is_cut(lab: Lab) -> None:
-    """At the end that loses its carrier the kernel tells; at the other one nothing is heard any more."""
+    """At the end that loses its carrier the kernel reports it; at the other one nothing is heard any
+    more."""
     primary = lab.wait_primary(None, 5)
     cut, far = lab.node(other(lab, primary)), lab.node(primary)
     since = lab.set_link(cut.name, "eth2", up=False)
@@ -200,7 +201,7 @@ def test_a_stranger_with_our_address(lab: Lab) -> None:
     client.run(["ip", "address", "add", "192.168.2.100/32", "dev", interface.stdout.strip()])
     try:
         words = wait_alarm(primary, since, Condition.TWO_PRIMARIES)
-        assert "somebody else (" in words
+        assert "another host (" in words
         assert "answers for 192.168.2.100 on eth1" in words
     finally:
         client.run(["ip", "address", "del", "192.168.2.100/32", "dev", interface.stdout.strip()])
@@ -237,7 +238,7 @@ def test_one_node_in_fault_while_the_other_serves(lab: Lab) -> None:
     wait_end(lab.node(victim), since, Condition.FAULT)
 
 
-# -- the connection table --
+# -- the conntrack table --
 
 
 def test_the_connection_table_fills(lab: Lab) -> None:
@@ -258,7 +259,7 @@ def test_the_connection_table_fills(lab: Lab) -> None:
         assert status_of(node)[0] == 1
         assert not find(records(node, since), event="alarm", condition="table-full")
         allow(900)
-        assert "no new connection finds room" in wait_alarm(node, since, Condition.TABLE_FULL)
+        assert "new connections are refused" in wait_alarm(node, since, Condition.TABLE_FULL)
         assert status_of(node)[0] == 2
     finally:
         node.run(["umount", limit])
@@ -279,7 +280,7 @@ def test_the_connection_table_fills(lab: Lab) -> None:
 def test_a_table_of_another_program_drops(lab: Lab, chain: str, words: str) -> None:
     node = lab.node(other(lab, lab.wait_primary(None, 5)))
     since = time.monotonic_ns()
-    accept = "add rule inet block it iifname != eth9 accept"  # so that the pair goes on all the same
+    accept = "add rule inet block it iifname != eth9 accept"  # so that the pair works all the same
     node.run(
         ["nft", f"add table inet block; add chain inet block it {{ type filter hook {chain} }}; {accept}"]
     )
@@ -386,10 +387,10 @@ def test_one_link_is_unicast_since_a_reload(lab: Lab) -> None:
         for node in nodes:
             until(partial(is_unicast, node, "eth1"), SOON_S, "eth1 is not unicast")
         lab.wait_settled(SOON_S)
-        time.sleep(NOTHING_LOOKS + 2)  # longer than being told of it takes
+        time.sleep(NOTHING_LOOKS + 2)  # longer than a report of it takes
         for node in nodes:
             # nor is a file made by hand that says the same one from before. (An instance that a reload has
-            # made anew is no longer on keepalived's bus, which is a condition of its own.)
+            # made again is no longer on keepalived's bus, which is a condition of its own.)
             for condition in ("deaf", "installed-files"):
                 assert not find(records(node, since), event="alarm", condition=condition)
     finally:

@@ -28,8 +28,8 @@ from tests.netns.pair_checks import (
     flush_rules,
     gate_is_open,
     living,
-    mend,
     records,
+    repair,
     steps,
     until,
     wait_quiet,
@@ -53,7 +53,7 @@ PLANS = {
         "SendBulk",
     ],
 }
-"""The steps of a take-over."""
+"""The steps of a takeover."""
 POLL_S = 6.0
 HOOK = str(Paths().hook)
 PAIR_FILE = str(Paths().pair_file)
@@ -72,7 +72,7 @@ committing = pytest.mark.parametrize("started", [SyncMode.CACHE], ids=lambda mod
 @pytest.fixture
 def lab(started: Lab) -> Lab:
     """The same one for every test of a mode."""
-    mend(started)
+    repair(started)
     return started
 
 
@@ -128,8 +128,8 @@ def test_the_agent_is_killed_between_any_two_actions_of_a_take_over(lab: Lab, mo
 
 
 def take_over_and_kill_after(lab: Lab, mode: SyncMode, passed: int) -> list[Record]:
-    """Kill the new primary's agent when it has written `passed` records of its take-over and has done what
-    the next one is about; mend all; return the records that it wrote."""
+    """Kill the new primary's agent when it has written `passed` records of its takeover and has done what
+    the next one is about; repair all; return the records that it wrote."""
     victim = wait_quiet(lab)
     heir = lab.node(other(lab, victim))
     with Turnstile(heir) as turnstile:
@@ -211,7 +211,7 @@ def test_a_take_over_without_conntrackd(lab: Lab, mode: SyncMode) -> None:
         lab.heal(heir.name)
         lab.heal(primary)
         wait_record(heir, back, 2 * POLL_S, event="recovered", condition="conntrackd")
-        assert_consistent(lab, since, unwell=() if direct else {"states"})
+        assert_consistent(lab, since, allowed=() if direct else {"states"})
     if not direct:
         hand_back(lab, since)
         assert_consistent(lab, since)
@@ -233,7 +233,7 @@ def test_a_take_over_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
     opened_ms = float(str(done["notified_to_open_ms"]))
     assert opened_ms < 500 if direct else 2000 <= opened_ms < 3000
     alarm = wait_record(heir, since, POLL_S + 10, event="alarm", condition="conntrackd-silent")
-    assert "gave no answer" in str(alarm["message"]) or direct
+    assert "did not answer" in str(alarm["message"]) or direct
     flush_rules(heir)  # nothing waits for conntrackd
     asked = 1 if direct else 2  # by the poll, and in cache mode by the commit that is still owed
     until(lambda: questions(heir) <= asked, 0.9, lambda: f"{questions(heir)} questions are left behind")
@@ -242,7 +242,7 @@ def test_a_take_over_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
     heir.write_text(PAIR_FILE, pair_file)
     reload(heir)
     lab.heal(primary)
-    assert_consistent(lab, since, unwell=() if direct else {"states"})
+    assert_consistent(lab, since, allowed=() if direct else {"states"})
     assert count_states(heir) >= setup.states, "they could still be had"
     if not direct:
         late = [one for one in records(heir, back) if one.get("step") in ("CommitStates", "FlushCaches")]
@@ -259,7 +259,7 @@ def test_a_take_over_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
 
 
 def reload(node: Node) -> None:
-    """The rules are loaded anew with every pair file."""
+    """The rules are loaded again with every pair file."""
     moment = node.signal_service("agent", signal.SIGHUP)
     wait_record(node, moment, 5, event="step", step="VerifyRules", result="done")
 
@@ -278,7 +278,7 @@ def test_conntrackd_is_killed_between_commit_and_flush(lab: Lab) -> None:
         assert flush["result"] == "failed"
         alarm = wait_record(heir, since, 5, event="alarm", condition="conntrackd")
         late_ns = int(str(alarm["mono_ns"])) - int(str(flush["mono_ns"]))
-        assert late_ns < 500_000_000, "the flush tells it, not the next poll"
+        assert late_ns < 500_000_000, "the flush shows it, not the next poll"
         back = time.monotonic_ns()
         lab.heal(heir.name)
         lab.heal(primary)

@@ -1,4 +1,4 @@
-"""`hafw rules`: check, diff, apply, confirm, roll-back, with the real nft and real processes, and kill -9 of
+"""`hafw rules`: check, diff, apply, confirm, rollback, with the real nft and real processes, and kill -9 of
 each of them at every step."""
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import loader
-from agent.rollout.active import rules_of
+from agent.rollout.active import rules_digest
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
 from tests.netns.pair_checks import until
@@ -23,7 +23,7 @@ pytestmark = [
 PAIR_FILE = "/etc/hafw/hafw.yaml"
 A = (ROOT / "examples" / "pair.yaml").read_text()
 B = A.replace("allow: [", "allow: [smtp, ")
-RULES_A, RULES_B = (rules_of(loader.parse(text)) for text in (A, B))
+RULES_A, RULES_B = (rules_digest(loader.parse(text)) for text in (A, B))
 ROLLED_BACK_S = 60
 
 
@@ -53,7 +53,7 @@ def let_time_run_out(machine: Machine, identity: str) -> None:
 
 def assert_in_force(machine: Machine, text: str) -> None:
     assert machine.read(PAIR_FILE) == text
-    assert machine.digest() == rules_of(loader.parse(text))
+    assert machine.digest() == rules_digest(loader.parse(text))
 
 
 def test_a_check_changes_nothing(machine: Machine) -> None:
@@ -221,15 +221,15 @@ def test_the_way_back(machine: Machine) -> None:
     assert_in_force(machine, B)
     assert "there is no generation 9" in machine.rules("rollback", "9", status=1)
     why = [one["why"] for one in machine.rules_json("generations")]
-    assert why == ["apply", "apply", "roll-back to generation 1", "roll-back to generation 2"]
+    assert why == ["apply", "apply", "rollback to generation 1", "rollback to generation 2"]
 
 
 def test_what_is_confirmed_stays(machine: Machine) -> None:
     machine.rules("apply", "/run/b.yaml", "--confirm", "3600")
     identity = waiting(machine)
-    assert "waits for its confirmation" in machine.rules("apply", PAIR_FILE, status=1)
+    assert "is waiting for confirmation" in machine.rules("apply", PAIR_FILE, status=1)
     machine.rules("confirm")
-    assert "no apply waits" in machine.rules("confirm", status=1)
+    assert "no apply is waiting" in machine.rules("confirm", status=1)
     let_time_run_out(machine, identity)
     assert_in_force(machine, B)
     assert len(machine.rules_json("generations")) == 2
@@ -356,7 +356,7 @@ def test_kill_9_of_the_agent_in_the_middle_of_its_load(machine: Machine, left: i
         assert_in_force(machine, A)
 
 
-def test_what_a_new_policy_forbids_goes_on_or_is_cut(machine: Machine) -> None:
+def test_what_a_new_policy_forbids_stays_or_is_cut(machine: Machine) -> None:
     primary = f"""
 from agent.config import loader
 from agent.adapters.nftables import Nftables

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.config import loader
-from agent.rollout.active import rules_of
+from agent.rollout.active import rules_digest
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
 from tests.netns.pair_checks import until
@@ -28,7 +28,7 @@ PAIR = (ROOT / "examples" / "pair.yaml").read_text() + "sets: {bad: {file: bad.t
 A = PAIR.replace("policy:\n", "policy:\n  - {from: client, to: server, drop: [any], source: [bad]}\n")
 B = A.replace("allow: [", "allow: [smtp, ")
 LIST = "203.0.113.9\n"
-RULES_A, RULES_B = (rules_of(loader.parse(text, texts={"bad.txt": LIST})) for text in (A, B))
+RULES_A, RULES_B = (rules_digest(loader.parse(text, texts={"bad.txt": LIST})) for text in (A, B))
 PATIENCE_S = 60
 
 
@@ -122,7 +122,7 @@ def test_a_bad_pair_file_and_the_last_good_generation(
         until(lambda: machine.digest() == RULES_A, PATIENCE_S, "the last good rules are not loaded")
         status, values = status_of(machine)
         assert status == 2
-        assert "configuration" in values["unwell"]
+        assert "configuration" in values["problems"]
         told = [one for one in machine.records() if one.get("condition") == "configuration"]
         assert [one["event"] for one in told] == ["alarm"]
         assert "generation 1 is in use instead" in told[0]["message"]
@@ -134,7 +134,9 @@ def test_a_bad_pair_file_and_the_last_good_generation(
         machine.write(PAIR_FILE, B)
         tell_agent(machine, signal.SIGHUP)
         until(lambda: machine.digest() == RULES_B, PATIENCE_S, "the good file is not taken")
-        until(lambda: "configuration" not in status_of(machine)[1]["unwell"], PATIENCE_S, "it is not healed")
+        until(
+            lambda: "configuration" not in status_of(machine)[1]["problems"], PATIENCE_S, "it is not healed"
+        )
 
 
 @pytest.mark.parametrize("spoil", [make_circle, dangle, remove], ids=lambda one: one.__name__)
@@ -171,7 +173,7 @@ COMMANDS = [
 
 
 def test_no_command_and_no_agent_dies_of_bad_generations(machine: Machine) -> None:
-    """Told once each, and neither they nor a bad pair file keep the agent from its last good one."""
+    """Reported once each, and neither they nor a bad pair file keep the agent from its last good one."""
     directory = place(machine, "/var/lib/hafw/generations")
     texts = ('{"number": 1e400}', '{"number": 3, "files": [', "[" * 100_000, "")
     for number, text in enumerate(texts, start=2):

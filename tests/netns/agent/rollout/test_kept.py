@@ -1,4 +1,4 @@
-"""What the rules have gathered outlives the agent, and a slow disk holds up neither it nor a take-over."""
+"""What the rules have gathered outlives the agent, and a slow disk holds up neither it nor a takeover."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.config import loader
-from agent.rollout.active import rules_of
+from agent.rollout.active import rules_digest
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
 from tests.netns.pair_checks import until
@@ -26,7 +26,7 @@ PAIR_FILE = "/etc/hafw/hafw.yaml"
 A = (ROOT / "examples" / "pair.yaml").read_text() + "sets: {blocked: {dynamic: true}}\n"
 B = A.replace("allow: [", "allow: [smtp, ")
 C = A.replace("allow: [", "allow: [imaps, ")
-RULES_A, RULES_B, RULES_C = (rules_of(loader.parse(text)) for text in (A, B, C))
+RULES_A, RULES_B, RULES_C = (rules_digest(loader.parse(text)) for text in (A, B, C))
 VIPS = (("192.168.0.100/24", "eth0"), ("192.168.2.100/24", "eth1"))
 KNOCKS = 7
 KNOCK = f"""
@@ -129,7 +129,7 @@ def test_counts_and_dynamic_elements_outlive_the_agent(machine: Machine) -> None
         wait_started(machine, 3)
         assert machine.digest() == RULES_A
         assert gathered(machine) == found, "lost by a start with another pair file"
-    # what another hand has changed while no agent looked is not kept
+    # an external change that was made while no agent looked is not kept
     machine.must("nft", "insert rule inet hafw input tcp dport 23 accept")
     with start_agent(machine):
         wait_started(machine, 4)
@@ -155,7 +155,7 @@ def test_a_slow_disk_holds_up_no_take_over(machine: Machine) -> None:
         machine.must("sh", "-c", KEEPALIVED)
         for vip, interface in VIPS:
             machine.must("ip", "address", "add", vip, "dev", interface)
-        until(lambda: is_open(machine), PATIENCE_S, "the start holds up the take-over")
+        until(lambda: is_open(machine), PATIENCE_S, "the start holds up the takeover")
         assert generations(machine) == [], "the disk is not slow"
         for text in (B, C):
             machine.write(PAIR_FILE, text)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.config import loader
-from agent.rollout.active import rules_of
+from agent.rollout.active import rules_digest
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
 from tests.netns.pair_checks import until
@@ -177,7 +177,7 @@ def test_what_is_loaded_is_what_was_checked_whoever_changes_the_file(machine: Ma
     machine.write("/run/other.yaml", other)
     machine.must(sys.executable, "-P", "-c", CHANGED)
     assert machine.read(PAIR_FILE) == other, "nobody has changed it"
-    assert machine.digest() == rules_of(loader.parse(wanted))
+    assert machine.digest() == rules_digest(loader.parse(wanted))
     newest = machine.rules_json("generations")[-1]
     assert (newest["rules"], newest["mark"]) == (machine.digest(), "in force")
     assert machine.rules("generations", str(newest["number"])) == wanted

@@ -1,4 +1,5 @@
-"""Other hands on the rules where the agent runs: ours are mended or told of, theirs are left alone."""
+"""External changes to the rules where the agent runs: ours are repaired or reported, theirs are left
+alone."""
 
 import json
 import time
@@ -88,7 +89,7 @@ def test_tables_of_others_survive_start_work_and_stop(machine: Machine, whose: s
     assert machine.digest() is not None, "an agent that stops leaves its rules in force"
 
 
-def test_the_flush_of_nftables_service_is_mended_and_its_own_rules_stay(machine: Machine) -> None:
+def test_the_flush_of_nftables_service_is_repaired_and_its_own_rules_stay(machine: Machine) -> None:
     machine.write("/etc/nftables.conf", NFTABLES_CONF)
     with start_agent(machine):
         wait_intact(machine)
@@ -108,7 +109,7 @@ def test_the_flush_of_nftables_service_is_mended_and_its_own_rules_stay(machine:
         ("flush chain inet hafw from/eth1/to/eth0", "has less: tcp port 22: accept (client to server: ssh)"),
     ],
 )
-def test_an_edit_is_mended_and_told_in_words(machine: Machine, command: str, what: str) -> None:
+def test_an_edit_is_repaired_and_reported_in_words(machine: Machine, command: str, what: str) -> None:
     with start_agent(machine):
         wait_intact(machine)
         since = time.monotonic_ns()
@@ -118,7 +119,7 @@ def test_an_edit_is_mended_and_told_in_words(machine: Machine, command: str, wha
         assert "tcp dport 23" not in machine.run("nft", "list", "table", "inet", "hafw").stdout
 
 
-def test_an_edit_is_only_told_of_where_the_pair_file_says_so(machine: Machine) -> None:
+def test_an_edit_is_only_reported_where_the_pair_file_says_so(machine: Machine) -> None:
     machine.write(PAIR_FILE, f"{PAIR}drift: report\n")
     with start_agent(machine):
         wait_intact(machine)
@@ -153,7 +154,7 @@ def test_an_edit_is_only_told_of_where_the_pair_file_says_so(machine: Machine) -
         ("delete table inet hafw-gate", "table inet hafw-gate was removed"),
     ],
 )
-def test_what_was_opened_is_closed_and_comes_back_also_where_it_would_only_be_told_of(
+def test_what_was_opened_is_closed_and_comes_back_also_where_it_would_only_be_reported(
     machine: Machine, command: str, what: str
 ) -> None:
     machine.write(PAIR_FILE, f"{PAIR}drift: report\n")

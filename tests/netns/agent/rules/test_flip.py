@@ -30,7 +30,7 @@ def test_not_one_forbidden_packet_slips_through_a_flip(firewall: Firewall) -> No
         for _ in range(FLIPS // 2):
             firewall.rules.flip(RuleSet.BACKUP)
             firewall.rules.flip(RuleSet.PRIMARY)
-        flood.go_on()
+        flood.resume()
         assert flood.came() == 0
     assert flood.sent > FLIPS
     assert firewall.count("early") > 0
@@ -45,6 +45,6 @@ def test_none_passes_once_a_flip_has_closed_the_gate(firewall: Firewall) -> None
             until(lambda: flood.came() > 0, LIMIT_S, "the open gate lets nothing through")
             firewall.rules.flip(RuleSet.BACKUP)
             flood.came()
-            flood.go_on()
+            flood.resume()
             assert flood.came() == 0
     assert firewall.rules.verify(RuleSet.BACKUP).drift is None

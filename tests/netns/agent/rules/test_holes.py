@@ -39,7 +39,7 @@ OPENED: dict[str, tuple[RuleSet, frozenset[Hole], tuple[str, ...]]] = {
         THROUGH,
         ("flush chain inet hafw forward", "chain inet hafw forward { policy accept; }"),
     ),
-    "forward anew": (
+    "forward again": (
         PRIMARY,
         THROUGH,
         (

@@ -149,7 +149,7 @@ def test_a_check_changes_nothing(node: Namespace) -> None:
 
 
 @roles
-def test_flushed_rules_are_noticed_and_mended(node: Namespace, role: RuleSet) -> None:
+def test_flushed_rules_are_noticed_and_repaired(node: Namespace, role: RuleSet) -> None:
     rules = adapter_in(node)
     rules.load(role)
     node.run("nft", "flush ruleset")
@@ -189,7 +189,7 @@ def test_a_change_by_hand_is_found(node: Namespace, role: RuleSet, command: str,
 
 
 def test_a_flip_does_not_wait_for_a_look_at_a_large_table(node: Namespace) -> None:
-    """A hand-over may come while the agent looks whether its rules are still its own."""
+    """A handover may come while the agent looks whether its rules are still its own."""
     addresses = "".join(f"10.0.{number >> 7}.{number % 128 * 2}\n" for number in range(30_000))
     text = (FOLDER / "described" / "hafw.yaml").read_text()
     lines = "- {from: client, to: server, allow: [smtp], source: big}\n"

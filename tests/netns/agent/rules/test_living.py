@@ -150,8 +150,8 @@ def test_what_another_hand_has_put_in_goes_with_a_change(firewall: Firewall) -> 
         ("delete table inet hafw", False),
     ],
 )
-def test_a_mend_touches_only_what_was_edited(firewall: Firewall, command: str, *, keeps: bool) -> None:
-    """`keeps`: a rule that nobody has edited goes on counting."""
+def test_a_repair_touches_only_what_was_edited(firewall: Firewall, command: str, *, keeps: bool) -> None:
+    """`keeps`: a rule that nobody has edited keeps counting."""
     assert echo(firewall.client, SERVER_6)
     firewall.node.run("nft", command)
     assert firewall.rules.verify(RuleSet.PRIMARY).drift is not None
@@ -210,9 +210,9 @@ def trace(firewall: Firewall, saddr: str, daddr: str, *more: str, ingress: str =
         (CLIENT, SERVER, ("--proto", "udp", "--dport", "5353"), "accept", "client to server: udp 5353"),
         (CLIENT_6, SERVER_6, ("--proto", "icmp"), "accept", "client to server: icmp"),
         (CLIENT, "192.168.2.1", ("--dport", "22"), "accept", "management: ssh"),
-        (CLIENT, "192.0.2.1", ("--dport", "443"), None, "knows no way"),
-        ("192.168.0.77", SERVER, ("--dport", "443"), "drop", "it lives elsewhere"),
-        ("fd00:0:0:a::77", SERVER_6, ("--dport", "443"), "drop", "it lives elsewhere"),
+        (CLIENT, "192.0.2.1", ("--dport", "443"), None, "has no route"),
+        ("192.168.0.77", SERVER, ("--dport", "443"), "drop", "spoofed source"),
+        ("fd00:0:0:a::77", SERVER_6, ("--dport", "443"), "drop", "spoofed source"),
     ],
 )
 def test_the_kernel_says_which_rule_decides(
@@ -273,7 +273,7 @@ def test_exactly_the_forbidden_connections_end(firewall: Firewall) -> None:
             new = pair_with("[https]")
             found = forbidden(firewall, new)
             assert sorted((flow.protocol, flow.target_port) for flow in found) == [(6, 8001), (17, 5353)]
-            # the kernel agrees: they go on, because nobody asks the rules about them
+            # the kernel agrees: they continue, because nobody asks the rules about them
             rules = firewall.rules.succeed(new)
             rules.load(RuleSet.PRIMARY)
             cut.send(b"still")

@@ -239,7 +239,7 @@ def test_a_segment_of_an_unknown_connection_is_refused_and_counted(firewall: Fir
 
 
 @versions
-def test_a_flip_stops_established_connections_and_lets_them_go_on(firewall: Firewall, version: int) -> None:
+def test_a_flip_stops_established_connections_and_lets_them_resume(firewall: Firewall, version: int) -> None:
     firewall.rules.load(RuleSet.PRIMARY)
     with listen(firewall.server, SERVER[version], 443) as listener:
         connection = connect(firewall.client, SERVER[version], 443)

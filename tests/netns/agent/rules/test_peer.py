@@ -16,7 +16,7 @@ from agent.adapters.strangers import Strangers
 from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.rules.gate import VRRP_GROUP_4, VRRP_GROUP_6
-from agent.rules.peer import MOST_STRANGERS
+from agent.rules.peer import MAX_STRANGERS
 from agent.rules.strangers import Stranger
 from tests.netns.firewall import PAIR_FILE
 from tests.netns.packets import checksum
@@ -212,13 +212,13 @@ def test_of_this_nodes_users_only_root_speaks_for_it(role: RuleSet) -> None:
 
 def test_more_strangers_than_are_remembered_are_dropped_all_the_same() -> None:
     """The set is small, so that addresses made up cost nothing; when it is full nobody slips through."""
-    many = 3 * MOST_STRANGERS
+    many = 3 * MAX_STRANGERS
     with start_hostile(RuleSet.PRIMARY) as wire:
         for number in range(many):
             source = ip_address(f"192.168.2.{number % 150 + 101}")
             group = ip_address(VRRP_GROUP_4)
             assert wire.send(Packet("eth1", source, group, "proto/112@255")) == "drop"
-        assert len(strangers_of(wire)) == MOST_STRANGERS
+        assert len(strangers_of(wire)) == MAX_STRANGERS
         assert count(wire) == many
 
 

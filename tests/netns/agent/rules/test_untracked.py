@@ -1,4 +1,4 @@
-"""Replication and VRRP leave no entries in the table that they keep alike, in either role."""
+"""Replication and VRRP leave no states in the table that they keep alike, in either role."""
 
 import socket
 from collections.abc import Iterator

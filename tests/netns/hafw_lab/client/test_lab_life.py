@@ -224,7 +224,7 @@ def test_exec_passes_input_output_and_status_through(name: str) -> None:
     assert hafw_lab(*run, "sh", "-c", "exit 7").returncode == 7
     assert hafw_lab(*run, "sh", "-c", "kill -TERM $$").returncode == 128 + signal.SIGTERM
     absent = hafw_lab(*run, "no-such-command")
-    assert (absent.returncode, "no such command" in absent.stderr) == (127, True)
+    assert (absent.returncode, "command not found" in absent.stderr) == (127, True)
     assert hafw_lab(*run, "hostname").stdout == "client\n"
 
 

@@ -47,7 +47,7 @@ class Tiny:
         found: dict[str, Any] = json.loads(line)
         return found
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -89,7 +89,7 @@ def test_a_machine_lives_and_dies(tiny: Tiny) -> None:
     assert "master br0 state forwarding" in shown["ports"]
     assert bytes.fromhex(shown["initrd"]) == b"abc\0seed", "each archive begins at a multiple of four bytes"
     assert tiny.hear() == {"down": ["eth0"], "paused": True, "alive": True}
-    tiny.go_on()
+    tiny.resume()
     assert tiny.hear() == {"kept": True}
     assert "state disabled" in tiny.hear()["blocked"], "it falls silent before it ends"
     end = tiny.hear()
@@ -101,7 +101,7 @@ def test_a_machine_lives_and_dies(tiny: Tiny) -> None:
     warm = tiny.hear()
     assert warm["phases"][:3] == ["disk", "qemu", "snapshot loaded"]
     assert (warm["alive"], warm["console"]) == (True, ""), (
-        "it goes on where it was, and does not begin again"
+        "it resumes where it was, and does not begin again"
     )
     assert "its qemu ended" in tiny.hear()["end"]
     assert tiny.process.wait(PATIENCE_S) == 0
@@ -174,7 +174,7 @@ def test_a_lab_that_boots_is_looked_into_and_can_be_ended(tmp_path: Path) -> Non
         assert "kernel" in found["starting"]
         refused = run_lab("fail", "tiny-0", *named)
         assert f"hafw-lab: lab '{name}' is starting: tiny-0: kernel" in refused.stderr
-        assert f"hafw-lab status --name {name} says how far it is" in refused.stderr
+        assert f"hafw-lab status --name {name} shows the progress" in refused.stderr
         assert refused.returncode == 1
         assert [one.text for one in examine._labs() if name in one.text] == [f"lab '{name}' is starting"]
         (supervisor,) = find_children_of(process.pid)
@@ -207,7 +207,7 @@ def test_of_a_machine_that_is_not_begun_each_verb_says_so_in_a_sentence(tmp_path
             done = run_lab(verb, *named, *words)
             assert (done.returncode, done.stdout) == (1, "")
             assert done.stderr.startswith(f"hafw-lab: {last} is not made yet: lab '{name}' is starting: ")
-            assert done.stderr.endswith(f"hafw-lab status --name {name} says how far it is\n")
+            assert done.stderr.endswith(f"hafw-lab status --name {name} shows the progress\n")
             assert done.stderr.count("\n") == 1
         assert "hafw-lab: tiny-0 has no screen; " in run_lab("view", *named, "--print", "tiny-0").stderr
         assert f"{last:10} not on yet" in run_lab("status", *named).stdout
@@ -223,7 +223,7 @@ def test_who_starts_a_lab_hears_that_somebody_has_ended_it(tmp_path: Path) -> No
         assert process.stdout is not None
         assert any("kernel" in line for line in process.stdout)
         registry.attach(name).down()
-        assert "the lab was told to end while it was starting" in process.communicate(timeout=PATIENCE_S)[1]
+        assert "the lab was ended while it was starting" in process.communicate(timeout=PATIENCE_S)[1]
     assert name not in registry.find_names()
 
 

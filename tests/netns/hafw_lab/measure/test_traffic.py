@@ -1,4 +1,4 @@
-"""The two ends of the measured traffic over a real wire that is cut and mended, without a lab."""
+"""The two ends of the measured traffic over a real wire that is cut and repaired, without a lab."""
 
 import os
 import select
@@ -69,7 +69,7 @@ class Wire:
     def cut(self) -> None:
         self.server.run("ip", "link", "set", "eth0", "down")
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self.server.run("ip", "link", "set", "eth0", "up")
 
 
@@ -102,9 +102,9 @@ def test_an_interruption_is_measured_and_nothing_is_lost(wire: Wire) -> None:
     cut_ns = time.monotonic_ns()
     wire.cut()
     until(lambda: time.monotonic_ns() - cut_ns > 300 * MS)
-    mended_ns = time.monotonic_ns()
-    wire.mend()
-    until(lambda: traffic.snapshot().echo_ns > mended_ns + 500 * MS and traffic.snapshot().alive() == 50)
+    repaired_ns = time.monotonic_ns()
+    wire.repair()
+    until(lambda: traffic.snapshot().echo_ns > repaired_ns + 500 * MS and traffic.snapshot().alive() == 50)
     report = traffic.report()
     assert [connection.survived for connection in report.connections] == [True] * 50
     assert all(connection.stall_ns > 200 * MS for connection in report.connections)
@@ -114,7 +114,7 @@ def test_an_interruption_is_measured_and_nothing_is_lost(wire: Wire) -> None:
     assert probe.last_lost is not None
     assert probe.first_lost < probe.last_lost
     assert probe.resumed_ns is not None
-    assert probe.blackout_from_ns < mended_ns < probe.resumed_ns
+    assert probe.blackout_from_ns < repaired_ns < probe.resumed_ns
     assert probe.blackout_ns == probe.resumed_ns - probe.blackout_from_ns
 
 

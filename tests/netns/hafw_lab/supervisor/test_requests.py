@@ -118,11 +118,11 @@ NODE = {"node": "one"}
         (b"{", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
         (b"[1]", "is not an object"),
-        ({}, "does not know this request"),
-        ({"op": ["pid"]}, "does not know this request"),
-        ({"op": "pid"}, "the request 'pid': it lacks 'node'"),
+        ({}, "unknown request"),
+        ({"op": ["pid"]}, "unknown request"),
+        ({"op": "pid"}, "the request 'pid': 'node' is missing"),
         ({"op": "pid", "node": ["one"]}, "'node' cannot be"),
-        ({"op": "pid", "node": "one", "more": 1}, "there is no field 'more'"),
+        ({"op": "pid", "node": "one", "more": 1}, "unknown field 'more'"),
         ({"op": "heal", "node": None}, "'node' cannot be 'None'"),
         ({"op": "heal", "node": "two"}, "there is no node 'two'"),
         ({"op": "inject", **NODE}, "it lacks 'fault'"),
@@ -138,14 +138,17 @@ NODE = {"node": "one"}
         ({"op": "open", **NODE, "path": "/\ud800", "flags": 0}, "'path' cannot be"),
         ({"op": "open", **NODE, "path": "/etc/passwd", "flags": 1 << 70}, "'flags' cannot be"),
         ({"op": "open", **NODE, "path": "/etc/passwd", "flags": True}, "'flags' cannot be"),
-        ({"op": "wait_primary", "name": None}, "it lacks 'wait_s'"),
+        ({"op": "wait_primary", "name": None}, "'wait_s' is missing"),
         ({"op": "wait_primary", "name": None, "wait_s": "1"}, "'wait_s' cannot be"),
         ({"op": "wait_primary", "name": None, "wait_s": float("nan")}, "'wait_s' cannot be"),
-        ({"op": "service", **NODE}, "there is no order 'None'"),
-        ({"op": "service", **NODE, "order": "configure"}, "there is no order 'configure'"),
-        ({"op": "service", **NODE, "order": "start"}, "it lacks 'service'"),
+        ({"op": "service", **NODE}, "unknown order 'None'"),
+        ({"op": "service", **NODE, "order": "configure"}, "unknown order 'configure'"),
+        ({"op": "service", **NODE, "order": "start"}, "'service' is missing"),
         ({"op": "service", **NODE, "order": "stop", "service": "x", "signal": 999}, "'signal' cannot be"),
-        ({"op": "service", **NODE, "order": "start", "service": "x", "id": 1, "op_": 1}, "no field 'op_'"),
+        (
+            {"op": "service", **NODE, "order": "start", "service": "x", "id": 1, "op_": 1},
+            "field 'op_'",
+        ),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -214,7 +217,7 @@ def test_a_node_that_is_half_made_is_not_entered(half: Lab) -> None:
         assert done.returncode == 1
         text = f"hafw-lab: half is not made yet: lab {half.name!r} is starting: "
         assert done.stderr.startswith(text)
-        assert f"hafw-lab status {' '.join(name)} says how far it is" in done.stderr
+        assert f"hafw-lab status {' '.join(name)} shows the progress" in done.stderr
         assert done.stderr.count("\n") == 1
     with pytest.raises(LabError, match="half is not made yet"):
         half.node("half").read_text("/etc/passwd")

@@ -75,13 +75,13 @@ def until(what: Callable[[], bool], told: Callable[[], str], limit_s: float = 60
         time.sleep(0.1)  # a terminal tells nobody that it has changed
 
 
-def test_keys_cut_the_power_and_mend_it(name: str) -> None:
+def test_keys_cut_the_power_and_repair_it(name: str) -> None:
     with terminal("watch", "--name", name) as screen:
         until(lambda: "primary: fw-1" in screen.read(), screen.read)
         screen.press("p")
         until(lambda: "primary: fw-2" in screen.read() and "OFF" in screen.read(), screen.read)
         screen.press("h")
-        until(lambda: "everything is mended" in screen.read() and "OFF" not in screen.read(), screen.read)
+        until(lambda: "everything is repaired" in screen.read() and "OFF" not in screen.read(), screen.read)
         screen.press("q")
         until(lambda: "primary" not in screen.read(), screen.read)
 

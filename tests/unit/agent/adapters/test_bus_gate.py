@@ -7,7 +7,7 @@ import pytest
 from dbus_next import Variant
 from dbus_next._private.marshaller import Marshaller
 
-from agent.adapters.bus_gate import BUS, MOST_MESSAGE, Sieve
+from agent.adapters.bus_gate import BUS, MAX_MESSAGE, Sieve
 from agent.adapters.bus_header import FIXED, ForeignError, read_strings
 
 KEEPALIVED, STRANGER, SQUATTER = ":1.7", ":1.99", ":1.42"
@@ -92,7 +92,7 @@ def test_keepalived_is_not_imitated_by_another_field(before: bytes) -> None:
 
 def test_a_message_too_long_is_not_for_us_whoever_sends_it() -> None:
     ear = Ear()
-    large = signal(KEEPALIVED, "s", "x" * MOST_MESSAGE)
+    large = signal(KEEPALIVED, "s", "x" * MAX_MESSAGE)
     assert ear.hear(large + signal(KEEPALIVED)) == signal(KEEPALIVED)
     assert ear.refused == [f"a message of {len(large)} bytes from {KEEPALIVED} on the bus"]
 
@@ -105,7 +105,7 @@ def test_what_is_thrown_away_is_not_held() -> None:
         assert len(ear.sieve._held) < 1000, "the header that it waited for"
     half = by_hand(sender_field(STRANGER))[:FIXED] + bytes(3)
     ear.hear(half)
-    assert len(ear.sieve._held) < MOST_MESSAGE
+    assert len(ear.sieve._held) < MAX_MESSAGE
 
 
 def test_a_flood_costs_no_more_than_a_few_looks_at_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,7 +287,7 @@ NONSENSE = {
 @pytest.mark.parametrize("what", NONSENSE)
 def test_statistics_that_make_no_sense(tool: FakeTool, what: str) -> None:
     tool.answers("-s", NONSENSE[what])
-    with pytest.raises(ToolError, match="conntrackd's statistics cannot be understood") as raised:
+    with pytest.raises(ToolError, match="conntrackd's statistics are invalid") as raised:
         asyncio.run(tool.conntrackd().statistics())
     assert str(raised.value).isprintable()
 
@@ -307,7 +307,7 @@ def test_an_answer_without_end(tool: FakeTool) -> None:
 
 def test_a_tool_that_never_ends(tool: FakeTool) -> None:
     tool.does("-c", 'echo $$ > "$here/pid"; exec sleep 60')
-    with pytest.raises(ToolError, match=r"gave no answer within 0.3 s") as raised:
+    with pytest.raises(ToolError, match=r"did not answer within 0.3 s") as raised:
         asyncio.run(tool.conntrackd().commit(0.3))
     assert raised.value.retryable
     with pytest.raises(ProcessLookupError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.conntrackd import Statistics, parse_statistics
-from agent.adapters.conntrackd_counters import MOST_ANSWER, ask_counters
+from agent.adapters.conntrackd_counters import MAX_ANSWER, ask_counters
 from agent.errors import ToolError, UnavailableError
 from tests.checkout import RECORDED
 
@@ -46,9 +46,9 @@ def test_it_asks_for_what_the_command_asks_for(tmp_path: Path) -> None:
     assert found == parse_statistics(DIRECT)
 
 
-@pytest.mark.parametrize("answer", [b"", b"\xff" * 10, b"x" * (3 * MOST_ANSWER)])
+@pytest.mark.parametrize("answer", [b"", b"\xff" * 10, b"x" * (3 * MAX_ANSWER)])
 def test_an_answer_that_is_none(tmp_path: Path, answer: bytes) -> None:
-    with pytest.raises(ToolError, match="statistics cannot be understood"):
+    with pytest.raises(ToolError, match="statistics are invalid"):
         asyncio.run(ask(tmp_path / "ctl", answer))
 
 

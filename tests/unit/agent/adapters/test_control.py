@@ -41,11 +41,11 @@ def test_a_question_is_answered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("question", [b"\n", b"stop\n", b"status now\n", b"STATUS\n", b"\xff\n"])
-def test_nothing_else_is_a_question(tmp_path: Path, question: bytes) -> None:
+def test_no_other_request_is_known(tmp_path: Path, question: bytes) -> None:
     async def scenario() -> None:
         server = await control_server.serve(tmp_path / "s", answer)
         found = json.loads(await ask(tmp_path / "s", question))
-        assert found == {"error": "this is no question; ask: status"}
+        assert found == {"error": "unknown request; send one of: status"}
         server.close()
 
     asyncio.run(scenario())
@@ -55,7 +55,7 @@ def test_nothing_else_is_a_question(tmp_path: Path, question: bytes) -> None:
 def test_a_question_that_never_ends_is_not_listened_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: bytes
 ) -> None:
-    monkeypatch.setattr(control_server, "QUESTION_LIMIT_S", 0.1)
+    monkeypatch.setattr(control_server, "REQUEST_LIMIT_S", 0.1)
 
     async def scenario() -> None:
         server = await control_server.serve(tmp_path / "s", answer)
@@ -116,9 +116,9 @@ def test_those_who_ask_nothing_are_in_nobodys_way(tmp_path: Path) -> None:
     async def scenario() -> None:
         server = await control_server.serve(tmp_path / "s", answer)
         idle = [
-            await asyncio.open_unix_connection(tmp_path / "s") for _ in range(control_server.MOST_OPEN + 20)
+            await asyncio.open_unix_connection(tmp_path / "s") for _ in range(control_server.MAX_OPEN + 20)
         ]
-        found = await asyncio.wait_for(ask(tmp_path / "s", b"status\n"), control_server.QUESTION_LIMIT_S)
+        found = await asyncio.wait_for(ask(tmp_path / "s", b"status\n"), control_server.REQUEST_LIMIT_S)
         assert json.loads(found) == await answer()
         for reader, _ in idle[:20]:
             assert await asyncio.wait_for(reader.read(), 5) == b"", "the oldest have to go"
@@ -223,7 +223,7 @@ def test_a_place_where_no_socket_can_be(tmp_path: Path, name: str) -> None:
 def test_nobody_to_ask(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "s")
     with pytest.raises(
-        UnavailableError, match=r"no agent answers at .*; start it, .*: systemctl restart hafw-agent"
+        UnavailableError, match=r"does not answer .*; start it, .*: systemctl restart hafw-agent"
     ):
         control.ask_status(tmp_path / "s")
 
@@ -260,7 +260,7 @@ def an_agent_that_says(path: Path, answer: bytes | None) -> Iterator[None]:
 def test_an_answer_that_is_none(tmp_path: Path, answer: bytes) -> None:
     with (
         an_agent_that_says(tmp_path / "s", answer),
-        pytest.raises(HafwError, match="the agent's answer cannot be understood"),
+        pytest.raises(HafwError, match="the agent sent an invalid answer"),
     ):
         control.ask_status(tmp_path / "s")
 
@@ -268,7 +268,7 @@ def test_an_answer_that_is_none(tmp_path: Path, answer: bytes) -> None:
 def test_an_agent_that_ends_before_it_answers(tmp_path: Path) -> None:
     with (
         an_agent_that_says(tmp_path / "s", b""),
-        pytest.raises(UnavailableError, match="has ended before it answered"),
+        pytest.raises(UnavailableError, match="ended before it answered"),
     ):
         control.ask_reload(tmp_path / "s")
 
@@ -290,7 +290,7 @@ def test_an_answer_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(control, "RELOAD_LIMIT_S", 0.2)
     with (
         an_agent_that_says(tmp_path / "s", None),
-        pytest.raises(UnavailableError, match="no answer in time"),
+        pytest.raises(UnavailableError, match="no reply in time"),
     ):
         control.ask_reload(tmp_path / "s")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.adapters import journal
 from agent.adapters.journal import (
-    MOST_WAITING,
+    MAX_WAITING,
     FileSink,
     JournalSink,
     open_sink,
@@ -21,7 +21,7 @@ from agent.adapters.journal import (
     to_datagram,
 )
 from agent.cli.history import to_table
-from agent.model.records import Kind, Record, from_journal, to_fields, to_journal
+from agent.model.records import Record, RecordKind, from_journal, to_fields, to_journal
 from agent.paths import Paths
 
 
@@ -31,7 +31,7 @@ def make_paths(tmp_path: Path) -> Paths:
 
 def make_record(message: str = "something") -> Record:
     return Record(
-        Kind.TRANSITION,
+        RecordKind.TRANSITION,
         message,
         123456789,
         transition="0123456789ab",
@@ -52,7 +52,7 @@ numbers = st.none() | st.integers(0, 2**63 - 1)
 times = st.none() | st.integers(0, 10**12).map(lambda us: us / 1000)
 records = st.builds(
     Record,
-    event=st.sampled_from(Kind),
+    event=st.sampled_from(RecordKind),
     message=texts,
     mono_ns=st.integers(0, 2**63 - 1),
     transition=st.none() | texts,
@@ -128,7 +128,7 @@ def test_a_full_disk_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_long_file_is_put_aside_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "MOST_FILE", 2000)
+    monkeypatch.setattr(journal, "MAX_FILE", 2000)
     paths = make_paths(tmp_path)
     sink = FileSink(paths.log_file)
     for number in range(100):
@@ -193,7 +193,7 @@ def test_a_journald_that_hangs_is_not_waited_for_and_gets_everything_later(tmp_p
         journald.setblocking(False)
         sink = JournalSink(tmp_path / "socket")
         with closing(sink):
-            numbers = list(range(MOST_WAITING))
+            numbers = list(range(MAX_WAITING))
             for number in numbers:
                 sink.write(make_record(str(number)))  # would never come back
             assert sink.lost == 0
@@ -211,7 +211,7 @@ def test_a_journald_that_hangs_is_not_waited_for_and_gets_everything_later(tmp_p
 
 def test_what_does_not_fit_any_more_is_counted_and_the_newest_are_kept(tmp_path: Path) -> None:
     with closing(JournalSink(tmp_path / "nobody")) as sink:
-        for number in range(MOST_WAITING + 5):
+        for number in range(MAX_WAITING + 5):
             sink.write(make_record(str(number)))
         assert sink.lost == 5
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as journald:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from agent.adapters.notices import (
     AT_ONCE,
-    MOST_BYTES,
+    MAX_BYTES,
     OLDEST_S,
     Notice,
     NoticeSocket,
@@ -82,7 +82,7 @@ BAD = {
     "empty": b"",
     "not ours": b"GET / HTTP/1.1\r\n\r\n",
     "another version": datagram((0, "hafw2")),
-    "oversized": b"x" * (MOST_BYTES + 1),
+    "oversized": b"x" * (MAX_BYTES + 1),
     "truncated": datagram()[:-1],
     "truncated more": datagram()[:20],
     "a field more": datagram() + b"\0end",
@@ -114,7 +114,7 @@ def test_bad_datagrams_are_refused_with_a_reason(name: str) -> None:
 
 @given(
     st.one_of(
-        st.binary(max_size=2 * MOST_BYTES),
+        st.binary(max_size=2 * MAX_BYTES),
         st.builds(
             lambda texts: "\0".join(texts).encode("utf-8", "surrogatepass"),
             st.lists(
@@ -144,7 +144,7 @@ def test_a_notice_comes_through_the_socket_once(ear: Ear) -> None:
     assert ear.refused == [
         "a notice that was received before",
         "a datagram that does not come from the hook",
-        f"a datagram of more than {MOST_BYTES} bytes",
+        f"a datagram of more than {MAX_BYTES} bytes",
         "a truncated datagram",
     ]
 

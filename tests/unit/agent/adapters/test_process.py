@@ -85,7 +85,7 @@ def test_a_program_that_cannot_be_started(name: str) -> None:
 def test_a_program_that_never_ends_is_killed_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     begun = time.monotonic()
-    with pytest.raises(ToolError, match=r"gave no answer within 0.3 s") as raised:
+    with pytest.raises(ToolError, match=r"did not answer within 0.3 s") as raised:
         run("/bin/sh", "-c", f"trap '' TERM; sleep 60 & echo $$ $! > {pids}; wait", timeout_s=0.3)
     assert raised.value.retryable
     assert time.monotonic() - begun < 5
@@ -95,7 +95,7 @@ def test_a_program_that_never_ends_is_killed_with_its_children(tmp_path: Path) -
 
 def test_a_child_of_a_program_that_keeps_the_output_open(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    with pytest.raises(ToolError, match="gave no answer"):
+    with pytest.raises(ToolError, match="did not answer"):
         run("/bin/sh", "-c", f"sleep 60 & echo $! > {pid}", timeout_s=0.3)
     wait_until_gone(int(pid.read_text()))
 
@@ -162,7 +162,7 @@ def test_an_error_of_a_copy_is_the_same_here() -> None:
     "end", [lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: os._exit(7), lambda: 1 // 0]
 )
 def test_a_copy_that_ends_before_its_work_is_done(end: Callable[[], object]) -> None:
-    with pytest.raises(ToolError, match=r"ended with .* before its work was done"):
+    with pytest.raises(ToolError, match=r"ended with .* before it was finished"):
         in_child(end)
 
 
@@ -180,5 +180,5 @@ def test_a_listing_is_packed_without_loss() -> None:
 
 def test_a_copy_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "COPY_LIMIT_S", 1)
-    with pytest.raises(ToolError, match="before its work was done"):
+    with pytest.raises(ToolError, match="before it was finished"):
         in_child(lambda: time.sleep(60))

@@ -39,14 +39,14 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 def test_the_words_of_the_protocol(manager: Manager) -> None:
     with closing(ServiceManager(manager.environment)) as service:
-        service.say_status("backup, all well")
-        service.say_status("backup, all well")
+        service.say_status("backup, no problems")
+        service.say_status("backup, no problems")
         service.say_ready()
         service.feed_watchdog()
         service.say_reloading()
         service.say_stopping()
     *said, reloading, stopping = manager.read()
-    assert said == ["STATUS=backup, all well", "READY=1\nSTATUS=backup, all well", "WATCHDOG=1"]
+    assert said == ["STATUS=backup, no problems", "READY=1\nSTATUS=backup, no problems", "WATCHDOG=1"]
     assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
     assert int(reloading.rpartition("=")[2]) > 0
     assert stopping == "STOPPING=1"

@@ -1,4 +1,4 @@
-"""How full the kernel's table is: what its files say, and what they should never say."""
+"""How full the conntrack table is: what its files say, and what they should never say."""
 
 from pathlib import Path
 
@@ -39,5 +39,5 @@ def test_a_kernel_that_tracks_nothing(tmp_path: Path, count: str, most: str) -> 
 
 def test_this_kernel() -> None:
     room = read_room()
-    assert room.most > 0
+    assert room.limit > 0
     assert room.refused >= 0

@@ -298,7 +298,7 @@ def test_a_number_of_another_pid_namespace_is_nobody(
     assert watched.pid == keepalived.pid
     before = watched.fileno()
     assert watched.is_alive(other.pid)
-    assert watched.fileno() == before, "looked for anew each time"
+    assert watched.fileno() == before, "looked for again each time"
     other.kill()
     other.wait()
     assert watched.is_alive(other.pid)

@@ -8,7 +8,7 @@ import pytest
 from agent.adapters import journal
 from agent.adapters.journal import FileSink, read_records
 from agent.cli.history import parse_since, to_table
-from agent.model.records import Kind, Record
+from agent.model.records import Record, RecordKind
 from agent.paths import Paths
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=timezone(timedelta(hours=1)))
@@ -17,7 +17,7 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=timezone(timedelta(hours=1)))
 def test_a_line_stands_between_two_boots() -> None:
     records = [{"message": word, "boot": boot} for word, boot in (("a", "b1"), ("b", "b1"), ("c", "b2"))]
     lines = to_table(records).splitlines()[1:]
-    assert [line.strip() for line in lines] == ["a", "b", "-- started anew: boot b2 --", "c"]
+    assert [line.strip() for line in lines] == ["a", "b", "-- rebooted: boot b2 --", "c"]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,6 @@ def test_records_of_two_boots_and_only_the_later_ones(
         monkeypatch.setattr(journal, "BOOT_ID", tmp_path / "boot")
         if number == 2:
             boots.append(datetime.now(UTC))
-        FileSink(paths.log_file).write(Record(Kind.STARTED, f"boot {number}", number))
+        FileSink(paths.log_file).write(Record(RecordKind.STARTED, f"boot {number}", number))
     assert [record["boot"] for record in read_records(paths, 10)] == ["00001", "00002"]
     assert [record["message"] for record in read_records(paths, 10, boots[0])] == ["boot 2"]

@@ -77,7 +77,7 @@ def test_check_warns_of_what_never_takes_effect(tmp_path: Path) -> None:
     good, warning = done.stdout.decode().splitlines()
     assert good.startswith(f"{file} is good")
     assert warning.startswith("warning: policy[0]: does nothing to ping")
-    assert warning.endswith("always passes (line 11)")
+    assert warning.endswith("is always accepted (line 11)")
 
 
 def test_check_warns_of_management_that_believes_any_source(tmp_path: Path) -> None:
@@ -232,10 +232,10 @@ def test_plan(before: str, after: str) -> None:
 def test_status_without_an_agent_is_unknown_to_a_monitor() -> None:
     done = hafw("status", prefix=EMPTY)
     assert (done.returncode, done.stdout) == (3, b"")
-    assert done.stderr.startswith(b"hafw: no agent answers at /run/hafw/control.sock")
+    assert done.stderr.startswith(b"hafw: the agent at /run/hafw/control.sock does not answer")
     done = hafw("status", "--json", prefix=EMPTY)
     assert done.returncode == 3
-    assert json.loads(done.stdout)["error"].startswith("no agent answers")
+    assert json.loads(done.stdout)["error"].startswith("the agent at ")
     assert done.stderr == b""
 
 
@@ -346,7 +346,8 @@ def test_two_agents_on_one_node() -> None:
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 1
     assert (
-        done.stderr == "hafw: another hafw (process 4711) is at work on this node; there can be only one\n"
+        done.stderr
+        == "hafw: another hafw (process 4711) is running on this node; only one can run at a time\n"
     )
 
 
@@ -449,7 +450,7 @@ def test_a_full_disk_behind_the_output() -> None:
 
 VALUES = {
     "schema": 1, "pair": "G1", "node": "fw-1", "peer": "fw-2", "role": "backup", "role_seconds": 5.0,
-    "phase": "following", "gate": "closed", "unwell": [],
+    "phase": "following", "gate": "closed", "problems": {},
     "keepalived": {"alive": True, "addresses": [], "orphaned": [], "bus": "heard", "bus_states": ["BACKUP"]},
     "rules": {
         "wanted": "backup", "loaded": "backup", "hash": "abc", "intact": True, "drift": None, "counters": {},
@@ -467,8 +468,8 @@ VALUES = {
         ({"role": "primary"}, 2),
         ({"role": "fault"}, 1),
         ({"role": "stopped"}, 1),
-        ({"unwell": ["bus"]}, 1),
-        ({"unwell": ["configuration"]}, 2),
+        ({"problems": {"bus": "it is gone"}}, 1),
+        ({"problems": {"configuration": "it is bad"}}, 2),
         ({"rules": {"wanted": "backup", "error": "nft is gone"}}, 2),
         ({"rules": {**VALUES["rules"], "intact": False, "drift": "a rule is missing"}}, 2),  # type: ignore[dict-item]
     ],
@@ -483,4 +484,5 @@ def test_exit_status_of_status(changes: dict[str, object], expected: int) -> Non
 def test_a_history_since_no_time(text: str) -> None:
     done = hafw("history", f"--since={text}")
     assert done.returncode == 2
-    assert b"is no time; write 2h, 30min, 7d or 2026-01-31 13:00" in done.stderr
+    assert b"invalid time '" in done.stderr
+    assert b"; write 2h, 30min, 7d or 2026-01-31 13:00" in done.stderr

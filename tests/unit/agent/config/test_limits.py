@@ -6,8 +6,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from agent.config.loader import MOST_INTERFACES, parse
-from agent.config.reader import MOST_PROBLEMS
+from agent.config.loader import MAX_INTERFACES, parse
+from agent.config.reader import MAX_PROBLEMS
 from agent.config.source_tree import MAX_NODES
 from agent.errors import ConfigError
 from tests.unit.agent.small_pair import SMALL
@@ -68,7 +68,7 @@ def test_no_file_takes_longer_than_an_honest_one_of_its_size(what: str, rules_s:
 def test_the_first_hundred_problems_are_told(what: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(HOSTILE[what])
-    assert len(caught.value.problems) == MOST_PROBLEMS + 1
+    assert len(caught.value.problems) == MAX_PROBLEMS + 1
     assert all(len(str(problem)) < 1500 for problem in caught.value.problems)
     assert len(str(caught.value)) < 8_000
     assert "there are more than these 100 problems" in str(caught.value.problems[-1])
@@ -81,7 +81,7 @@ def test_the_words_of_a_file_are_counted() -> None:
 
 
 def test_interfaces_are_counted() -> None:
-    with pytest.raises(ConfigError, match=f"interfaces: has 1503 interfaces; .* at most {MOST_INTERFACES}"):
+    with pytest.raises(ConfigError, match=f"interfaces: has 1503 interfaces; .* at most {MAX_INTERFACES}"):
         parse(HOSTILE["interfaces"])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from agent.config.loader import load, parse
 from agent.errors import ConfigError
-from agent.model.pair import AfterLimit, Failover, Gate, PortRange, Protocol, Sync, SyncMode
+from agent.model.pair import AfterLimit, Drift, Failover, Gate, PortRange, Protocol, Sync, SyncMode
 from tests.checkout import EXAMPLES
 from tests.unit.agent.small_pair import SMALL
 
@@ -51,6 +51,26 @@ def test_values_are_those_of_the_file() -> None:
     assert pair.failover == Failover(1000, True)
     assert pair.sync == Sync(SyncMode.CACHE, 4000, 1.5)
     assert pair.gate == Gate(0.5, AfterLimit.CLOSED)
+
+
+@pytest.mark.parametrize(
+    ("line", "drift"),
+    [
+        ("", Drift.REPAIR),
+        ("drift: repair", Drift.REPAIR),
+        ("drift: mend", Drift.REPAIR),
+        ("drift: report", Drift.REPORT),
+    ],
+)
+def test_the_word_of_the_first_releases_for_a_repair_is_known(line: str, drift: Drift) -> None:
+    assert parse(f"{SMALL}{line}\n").drift is drift
+    assert drift.value in ("repair", "report")
+
+
+def test_the_old_word_is_not_proposed() -> None:
+    with pytest.raises(ConfigError, match="did you mean repair") as caught:
+        parse(f"{SMALL}drift: repiar\n")
+    assert "mend" not in str(caught.value)
 
 
 def test_ports_become_what_an_nft_set_takes() -> None:

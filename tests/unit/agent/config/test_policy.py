@@ -155,7 +155,7 @@ def nat(text: str) -> str:
 
 BAD: list[tuple[str, str, str]] = [
     (rule("source: 10.0.0.1"), "policy[0]", "allow is missing; write what may pass"),
-    (rule("allow: [ssh], drop: [http]"), "policy[0]", "allow and drop stand in one rule"),
+    (rule("allow: [ssh], drop: [http]"), "policy[0]", "allow and drop are in one rule"),
     (rule("allow: [ssh], name: Web"), "policy[0].name", "is not a name"),
     (rule("allow: [ssh], name: 'a\"; flush'"), "policy[0].name", "is not a name"),
     (rule("allow: [ssh], limit: 1/second"), "policy[0]", "limit needs a name"),
@@ -202,7 +202,7 @@ BAD: list[tuple[str, str, str]] = [
         "policy[0].ipv6_prefix",
         "is for limits per source",
     ),
-    ("services: {ssh: {tcp: 2222}}", "services.ssh", "knows already"),
+    ("services: {ssh: {tcp: 2222}}", "services.ssh", "built-in"),
     ("services: {'a b': {tcp: 2222}}", "services.a b", "is not a name"),
     ("services: {a: []}", "services.a", "names no service"),
     ("services: {a: [b], b: {tcp: 1}}", "services.a[0]", "no service is named 'b'"),
@@ -233,7 +233,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         "nat: [{from: client, to: server, source: vip}, {from: client, to: server, source: keep}]",
         "nat[1]",
-        "client to server is in nat[0] already, which takes everything",
+        "client to server is already in nat[0], which takes everything",
     ),
     (nat("prefix: {inside: 'fd00::/64', outside: '2001:db8::/48'}"), "nat[0].prefix", "differ in length"),
     (nat("prefix: {inside: 'fd00::/64', outside: 'fd00::/64'}"), "nat[0].prefix", "overlap"),
@@ -303,7 +303,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         nat("services: [ssh], address: 192.168.2.9, destination: 192.168.0.9"),
         "nat[0].address",
-        "nobody answers",
+        "no node answers",
     ),
     (nat("services: [ssh], address: 'fd00::9', destination: 192.168.0.9"), "nat[0]", "share no IP version"),
 ]
@@ -360,7 +360,7 @@ def test_every_file_tells_its_problems_with_its_name() -> None:
         },
     )
     assert [(problem.path, problem.message[:20]) for problem in found] == [
-        ("include[3]", "b.yaml is included a"),
+        ("include[3]", "b.yaml is already in"),
         ("sets.x.file", "x.txt: '10.0.0.x' is"),
         ("zones.nowhere", "no interface is in a"),
         ("b.yaml:policy[0].to", "no interface is in a"),

@@ -25,15 +25,15 @@ BY_STRANGER = (Answer("eth0", VIP, STRANGER, PEER), Answer("eth1", OTHER, None))
 @pytest.mark.parametrize(
     ("role", "role_s", "answers", "well", "words"),
     [
-        (Role.PRIMARY, 60.0, SILENT, True, "nobody else"),
-        (Role.PRIMARY, 60.0, (), True, "nobody else"),
+        (Role.PRIMARY, 60.0, SILENT, True, "no other host"),
+        (Role.PRIMARY, 60.0, (), True, "no other host"),
         (Role.PRIMARY, 60.0, BY_PEER, False, f"fw-2 ({PEER}) answers for 192.168.0.100 on eth0"),
         (
             Role.PRIMARY,
             60.0,
             BY_STRANGER,
             False,
-            f"somebody else ({STRANGER}) answers for 192.168.0.100 on eth0",
+            f"another host ({STRANGER}) answers for 192.168.0.100 on eth0",
         ),
         (Role.BACKUP, 60.0, BY_PEER, True, "not primary"),
         (Role.FAULT, 60.0, BY_PEER, True, "not primary"),
@@ -89,7 +89,7 @@ def test_nobody_is_primary_for_longer_than_a_take_over_takes(advert_interval_ms:
     found = judge_no_primary(rounds, advert_interval_ms, SILENT)
     assert found is not None
     assert found[:2] == (Condition.NO_PRIMARY, False)
-    assert "no node answers for 192.168.0.100 (eth0), 192.168.2.100 (eth1)" in found[2]
+    assert "no host answers for 192.168.0.100 (eth0), 192.168.2.100 (eth1)" in found[2]
 
 
 def test_one_answer_ends_it() -> None:

@@ -49,7 +49,7 @@ def test_assess(facts: Facts, role: Role) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "unwell"),
+    ("facts", "problems"),
     [
         (Facts(alive=True, held=VIP, bus=frozenset({S.MASTER})), set()),
         (Facts(alive=True, bus=frozenset({S.BACKUP})), set()),
@@ -66,8 +66,8 @@ def test_assess(facts: Facts, role: Role) -> None:
         (Facts(alive=True, wanted=BOTH, bus=BACKUP, settled=True), set()),
     ],
 )
-def test_contradictions(facts: Facts, unwell: set[Condition]) -> None:
-    assert {condition for condition, well, _ in contradictions(facts) if not well} == unwell
+def test_contradictions(facts: Facts, problems: set[Condition]) -> None:
+    assert {condition for condition, well, _ in contradictions(facts) if not well} == problems
     assert all(text for _, _, text in contradictions(facts))
 
 

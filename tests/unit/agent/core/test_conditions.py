@@ -140,7 +140,7 @@ def test_an_event_begins_and_ends_only_what_it_observes() -> None:
             assert begun == set(), event
             open_all = replace(state, problems=dict.fromkeys(Condition, "words"))
             left = step(settings, open_all, event).state
-            ended = set(Condition) - left.unwell
+            ended = set(Condition) - left.problems.keys()
             assert {c for c in ended if CONDITIONS[c].observation not in looks} == set(), event
 
 
@@ -176,7 +176,7 @@ def test_what_was_about_a_role_is_over_with_it() -> None:
     for role in (Role.BACKUP, Role.FAULT, Role.STOPPED):
         state = State(Phase.SERVING, Role.PRIMARY, problems=dict.fromkeys(Condition, "words"))
         left = step(Settings(), state, RoleSeen(NOW, role, "test", NOW)).state
-        assert set(Condition) - left.unwell == {one for one in Condition if CONDITIONS[one].of_role}
+        assert set(Condition) - left.problems.keys() == {one for one in Condition if CONDITIONS[one].of_role}
 
 
 def test_a_refused_flush_is_not_over_because_conntrackd_answers_something_else() -> None:
@@ -198,10 +198,10 @@ def test_a_refused_flush_is_not_over_because_conntrackd_answers_something_else()
 
 def test_one_that_hangs_is_not_called_dead() -> None:
     state = step(Settings(), State(), ConntrackdAsked(NOW, Answer.NONE, "no answer within 5 s")).state
-    assert state.unwell == {Condition.CONNTRACKD_SILENT}
+    assert state.problems.keys() == {Condition.CONNTRACKD_SILENT}
     state = step(Settings(), state, ConntrackdAsked(NOW, Answer.UNREACHABLE, "cannot connect")).state
-    assert state.unwell == {Condition.CONNTRACKD}
-    assert step(Settings(), state, ConntrackdAsked(NOW, Answer.WELL)).state.unwell == set()
+    assert state.problems.keys() == {Condition.CONNTRACKD}
+    assert step(Settings(), state, ConntrackdAsked(NOW, Answer.WELL)).state.problems == {}
 
 
 def test_the_newest_words_are_kept() -> None:

@@ -17,7 +17,7 @@ from agent.core.events import (
 from agent.core.machine import step
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
-from agent.core.state import Notice, Phase, State
+from agent.core.state import ConditionChange, Phase, State
 from tests.unit.agent.core.world import SECOND
 
 
@@ -27,7 +27,7 @@ class Primary:
     def __init__(self) -> None:
         self.state = State(phase=Phase.SERVING, role=Role.PRIMARY, loaded=RuleSet.PRIMARY, whole=True)
         self.now = SECOND
-        self.notices: list[Notice] = []
+        self.notices: list[ConditionChange] = []
 
     def meet(self, event: Event) -> tuple[object, ...]:
         taken = step(Settings(), self.state, event)
@@ -51,7 +51,7 @@ class Primary:
 ORDERED = (ResyncKernel(), SendBulk(), SetTimer(Timer.REFRESH, 10.0))
 
 
-def test_a_loss_is_seen_twice_mended_and_told_once() -> None:
+def test_a_loss_is_seen_twice_repaired_and_reported_once() -> None:
     primary = Primary()
     primary.reread(0, 1000, 1020)
     assert primary.count(40_020, 37_337) == ()
@@ -63,7 +63,7 @@ def test_a_loss_is_seen_twice_mended_and_told_once() -> None:
     for _ in range(3):
         assert primary.count(40_020, 40_000) == ()
     assert primary.said == [False, True]
-    assert not primary.state.unwell
+    assert not primary.state.problems
 
 
 def test_a_burst_that_is_still_being_read_is_no_loss() -> None:
@@ -134,7 +134,7 @@ def test_a_backup_has_states_that_its_conntrackd_does_not_know() -> None:
 
 
 def test_a_refresh_that_falls_due_does_not_cut_off_the_reading() -> None:
-    """All is sent just after, and the loss would never be told: the next count finds nothing missing."""
+    """All is sent just after, and the loss would never be reported: the next count finds nothing missing."""
     primary = Primary()
     primary.reread(0, 0, 0)
     primary.count(1000, 0)

@@ -35,7 +35,7 @@ def without(name: str) -> tuple[Link, ...]:
 
 
 @pytest.mark.parametrize(
-    ("links", "role", "unwell"),
+    ("links", "role", "problems"),
     [
         (WELL, Role.BACKUP, {}),
         (WELL, Role.PRIMARY, {}),
@@ -68,16 +68,16 @@ def without(name: str) -> tuple[Link, ...]:
         (
             (*WELL, GUEST),
             Role.BACKUP,
-            {"unzoned-interface": "eth3 (10.0.0.1/24): in no zone of the pair file; nothing that comes in"},
+            {"unzoned-interface": "eth3 (10.0.0.1/24): in no zone of the pair file; nothing that arrives"},
         ),
     ],
 )
-def test_what_is_not_well(links: tuple[Link, ...], role: Role, unwell: dict[str, str]) -> None:
+def test_problems_of_links(links: tuple[Link, ...], role: Role, problems: dict[str, str]) -> None:
     findings = {
         condition.value: text for condition, well, text in judge_links(PAIR, NODE, role, links) if not well
     }
-    assert findings.keys() == unwell.keys()
-    for name, words in unwell.items():
+    assert findings.keys() == problems.keys()
+    for name, words in problems.items():
         assert words in findings[name]
 
 

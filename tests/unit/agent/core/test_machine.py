@@ -33,7 +33,7 @@ from tests.unit.agent.core.world import SECOND, World
 DIRECT = Settings(mode=SyncMode.DIRECT)
 CACHE = Settings(mode=SyncMode.CACHE)
 CACHE_CLOSED = Settings(mode=SyncMode.CACHE, then=AfterLimit.CLOSED)
-REPORT = Settings(mode=SyncMode.CACHE, mend=False, helpers=True)
+REPORT = Settings(mode=SyncMode.CACHE, repair=False, helpers=True)
 ALL = {"direct": DIRECT, "cache": CACHE, "cache-closed": CACHE_CLOSED, "report": REPORT}
 
 ACTIONS = (
@@ -230,7 +230,7 @@ def test_partial_commit_is_tried_twice_and_then_opens_with_an_alarm() -> None:
     assert world.log.count("CommitStates") == 2
     assert world.state.phase is Phase.SERVING
     assert "only 4 of 10 states" in world.notices[-1].text
-    assert Condition.STATES in world.state.unwell
+    assert Condition.STATES in world.state.problems
 
 
 @pytest.mark.parametrize(("name", "phase"), [("cache", Phase.SERVING), ("cache-closed", Phase.HOLDING)])
@@ -249,27 +249,27 @@ def test_limit_of_the_gate_decides(name: str, phase: Phase) -> None:
 
 
 def test_what_can_still_be_had_is_committed_before_any_cache_is_emptied() -> None:
-    """conntrackd hangs at the take-over, the gate opens by its limit, conntrackd continues much later."""
+    """conntrackd hangs at the takeover, the gate opens by its limit, conntrackd continues much later."""
     world = make_world("cache")
     world.see(Role.BACKUP)
     world.run_dry()
     world.broken, world.answer = frozenset({"CommitStates", "FlushCaches"}), Answer.NONE
     world.see(Role.PRIMARY)
     world.work()
-    for _ in range(3):  # settled, settled again, rules mended: it still hangs
+    for _ in range(3):  # settled, settled again, rules repaired: it still hangs
         happen(world, "settle")
         world.work()
         happen(world, "drift")
         world.work()
     assert world.state.phase is Phase.SERVING
     assert "FlushCaches" not in world.log, "it would wait in conntrackd's socket"
-    assert Condition.STATES in world.state.unwell
+    assert Condition.STATES in world.state.problems
     world.broken = frozenset()
     world.log.clear()
     happen(world, "conntrackd-answers")
     world.work()
     assert world.log == ["SetReadiness", "CommitStates", "FlushCaches", "ResyncKernel", "SendBulk"]
-    assert not world.state.unwell
+    assert not world.state.problems
     happen(world, "conntrackd-answers")
     assert not world.plan, "nothing is owed any more"
 

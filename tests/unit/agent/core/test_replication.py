@@ -93,11 +93,11 @@ def test_a_catch_up_that_was_not_whole_is_none(trouble: str) -> None:
         world.work()
     assert world.log[-4:] == ["RequestResync", "AwaitStates", "SetReadiness", "SetTimer"]
     assert world.ready is False
-    assert Condition.REPLICATION in world.state.unwell
+    assert Condition.REPLICATION in world.state.problems
     setattr(world, trouble, "" if trouble == "losses" else False)
     world.run_dry()
     assert world.ready is True
-    assert Condition.REPLICATION not in world.state.unwell
+    assert Condition.REPLICATION not in world.state.problems
 
 
 def test_losses_while_it_catches_up_do_not_break_that_off() -> None:

@@ -1,4 +1,4 @@
-"""When the connection table counts as filling and as full, and when as well again."""
+"""When the conntrack table counts as filling and as full, and when no longer."""
 
 import pytest
 
@@ -9,14 +9,14 @@ F, U = Condition.TABLE_FILLING, Condition.TABLE_FULL
 
 
 def follow(*rooms: Room) -> list[set[Condition]]:
-    """What is not well after each look."""
-    unwell: frozenset[Condition] = frozenset()
+    """The problems after each look."""
+    problems: frozenset[Condition] = frozenset()
     seen, before = [], rooms[0]
     for room in rooms:
-        findings = judge_room(before, room, unwell)
+        findings = judge_room(before, room, problems)
         assert [condition for condition, _, _ in findings] == [F, U]
-        unwell = frozenset(condition for condition, well, _ in findings if not well)
-        seen.append(set(unwell))
+        problems = frozenset(condition for condition, well, _ in findings if not well)
+        seen.append(set(problems))
         before = room
     return seen
 
@@ -63,6 +63,6 @@ def test_no_limit_is_never_full() -> None:
 
 def test_the_words_have_the_numbers_and_what_to_do() -> None:
     (_, _, filling), (_, _, full) = judge_room(Room(900, 1000), Room(1000, 1000, 4, 2), frozenset())
-    assert "1000 connections of 1000 (100%)" in filling
+    assert "1000 states of 1000 (100%)" in filling
     assert "nf_conntrack_max" in filling
-    assert "4 packets refused and 2 entries given up" in full
+    assert "4 packets refused and 2 states given up" in full

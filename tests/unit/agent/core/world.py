@@ -29,7 +29,7 @@ from agent.core.events import ActionDone, ActionFailed, Answer, Event, RoleSeen,
 from agent.core.machine import step
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
-from agent.core.state import Notice, State
+from agent.core.state import ConditionChange, State
 from agent.model.pair import SyncMode
 
 SECOND = 1_000_000_000
@@ -53,7 +53,7 @@ class World:
     state: State = field(default_factory=State)
     plan: deque[Action] = field(default_factory=deque)
     timers: set[Timer] = field(default_factory=set)
-    notices: list[Notice] = field(default_factory=list)
+    notices: list[ConditionChange] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     ready: bool | None = None
     usable: bool = False
@@ -159,7 +159,7 @@ class World:
             case ResyncKernel():
                 return Reread(10, 10, 10)
             case FlushCaches():
-                assert self.loaded is RuleSet.PRIMARY, "emptied the cache that a take-over needs"
+                assert self.loaded is RuleSet.PRIMARY, "emptied the cache that a takeover needs"
                 assert not self.state.owed, "emptied the cache before its states were committed"
             case _:
                 pass

@@ -24,14 +24,14 @@ class Bench:
     """One loop on a fake host. `role()` says what was seen, `until()` waits for a fact."""
 
     def __init__(
-        self, tmp_path: Path, mode: SyncMode = SyncMode.DIRECT, *, mend: bool = True, helpers: bool = False
+        self, tmp_path: Path, mode: SyncMode = SyncMode.DIRECT, *, repair: bool = True, helpers: bool = False
     ) -> None:
         self.host = FakeHost()
         self.sink = MemorySink()
         self.ready = tmp_path / "ready"
         readiness = Readiness(self.ready, -11)
         self.executor = Executor(self.host, self.host, readiness, self.host.complete, self.host.beside)
-        self.loop = Loop(Settings(mode=mode, mend=mend, helpers=helpers), self.executor, self.sink.write)
+        self.loop = Loop(Settings(mode=mode, repair=repair, helpers=helpers), self.executor, self.sink.write)
         self.drift = DriftCheck(self.loop, self.executor)
 
     def role(self, role: Role, trigger: str = "test") -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from agent.core.actions import Timer
 from agent.core.roles import Role, RuleSet
-from agent.model.records import Kind
+from agent.model.records import RecordKind
 from agent.rules.holes import UNKNOWN, Change, Deed
 from agent.rules.nft_json import GATE_TABLE
 from tests.unit.agent.engine.bench import Bench
@@ -28,21 +28,21 @@ def test_no_role_waits_for_a_look_at_the_rules(tmp_path: Path) -> None:
             await bench.until(lambda: bench.host.loaded is RuleSet.BACKUP)
             bench.host.release("look")
             await bench.at_rest()
-        abandoned = [record for record in bench.sink.of(Kind.STEP) if record.result == "abandoned"]
+        abandoned = [record for record in bench.sink.of(RecordKind.STEP) if record.result == "abandoned"]
         assert [record.step for record in abandoned] == ["VerifyRules"]
-        assert not bench.sink.of(Kind.ALARM)
+        assert not bench.sink.of(RecordKind.ALARM)
 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("mend", [True, False])
+@pytest.mark.parametrize("repair", [True, False])
 def test_a_look_that_waits_for_its_turn_does_not_take_our_flip_for_a_change(
-    tmp_path: Path, mend: bool
+    tmp_path: Path, repair: bool
 ) -> None:
     """Looks are made one after the other, in a thread of their own; a role may change before one begins."""
 
     async def scenario() -> None:
-        bench = Bench(tmp_path, mend=mend)
+        bench = Bench(tmp_path, repair=repair)
         async with bench.running(as_role=Role.BACKUP):
             bench.host.done.clear()
             bench.host.held = {"turn"}
@@ -55,7 +55,7 @@ def test_a_look_that_waits_for_its_turn_does_not_take_our_flip_for_a_change(
                 lambda: bench.host.done[-1] == "verify primary" and not bench.drift.is_checking
             )
             await bench.at_rest()
-        assert not bench.sink.of(Kind.ALARM)
+        assert not bench.sink.of(RecordKind.ALARM)
         assert "load primary" not in bench.host.done
 
     asyncio.run(scenario())
@@ -71,21 +71,23 @@ def test_of_many_hints_one_look_is_under_way_and_one_waits(tmp_path: Path) -> No
                 bench.drift.check_rules()
                 await asyncio.sleep(0)
             assert bench.host.done == ["verify backup"]
-            bench.host.loaded = RuleSet.PRIMARY  # by another hand, which overtakes this look as well
+            bench.host.loaded = RuleSet.PRIMARY  # an external change, which overtakes this look as well
             bench.host.release("look")
             await bench.until(lambda: bench.host.loaded is RuleSet.BACKUP)
             await bench.at_rest()
         assert bench.host.done == ["verify backup", "verify backup", "load backup", "verify backup"]
-        (alarm,) = bench.sink.of(Kind.ALARM)
+        (alarm,) = bench.sink.of(RecordKind.ALARM)
         assert "the rules are rules primary" in alarm.message
 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("mend", [True, False])
-def test_a_flush_closes_first_and_loads_then_whatever_the_pair_file_says(tmp_path: Path, mend: bool) -> None:
+@pytest.mark.parametrize("repair", [True, False])
+def test_a_flush_closes_first_and_loads_then_whatever_the_pair_file_says(
+    tmp_path: Path, repair: bool
+) -> None:
     async def scenario() -> None:
-        bench = Bench(tmp_path, mend=mend)
+        bench = Bench(tmp_path, repair=repair)
         async with bench.running(as_role=Role.PRIMARY):
             await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
             await bench.at_rest()
@@ -100,28 +102,28 @@ def test_a_flush_closes_first_and_loads_then_whatever_the_pair_file_says(tmp_pat
             assert bench.host.done == ["close"]
             await bench.until(lambda: "load primary" in bench.host.done)
             await bench.at_rest()
-        (alarm,) = bench.sink.of(Kind.ALARM)
+        (alarm,) = bench.sink.of(RecordKind.ALARM)
         assert "is gone; until the rules are back nothing is forwarded" in alarm.message
 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("mend", [True, False])
-def test_an_edit_just_after_a_flip_is_mended_or_only_told_of(tmp_path: Path, mend: bool) -> None:
+@pytest.mark.parametrize("repair", [True, False])
+def test_an_edit_just_after_a_flip_is_repaired_or_only_reported(tmp_path: Path, repair: bool) -> None:
     async def scenario() -> None:
-        bench = Bench(tmp_path, mend=mend)
+        bench = Bench(tmp_path, repair=repair)
         async with bench.running(as_role=Role.BACKUP):
             bench.host.edited = "chain mine"
             bench.role(Role.PRIMARY)
             await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
             bench.drift.check_rules()
-            await bench.until(lambda: bool(bench.sink.of(Kind.ALARM)))
+            await bench.until(lambda: bool(bench.sink.of(RecordKind.ALARM)))
             bench.fire(Timer.RETRY)
             await bench.at_rest()
-        (alarm,) = bench.sink.of(Kind.ALARM)
+        (alarm,) = bench.sink.of(RecordKind.ALARM)
         assert "chain mine" in alarm.message
-        assert ("left as it is" in alarm.message) is not mend
-        assert ("load primary" in bench.host.done) is mend
+        assert ("left as it is" in alarm.message) is not repair
+        assert ("load primary" in bench.host.done) is repair
 
     asyncio.run(scenario())
 
@@ -136,7 +138,7 @@ def test_readiness_that_somebody_else_wrote_is_restored(tmp_path: Path, written:
             assert bench.ready.read_text() == "0\n"
             bench.drift.check_readiness()
             await bench.at_rest()
-            assert not bench.sink.of(Kind.ALARM)
+            assert not bench.sink.of(RecordKind.ALARM)
             bench.ready.unlink()
             if written == "a pipe":
                 os.mkfifo(bench.ready)
@@ -147,8 +149,8 @@ def test_readiness_that_somebody_else_wrote_is_restored(tmp_path: Path, written:
             assert bench.ready.read_text() == "0\n"
             bench.drift.check_readiness()
             await bench.at_rest()
-        (alarm,) = bench.sink.of(Kind.ALARM)
-        (over,) = bench.sink.of(Kind.RECOVERED)
+        (alarm,) = bench.sink.of(RecordKind.ALARM)
+        (over,) = bench.sink.of(RecordKind.RECOVERED)
         assert (alarm.condition, over.condition) == ("readiness", "readiness")
 
     asyncio.run(scenario())

@@ -21,12 +21,12 @@ from agent.engine.executor import Executor
 from agent.engine.loop import Beat, Loop
 from agent.engine.observer import Observer
 from agent.engine.readiness import Readiness
-from agent.model.records import Kind
+from agent.model.records import RecordKind
 from agent.paths import Paths
 from tests.checkout import EXAMPLES, RECORDED
 from tests.fakes import FakeHost, MemorySink
 
-pytestmark = pytest.mark.root(reason="the kernel tells only root of changed rules")
+pytestmark = pytest.mark.root(reason="the kernel reports changed rules to root only")
 
 PAIR = loader.load(EXAMPLES / "pair.yaml")
 
@@ -70,7 +70,7 @@ def test_refusals_are_recorded_once_in_a_while_whatever_number_is_in_them(tmp_pa
         for number in range(10_000):
             bench.observer.refuse(f"a VrrpStatusChange from :1.{number}, who is not keepalived")
             bench.observer.refuse("a truncated datagram")
-        assert len(bench.sink.of(Kind.REFUSED)) == 2, "a flood fills the journal"
+        assert len(bench.sink.of(RecordKind.REFUSED)) == 2, "a flood fills the journal"
         assert len(bench.observer._refused) <= 100
         bench.observer.close()
 
@@ -85,7 +85,7 @@ def test_the_first_refusal_is_recorded_also_just_after_boot(
         monkeypatch.setattr("agent.engine.observer.time.monotonic", lambda: 1.0)
         bench.observer.refuse("a truncated datagram")
         monkeypatch.undo()
-        assert len(bench.sink.of(Kind.REFUSED)) == 1
+        assert len(bench.sink.of(RecordKind.REFUSED)) == 1
         bench.observer.close()
 
     asyncio.run(scenario())
@@ -185,7 +185,7 @@ def test_the_first_loss_of_all_is_told(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_conntrackd_that_comes_back_is_told_of_though_a_question_was_answered_first(
+def test_a_conntrackd_that_comes_back_is_reported_though_a_question_was_answered_first(
     tmp_path: Path,
 ) -> None:
     statistics = RECORDED / "direct-statistics.txt"

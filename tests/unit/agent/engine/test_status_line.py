@@ -11,11 +11,11 @@ from agent.engine.status_line import status_line
 @pytest.mark.parametrize(
     ("state", "line"),
     [
-        (State(), "starting, nothing is known yet"),
-        (State(phase=Phase.SERVING, role=Role.PRIMARY, ready=True), "primary, gate open, all well"),
+        (State(), "starting"),
+        (State(phase=Phase.SERVING, role=Role.PRIMARY, ready=True), "primary, gate open, no problems"),
         (
             State(phase=Phase.FOLLOWING, role=Role.BACKUP, ready=True),
-            "backup, gate closed, the peer's states are in, all well",
+            "backup, gate closed, the peer's states are here, no problems",
         ),
         (
             State(
@@ -24,13 +24,13 @@ from agent.engine.status_line import status_line
                 ready=False,
                 problems={Condition.CONNTRACKD: "gone", Condition.BUS: "gone"},
             ),
-            "backup, gate closed, the peer's states are not in yet, not well: bus, conntrackd",
+            "backup, gate closed, the peer's states are not here yet, problems: bus, conntrackd",
         ),
         (
             State(phase=Phase.PREPARING, role=Role.PRIMARY),
-            "primary, gate closed, waiting for the states to be usable, all well",
+            "primary, gate closed, waiting for the states to be usable, no problems",
         ),
-        (State(phase=Phase.FOLLOWING, role=Role.STOPPED), "stopped, gate closed, all well"),
+        (State(phase=Phase.FOLLOWING, role=Role.STOPPED), "stopped, gate closed, no problems"),
     ],
 )
 def test_one_line(state: State, line: str) -> None:

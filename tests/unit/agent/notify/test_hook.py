@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.adapters.notices import MOST_BYTES, Notice, NoticeSocket
+from agent.adapters.notices import MAX_BYTES, Notice, NoticeSocket
 from agent.core.assess import VrrpState
 from tests.checkout import ROOT
 
@@ -339,4 +339,4 @@ def test_ten_at_once_without_an_agent_all_ask_for_a_run(place: Place) -> None:
 
 def test_the_longest_notice_fits() -> None:
     longest = "\0".join(("hafw1", "INSTANCE", "x" * 255, "DELETED", "255", "9" * 19, "9" * 9, "end"))
-    assert len(longest) < MOST_BYTES
+    assert len(longest) < MAX_BYTES

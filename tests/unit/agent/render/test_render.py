@@ -1,6 +1,6 @@
 """Pair file -> the files of keepalived, conntrackd and the kernel, against golden cases.
 
-HAFW_WRITE_GOLDEN=1 writes the golden files anew; read the diff before you keep it.
+HAFW_WRITE_GOLDEN=1 writes the golden files again; read the diff before you keep it.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The compiled rules against golden cases, and what must hold for every pair.
 
-HAFW_WRITE_GOLDEN=1 writes the golden files anew; read the diff before you keep it.
+HAFW_WRITE_GOLDEN=1 writes the golden files again; read the diff before you keep it.
 """
 
 import json

@@ -66,7 +66,7 @@ def test_one_more_service_touches_one_chain() -> None:
     assert not [one for one in flat(change) if "counter" in one or "set" in one or one == "delete table"]
 
 
-def test_a_rule_that_stays_goes_on_counting_where_it_was() -> None:
+def test_a_rule_that_stays_keeps_counting_where_it_was() -> None:
     before = (add_chain(TABLE, "a"), port_rule(1), port_rule(2), port_rule(1))
     after = (add_chain(TABLE, "a"), port_rule(3), port_rule(1), port_rule(1), port_rule(1))
     change = compile_change(before, after, {"a": [(10, 100), (20, 200), (30, 300)]})

@@ -1,4 +1,4 @@
-"""What opens our tables, and how it is told. What nft and the kernel make of it is in tests/netns."""
+"""What opens our tables, and how it is reported. What nft and the kernel make of it is in tests/netns."""
 
 import pytest
 

@@ -40,18 +40,22 @@ TO_SELF = "from: client, to: self"
 @pytest.mark.parametrize(
     ("lines", "place", "message"),
     [
-        ((f"{TO_SELF}, drop: [ping]",), "policy[0]", "an echo request to the firewalls always passes"),
-        ((f"{TO_SELF}, drop: [{{icmpv6: echo-request}}]",), "policy[0]", "always passes"),
-        ((f"{TO_SELF}, name: a, allow: [ping], limit: 1/second",), "policy[0]", "always passes"),
+        ((f"{TO_SELF}, drop: [ping]",), "policy[0]", "an echo request to the firewalls is always accepted"),
+        ((f"{TO_SELF}, drop: [{{icmpv6: echo-request}}]",), "policy[0]", "is always accepted"),
+        ((f"{TO_SELF}, name: a, allow: [ping], limit: 1/second",), "policy[0]", "is always accepted"),
         ((f"{TO_SELF}, reject: [ssh]",), "policy[0]", "ssh from 192.168.2.0/25: that is management"),
         ((f"{TO_SELF}, drop: [ssh], source: 192.168.2.9",), "policy[0]", "that is management"),
         (
             (f"{TO_SELF}, allow: [dns], destination: 192.168.0.9",),
             "policy[0]",
-            "no address of the firewalls",
+            "not an address of the firewalls",
         ),
-        ((f"{TO_SELF}, allow: [bfd]",), "policy[0]", "hear each other alone"),
-        ((f"{TO_SELF}, drop: [{{protocol: 112}}, dns]",), "policy[0]", "hear each other alone"),
+        ((f"{TO_SELF}, allow: [bfd]",), "policy[0]", "among themselves only"),
+        (
+            (f"{TO_SELF}, drop: [{{protocol: 112}}, dns]",),
+            "policy[0]",
+            "among themselves only",
+        ),
         ((f"{TO_SERVER}, drop: [https], destination: 192.168.2.100",), "policy[0]", "the firewalls' own"),
         (
             (f"{TO_SERVER}, drop: [https], source: all",),

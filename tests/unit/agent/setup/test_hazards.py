@@ -108,17 +108,17 @@ def test_no_procedure_that_makes_two_primaries(tmp_path: Path) -> None:
     replacing = ("--replace", "keepalived.conf")
     said = refused(tmp_path, *replacing)
     for difference in (
-        "virtual router 61 on eth1 (IPv4): VRRP version: 2 in the file that is there, 3 in the new one",
-        "virtual router 61 on eth1 (IPv4): authentication: PASS in the file that is there, none in",
-        "virtual router 61 on eth1 (IPv4): advert_int: 3 s in the file",
-        "virtual router 62 on eth0 (IPv4): sent to: 192.168.0.2 in the file that is there, 224.0.0.18",
+        "virtual router 61 on eth1 (IPv4): VRRP version: 2 in the existing file, 3 in the new one",
+        "virtual router 61 on eth1 (IPv4): authentication: PASS in the existing file, none in",
+        "virtual router 61 on eth1 (IPv4): advert_int: 3 s in the existing file",
+        "virtual router 62 on eth0 (IPv4): sent to: 192.168.0.2 in the existing file, 224.0.0.18",
         "both be primary",
         "--both-together",
     ):
         assert difference in said
     shown = setup(tmp_path, "--file", FILE, "--node", "fw-1", "--dry-run", *replacing)
     assert (shown.returncode, shown.stderr) == (1, "")
-    assert "VRRP version: 2 in the file" in shown.stdout
+    assert "VRRP version: 2 in the existing file" in shown.stdout
     assert "--drop-others" in refused(tmp_path, *replacing, "--both-together")
     done = install(tmp_path, "fw-1", *replacing, "--both-together", "--drop-others")
     assert "backup first" not in done.stdout
@@ -145,9 +145,7 @@ def test_a_change_of_the_pair_file_is_no_less_of_a_change(tmp_path: Path) -> Non
     write(tmp_path, "etc/hafw/hafw.yaml", more)
     done = setup(tmp_path, "--node", "fw-1", "--yes")
     assert done.returncode == 1
-    assert (
-        "192.168.2.100 in the file that is there, 192.168.2.100, 192.168.2.101 in the new one" in done.stderr
-    )
+    assert "192.168.2.100 in the existing file, 192.168.2.100, 192.168.2.101 in the new one" in done.stderr
 
 
 def test_a_file_of_hafw_with_another_wait_is_as_ever(tmp_path: Path) -> None:
@@ -180,17 +178,17 @@ def test_a_node_that_speaks_nothing_yet_is_no_danger(tmp_path: Path) -> None:
 )
 def test_what_is_not_understood_is_not_called_safe(tmp_path: Path, line: str) -> None:
     write(tmp_path, KEEPALIVED, f"{NEW.replace('# hafw', '# by hand', 1)}\n{line}\n")
-    assert "cannot be judged: line" in refused(tmp_path, "--replace", "keepalived.conf")
+    assert "cannot be parsed: line" in refused(tmp_path, "--replace", "keepalived.conf")
     kept = install(tmp_path).stdout
-    assert "cannot be judged: line" in kept
+    assert "cannot be parsed: line" in kept
 
 
 def test_replication_that_the_peer_would_not_hear(tmp_path: Path) -> None:
     write(tmp_path, CONNTRACKD, AGED_CONNTRACKD)
     said = refused(tmp_path, "--replace", "conntrackd.conf")
-    assert "replication mode: NOTRACK in the file that is there, FTFW in the new one" in said
+    assert "replication mode: NOTRACK in the existing file, FTFW in the new one" in said
     assert (
-        "replicated over: Multicast 225.0.0.50 port 3780 on eth2 in the file that is there,"
+        "replicated over: Multicast 225.0.0.50 port 3780 on eth2 in the existing file,"
         " UDP 192.168.1.2 port 3780 on eth2 in the new one"
     ) in said
     install(tmp_path, "fw-1", "--replace", "conntrackd.conf", "--both-together")
@@ -208,9 +206,9 @@ def test_what_a_keepalived_conf_that_stays_does_against_the_agent(tmp_path: Path
     write(tmp_path, KEEPALIVED, aged)
     said = install(tmp_path).stdout
     for line in (
-        "take out vrrp_notify_fifo_script /usr/local/sbin/other",
-        "take out notify_master /etc/conntrackd/primary-backup.sh primary (line 6) of vrrp_sync_group G1",
-        "take out notify_backup",
+        "remove vrrp_notify_fifo_script /usr/local/sbin/other",
+        "remove notify_master /etc/conntrackd/primary-backup.sh primary (line 6) from vrrp_sync_group G1",
+        "remove notify_backup",
         "write state BACKUP in vrrp_instance VI_1",
         "put vrrp_instance VI_2 (line 23) into the group of the pair",
     ):
@@ -227,7 +225,7 @@ def test_what_a_conntrackd_conf_that_stays_does_against_the_agent(tmp_path: Path
         "write Mode FTFW instead of Mode NOTRACK (line 3)",
         "put the UDP block in the place of Multicast (line 4)",
         "write HashSize 65536 instead of 8192",
-        "take out PollSecs 15 (line 12)",
+        "remove PollSecs 15 (line 12)",
         "the Filter keeps UDP, SCTP, ICMP, IPv6-ICMP from the peer",
         "IPv4_Destination_Address 192.168.1.2",  # among the lines that it needs
     ):
@@ -264,7 +262,7 @@ def test_words_lines_and_braces() -> None:
     assert (second.words, inner.words, inner.body[0].words) == (("f",), ("g",), ("h", "1", "2"))
     assert parse_blocks("a!b\n", "#!").body[0].words == ("a",)
     assert parse_blocks("a!b\n", "#").body[0].words == ("a!b",)
-    with pytest.raises(NotUnderstoodError, match="larger"):
+    with pytest.raises(NotUnderstoodError, match="too large"):
         parse_blocks("a\n" * 1_000_000, "#")
 
 

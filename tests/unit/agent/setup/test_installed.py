@@ -103,7 +103,7 @@ def test_made_by_hand_a_sender_that_the_rules_cannot_know(paths: Paths) -> None:
     )
     (found,) = InstalledFiles(node, paths).find_outdated(pair)
     assert (
-        f"{paths.keepalived_config} does not do for a pair with the agent: write mcast_src_ip fe80::68"
+        f"{paths.keepalived_config} is not suitable for a pair with the agent: write mcast_src_ip fe80::68"
         in found
     )
     assert "both nodes become primary, and 1 more" in found

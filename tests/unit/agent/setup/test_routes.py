@@ -61,7 +61,7 @@ def test_what_ifupdown_gave_an_interface_is_named(tmp_path: Path, file: str, lin
     assert any(note.startswith(f"/{file} configures eth0 too") for note in rival_notes(PAIR, tmp_path))
 
 
-def test_a_line_that_goes_on_and_an_alias(tmp_path: Path) -> None:
+def test_a_line_that_continues_and_an_alias(tmp_path: Path) -> None:
     write(
         tmp_path,
         INTERFACES,

@@ -115,7 +115,7 @@ def killed_at(root: Path, cut: int) -> bool:
         sys.addaudithook(count)
         try:
             write_all(root)
-        except BaseException:  # noqa: BLE001 - nothing of the test run may go on in the child
+        except BaseException:  # noqa: BLE001 - nothing of the test run may continue in the child
             os._exit(1)
         os._exit(0)
     _, status = os.waitpid(child, 0)

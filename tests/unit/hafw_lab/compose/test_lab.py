@@ -78,20 +78,28 @@ def test_the_built_in_topology_can_be_written_as_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("segments:", "segment:", "the file: 'segment' is not known; known are segments, nodes"),
+        ("segments:", "segment:", "the file: unknown key 'segment'; known are segments, nodes"),
         ("br2: {zone: sync}", "br2: {}", "segments.br2.zone is missing"),
-        ("vip: 192.168.0.100/24", "vip: 192.168.0.100", "segments.br0.vip: '192.168.0.100' is no address"),
-        ("vrid: 62", "vrid: yes", "segments.br0.vrid: True is no number"),
+        (
+            "vip: 192.168.0.100/24",
+            "vip: 192.168.0.100",
+            "segments.br0.vip: '192.168.0.100' is not an",
+        ),
+        ("vrid: 62", "vrid: yes", "segments.br0.vrid: True is not a number"),
         (
             "segment: br1, addresses: 192.168.2.10/24",
             "segment: br9, addresses: []",
             "there is no segment 'br9'",
         ),
-        ("default: 192.168.2.100", "default: here", "nodes.client.routes: 'default' via 'here' is no route"),
-        ("priority: 150", "priority: high", "nodes.fw-1.firewall.priority should be a number"),
-        ("client: {links", "'cli ent': {links", "nodes: 'cli ent' cannot be a name"),
-        ("{eth0: {segment: br1", "{eth0/x: {segment: br1", "'eth0/x' cannot be the name of an interface"),
-        ("nodes:", "nodes: [", "is no YAML"),
+        (
+            "default: 192.168.2.100",
+            "default: here",
+            "nodes.client.routes: 'default' via 'here' is not",
+        ),
+        ("priority: 150", "priority: high", "nodes.fw-1.firewall.priority must be a number"),
+        ("client: {links", "'cli ent': {links", "nodes: 'cli ent' is not a valid name"),
+        ("{eth0: {segment: br1", "{eth0/x: {segment: br1", "'eth0/x' is not a valid interface name"),
+        ("nodes:", "nodes: [", "is not valid YAML"),
     ],
 )
 def test_a_wrong_topology_file_is_refused_with_its_place(

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from agent.model.records import Kind, Record, from_journal, to_journal
+from agent.model.records import Record, RecordKind, from_journal, to_journal
 from hafw_lab import process, programs
 from hafw_lab.arguments.advert import choose_advert_ms
 from hafw_lab.arguments.machines import choose_machines
@@ -183,7 +183,9 @@ def test_the_quickest_round_trip_sets_the_clock() -> None:
 
 
 def test_records_come_out_of_the_journal_as_they_went_in() -> None:
-    record = Record(Kind.TRANSITION, "in force", 12345, transition="a", to_role="primary", duration_ms=1.5)
+    record = Record(
+        RecordKind.TRANSITION, "in force", 12345, transition="a", to_role="primary", duration_ms=1.5
+    )
     entry: dict[str, object] = {**to_journal(record), "MESSAGE": record.message}
     found = from_journal(entry)
     assert (found["mono_ns"], found["to"], found["duration_ms"]) == (12345, "primary", 1.5)

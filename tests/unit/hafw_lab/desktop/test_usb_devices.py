@@ -1,4 +1,4 @@
-"""USB devices: what is read of the machine, what is meant, and what mends a closed door."""
+"""USB devices: what is read of the machine, what is meant, and what opens a closed door."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -76,8 +76,8 @@ def test_a_device_by_place_and_by_kind(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("stick", "names no USB device"),
-        ("1.9", "there is no USB device 1.9"),
+        ("stick", "is not a USB device"),
+        ("1.9", "no USB device 1.9"),
         ("0951:1666", "several devices 0951:1666, at 1.4, 1.5"),
     ],
 )

@@ -80,7 +80,7 @@ def test_usb_is_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "mend"),
+    ("files", "command"),
     [
         ({}, "user.max_user_namespaces=15000"),
         ({"__proc__sys__kernel__unprivileged_userns_clone": "0\n"}, "kernel.unprivileged_userns_clone=1"),
@@ -90,10 +90,10 @@ def test_usb_is_closed() -> None:
         ),
     ],
 )
-def test_namespaces_are_for_root_only(files: dict[str, str], mend: str) -> None:
+def test_namespaces_are_for_root_only(files: dict[str, str], command: str) -> None:
     said = complain(run=fail("unshare", "unshare failed: Operation not permitted"), read=reader(**files))
     assert "Operation not permitted" in said
-    assert said.endswith(f"sysctl -w {mend}")
+    assert said.endswith(f"sysctl -w {command}")
 
 
 def test_bridges_go_through_the_firewall() -> None:

@@ -117,7 +117,7 @@ def test_the_clients_view() -> None:
     ]
     moments = list(traffic_moments(connections, figures(399), 100 * MS, "client"))
     assert [moment.at_ns // MS for moment in moments] == [99, 399, 405, 410]
-    assert moments[-1].what == "2 of 3 connections have gone on", (
+    assert moments[-1].what == "2 of 3 connections have resumed", (
         "the third had its longest silence before the fault"
     )
 

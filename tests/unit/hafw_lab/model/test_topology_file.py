@@ -54,16 +54,16 @@ def test_anything_in_any_place_is_a_topology_or_one_sentence(place: tuple[str, .
     [
         (
             yaml.safe_dump(put(WHOLE, ("nodes", "client", "routes"), ["default"])),
-            r"nodes\.client\.routes: there",
+            r"nodes\.client\.routes: targets",
         ),
         (
             yaml.safe_dump(put(WHOLE, ("nodes", "client", "routes"), "default")),
-            r"nodes\.client\.routes: there",
+            r"nodes\.client\.routes: targets",
         ),
-        ("nodes: 2026-13-45\n", "is no YAML: month must be in"),
+        ("nodes: 2026-13-45\n", "is not valid YAML: month must be in"),
         ("[" * 100_000, "is nested too deeply"),
-        ("nodes: {? [a] : b}\n", "is no YAML"),
-        ("\x00", "is no YAML"),
+        ("nodes: {? [a] : b}\n", "is not valid YAML"),
+        ("\x00", "is not valid YAML"),
     ],
 )
 def test_files_that_ended_in_a_traceback(tmp_path: Path, text: str, said: str) -> None:

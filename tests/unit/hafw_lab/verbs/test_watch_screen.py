@@ -11,7 +11,7 @@ AGENT = {
     "role": "primary",
     "role_seconds": 12.3,
     "gate": "open",
-    "unwell": [],
+    "problems": {},
     "rules": {"loaded": "primary", "intact": True},
     "states": {"mode": "cache", "kernel": 1200, "internal_cache": 1100, "external_cache": 3},
     "last_transition": {"from": "backup", "to": "primary", "result": "done", "duration_ms": 1.6},
@@ -68,10 +68,10 @@ def test_a_dead_node_and_a_dead_link_are_seen() -> None:
     assert row(status, "role").split() == ["role", "primary,", "12", "s", "-"]
 
 
-def test_nobody_primary_and_an_unwell_agent_stand_out() -> None:
-    status = lab(node("fw-1", agent={**AGENT, "unwell": ["states"]}), primary=None)
+def test_nobody_primary_and_an_agent_with_problems_stand_out() -> None:
+    status = lab(node("fw-1", agent={**AGENT, "problems": {"states": "words"}}), primary=None)
     lines = draw(status, (), width=80, height=24, now="now")
     assert lines[0].tone is Tone.BAD
-    assert next(line for line in lines if line.text.startswith("unwell")).tone is Tone.BAD
+    assert next(line for line in lines if line.text.startswith("problems")).tone is Tone.BAD
     well = draw(lab(node("fw-1")), (), width=80, height=24, now="now")
     assert not [line for line in well if line.tone is Tone.BAD]

@@ -1,0 +1,95 @@
+"""Words that must not come back, each with the one to write: the field's own, and one for each thing."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+LEFT_OUT = {"CHANGELOG.md", "packaging/debian/changelog", "LICENSE", "packaging/debian/copyright"}
+"""What was said then stays said, also with names that have changed; and what others wrote."""
+RECORDED = "tests/recorded/"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A blank in `found` is any break between two words, also of a line; `example` was written once."""
+
+    found: str
+    write: str
+    example: str
+    kept: tuple[str, ...] = ()
+    """Lines with these have it rightly."""
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        gap = r"""(?:[\s"'#|]|\b[fr]["'])+"""
+        return re.compile(rf"(?<![A-Za-z])(?:{self.found.replace(' ', gap)})(?![a-z])")
+
+
+WORDS = (
+    Word("ConntrackdCame|CONNTRACKD_CAME|[Cc]onntrackd came", "ConntrackdStarted", "class ConntrackdCame:"),
+    Word("ConntrackdWent|CONNTRACKD_WENT|[Cc]onntrackd went", "conntrackd lost", '"conntrackd "\n  "went"'),
+    Word("(?i:unwell)|is not well|all well|[Ww]ell again", "problems", "  unwell  nothing"),
+    Word("_?MOST_[A-Z]+", "MAX_", "_MOST_FILES = 20"),
+    Word(
+        "_?(?i:mend)(?:s|ed|ing)?(?:_\\w+)?",
+        "repair",
+        "drift: mend",
+        kept=(
+            '{"mend": Drift.REPAIR}',
+            "may say `mend`",
+            ".Cm mend ,",
+            '("drift: mend", ',
+            '"mend" not in str(',
+        ),
+    ),
+    Word("(?i:another|other|foreign|program's) hands?", "external change", "another\n    # hand"),
+    Word("told_of|told of|tells? of", "reported", "is_only_told_of_where"),
+    Word("(?:[Gg]o|goes|going|gone|went)(?: |_)on", "continue, resume, keep doing", "goes\n    on"),
+    Word("conntrack (?:entry|entries|flows?)|state entr(?:y|ies)", "states", "conntrack entries"),
+    Word("[Cc]onnection tables?", "conntrack table", "the connection table"),
+    Word("HAFW_SOURCE", "HAFW_TRIGGER", "HAFW_SOURCE=netlink"),
+    Word("(?i:unknown) questions?|is no question", "unknown request", '"this is no question; ask:"'),
+    Word("is no time\\b|is not a time", "invalid time", "'yesterday' is no time"),
+    Word("(?:gives|gave|has) no answer|no agent answers", "does not answer", "nft gave no answer in 5 s"),
+    Word("take (?:it|them|one|this) out", "remove", "take it\n    out"),
+    Word("cannot be understood", "invalid, cannot be parsed", "its answer cannot be understood"),
+    Word("st(?:and|ood) still for", "was stopped for", "the agent stood still for 3 s"),
+)
+
+
+@pytest.fixture(scope="module")
+def texts(root: Path, files: tuple[Path, ...]) -> dict[str, str]:
+    """By path, every text of ours but this one."""
+    named = {str(path.relative_to(root)): path for path in files if path != Path(__file__)}
+    return {
+        name: path.read_text(encoding="utf-8", errors="replace")
+        for name, path in named.items()
+        if name not in LEFT_OUT and not name.startswith(RECORDED)
+    }
+
+
+def find_word(word: Word, texts: dict[str, str]) -> list[str]:
+    return [
+        f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match.group()!r}; write: {word.write}"
+        for name, text in texts.items()
+        for match in word.pattern.finditer(text)
+        if not any(kept in line_of(text, match) for kept in word.kept)
+    ]
+
+
+def line_of(text: str, match: re.Match[str]) -> str:
+    begin = text.rfind("\n", 0, match.start()) + 1
+    return text[begin:].partition("\n")[0]
+
+
+@pytest.mark.parametrize("word", WORDS, ids=lambda word: word.write)
+def test_a_word_that_was_cured_is_written_nowhere(word: Word, texts: dict[str, str]) -> None:
+    found = find_word(word, texts)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("word", WORDS, ids=lambda word: word.write)
+def test_it_would_be_found_at_its_line(word: Word) -> None:
+    assert find_word(word, {"a.py": f"\n{word.example}\n"})[0].startswith("a.py:2: ")
