@@ -3,9 +3,12 @@
 import fnmatch
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+
+from tests.static.test_layers import AGENT, LAB
 
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^    .*$", re.MULTILINE)
@@ -150,3 +153,27 @@ def test_every_path_that_a_page_names_exists(root: Path, pages: tuple[Path, ...]
     }
     assert ("CONTRIBUTING.md", "agent/core/machine.py") in named
     assert sorted((page, path) for page, path in named if not list(root.glob(path))) == []
+
+
+def test_the_map_of_contributing_has_every_package_and_its_tier(root: Path) -> None:
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawn = [
+        tuple(set(tier.split(", ")) for tier in reversed(line.split(" > ")))
+        for line in re.findall(r"^    (\w[\w, ]+(?: > [\w, ]+)+)$", text, re.MULTILINE)
+    ]
+    assert drawn == [AGENT, LAB]
+    homes = (root / "agent", root / "host-tools" / "hafw_lab")
+    packages = {path.parent for home in homes for path in home.glob("*/*.py")}
+    assert len(packages) > 25
+    assert [str(one) for one in packages if f"    {one.relative_to(root)}/ " not in text] == []
+
+
+def test_the_changelog_has_the_release_of_the_packages(root: Path) -> None:
+    newest = (root / "packaging" / "debian" / "changelog").read_text(encoding="utf-8")
+    headings = re.findall(
+        r"^## \[(\d.*)\] - (\S+)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    entry = re.search(r"^hafw \(([^)]*)\).*?^ -- [^\n]*, (.*?) \d\d:", newest, re.MULTILINE | re.DOTALL)
+    assert entry
+    version, day = entry.groups()
+    assert headings[0] == (version, f"{datetime.strptime(day, '%d %b %Y'):%Y-%m-%d}")
