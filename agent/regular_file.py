@@ -1,5 +1,5 @@
-"""Files that are read and written whole: regular ones, of a stated size, never waited for, and by whom they
-could be changed.
+"""Files that are read whole: regular ones, of a stated size, never waited for, and by whom they could be
+changed.
 
 Hard facts
 * Opening a FIFO waits for its other end, and opening a device can do something (a watchdog starts), so a
@@ -64,23 +64,6 @@ def _read(descriptor: int, most: int) -> bytes:
         parts.append(part)
         most -= len(part)
     return b"".join(parts)
-
-
-def replace_file(path: Path, text: str, mode: int = 0o600, *, durable: bool = False) -> None:
-    """The whole of it or nothing: who reads meanwhile reads the old or the new. Raises OSError."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)  # whatever it is: a pipe of that name would wait
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), mode)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def find_weakness(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from agent.adapters import control_server, memory, process, scheduling
+from agent.adapters import atomic_file, control_server, memory, process, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
 from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
@@ -38,7 +38,6 @@ from agent.errors import HafwError
 from agent.model.pair import Pair
 from agent.model.records import Record, RecordKind
 from agent.paths import Paths
-from agent.regular_file import replace_file
 from agent.render.keepalived import not_ready
 from agent.rollout import active, apply
 from agent.rollout.active import OnDisk, Taken
@@ -302,7 +301,7 @@ def run_settle(taken: Taken, node: str, paths: Paths) -> None:
     process.use_pidfd_children()
     mark = paths.run_dir / "settle-again"
     try:
-        replace_file(mark, "")  # touching could wait at a pipe of that name
+        atomic_file.write(mark, "")  # touching could wait at a pipe of that name
     except OSError as error:
         raise HafwError(
             f"cannot make {mark}: {error.strerror}", "run as root; is it a directory?"

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from agent.adapters import atomic_file
 from agent.errors import HafwError
-from agent.regular_file import UnfitFileError, read_regular, replace_file
+from agent.regular_file import UnfitFileError, read_regular
 
 MAX_READINESS = 32
 
@@ -18,7 +19,7 @@ class Readiness:
         """By rename, which keepalived sees: it would take an empty file, half written, for "ready". Raises
         HafwError."""
         try:
-            replace_file(self._path, f"{self._number(ready)}\n", 0o644)
+            atomic_file.write(self._path, f"{self._number(ready)}\n", 0o644)
         except OSError as error:
             raise HafwError(
                 f"cannot tell keepalived of readiness in {self._path}: {error.strerror}"

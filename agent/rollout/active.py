@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from agent.adapters import process
+from agent.adapters import atomic_file, process
 from agent.adapters.nftables import Apart, Nftables, Seal, in_place
 from agent.adapters.ruleset_dump import read_table
 from agent.config import loader
@@ -22,7 +22,7 @@ from agent.config.files import Files, PairFiles, of_texts, read
 from agent.errors import ConfigError, HafwError, ToolError
 from agent.model.pair import Pair
 from agent.paths import Paths
-from agent.regular_file import read_regular, replace_file
+from agent.regular_file import read_regular
 from agent.rollout.generations import Generation, Generations, same_files
 from agent.rules import compile_pair
 from agent.rules.compile import Table
@@ -176,7 +176,7 @@ def remember(paths: Paths, rules: Nftables) -> None:
         return
     # without it the next process loads its whole table, which is as safe
     with contextlib.suppress(OSError):
-        replace_file(paths.loaded_rules, json.dumps(asdict(seal)))
+        atomic_file.write(paths.loaded_rules, json.dumps(asdict(seal)))
 
 
 def _recall(paths: Paths) -> Seal | None:

@@ -26,9 +26,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from agent.adapters import atomic_file
 from agent.config.files import MAX_ALL_BYTES, NAME, Files
 from agent.errors import HafwError
-from agent.regular_file import read_regular, replace_file
+from agent.regular_file import read_regular
 
 KEPT = 10
 MAX_BYTES = 2 * MAX_ALL_BYTES + (64 << 10)
@@ -161,9 +162,8 @@ class Generations:
         files = self.require(number).files
         _write(self._installing, json.dumps({"number": number}))
         main = Path(os.path.realpath(pair_file))  # a link stays one
-        for name, text in files[1:]:
-            _write(main.parent / name, text, mode=_mode_of(main.parent / name))
-        _write(main, files[0][1], mode=_mode_of(main))
+        for name, text in (*files[1:], (main.name, files[0][1])):
+            _install(main.parent / name, text)
         _remove(self._installing)
 
     def finish(self, pair_file: Path) -> str | None:
@@ -206,7 +206,7 @@ class Generations:
         aside = note.with_name(f"{note.name}.unusable")
         with _explained(note):
             os.rename(note, aside)
-            _sync_directory(note.parent)
+            atomic_file.sync_directory(note.parent)
         return f"an unfinished apply is left as it is, its note is kept in {aside}: {error}"
 
     def pending(self) -> Pending | None:
@@ -325,11 +325,18 @@ def _understood(path: Path) -> Iterator[None]:
         raise HafwError(f"{path} is invalid") from error
 
 
-def _write(path: Path, text: str, mode: int = 0o600) -> None:
+def _write(path: Path, text: str) -> None:
     with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, text, mode, durable=True)
-        _sync_directory(path.parent)
+        atomic_file.make_directory(path.parent)
+        atomic_file.write(path, text, durable=True)
+
+
+def _install(path: Path, text: str) -> None:
+    """With the mode of what is there; its owner the agent may not give it."""
+    with _explained(path):
+        atomic_file.make_directory(path.parent)
+        atomic_file.sweep(path)
+        atomic_file.write(path, text, _mode_of(path), durable=True)
 
 
 def _mode_of(path: Path) -> int:
@@ -341,16 +348,7 @@ def _mode_of(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     with _explained(path):
-        path.unlink(missing_ok=True)
-        _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        atomic_file.remove(path)
 
 
 @contextlib.contextmanager

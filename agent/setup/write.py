@@ -1,23 +1,21 @@
 """Writes the changes of `hafw setup`: each file is the old one or the new one at every moment.
 
 Cut off anywhere (power, kill -9, a full disk), a second run completes the rest: what is written is no longer
-a change, and a temporary file that was left has a fixed name, which the next run takes for itself.
+a change, and a temporary file that was left is swept away.
 """
 
 import contextlib
 import fcntl
-import glob
 import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from agent.adapters import atomic_file
 from agent.errors import HafwError
 from agent.setup.changes import Change, read_file
 
 BACKUP_SUFFIX = ".before-hafw"
-# no daemon reads names with a dot in front and this end
-_TEMPORARY = ".hafw-new"
 
 
 @contextlib.contextmanager
@@ -50,15 +48,13 @@ def write_change(change: Change, now: datetime) -> Path | None:
     if read_file(target) != change.old:
         raise HafwError(f"{change.path} has changed since it was compared", "run hafw setup again")
     try:
-        _make_directory(target.parent)
-        for left in target.parent.glob(f".{glob.escape(target.name)}*{_TEMPORARY}"):
-            left.unlink()
+        atomic_file.make_directory(target.parent)
+        atomic_file.sweep(target)
         backup = _keep_backup(change, now) if change.old is not None else None
         if change.new is None:
-            target.unlink()
+            atomic_file.remove(target)
         else:
-            _replace(target, change.new, change.mode)
-        _sync_directory(target.parent)
+            atomic_file.write(target, change.new, change.mode, like=target, durable=True)
     except OSError as error:
         raise _explained(change.path, error) from error
     return backup
@@ -69,50 +65,6 @@ def _explained(path: Path, error: OSError) -> HafwError:
         "run it as root" if isinstance(error, PermissionError) else "correct that, then run hafw setup again"
     )
     return HafwError(f"cannot write {path}: {error.strerror}", hint)
-
-
-def _make_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        _make_directory(directory.parent)
-        directory.mkdir(mode=0o755, exist_ok=True)
-        _sync_directory(directory.parent)
-
-
-def _replace(target: Path, content: bytes, mode: int) -> None:
-    temporary = _write_temporary(target, target, content, mode)
-    try:
-        os.replace(temporary, target)
-    except OSError:
-        temporary.unlink()
-        raise
-
-
-def _write_temporary(target: Path, like: Path, content: bytes, mode: int) -> Path:
-    """A whole file beside `target`, on the disk, with owner and mode of `like` if that is there."""
-    temporary = target.with_name(f".{target.name}{_TEMPORARY}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            _take_after(like, descriptor, mode)
-            os.fsync(descriptor)
-    except OSError:
-        temporary.unlink()
-        raise
-    return temporary
-
-
-def _take_after(like: Path, descriptor: int, mode: int) -> None:
-    own = os.fstat(descriptor)
-    try:
-        there = like.stat()
-    except FileNotFoundError:
-        os.fchmod(descriptor, mode)
-        return
-    if (there.st_uid, there.st_gid) != (own.st_uid, own.st_gid):
-        os.fchown(descriptor, there.st_uid, there.st_gid)
-    os.fchmod(descriptor, there.st_mode & 0o7777)
 
 
 def _keep_backup(change: Change, now: datetime) -> Path:
@@ -130,20 +82,10 @@ def _is_kept(place: Path, target: Path, content: bytes) -> bool:
     """Is the content at `place` now? Not if something else is there."""
     if os.path.lexists(place):
         return not place.is_symlink() and place.is_file() and place.read_bytes() == content
-    temporary = _write_temporary(place, target, content, 0o600)
-    try:
-        os.link(temporary, place)  # unlike a rename, replaces nothing
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    _sync_directory(place.parent)
+    with atomic_file.written_beside(place, content, 0o600, like=target, durable=True) as fresh:
+        try:
+            os.link(fresh, place)  # unlike a rename, replaces nothing
+        except FileExistsError:
+            return False
+    atomic_file.sync_directory(place.parent)
     return True
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

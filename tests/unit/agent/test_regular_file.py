@@ -9,7 +9,7 @@ import pytest
 
 from agent.config import loader
 from agent.errors import ConfigError
-from agent.regular_file import UnfitFileError, find_weakness, read_regular, replace_file
+from agent.regular_file import UnfitFileError, find_weakness, read_regular
 from tests.unit.agent.small_pair import SMALL
 
 NOBODY = 65534
@@ -82,12 +82,6 @@ def test_a_file_that_grows_without_end_is_read_to_its_limit(tmp_path: Path) -> N
     os.truncate(path, 1 << 40)
     with pytest.raises(UnfitFileError, match="at most 11 bytes"):
         read_regular(path, 11)
-
-
-def test_a_pipe_in_the_place_of_the_new_file_does_not_wait(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / f".x.{os.getpid()}")
-    replace_file(tmp_path / "x", "new")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x", "new")]
 
 
 def test_everything_that_a_pair_file_names_has_a_limit(directory: Path) -> None:

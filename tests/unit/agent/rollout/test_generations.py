@@ -74,6 +74,7 @@ def test_the_last_ten_are_kept_and_what_a_pending_apply_needs(made: Generations)
 
 def test_a_generation_goes_where_the_agent_reads_it(made: Generations, pair_file: Path) -> None:
     pair_file.chmod(0o604)
+    pair_file.with_name(".hafw.yaml.1.hafw-new").touch()  # of one that was killed
     made.install(made.add(B, "root", "apply", "22").number, pair_file)
     assert pair_file.read_text() == "b\n"
     assert pair_file.stat().st_mode & 0o777 == 0o604
