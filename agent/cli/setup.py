@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.adapters.iproute import HostRoute, read_links, read_routes
 from agent.config import loader
 from agent.errors import HafwError, ToolError
+from agent.installation import is_by_pip
 from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.setup.changes import Change, Kept, diff_of, find_changes
@@ -71,6 +72,11 @@ def _check(arguments: argparse.Namespace) -> None:
     """What argparse cannot see by itself; ends the program as it would."""
     if arguments.json and not (arguments.yes or arguments.dry_run):
         arguments.refuse("with --json nobody is asked; add --yes or --dry-run")
+    if is_by_pip() and arguments.root == Path("/") and not arguments.dry_run:
+        arguments.refuse(
+            "pip has installed this hafw, without systemd units and keepalived's hook; install the Debian"
+            " package (./run deb in a checkout builds it), or look with --dry-run"
+        )
     if arguments.restart and arguments.root != Path("/"):
         arguments.refuse("--restart is for this machine, not for one below --root; leave one of them out")
     if arguments.restart and not Path("/run/systemd/system").is_dir():

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,19 +83,6 @@ def test_an_unknown_kind_of_file_stops_the_build(tmp_path: Path) -> None:
         [DEBIAN / "install-systemd", tmp_path / "from", tmp_path / "to"], capture_output=True, check=False
     )
     assert done.returncode == 1
-
-
-def test_pip_is_told_what_to_do_instead() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--no-index", "--target", "/nonexistent", ROOT],
-        capture_output=True,
-        text=True,
-        timeout=BUILD_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "hafw is no Python package to be installed with pip" in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_copy_without_git_is_built_as_well(built: Path, tmp_path: Path) -> None:

@@ -168,9 +168,9 @@ def _copies(agent: AgentKind) -> Iterator[Copy]:
 
 
 def _find_boot_policy() -> Path:
-    """Of the checkout or of the installed package, as AGENT_CODE is."""
-    checkout = AGENT_CODE.parent / "systemd/boot.nft"
-    return checkout if checkout.exists() else AGENT_CODE.parent / "boot.nft"
+    """Of the checkout, of the installed package or of what pip has installed, as AGENT_CODE is."""
+    places = (AGENT_CODE.parent / "systemd", AGENT_CODE.parent, AGENT_CODE)
+    return next(place / "boot.nft" for place in places if (place / "boot.nft").exists())
 
 
 def _services(options: LabOptions) -> Iterator[Service]:

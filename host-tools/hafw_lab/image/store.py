@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.installation import is_by_pip
 from hafw_lab import process
 from hafw_lab.cache import cache_dir, hold_cache
 from hafw_lab.errors import LabError
@@ -129,6 +130,11 @@ def find_package(say: Progress) -> Path:
     LabError."""
     if (CHECKOUT / "packaging" / "debian").is_dir():
         return _build_package(say)
+    if is_by_pip():
+        raise LabError(
+            "pip has installed this hafw-lab, and images hold the Debian package of hafw-agent",
+            "use ./run lab in a checkout, or install the package hafw-host-tools",
+        )
     say(f"{_DEB} as it is installed here")
     with hold_cache("deb", say) as directory:
         target = directory / f"{_DEB}_installed.deb"

@@ -1,0 +1,35 @@
+"""What a copy of hafw lacks, in one sentence."""
+
+import sys
+
+import pytest
+
+from agent import installation
+from agent.installation import say_missing
+
+
+def test_an_unknown_module_is_a_bug() -> None:
+    with pytest.raises(ModuleNotFoundError, match="x"):
+        say_missing("hafw", ModuleNotFoundError("x", name="agent.nothing"))
+
+
+@pytest.mark.parametrize("name", ["dbus_fast", "dbus_fast.aio", "dbus_next"])
+def test_of_two_libraries_that_will_do_the_first_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(installation, "find_spec", lambda library: None if "dbus" in library else object())
+    assert say_missing("hafw", ModuleNotFoundError(name=name)) == 1
+    assert "install from Debian: python3-dbus-next" in capsys.readouterr().err
+
+
+def test_what_is_there_is_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        installation, "find_spec", lambda library: None if library == "dbus_next" else object()
+    )
+    monkeypatch.setattr(sys, "prefix", "/usr")
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    assert say_missing("hafw-lab", ModuleNotFoundError(name="yaml")) == 1
+    said = capsys.readouterr().err
+    assert said == "hafw-lab: Python cannot import yaml; install from Debian: python3-yaml\n"
