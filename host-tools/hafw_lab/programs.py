@@ -29,6 +29,7 @@ OF_MACHINES: Programs = {
     "qemu-img": "qemu-utils",
     SSH: "openssh-client",
 }
+OF_EXPORTS: Programs = {"qemu-img": "qemu-utils"}
 OF_REMOTE_SCREENS: Programs = {"openssl": "openssl"}
 
 

@@ -16,13 +16,18 @@ from hafw_lab.progress import Progress
 _MEMORY_MB, _DESKTOP_MB = 512, 1024
 
 
-def add_machines(plan: LabPlan, topology: Topology, options: LabOptions, say: Progress) -> LabPlan:
-    """The plan with the machines that `options` wants; their images are built if they are not there. Raises
-    LabError."""
+def add_machines(
+    plan: LabPlan, topology: Topology, options: LabOptions, say: Progress, *, elsewhere: bool = False
+) -> LabPlan:
+    """The plan with the machines that `options` wants; their images are built if they are not there. Those
+    that will run `elsewhere` need nothing of this machine to run on. Raises LabError."""
     if not options.machines:
         return plan
     check_machines(topology, options)
-    require_means(topology, options)
+    if elsewhere:
+        programs.require_programs("exports", programs.OF_EXPORTS)
+    else:
+        require_means(topology, options)
     # building is the business of labs with machines only
     from hafw_lab.image import store
     from hafw_lab.image.seed import make_seed

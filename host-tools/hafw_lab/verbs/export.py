@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     home = _make_directory(args.directory)
     options = LabOptions(machines={node.name: args.release for node in topology.nodes})
     plan = lab.plan_lab("export", topology, options, privileged=True)
-    plan = machines.add_machines(plan, topology, options, say)
+    plan = machines.add_machines(plan, topology, options, say, elsewhere=True)
     _copy_base(plan.nodes[0], home)
     for segment in topology.segments:
         (home / f"network-{segment.name}.xml").write_text(libvirt.network_xml(segment), encoding="utf-8")

@@ -256,6 +256,27 @@ def test_what_a_machine_needs_is_looked_for_before_its_image_is_built(
         machine_plan.add_machines(plan, DEFAULT, options, lambda _: None)
 
 
+def test_machines_that_run_elsewhere_need_nothing_to_run_on_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Reached(Exception):
+        pass
+
+    def find_image(*_: object, **__: object) -> None:
+        raise Reached
+
+    monkeypatch.setitem(process.ENVIRONMENT, "PATH", str(tmp_path))  # no qemu, no ssh
+    monkeypatch.setattr(machine_plan, "require_taps", lambda: pytest.fail("nothing is plugged in here"))
+    monkeypatch.setattr(store, "require_image", find_image)
+    options = LabOptions(machines={"client": "trixie"})
+    plan = plan_lab("export", DEFAULT, options, privileged=True)
+    with pytest.raises(LabError, match=r"exports need are not here: qemu-img; apt-get .*qemu-utils"):
+        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None, elsewhere=True)
+    (tmp_path / "qemu-img").touch(mode=0o755)
+    with pytest.raises(Reached):
+        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None, elsewhere=True)
+
+
 def test_programs_of_machines_are_looked_for_before_an_image_is_built(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
