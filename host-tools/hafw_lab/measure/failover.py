@@ -196,13 +196,14 @@ def _open(trial: _Trial, traffic: Traffic, calm_s: float) -> int:
             return all(holds_connection(node, client, port, server, setup.ports.tcp) for port in ports[-1:])
         return count_replicated(node, setup.sync) >= before + len(ports)
 
-    def flowing() -> bool:
-        return (snapshot := traffic.snapshot()).alive() == len(ports) and snapshot.now_ns > calm_ns
-
     limit_s = (15 + setup.states / 5000) * lab.patience
     if not _wait(replicated, limit_s, traffic, live):
         raise LabError(f"{node.name} did not get the states of the connections within {limit_s:.0f} s")
     calm_ns = time.monotonic_ns() + round(calm_s * 1e9)
+
+    def flowing() -> bool:
+        return (snapshot := traffic.snapshot()).alive() == len(ports) and snapshot.now_ns > calm_ns
+
     if not _wait(flowing, calm_s + 15 * lab.patience, traffic, live):
         raise LabError(f"the {len(ports)} connections do not all flow before the fault")
     traffic.mark()
