@@ -4,12 +4,30 @@ import argparse
 from pathlib import Path
 
 from agent.model.pair import SyncMode
+from hafw_lab.client.registry import require_name
 from hafw_lab.errors import LabError
 from hafw_lab.hints import DEFAULT_LAB
 
 
 def add_lab_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--name", default=DEFAULT_LAB, help="which lab, if there are several")
+    """Refused where it is read, so that no verb has to look at it again."""
+    parser.add_argument(
+        "--name", type=_parse_name, default=DEFAULT_LAB, help="which lab, if there are several"
+    )
+
+
+def add_late_lab_argument(parser: argparse.ArgumentParser) -> None:
+    """The same behind a word of a verb that has it already."""
+    parser.add_argument(
+        "--name", type=_parse_name, default=argparse.SUPPRESS, help="which lab, if there are several"
+    )
+
+
+def _parse_name(text: str) -> str:
+    try:
+        return require_name(text)
+    except LabError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_sync_argument(parser: argparse.ArgumentParser) -> None:

@@ -187,12 +187,18 @@ def _has_ended(pidfd: int, timeout_s: float) -> bool:
     return bool(poll.poll(timeout_s * 1000))
 
 
-def _socket_path(name: str) -> Path:
+def require_name(name: str) -> str:
+    """Itself. Raises LabError for what cannot be the name of a lab."""
     if not _NAME.fullmatch(name):
         raise LabError(
             f"{name!r} is not a valid name for a lab", "use up to 32 letters a-z, digits and hyphens"
         )
-    return find_directory() / f"{name}.sock"
+    return name
+
+
+def _socket_path(name: str) -> Path:
+    """Raises LabError."""
+    return find_directory() / f"{require_name(name)}.sock"
 
 
 def _connect(path: Path) -> socket.socket | None:

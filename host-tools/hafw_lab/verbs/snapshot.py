@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from hafw_lab.arguments.common import add_lab_argument
+from hafw_lab.arguments.common import add_lab_argument, add_late_lab_argument
 from hafw_lab.cache import cache_dir
 from hafw_lab.client import registry
 from hafw_lab.errors import LabError
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         one = orders.add_parser(order, help=text)
         one.add_argument("snapshot", metavar="SNAPSHOT")
         if order != "rm":  # also after the order, where one looks for it
-            one.add_argument("--name", default=argparse.SUPPRESS, help="which lab, if there are several")
+            add_late_lab_argument(one)
     orders.add_parser("list", help="what is saved")
 
 

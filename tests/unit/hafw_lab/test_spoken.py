@@ -251,3 +251,29 @@ def test_a_checkout_with_a_blank_in_its_name_is_quoted_for_both_shells(
     monkeypatch.setenv("HAFW_LAB_COMMAND", "'/a b/run' lab")
     elsewhere = view.compose_elsewhere("client", "lab", Path("/x"), remote=True)
     assert """'"'"'/a b/run'"'"' lab view client --print' | """ in elsewhere
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["up"],
+        ["down"],
+        ["graph"],
+        ["usb", "list"],
+        ["watch"],
+        ["snapshot", "save", "x"],
+        ["screenshot", "fw-1"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_no_lab_can_have_is_refused_before_anything_is_hinted_at(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "find_names", lambda: pytest.fail("this name is not looked for"))
+    with pytest.raises(SystemExit) as end:
+        program.main([*words, "--name", "../x"])
+    said = capsys.readouterr()
+    assert (end.value.code, said.out) == (2, "")
+    assert "'../x' cannot be the name of a lab; use up to 32 letters" in said.err
+    assert "start one with" not in said.err
