@@ -59,6 +59,15 @@ STARTERS = {
     "system",
 }
 STARTING = {"agent/adapters/process.py"}
+# What the lab prints goes through spoken.py; these are programs of their own, read by another one.
+PRINTING = {
+    "spoken.py",
+    "bench/command_timer.py",
+    "bench/rules_node.py",
+    "desktop/usb_devices.py",
+    "desktop/usb_export.py",
+    "guest/files/etc/hafw-lab/ssh-port",
+}
 
 
 @cache
@@ -148,6 +157,18 @@ def test_only_one_file_of_the_agent_starts_processes(root: Path, python_files: t
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Attribute) and node.attr in STARTERS:
                 assert str(path.relative_to(root)) in STARTING, f"{path}:{node.lineno}: {node.attr}"
+
+
+def test_one_file_of_the_lab_speaks_to_people(root: Path, python_files: tuple[Path, ...]) -> None:
+    lab = root / "host-tools" / "hafw_lab"
+    found = {
+        str(path.relative_to(lab))
+        for path in python_files
+        if lab in path.parents
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert found == PRINTING
 
 
 def test_no_shell(python_files: tuple[Path, ...]) -> None:

@@ -12,7 +12,8 @@ from hafw_lab.measure.failover import run_failover, start_lab
 from hafw_lab.measure.result import FailoverResult, Setup
 from hafw_lab.model.options import AgentKind
 from hafw_lab.progress import Progress
-from hafw_lab.report.text import Ink, draw_table, say_spread
+from hafw_lab.report.text import draw_table, say_spread
+from hafw_lab.spoken import Ink
 
 HEAD = ("agent", "sync", "states", "survived", "reset", "stall ms", "blackout ms", "open ms", "commit ms")
 _DIRECT_MARGIN_MS = 30

@@ -25,7 +25,8 @@ from hafw_lab.measure.timeline import Moment, agent_moments, keepalived_moments
 from hafw_lab.model.options import AgentKind
 from hafw_lab.model.topology import DEFAULT
 from hafw_lab.progress import Progress
-from hafw_lab.report.text import Ink, draw_table
+from hafw_lab.report.text import draw_table
+from hafw_lab.spoken import Ink
 from hafw_lab.traffic.session import start_traffic
 
 _LINK = "eth1"

@@ -23,7 +23,8 @@ from hafw_lab.measure.timeline import agent_figures
 from hafw_lab.model.fault import Fault, FaultKind
 from hafw_lab.model.options import AgentKind
 from hafw_lab.progress import Progress
-from hafw_lab.report.text import Ink, draw_table, percentile
+from hafw_lab.report.text import draw_table, percentile
+from hafw_lab.spoken import Ink
 
 STOCK_HOOK = "/etc/conntrackd/primary-backup.sh"
 """Where services.py puts Debian's script."""

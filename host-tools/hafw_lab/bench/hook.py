@@ -14,7 +14,8 @@ from hafw_lab.errors import LabError
 from hafw_lab.measure.failover import other, start_lab
 from hafw_lab.measure.result import Setup
 from hafw_lab.progress import Progress
-from hafw_lab.report.text import Ink, draw_table
+from hafw_lab.report.text import draw_table
+from hafw_lab.spoken import Ink
 
 _IDLE_S = 10.0
 _HOOK = ["/usr/libexec/hafw/notify", "INSTANCE", "VI_eth0_4", "BACKUP", "140"]

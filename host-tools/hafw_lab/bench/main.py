@@ -10,7 +10,7 @@ from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_c
 from hafw_lab.bench import failover, flap, handover, hook, rules
 from hafw_lab.bench.facts import read_facts
 from hafw_lab.model.options import AgentKind
-from hafw_lab.report.text import choose_ink, start_clock
+from hafw_lab.spoken import choose_ink, show_painted, start_clock
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.json)
     ink = choose_ink()
     found, text = args.bench(args, ink, start_clock(ink))
-    print()
-    print(text)
+    show_painted(f"\n{text}")
     if args.json:
         whole = {"bench": args.measure, "facts": read_facts(), **found}
         args.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")

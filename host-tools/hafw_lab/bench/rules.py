@@ -13,8 +13,9 @@ import agent
 from hafw_lab.errors import LabError
 from hafw_lab.process import ENVIRONMENT
 from hafw_lab.progress import Progress
-from hafw_lab.report.text import Ink, draw_table
+from hafw_lab.report.text import draw_table
 from hafw_lab.source_paths import SEARCH_PATH
+from hafw_lab.spoken import Ink
 
 CASES = ((10, 0), (1_000, 0), (10_000, 0), (10, 10_000), (10, 100_000))
 """Rules, and elements of a set that one more rule looks into."""

@@ -16,7 +16,6 @@ import os
 import secrets
 import struct
 import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -152,7 +151,7 @@ def ensure_display() -> Iterator[None]:
         os.environ["GDK_BACKEND"] = "x11"
         yield
         return
-    print("there is no X display here: the machines are joined to each other only", file=sys.stderr)
+    say("there is no X display here: the machines are joined to each other only")
     with tempfile.TemporaryDirectory(prefix="hafw-lab-") as place:
         authority = Path(place, "authority")
         _write_authority(authority)

@@ -1,44 +1,10 @@
-"""What people read: tables, the picture of a failover, the verdict. Pure but for asking whether colours are
-wanted."""
+"""What people read: tables, the picture of a failover, the verdict. Pure."""
 
-import os
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
-from typing import TextIO
 
 from hafw_lab.measure.result import FailoverResult
-from hafw_lab.progress import Progress
-
-_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
-
-
-@dataclass(frozen=True, slots=True)
-class Ink:
-    """Colours, or none."""
-
-    colours: bool
-
-    def __call__(self, name: str, text: str) -> str:
-        return f"\x1b[{_CODES[name]}m{text}\x1b[0m" if self.colours else text
-
-
-def choose_ink(stream: TextIO | None = None) -> Ink:
-    """Colours only for a terminal that can show them, and never against NO_COLOR."""
-    out = stream or sys.stdout
-    return Ink(out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
-
-
-def start_clock(ink: Ink) -> Progress:
-    """Prints each line with the seconds since this call."""
-    start = time.monotonic()
-
-    def progress(text: str) -> None:
-        print(ink("dim", f"{time.monotonic() - start:6.1f} s"), f" {text}", flush=True)
-
-    return progress
+from hafw_lab.spoken import Ink
 
 
 def draw_timeline(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hafw_lab.errors import LabError
+from hafw_lab.spoken import say
 
 _LEAVE = b"\x1d"
 """Ctrl-], as telnet has it."""
@@ -23,10 +24,10 @@ def talk(path: Path) -> int:
             far.connect(str(path))
         except OSError as error:
             raise LabError(f"cannot reach the console: {error.strerror}", "is the machine on?") from error
-        print("Ctrl-] leaves the console; press Enter for a prompt.", file=sys.stderr)
+        say("Ctrl-] leaves the console; press Enter for a prompt.")
         with _raw_terminal(sys.stdin.fileno()):
             _copy(far)
-    print(file=sys.stderr)
+    say("")
     return 0
 
 

@@ -17,7 +17,8 @@ from hafw_lab.model.topology import DEFAULT
 from hafw_lab.report import chart
 from hafw_lab.report.page import to_html
 from hafw_lab.report.provenance import look_around
-from hafw_lab.report.text import choose_ink, draw_timeline, say_verdict, start_clock
+from hafw_lab.report.text import draw_timeline, say_verdict
+from hafw_lab.spoken import choose_ink, show_painted, start_clock
 from hafw_lab.vm.accelerator import find_obstacle
 
 CALM_S = 3.0
@@ -75,22 +76,20 @@ def run(args: argparse.Namespace) -> int:
     )
     check_writable(args.json)
     page = prepare_page(args.report)
-    print(_PICTURE, flush=True)
+    show_painted(_PICTURE)
     with start_lab(setup, progress) as lab:
         result = run_failover(lab, setup, progress, calm_s=CALM_S)
         lanes = (CLIENT, *sorted((result.victim, result.survivor)))
         if page is not None:
             page.write_text(to_html(result, DEFAULT, look_around(lab), lanes), encoding="utf-8")
             page.with_name(_DRAWING).write_text(chart.to_svg(result), encoding="utf-8")
-    print()
-    print(draw_timeline(result.timeline, lanes, result.victim, ink))
-    print()
+    show_painted(f"\n{draw_timeline(result.timeline, lanes, result.victim, ink)}\n")
     well = result.nothing_lost and not result.problems
-    print(ink("green" if well else "red", say_verdict(result)))
+    show_painted(ink("green" if well else "red", say_verdict(result)))
     for doubt in result.doubts:
-        print(ink("yellow", f"Take this with care: {doubt}."))
+        show_painted(ink("yellow", f"Take this with care: {doubt}."))
     if page is not None:
-        print(f"The report is in {page}.")
+        show_painted(f"The report is in {page}.")
     if args.json:
         write_json(args.json, result)
     return 0 if well else 1

@@ -13,7 +13,7 @@ from hafw_lab.model.topology_file import choose_topology
 from hafw_lab.plan.values import Machine, NodePlan
 from hafw_lab.process import run as run_program
 from hafw_lab.progress import Progress
-from hafw_lab.spoken import say
+from hafw_lab.spoken import say, show
 from hafw_lab.verbs import libvirt
 from hafw_lab.vm.accelerator import find_obstacle
 from hafw_lab.vm.command_line import kernel_line
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     first = topology.firewalls[0].name
     (home / "README").write_text(_HOW.format(networks=networks, first=first), encoding="utf-8")
     for path in sorted(home.iterdir()):
-        print(path)
+        show(str(path))
     return 0
 
 

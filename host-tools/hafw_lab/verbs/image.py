@@ -1,12 +1,11 @@
 """`hafw-lab image`: the disks that virtual machines boot from, built, listed and removed."""
 
 import argparse
-import json
 from pathlib import Path
 
 from hafw_lab.image.debian import Release
 from hafw_lab.image.store import Image, find_images, prune_images, require_image
-from hafw_lab.spoken import say, show
+from hafw_lab.spoken import say, show, show_json
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     match args.order:
         case "build":
             releases = [args.release] if args.release else [one.value for one in Release]
-            _print(
+            _show(
                 [
                     require_image(one, say, package=args.deb, fresh=args.fresh, desktop=args.desktop)
                     for one in releases
@@ -40,17 +39,20 @@ def run(args: argparse.Namespace) -> int:
             )
         case "prune":
             freed = prune_images(say, every=args.all)
-            print(json.dumps({"freed_bytes": freed}) if args.json else f"{freed / 1e6:.0f} MB freed")
+            if args.json:
+                show_json({"freed_bytes": freed}, indent=None)
+            else:
+                show(f"{freed / 1e6:.0f} MB freed")
         case _:
-            _print(find_images(), args.json)
+            _show(find_images(), args.json)
     return 0
 
 
-def _print(images: list[Image], as_json: bool) -> None:
+def _show(images: list[Image], as_json: bool) -> None:
     if as_json:
-        print(json.dumps([image.to_json() for image in images], indent=2))
+        show_json([image.to_json() for image in images])
     elif not images:
         show("no images; build them with: hafw-lab image build")
     for image in () if as_json else images:
         home, about = image.disk.parent, image.to_json()
-        print(f"{image.kind:16} {image.key}  {about['megabytes']:5} MB  {about['built']}  {home}")
+        show(f"{image.kind:16} {image.key}  {about['megabytes']:5} MB  {about['built']}  {home}")

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import json
 import os
 import signal
 import subprocess
@@ -28,8 +27,7 @@ from hafw_lab.model.fault import Fault
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology_file import choose_topology
 from hafw_lab.node.enter import become_inside
-from hafw_lab.spoken import adapted, adapted_columns, program, say, show
-from hafw_lab.terminal import clean_lines
+from hafw_lab.spoken import adapted, adapted_columns, pass_on, program, say, show, show_json
 from hafw_lab.verbs import console
 from hafw_lab.vm.accelerator import find_obstacle
 
@@ -203,13 +201,13 @@ def _down(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     if args.name not in registry.find_names():
         if args.json:
-            print(json.dumps({"name": args.name, "up": False}))
+            show_json({"name": args.name, "up": False}, indent=None)
         else:
             show(f"no lab {args.name!r} is up; start one with: hafw-lab up", _lab_of(args))
         return _NOT_UP
     status = registry.attach(args.name).status()
     if args.json:
-        print(json.dumps({"up": status.starting is None, **status.to_json()}, indent=2))
+        show_json({"up": status.starting is None, **status.to_json()})
     else:
         show(describe(status))
     return 0 if status.starting is None else _NOT_UP
@@ -264,7 +262,7 @@ def _console(args: argparse.Namespace) -> int:
     lab = registry.attach(args.name)
     machine = lab.machine(args.node)
     if lab.status().starting is not None:  # what it has said already is what one wants to see
-        print(_shown(machine.read_log("console")), end="", flush=True)
+        pass_on(machine.read_log("console"))
     lab.close()
     return console.talk(machine.console_socket)
 
@@ -303,8 +301,8 @@ def _logs(args: argparse.Namespace) -> int:
     if args.follow and status.alive:
         return _follow(node, ["tail", "-n", "20", "-F", *(f"/var/log/{name}" for name in names)])
     for name in names:
-        for line in _shown(node.read_text(f"/var/log/{name}")).splitlines():
-            print(line if len(names) == 1 else f"{name.partition('.')[0]:11} {line}")
+        for line in node.read_text(f"/var/log/{name}").splitlines():
+            pass_on(f"{line}\n" if len(names) == 1 else f"{name.partition('.')[0]:11} {line}\n")
     return 0
 
 
@@ -318,7 +316,7 @@ def _machine_logs(args: argparse.Namespace, lab: Lab) -> int:
     if args.follow and args.service != "console":
         machine.require_reachable()
         return _follow(machine, machine.log_argv(args.service or "all", follow=True))
-    print(_shown(machine.read_log(args.service or "all")), end="")
+    pass_on(machine.read_log(args.service or "all"))
     return 0
 
 
@@ -328,15 +326,10 @@ def _follow(node: Node, argv: Sequence[str]) -> int:
         assert process.stdout is not None
         try:
             while part := process.stdout.readline(_LONGEST_LINE):
-                print(_shown(part.decode(errors="replace")), end="", flush=True)
+                pass_on(part.decode(errors="replace"))
         finally:
             process.kill()
     return process.returncode
-
-
-def _shown(text: str) -> str:
-    """What a node has written: as it is for programs, without what a terminal would obey for people."""
-    return clean_lines(text) if sys.stdout.isatty() else text
 
 
 def _fail(args: argparse.Namespace) -> int:
@@ -355,7 +348,7 @@ def _heal(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     found = examine.examine()
     if args.json:
-        print(json.dumps([finding.to_json() for finding in found], indent=2))
+        show_json([finding.to_json() for finding in found])
     else:
         for finding in found:
             hint = f"; {finding.hint}" if finding.hint and finding.level is not examine.Level.OK else ""

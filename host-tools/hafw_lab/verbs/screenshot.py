@@ -8,6 +8,7 @@ from pathlib import Path
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.client import registry
 from hafw_lab.errors import LabError
+from hafw_lab.spoken import show
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -30,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
         target.write_bytes(picture)
     except OSError as error:
         raise LabError(f"cannot write {target}: {error.strerror}") from error
-    print(target)
+    show(str(target))
     return 0

@@ -14,7 +14,7 @@ from hafw_lab.errors import LabError
 from hafw_lab.plan.values import LabPlan, NodePlan
 from hafw_lab.process import run as run_program
 from hafw_lab.programs import QEMU
-from hafw_lab.spoken import say
+from hafw_lab.spoken import say, show
 from hafw_lab.vm import command_line
 from hafw_lab.vm.command_line import Accelerator
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         case _:
             for path in sorted(_room().glob(f"*/{_ABOUT}")):
                 size = sum(file.stat().st_blocks * 512 for file in path.parent.iterdir())
-                print(f"{path.parent.name:20} {size / 1e6:6.0f} MB")
+                show(f"{path.parent.name:20} {size / 1e6:6.0f} MB")
     return 0
 
 

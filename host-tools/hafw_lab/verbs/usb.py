@@ -22,7 +22,7 @@ from hafw_lab.desktop import usb_devices, usb_export
 from hafw_lab.desktop.usb_plugs import Device, Held, Plugs
 from hafw_lab.errors import LabError
 from hafw_lab.process import ENVIRONMENT
-from hafw_lab.spoken import show
+from hafw_lab.spoken import show, show_json
 
 _PLACE = re.compile(r"(\d+)[.-](\d+)")
 _KIND = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
@@ -67,7 +67,7 @@ def _list(args: argparse.Namespace, lab: Lab | None) -> None:
         places = [
             {"node": name, "device": asdict(one.device)} for name, all_ in held.items() for one in all_
         ]
-        print(json.dumps({"devices": [asdict(one) for one in devices], "attached": places}, indent=2))
+        show_json({"devices": [asdict(one) for one in devices], "attached": places})
         return
     for one in devices:
         notes = [] if one.open else ["not open to this user"]

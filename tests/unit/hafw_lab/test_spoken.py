@@ -15,6 +15,7 @@ from hafw_lab.client.lab import Lab
 from hafw_lab.errors import LabError
 from hafw_lab.model.options import LabOptions
 from hafw_lab.plan.host_network import HostFile
+from hafw_lab.spoken import Ink, show_json, show_painted, start_clock
 from hafw_lab.verbs import main as program
 from hafw_lab.verbs import render, view, watch
 
@@ -251,6 +252,35 @@ def test_a_checkout_with_a_blank_in_its_name_is_quoted_for_both_shells(
     monkeypatch.setenv("HAFW_LAB_COMMAND", "'/a b/run' lab")
     elsewhere = view.compose_elsewhere("client", "lab", Path("/x"), remote=True)
     assert """'"'"'/a b/run'"'"' lab view client --print' | """ in elsewhere
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_of_what_is_painted_only_the_colours_reach_a_terminal(
+    capsys: pytest.CaptureFixture[str], colours: bool
+) -> None:
+    ink = Ink(colours)
+    show_painted(ink("red", HOSTILE))
+    show_painted(HOSTILE)
+    start_clock(ink)(HOSTILE)
+    said = capsys.readouterr().out
+    assert said.count("text") == 3
+    assert ("\x1b[31m" in said) == colours
+    assert is_harmless(re.sub(r"\x1b\[(0|1|2|31)m", "", said))
+
+
+def test_a_command_within_what_is_painted_can_be_pasted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HAFW_LAB_COMMAND", "./run lab")
+    show_painted(Ink(True)("yellow", "try: hafw-lab status"))
+    assert "./run lab status" in capsys.readouterr().out
+
+
+def test_json_is_harmless_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    show_json({HOSTILE: HOSTILE})
+    said = capsys.readouterr().out
+    assert is_harmless(said)
+    assert json.loads(said) == {HOSTILE: HOSTILE}
 
 
 @pytest.mark.parametrize(

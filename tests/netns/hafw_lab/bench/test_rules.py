@@ -4,7 +4,7 @@ this machine may be busy."""
 import pytest
 
 from hafw_lab.bench.rules import draw_loads, find_ratios, measure_case, say_ratios
-from hafw_lab.report.text import Ink
+from hafw_lab.spoken import Ink
 
 pytestmark = pytest.mark.netns
 

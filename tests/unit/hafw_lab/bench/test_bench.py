@@ -24,14 +24,13 @@ from hafw_lab.measure.states import parse_cache_size, state_lines
 from hafw_lab.measure.timeline import AgentFigures
 from hafw_lab.model.options import AgentKind
 from hafw_lab.report.text import (
-    Ink,
-    choose_ink,
     draw_table,
     draw_timeline,
     percentile,
     say_spread,
     say_verdict,
 )
+from hafw_lab.spoken import Ink, choose_ink
 from hafw_lab.traffic.figures import ProbeFigures
 from hafw_lab.verbs import demo
 from tests.unit.hafw_lab.report.made_result import RESULT, TIMELINE
