@@ -17,11 +17,10 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import structlog
 from systemd import journal
@@ -49,15 +48,9 @@ class JournalSink:
         self._waiting: deque[bytes] = deque()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
-        self._log = structlog.wrap_logger(
-            self, processors=[_to_journal], wrapper_class=structlog.make_filtering_bound_logger(0)
-        )
 
     def write(self, record: Record) -> None:
-        self._log.info(record.event.value, record=record)
-
-    def info(self, message: str, **fields: str) -> None:
-        self._waiting.append(to_datagram({"MESSAGE": message, **fields}))
+        self._waiting.append(to_datagram({"MESSAGE": record.message, **to_journal(record)}))
         self.flush()
         if len(self._waiting) > MAX_WAITING:
             self._waiting.popleft()
@@ -91,26 +84,37 @@ class FileSink:
     """`t` is the wall clock (RFC 3339, UTC)."""
 
     def __init__(self, path: Path) -> None:
-        self.lost = 0
-        self._path = path
+        self._file = _LineFile(path)
         self._log = structlog.wrap_logger(
-            self,
+            self._file,
             processors=[
-                _to_fields,
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="t"),
                 structlog.processors.JSONRenderer(),
             ],
             wrapper_class=structlog.make_filtering_bound_logger(0),
         )
 
+    @property
+    def lost(self) -> int:
+        return self._file.lost
+
     def write(self, record: Record) -> None:
-        self._log.info(record.event.value, record=record)
+        fields = to_fields(record)
+        self._log.info(fields.pop("event"), **fields, boot=_boot())
 
     def flush(self) -> None:
         """Nothing waits: every line is written at once."""
 
     def close(self) -> None:
         """Nothing is open between two lines."""
+
+
+class _LineFile:
+    """What structlog writes to. The file is opened for each line, since it is put aside now and then."""
+
+    def __init__(self, path: Path) -> None:
+        self.lost = 0
+        self._path = path
 
     def info(self, line: str) -> None:
         try:
@@ -124,18 +128,6 @@ class FileSink:
                 os.close(descriptor)
         except OSError:
             self.lost += 1
-
-
-def _to_journal(
-    _logger: object, _method: str, event: MutableMapping[str, Any]
-) -> tuple[tuple[str], dict[str, str]]:
-    record: Record = event["record"]
-    return (record.message,), to_journal(record)
-
-
-def _to_fields(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    record: Record = event["record"]
-    return {**to_fields(record), "boot": _boot()}
 
 
 def _boot() -> str:
