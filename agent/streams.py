@@ -1,4 +1,4 @@
-"""The three standard streams of a command: closed, full, or with a reader who has gone."""
+"""The three standard streams of a command: closed, full, or with a reader that is gone."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ def open_missing() -> None:
 
 
 def write_answer(text: str, out: TextIO | None = None) -> None:
-    """Everything at once, so that a reader who has gone, a full disk and letters that the terminal does not
+    """Everything at once, so that a reader that is gone, a full disk and letters that the terminal does not
     know are met here and nowhere else. Raises BrokenPipeError or HafwError."""
     out = out or sys.stdout
     encoding = out.encoding or "utf-8"

@@ -1,9 +1,9 @@
-"""The base chains of every table, by whomever, as far as they could drop packets of ours.
+"""The base chains of every table, whoever made them, as far as they could drop packets of ours.
 
 Hard facts
 * libnftables reads every rule of every table, whatever it is asked to list; the kernel gives chains alone,
   and the rules of one chain.
-* What a rule does stands in its expressions: one without a condition has counter and log at the most before
+* What a rule does is in its expressions: one without a condition has counter and log at the most before
   its verdict. nft's `reject` is an expression of its own.
 * The chains of a dormant table are not hooked in.
 """

@@ -79,7 +79,7 @@ class Server:
                 await writer.wait_closed()
             is_closed = True
         except (TimeoutError, OSError, ValueError):
-            pass  # whoever asked has gone, or asked without end, or does not read; nothing is owed
+            pass  # the client is gone, or sent too much, or does not read; nothing is owed
         finally:
             if (
                 not is_closed

@@ -9,7 +9,7 @@ Hard facts (kernel 6.18, read in older ones back to 5.10)
   replicates it then, in both modes. `conntrack -U` does not send such an update.
 * Such a change always comes with an expectation, which is announced microseconds before it.
 * An expectation that the first packet of a connection makes is announced before that connection, which is
-  known only when its packet has gone all its way: TFTP, and a SIP call that begins with INVITE.
+  known only when its packet has passed all hooks: TFTP, and a SIP call that begins with INVITE.
 * An event that a program has caused has that program's port; one of the kernel's own has 0. So the backup's
   conntrackd, which puts the same expectations in, is no reason to act.
 * A kernel from before d1ca60efc53d (5.17; 5.15.23, 5.10.100) forgets the helper of a connection that a

@@ -124,7 +124,7 @@ def _complete(tracking: Conntrack, family: int, found: Attributes) -> bool:
     if translation is None:
         return False
     nat = _nat(family, _read_way(found[_TUPLE]).protocol, translation)
-    return _make_anew(tracking, family, found, nat + attribute(_FUNCTION, _FOLLOW_MASTER))
+    return _recreate(tracking, family, found, nat + attribute(_FUNCTION, _FOLLOW_MASTER))
 
 
 def announce_again(family: int, expected: bytes) -> bool:
@@ -155,10 +155,10 @@ def _announce_again(tracking: Conntrack, family: int, expected: bytes) -> bool:
         return False
     nat = nest(_NAT, found[_NAT]) if _NAT in found else b""
     function = attribute(_FUNCTION, found[_FUNCTION]) if _FUNCTION in found else b""
-    return _make_anew(tracking, family, found, nat + function)
+    return _recreate(tracking, family, found, nat + function)
 
 
-def _make_anew(tracking: Conntrack, family: int, found: Attributes, further: bytes) -> bool:
+def _recreate(tracking: Conntrack, family: int, found: Attributes, further: bytes) -> bool:
     """The kernel changes no expectation. One that was used meanwhile stays gone: it is good for once."""
     if tracking.ask(EXPECT | _MSG_DELETE, family, nest(_TUPLE, found[_TUPLE]), _REQUEST | _ACK) is None:
         return False

@@ -2,7 +2,7 @@
 
 Hard facts (iproute2 6.1 and 6.15):
 * `ip -json` prints nothing at all, or `[{}]`, where there is nothing to print.
-* The hops of a route over several stand in `nexthops`; a gateway of the other family in `via`.
+* The hops of a multipath route are in `nexthops`; a gateway of the other family in `via`.
 * A route made by hand has the protocol `boot`, which is not printed.
 * Table `main` is not named, and `table all` has what the kernel made for itself as types of their own.
 """

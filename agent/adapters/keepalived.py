@@ -5,7 +5,7 @@ Hard facts (keepalived 2.2.7 and 2.3.3):
 * When dbus-daemon restarts, keepalived loses its name, never comes back, and runs on without a word. Only
   its own restart heals that, which is a failover; so it is reported and left alone.
 * Any local user can send a forged VrrpStatusChange straight to us, past every match rule. The bus writes the
-  sender's unique name into each message, so a signal counts only if that is the owner of keepalived's name:
+  sender's unique name into each message, so a signal counts only if that owns keepalived's name:
   bus_gate.py lets nothing else in.
 * The object path has the interface with every character that is not a letter or digit turned into `_`:
   eth0.1 and eth0_1 collide, which is why paths are made from our own interfaces and never parsed.
@@ -81,7 +81,7 @@ class _RefusedError(UnavailableError):
 
 class _Connection(MessageBus):  # type: ignore[misc]  # its base comes from either library, untyped
     async def _auth_readline(self) -> str:
-        """In the place of the libraries' own, which spins for ever when the bus has hung up."""
+        """In the place of the libraries' own, which spins forever when the bus has hung up."""
         line = b""
         while not line.endswith(b"\r\n"):
             more = await self._loop.sock_recv(self._sock, 1)
@@ -148,7 +148,7 @@ class KeepalivedBus:
         return all(self._asked.get(path, -1) >= moment_ns for path in self._paths)
 
     async def run(self) -> None:
-        """Stay connected, for ever. A bus that is not there is tried again every RECONNECT_S."""
+        """Stay connected. A missing bus is tried again every RECONNECT_S."""
         while True:
             try:
                 await self._stay_connected()
@@ -289,7 +289,7 @@ class KeepalivedBus:
         if message.sender != self._owner:
             return  # he was when it passed the gate
         if message.path not in self._paths:
-            return  # an instance of keepalived's that the pair file does not know
+            return  # an instance that the pair file does not know
         if message.signature != "u":
             self._watch.on_refused(
                 f"a VrrpStatusChange with the signature {message.signature!r} instead of 'u'"

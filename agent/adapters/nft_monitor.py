@@ -1,4 +1,4 @@
-"""Says when any rule of this network namespace changes, by whomever, and what another program does to our
+"""Says when any rule of this network namespace changes, and what another program does to our
 tables that may have opened them.
 
 Hard facts (kernel 6.18, read in older ones back to 5.10)

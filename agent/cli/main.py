@@ -32,7 +32,7 @@ examples:
   hafw check hafw.yaml                           is the pair file good?
   hafw render keepalived hafw.yaml --node fw-1   what keepalived needs
   hafw setup --dry-run                           what would be written on this node
-  hafw plan backup primary                       what a take-over would do here
+  hafw plan backup primary                       what a takeover would do here
   hafw status                                    who is this node, and how is it?
   hafw history -n 20                             what happened
 """

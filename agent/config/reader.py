@@ -1,4 +1,4 @@
-"""One spot of a pair file: what stands there, read as the type that is meant, or a problem with its path."""
+"""One spot of a pair file: its value, read as the type that is meant, or a problem with its path."""
 
 import difflib
 import re

@@ -62,14 +62,14 @@ class Facts:
 
 def says_master(facts: Facts) -> bool:
     """By its own answer where it gives one; a notice of the hook may be lost, and then the one before it
-    stands for ever."""
+    stays forever."""
     if facts.bus:
         return VrrpState.MASTER in facts.bus
     return facts.word is VrrpState.MASTER
 
 
 def serves(facts: Facts) -> bool:
-    """The addresses prove the role, and no answer of keepalived's speaks against it."""
+    """The addresses prove the role, and no answer of keepalived contradicts them."""
     return assess(facts) is Role.PRIMARY and not facts.missing and facts.bus <= {VrrpState.MASTER}
 
 

@@ -78,7 +78,7 @@ class Observation(Enum):
 
     PROCESS = "whether a keepalived is alive"
     ADDRESSES = "the virtual addresses in the kernel"
-    INSTANCES = "the answers of keepalived's instances on the system bus"
+    INSTANCES = "what keepalived's instances answer on the system bus"
     BUS = "keepalived on the system bus"
     QUESTION = "a question to conntrackd: whether it is answered"
     LOSSES = "conntrackd's counters of what it could not do, at a poll and over a catch-up"

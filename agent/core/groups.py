@@ -1,7 +1,7 @@
 """Whether keepalived listens for the other node's advertisements on every link of the pair. Pure.
 
 When an interface is renamed, keepalived (2.2.7) closes the sockets of its instance, and does not open them
-again when the name is back. The instance is BACKUP for ever, hears nobody, and keeps its whole group from
+again when the name is back. The instance is BACKUP forever, hears nobody, and keeps its whole group from
 becoming MASTER; neither the log nor the bus shows it. The kernel does: nobody on this node has joined VRRP's
 multicast group on that interface any more, and no socket for VRRP is bound to an address of it, as one for
 unicast is.

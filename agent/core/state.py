@@ -246,7 +246,7 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Condi
             text = f"{event.reason}; keeping the loaded rules"
             return note(replace(state, whole=False), Condition.RULES, False, text)
         case SetReadiness(ready=ready):
-            return replace(state, ready=ready), ()  # what it should say; a poll writes it anew
+            return replace(state, ready=ready), ()  # what it should say; a poll rewrites it
         case SetTimer() | CompleteExpectations() | CompleteRemaining():
             return state, ()  # its record says so: it may cost an announced connection, and no other
         case _:

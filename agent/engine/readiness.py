@@ -26,7 +26,7 @@ class Readiness:
             ) from error
 
     def restore(self, ready: bool) -> str | None:
-        """Writes it anew after an external change, and says so. Raises HafwError."""
+        """Rewrites it after an external change, and says so. Raises HafwError."""
         wanted = self._number(ready)
         try:
             found = read_regular(self._path, MAX_READINESS).decode(errors="replace").strip()

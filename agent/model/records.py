@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class RecordKind(Enum):
-    """One MESSAGE_ID for each kind, fixed for ever, so that a filter written today works in ten years."""
+    """One MESSAGE_ID for each kind, fixed forever, so that a filter written today works in ten years."""
 
     STARTED = "started"
     STOPPED = "stopped"

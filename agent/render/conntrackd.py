@@ -8,7 +8,7 @@ Hard facts (conntrackd 1.4.7 and 1.4.8):
 * It remembers timeouts by wall time. A clock that jumps forward on the backup turns five days into 60
   seconds at the takeover, unless CommitTimeout is set; with DisableExternalCache that option is refused.
 * Address Ignore looks at the original source and the reply's source, the real ends of a flow. So the virtual
-  addresses can stand there: they keep out what ends on the firewall itself, not what is source-NATed to them
+  addresses can be there: they keep out what ends on the firewall itself, not what is source-NATed to them
   (tried).
 * Setting socket buffers needs CAP_NET_ADMIN outside of any user namespace; without, it does not start.
 * The number of committed states is told in the log file only.

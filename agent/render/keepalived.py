@@ -2,7 +2,7 @@
 
 Hard facts (keepalived 2.2.7 and 2.3.3; read in the source, tried with the daemon):
 * Only the plain `notify` gets arguments from keepalived: INSTANCE|GROUP NAME STATE PRIORITY, the priority of
-  a group being 0. notify_master and its kin get just what stands in the configuration (vrrp_notify.c). So
+  a group being 0. notify_master and its kin get just what is in the configuration (vrrp_notify.c). So
   plain `notify`.
 * The first member's INSTANCE notice is the earliest one; the GROUP notice comes when all members are done;
   members that the group has already taken along say nothing. Both are hung in, the hook is only a hint.

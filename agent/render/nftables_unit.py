@@ -4,7 +4,7 @@ Hard facts:
 * That unit's stop is `flush ruleset`, and Debian's /etc/nftables.conf begins with it. A restart on a node at
   work, or a shutdown, would leave a firewall without any rule of ours: it forwards whatever comes (seen: 26
   forbidden packets through a backup, at 20 a second) until the agent has repaired its table.
-* A drop-in that named a program which has gone with our package would keep nftables from starting.
+* A drop-in that names a program that was removed with our package would keep nftables from starting.
 """
 
 from agent.model.pair import Pair
@@ -33,5 +33,5 @@ def render(pair: Pair, node: str, paths: Paths) -> str:
 
 
 def _instead(key: str, verb: str, stock: str) -> tuple[str, str]:
-    """The unit's own command, as it is on Debian, when our package has gone."""
+    """The unit's own command, as it is on Debian, when our package is removed."""
     return f"{key}=", f"{key}=/bin/sh -c '[ ! -x {_GUARD} ] || exec {_GUARD} {verb}; exec {stock}'"

@@ -166,7 +166,7 @@ def roll_back(paths: Paths, number: int | None) -> Applied:
         target = _find_earlier(on_disk) if wanted is None else generations.require(wanted)
         new = checked(on_disk.pair_of(target), target.files)
         _require_loadable(new)
-        applied = _go_to(on_disk, target, _who(), f"roll-back to generation {target.number}", new)
+        applied = _go_to(on_disk, target, _who(), f"rollback to generation {target.number}", new)
         if pending is not None:
             generations.clear_pending()
             rollback_timer.stop()

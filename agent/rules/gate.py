@@ -1,6 +1,6 @@
 """The gate, and what makes the only difference between a primary and a backup.
 
-The gate stands before everything that could remember or answer a packet: hook prerouting, priority -450,
+The gate comes before everything that could remember or answer a packet: hook prerouting, priority -450,
 which is before defragmentation (-400), raw (-300) and connection tracking (-200). A packet that a closed
 gate drops leaves no conntrack state and no reassembly queue, and nobody answers it.
 

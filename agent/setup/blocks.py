@@ -22,7 +22,7 @@ class NotUnderstoodError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """The words of one line, and what stands in braces behind them."""
+    """The words of one line, and what follows them in braces."""
 
     line: int
     words: tuple[str, ...]

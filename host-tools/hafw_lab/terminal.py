@@ -1,4 +1,4 @@
-"""Text that others have written, such that a terminal only shows it.
+"""Text that others have written, made safe for a terminal.
 
 A node can write what it likes on its console and into its logs, and a terminal obeys what it reads: it can
 be made to change its title, its size and its keys, or to type. Pure.

@@ -56,6 +56,9 @@ WORDS = (
     Word("take (?:it|them|one|this) out", "remove", "take it\n    out"),
     Word("cannot be understood", "invalid, cannot be parsed", "its answer cannot be understood"),
     Word("st(?:and|ood) still for", "was stopped for", "the agent stood still for 3 s"),
+    Word("(?<!-)(?i:take-over|hand-over|roll-back)s?", "takeover, handover, rollback", "at a take-over"),
+    Word("anew\\b", "again, re-", "is made anew"),
+    Word("by whomever|such that|for ever\\b", "whoever, in a form that, forever", "changes, by whomever"),
 )
 
 

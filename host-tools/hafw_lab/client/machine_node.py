@@ -52,7 +52,7 @@ class MachineNode(Node):
     # -- programs --
 
     def enter_argv(self, argv: Sequence[str], *, terminal: bool = False) -> list[str]:
-        """`argv` such that it runs inside the guest."""
+        """`argv` to run inside the guest."""
         return plan_session(self._name, self._directory, argv, terminal=terminal)
 
     def require_reachable(self) -> None:

@@ -44,7 +44,7 @@ class Node(ABC):
 
     @abstractmethod
     def enter_argv(self, argv: Sequence[str]) -> list[str]:
-        """`argv` such that it runs inside the node."""
+        """`argv` to run inside the node."""
 
     def run(
         self,

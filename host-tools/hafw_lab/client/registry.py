@@ -188,7 +188,7 @@ def _has_ended(pidfd: int, timeout_s: float) -> bool:
 
 
 def require_name(name: str) -> str:
-    """Itself. Raises LabError for what cannot be the name of a lab."""
+    """Itself. Raises LabError for what is not a valid name for a lab."""
     if not _NAME.fullmatch(name):
         raise LabError(
             f"{name!r} is not a valid name for a lab", "use up to 32 letters a-z, digits and hyphens"

@@ -1,6 +1,6 @@
 """The picture of a lab: topology, addresses, and who is primary now, as text, mermaid or SVG. Pure.
 
-The firewalls stand in the middle, one above the other; what they share only with each other (the sync
+The firewalls are in the middle, one above the other; what they share only with each other (the sync
 segment) is between them; zone `client` is to the left, everything else to the right.
 """
 

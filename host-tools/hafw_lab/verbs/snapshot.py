@@ -1,4 +1,4 @@
-"""`hafw-lab snapshot`: a whole lab of machines as it stood at one moment, kept in the cache."""
+"""`hafw-lab snapshot`: a whole lab of machines as it was at one moment, saved in the cache."""
 
 import argparse
 import json

@@ -93,7 +93,7 @@ class MachineFiles:
         return "\n".join(deque((line for line in self.read_console().splitlines() if line.strip()), lines))
 
     def last_line(self) -> str:
-        """The last line on the console, such that it can be shown within another."""
+        """The last line on the console, in a form that fits into another line."""
         lines = (clean(line) for line in reversed(self.console_tail().splitlines()))
         return next((line for line in lines if line), "")[:70]
 

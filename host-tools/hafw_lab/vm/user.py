@@ -15,7 +15,7 @@ def find_user() -> int:
 
 
 def plan_leash(user: int, accelerator: Accelerator) -> tuple[str, ...]:
-    """What stands before qemu's command line.
+    """What comes before qemu's command line.
 
     The kernel forgets a parent-death signal when a process changes its user; setpriv sets it afterwards.
     """

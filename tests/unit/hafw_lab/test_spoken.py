@@ -305,5 +305,5 @@ def test_a_name_that_no_lab_can_have_is_refused_before_anything_is_hinted_at(
         program.main([*words, "--name", "../x"])
     said = capsys.readouterr()
     assert (end.value.code, said.out) == (2, "")
-    assert "'../x' cannot be the name of a lab; use up to 32 letters" in said.err
+    assert "'../x' is not a valid name for a lab; use up to 32 letters" in said.err
     assert "start one with" not in said.err

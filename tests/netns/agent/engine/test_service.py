@@ -245,7 +245,7 @@ def test_it_is_back_soon(place: Place) -> None:
     assert took < 10, "0.3 s where nothing else is to do"
 
 
-# computes until it is no longer a real-time process, or for ever where nothing of ours gets its turn
+# computes until it is no longer a real-time process, or forever where nothing of ours gets its turn
 WITHOUT_A_PAUSE = """
 import itertools, os, sys
 from agent.cli import main

@@ -286,7 +286,7 @@ def test_a_late_commit_that_is_skipped_empties_nothing() -> None:
     assert world.log == ["SetReadiness", "CommitStates"]
 
 
-def test_a_late_commit_that_takes_long_is_not_begun_anew() -> None:
+def test_a_late_commit_that_takes_long_is_not_restarted() -> None:
     """conntrackd answers other questions between the steps of a commit."""
     world = make_world("cache")
     world.broken, world.answer = frozenset({"CommitStates"}), Answer.NONE

@@ -113,7 +113,7 @@ def test_one_element_costs_one_element() -> None:
     ]
 
 
-def test_what_cannot_be_changed_in_place_is_made_anew() -> None:
+def test_what_cannot_be_changed_in_place_is_recreated() -> None:
     assert (
         compile_change((add_set(TABLE, "s", "ipv4_addr", []),), (add_set(TABLE, "s", "ipv6_addr", []),), {})
         is None
