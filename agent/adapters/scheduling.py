@@ -15,12 +15,16 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor
 from types import FrameType
+from typing import TypeVar
 
 PRIORITY = 10
 PATIENCE_S = 4
 """After this the thread is an ordinary one until it gets to its next piece of work."""
 LONGEST_S = 10
+
+Found = TypeVar("Found")
 
 
 def take_precedence() -> bool:
@@ -33,6 +37,16 @@ def take_precedence() -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+async def beside(threads: Executor, job: Callable[[], Found]) -> Found:
+    """What `job` returns, whose thread is as urgent as the loop, which does not wait for it."""
+
+    def urgently() -> Found:
+        take_precedence()  # an overrun in the job before may have lost it
+        return job()
+
+    return await asyncio.get_running_loop().run_in_executor(threads, urgently)
 
 
 def watch_overruns(on_overrun: Callable[[str], None]) -> None:

@@ -127,12 +127,7 @@ class Agent:
 
     async def _beside(self, job: Callable[[], Found]) -> Found:
         """What takes its time, or waits for the disk, holds up nothing here."""
-
-        def do() -> Found:
-            scheduling.take_precedence()  # the job before may have lost it
-            return job()
-
-        return await asyncio.get_running_loop().run_in_executor(self._aside, do)
+        return await scheduling.beside(self._aside, job)
 
     async def _note(self, why: str, files: Files, rules: str) -> None:
         generations = Generations(self.paths.state_dir)

@@ -274,11 +274,7 @@ class Sensors:
         self._tell((Condition.BLIND, not blind, text))
 
     async def _beside(self, look: Callable[[], Seen]) -> Seen:
-        def urgently() -> Seen:
-            scheduling.take_precedence()  # again, after an overrun
-            return look()
-
-        return await asyncio.get_running_loop().run_in_executor(self._aside, urgently)
+        return await scheduling.beside(self._aside, look)
 
     def _tell(self, *findings: Finding) -> None:
         now = time.monotonic_ns()
