@@ -11,14 +11,21 @@ Hard facts
 import struct
 from collections.abc import Iterator
 
-from agent.adapters.ctnetlink import attribute, attributes
-from agent.adapters.netlink_socket import NETFILTER, NetlinkSocket
+from agent.adapters.netlink_socket import NetlinkSocket
+from agent.adapters.nfnetlink import (
+    NETFILTER,
+    NFTABLES,
+    as_number,
+    as_text,
+    attribute,
+    attributes,
+    generic,
+    of_generic,
+)
 from agent.core.chains import BaseChain, Ends
 
-_NFTABLES = 10 << 8
-_GET_TABLE, _GET_CHAIN, _GET_RULE = _NFTABLES | 1, _NFTABLES | 4, _NFTABLES | 7
+_GET_TABLE, _GET_CHAIN, _GET_RULE = NFTABLES | 1, NFTABLES | 4, NFTABLES | 7
 _GROUP_NFTABLES = 1 << 6
-_GENERIC = struct.Struct("!BBH")
 _FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 10: "ip6"}
 _HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting", 5: "ingress"}
 _NETDEV_HOOKS = {0: "ingress", 1: "egress"}
@@ -58,14 +65,14 @@ class Chains:
         dormant = {
             (family, told[_TABLE_NAME])
             for family, told in self._dump(_GET_TABLE, 0, b"")
-            if _number(told.get(_TABLE_FLAGS, bytes(4))) & _DORMANT
+            if as_number(told.get(_TABLE_FLAGS)) & _DORMANT
         }
         found = []
         for family, told in self._dump(_GET_CHAIN, 0, b""):
             table, words = told[_CHAIN_TABLE], _FAMILIES.get(family, "")
             if not words or _CHAIN_HOOK not in told or told.get(_CHAIN_TYPE) != b"filter\0":
                 continue
-            if (family, table) not in dormant and (words, _text(table)) not in not_of:
+            if (family, table) not in dormant and (words, as_text(table)) not in not_of:
                 found.append(self._base_chain(family, told))
         return tuple(found)
 
@@ -74,18 +81,17 @@ class Chains:
         hook = dict(attributes(told[_CHAIN_HOOK]))
         devices = [hook[_HOOK_DEVICE]] if _HOOK_DEVICE in hook else []
         devices += [name for _, name in attributes(hook.get(_HOOK_DEVICES, b""))]
-        if _number(told.get(_CHAIN_USE, bytes(4))) > MAX_RULES:
+        if as_number(told.get(_CHAIN_USE)) > MAX_RULES:
             ends = Ends.OPEN
         else:
             ends = self._end_of(family, told[_CHAIN_TABLE], told[_CHAIN_NAME], 0)
         if ends is Ends.OPEN:
-            ends = (
-                Ends.POLICY_DROP if _number(told.get(_CHAIN_POLICY, b"\0\0\0\1")) == _DROP else Ends.ACCEPT
-            )
-        place = (_text(told[_CHAIN_TABLE]), _text(told[_CHAIN_NAME]))
-        words = hooks.get(_number(hook[_HOOK_NUMBER]), "")
+            drops = _CHAIN_POLICY in told and as_number(told[_CHAIN_POLICY]) == _DROP
+            ends = Ends.POLICY_DROP if drops else Ends.ACCEPT
+        place = (as_text(told[_CHAIN_TABLE]), as_text(told[_CHAIN_NAME]))
+        words = hooks.get(as_number(hook[_HOOK_NUMBER]), "")
         return BaseChain(
-            _FAMILIES[family], *place, words, ends, tuple(sorted({_text(name) for name in devices}))
+            _FAMILIES[family], *place, words, ends, tuple(sorted({as_text(name) for name in devices}))
         )
 
     def _end_of(self, family: int, table: bytes, chain: bytes, depth: int) -> Ends:
@@ -106,11 +112,8 @@ class Chains:
 
     def _dump(self, kind: int, family: int, body: bytes) -> list[tuple[int, dict[int, bytes]]]:
         """Family and attributes."""
-        whole = _GENERIC.pack(family, 0, 0) + body
-        return [
-            (content[0], dict(attributes(content[_GENERIC.size :])))
-            for content in self._socket.dump(kind, whole)
-        ]
+        told = map(of_generic, self._socket.dump(kind, generic(family, body)))
+        return [(family, dict(attributes(body))) for family, body in told]
 
 
 def _verdict(expressions: bytes) -> tuple[int | None, bytes]:
@@ -133,11 +136,3 @@ def _each(expressions: bytes) -> Iterator[tuple[bytes, bytes]]:
     for _, element in attributes(expressions):
         told = dict(attributes(element))
         yield told.get(_EXPRESSION_NAME, b"").rstrip(b"\0"), told.get(_EXPRESSION_DATA, b"")
-
-
-def _number(raw: bytes) -> int:
-    return int(struct.unpack("!I", raw[:4])[0])
-
-
-def _text(raw: bytes) -> str:
-    return raw.rstrip(b"\0").decode(errors="replace")

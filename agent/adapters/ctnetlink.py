@@ -26,15 +26,29 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agent.adapters.nfnetlink import (
+    ACK,
+    CONNTRACK,
+    DONE,
+    ERROR,
+    EXPECTATIONS,
+    NETFILTER,
+    REQUEST,
+    Message,
+    attribute,
+    attributes,
+    error_number,
+    generic,
+    message,
+    messages,
+    nest,
+    of_generic,
+)
 from agent.errors import UnavailableError
 
-_NETLINK_NETFILTER = 12
 _GROUP_EXPECT_NEW = 4
-CT, EXPECT = 1 << 8, 2 << 8
-"""The two subsystems: the high byte of a message's kind."""
-_MSG_NEW, _MSG_GET, _ERROR, _DONE = 0, 1, 2, 3
-_REQUEST, _ACK, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x200, 0x400
-_NESTED, _KIND = 0x8000, 0x3FFF
+_MSG_NEW, _MSG_GET = 0, 1
+_EXCLUSIVE, _CREATE = 0x200, 0x400
 _TUPLE_ORIG, _TUPLE_REPLY, _PROTO_INFO, _STATUS, _HELP, _NAT_SRC, _TIMEOUT = 1, 2, 4, 3, 5, 6, 7
 _EXPECT_MASTER, _EXPECT_TUPLE = 1, 2
 _ASSURED_WITH_REPLY = 0x2 | 0x4 | 0x8  # and confirmed, which the kernel insists on
@@ -43,8 +57,8 @@ _PATIENCE_S = 1.0
 AT_ONCE = 32
 _SO_MEMINFO = 55
 _MEMORY = struct.Struct("=9I")
-
-Attributes = dict[int, bytes]
+_NONE: Message = (ERROR, 0, 0, b"")
+"""An answer that is no message is a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +84,7 @@ class Conntrack:
         self.lost = 0
         try:
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-            self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_NETFILTER)
+            self._socket = socket.socket(socket.AF_NETLINK, kind, NETFILTER)
             self._socket.bind((0, 1 << (_GROUP_EXPECT_NEW - 1) if expectations else 0))
         except OSError as error:
             raise UnavailableError(f"cannot talk to connection tracking: {error.strerror}") from error
@@ -110,14 +124,14 @@ class Conntrack:
     def tell_again(self, family: int, connection: bytes) -> None:
         """An update that changes nothing: everything about the connection is reported to whoever listens. A
         connection that is gone meanwhile needs none."""
-        self._send(CT | _MSG_NEW, family, nest(_TUPLE_ORIG, connection), _REQUEST)
+        self._send(CONNTRACK | _MSG_NEW, family, nest(_TUPLE_ORIG, connection), REQUEST)
 
     def keeps_helper(self) -> bool:
         """Puts an FTP connection with NAT into this network namespace and asks for it again: is the helper
         still there? UnavailableError when the kernel refuses."""
-        flags = _REQUEST | _ACK | _CREATE | _EXCLUSIVE
-        put_in = self.ask(CT | _MSG_NEW, socket.AF_INET, _TEST_CONNECTION, flags)
-        answer = self.ask(CT | _MSG_GET, socket.AF_INET, _TEST_TUPLE, _REQUEST)
+        flags = REQUEST | ACK | _CREATE | _EXCLUSIVE
+        put_in = self.ask(CONNTRACK | _MSG_NEW, socket.AF_INET, _TEST_CONNECTION, flags)
+        answer = self.ask(CONNTRACK | _MSG_GET, socket.AF_INET, _TEST_TUPLE, REQUEST)
         if put_in is None or answer is None:
             raise UnavailableError(
                 "connection tracking refuses a test connection", "is its FTP helper there?"
@@ -127,28 +141,24 @@ class Conntrack:
     def ask(self, kind: int, family: int, body: bytes, flags: int) -> bytes | None:
         """The attributes of the answer; None when the kernel refuses. UnavailableError when it is silent."""
         self._send(kind, family, body, flags)
-        batch = self._receive()
-        (answer,) = struct.unpack_from("=H", batch, 4)
-        if answer == _ERROR and struct.unpack_from("=i", batch, 16)[0]:
-            return None
-        return batch[20 : struct.unpack_from("=I", batch)[0]]
+        answer, _, _, content = next(messages(self._receive()), _NONE)
+        refused = answer == ERROR and error_number(content)
+        return None if refused else of_generic(content)[1]
 
     def dump(self, kind: int, flags: int) -> Iterator[tuple[int, bytes]]:
         """Everything of a kind, as (family, attributes). UnavailableError when it breaks off."""
         self._send(kind, socket.AF_UNSPEC, b"", flags)
         while True:
-            for answer, _, family, body in _messages(self._receive()):
-                if answer in (_DONE, _ERROR):
-                    if family:  # in its place stands the lowest byte of -errno
-                        reason = os.strerror(256 - family)
-                        raise UnavailableError(f"cannot list connection tracking: {reason}")
+            for answer, _, _, content in messages(self._receive()):
+                if answer in (DONE, ERROR):
+                    if code := error_number(content):
+                        raise UnavailableError(f"cannot list connection tracking: {os.strerror(code)}")
                     return
-                yield family, body
+                yield of_generic(content)
 
     def _send(self, kind: int, family: int, body: bytes, flags: int) -> None:
-        whole = struct.pack("!BBH", family, 0, 0) + body
         try:
-            self._socket.send(struct.pack("=IHHII", 16 + len(whole), kind, flags, 1, 0) + whole)
+            self._socket.send(message(kind, flags, generic(family, body)))
         except OSError as error:
             if error.errno not in (
                 errno.EAGAIN,
@@ -166,17 +176,10 @@ class Conntrack:
             raise UnavailableError(f"cannot read connection tracking: {error.strerror}") from error
 
 
-def _messages(batch: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Kind, port of the program that caused it, family, attributes."""
-    while len(batch) >= 20:
-        size, kind, _, _, port = struct.unpack_from("=IHHII", batch)
-        yield kind, port, batch[16], batch[20:size]
-        batch = batch[max(20, (size + 3) & ~3) :]
-
-
 def _announced(batch: bytes) -> Iterator[Announced]:
-    for kind, port, family, body in _messages(batch):
-        if kind == EXPECT | _MSG_NEW and port == 0:
+    for kind, _, port, content in messages(batch):
+        if kind == EXPECTATIONS | _MSG_NEW and port == 0:
+            family, body = of_generic(content)
             found = dict(attributes(body))
             master, expected = found[_EXPECT_MASTER], found[_EXPECT_TUPLE]
             yield Announced(family, _protocol(master), master, expected)
@@ -184,21 +187,6 @@ def _announced(batch: bytes) -> Iterator[Announced]:
 
 def _protocol(connection: bytes) -> int:
     return dict(attributes(dict(attributes(connection))[2]))[1][0]
-
-
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= 4:
-        size, kind = struct.unpack_from("=HH", data)
-        yield kind & _KIND, data[4 : max(4, size)]
-        data = data[max(4, (size + 3) & ~3) :]
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def nest(kind: int, *inside: bytes) -> bytes:
-    return attribute(kind | _NESTED, b"".join(inside))
 
 
 def _tuple(kind: int, source: str, target: str, ports: tuple[int, int]) -> bytes:

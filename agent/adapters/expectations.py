@@ -22,11 +22,14 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.adapters.ctnetlink import (
-    CT,
-    EXPECT,
+from agent.adapters.ctnetlink import Conntrack
+from agent.adapters.nfnetlink import (
+    ACK,
+    CONNTRACK,
+    DUMP,
+    EXPECTATIONS,
+    REQUEST,
     Attributes,
-    Conntrack,
     attribute,
     attributes,
     nest,
@@ -35,7 +38,7 @@ from agent.core.actions import Completed
 from agent.errors import UnavailableError
 
 _MSG_NEW, _MSG_GET, _MSG_DELETE = 0, 1, 2
-_REQUEST, _ACK, _DUMP, _CREATE_NEW = 0x1, 0x4, 0x300, 0x600
+_CREATE_NEW = 0x600
 _MASTER, _TUPLE, _MASK, _TIMEOUT, _HELPER, _FLAGS, _CLASS, _NAT, _FUNCTION = 1, 2, 3, 4, 6, 8, 9, 10, 11
 _NESTS = (_MASTER, _TUPLE, _MASK)
 _KEPT = (_TIMEOUT, _FLAGS, _CLASS, _HELPER)
@@ -97,7 +100,7 @@ def complete_all(tracking: Conntrack, is_told: Callable[[], bool]) -> Completed:
 
     try:
         incomplete = []
-        for family, body in tracking.dump(EXPECT | _MSG_GET, _REQUEST | _DUMP):
+        for family, body in tracking.dump(EXPECTATIONS | _MSG_GET, REQUEST | DUMP):
             found = dict(attributes(body))
             if _NAT not in found and {*_NESTS, _HELPER} <= found.keys():
                 incomplete.append((family, found))
@@ -116,7 +119,7 @@ def complete_all(tracking: Conntrack, is_told: Callable[[], bool]) -> Completed:
 
 def _complete(tracking: Conntrack, family: int, found: Attributes) -> bool:
     """False when it needs nothing or is gone meanwhile."""
-    answer = tracking.ask(CT | _MSG_GET, family, nest(_MASTER, found[_MASTER]), _REQUEST)
+    answer = tracking.ask(CONNTRACK | _MSG_GET, family, nest(_MASTER, found[_MASTER]), REQUEST)
     if answer is None:
         return False
     master = dict(attributes(answer))
@@ -144,14 +147,14 @@ def announce_again(family: int, expected: bytes) -> bool:
 
 
 def _announce_again(tracking: Conntrack, family: int, expected: bytes) -> bool:
-    answer = tracking.ask(EXPECT | _MSG_GET, family, nest(_TUPLE, expected), _REQUEST)
+    answer = tracking.ask(EXPECTATIONS | _MSG_GET, family, nest(_TUPLE, expected), REQUEST)
     if answer is None:
         return False
     found = dict(attributes(answer))
     if any(found.get(_CLASS, b"")):
         return False  # the peer would keep one of several, and here the helper would read all of the voice
     # without its master the kernel would not take it back
-    if tracking.ask(CT | _MSG_GET, family, nest(_MASTER, found[_MASTER]), _REQUEST) is None:
+    if tracking.ask(CONNTRACK | _MSG_GET, family, nest(_MASTER, found[_MASTER]), REQUEST) is None:
         return False
     nat = nest(_NAT, found[_NAT]) if _NAT in found else b""
     function = attribute(_FUNCTION, found[_FUNCTION]) if _FUNCTION in found else b""
@@ -160,11 +163,14 @@ def _announce_again(tracking: Conntrack, family: int, expected: bytes) -> bool:
 
 def _recreate(tracking: Conntrack, family: int, found: Attributes, further: bytes) -> bool:
     """The kernel changes no expectation. One that was used meanwhile stays gone: it is good for once."""
-    if tracking.ask(EXPECT | _MSG_DELETE, family, nest(_TUPLE, found[_TUPLE]), _REQUEST | _ACK) is None:
+    if tracking.ask(EXPECTATIONS | _MSG_DELETE, family, nest(_TUPLE, found[_TUPLE]), REQUEST | ACK) is None:
         return False
     body = b"".join(nest(kind, found[kind]) for kind in _NESTS)
     body += b"".join(attribute(kind, found[kind]) for kind in _KEPT if kind in found)
-    return tracking.ask(EXPECT | _MSG_NEW, family, body + further, _REQUEST | _ACK | _CREATE_NEW) is not None
+    return (
+        tracking.ask(EXPECTATIONS | _MSG_NEW, family, body + further, REQUEST | ACK | _CREATE_NEW)
+        is not None
+    )
 
 
 def _nat(family: int, protocol: int, translation: Translation) -> bytes:

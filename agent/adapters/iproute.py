@@ -11,15 +11,17 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from agent.adapters.process import run, use_pidfd_children
 from agent.errors import ToolError
-from agent.model.pair import IPInterface
+from agent.model.pair import IPInterface, IPNetwork
+from agent.rules.flows import Ways
 
 _IP = "/usr/sbin/ip"
-_LIMIT_S = 5.0
+_LIMIT_S = 10.0
+_EVERYWHERE = {"-4": "0.0.0.0/0", "-6": "::/0"}
 _WRITTEN_BY_PEOPLE = ("boot", "static", "dhcp", "ra")
 """Protocols of routes that nobody makes again by himself, as the kernel and routing daemons do."""
 
@@ -60,6 +62,25 @@ def read_routes() -> tuple[HostRoute, ...]:
         if one.get("type", "unicast") == "unicast" and one.get("protocol", "boot") in _WRITTEN_BY_PEOPLE
         for route in _routes(one)
     )
+
+
+def read_ways() -> Ways:
+    """Where this node's packets go, from its routes and addresses. Raises ToolError."""
+    routes: list[tuple[IPNetwork, str]] = []
+    for family, everywhere in _EVERYWHERE.items():
+        for one in _ask(family, "route", "show"):
+            if "dev" in one:
+                target = one.get("dst", "default")
+                network = ip_network(everywhere if target == "default" else target, strict=False)
+                routes.append((network, one["dev"]))
+    own = {
+        ip_address(info[kind])
+        for one in _ask("address", "show")
+        for info in one.get("addr_info", ())
+        for kind in ("local", "broadcast")
+        if kind in info
+    }
+    return Ways(tuple(sorted(routes, key=lambda one: -one[0].prefixlen)), frozenset(own))
 
 
 def _ask(*words: str) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ import socket
 import struct
 from ipaddress import IPv4Interface, IPv6Interface
 
-from agent.adapters.ctnetlink import attributes
 from agent.adapters.netlink_socket import ROUTE, NetlinkSocket
+from agent.adapters.nfnetlink import as_text, attribute, attributes
 from agent.core.links import Link
 from agent.model.pair import IPInterface
 
@@ -42,7 +42,7 @@ class Links:
 
     def read(self) -> tuple[Link, ...]:
         """All interfaces as they are now. Raises UnavailableError."""
-        asked = _LINK.pack(0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _MASK, _SKIP_STATISTICS)
+        asked = _LINK.pack(0, 0, 0, 0, 0) + attribute(_MASK, struct.pack("=I", _SKIP_STATISTICS))
         links = self._socket.dump(_GET_LINK, asked)
         addresses: dict[int, list[IPInterface]] = {}
         for content in self._socket.dump(_GET_ADDRESS, _ADDR.pack(0, 0, 0, 0, 0)):
@@ -57,9 +57,9 @@ def _link(content: bytes, addresses: dict[int, list[IPInterface]]) -> Link:
     told = dict(attributes(content[_LINK.size :]))
     kind = dict(attributes(told.get(_INFO, b""))).get(_INFO_KIND, b"")
     return Link(
-        name=_text(told.get(_NAME, b"")),
+        name=as_text(told.get(_NAME)),
         index=index,
-        kind="loopback" if flags & _LOOPBACK else _text(kind),
+        kind="loopback" if flags & _LOOPBACK else as_text(kind),
         up=bool(flags & _UP),
         carrier=bool(flags & _LOWER_UP),
         addresses=tuple(addresses.get(index, ())),
@@ -76,7 +76,3 @@ def _address(content: bytes) -> tuple[int, IPInterface | None]:
     if (family, len(raw)) == (socket.AF_INET6, 16):
         return index, IPv6Interface((raw, length))
     return index, None
-
-
-def _text(raw: bytes) -> str:
-    return raw.rstrip(b"\0").decode(errors="replace")

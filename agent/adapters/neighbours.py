@@ -13,8 +13,8 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from agent.adapters.ctnetlink import attribute, attributes
 from agent.adapters.netlink_socket import CREATE, REPLACE, ROUTE, NetlinkSocket
+from agent.adapters.nfnetlink import attribute, attributes
 from agent.model.pair import IPAddress
 
 _NEW, _GET = 28, 30

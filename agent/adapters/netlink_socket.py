@@ -13,14 +13,23 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from agent.adapters.nfnetlink import (
+    ACK,
+    DONE,
+    DUMP,
+    ERROR,
+    INTERRUPTED,
+    OVERRUN,
+    REQUEST,
+    error_number,
+    message,
+    messages,
+)
 from agent.errors import UnavailableError
 
-ROUTE, NETFILTER = 0, 12
-"""The parts of the kernel (NETLINK_*)."""
-REQUEST, ACK, DUMP, CREATE, REPLACE = 0x1, 0x4, 0x300, 0x400, 0x100
-_ERROR, _DONE, _OVERRUN = 2, 3, 4
-_INTERRUPTED = 0x10
-_HEADER = struct.Struct("=IHHII")
+ROUTE = 0
+"""The part of the kernel (NETLINK_ROUTE)."""
+CREATE, REPLACE = 0x400, 0x100
 _BUFFER = 1 << 18
 _PATIENCE_S = 2
 MAX_ANSWER = 16 << 20
@@ -61,41 +70,46 @@ class NetlinkSocket:
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """Everything of a kind: what follows the header of each message. UnavailableError when it is not
         whole."""
-        self._send(kind, REQUEST | DUMP, body)
         found: list[bytes] = []
         size = 0
-        while True:
-            batch = self._receive()
-            size += len(batch)
+        for content in self.each(kind, body):
+            size += len(content)
             if size > MAX_ANSWER:
                 raise UnavailableError(f"netlink: an answer of more than {MAX_ANSWER >> 20} MiB")
-            for answer, flags, content in _messages(batch):
-                if flags & _INTERRUPTED:
+            found.append(content)
+        return found
+
+    def each(self, kind: int, body: bytes) -> Iterator[bytes]:
+        """dump(), one after the other, however many there are."""
+        self._send(kind, REQUEST | DUMP, body)
+        while True:
+            for answer, flags, _, content in messages(self._receive()):
+                if flags & INTERRUPTED:
                     raise UnavailableError("netlink: the data changed while it was read")
-                if answer == _DONE and not _number(content):
-                    return found
-                if answer in (_DONE, _ERROR, _OVERRUN):
-                    raise UnavailableError(f"netlink: {_reason(content)}")
-                found.append(content)
+                if answer == DONE and not error_number(content):
+                    return
+                if answer in (DONE, ERROR, OVERRUN):
+                    raise UnavailableError(f"netlink: {os.strerror(error_number(content))}")
+                yield content
 
     def ask(self, kind: int, body: bytes) -> bytes | None:
         """One thing; None when it is not there."""
         self._send(kind, REQUEST, body)
-        for answer, _, content in _messages(self._receive()):
-            if answer != _ERROR:
+        for answer, _, _, content in messages(self._receive()):
+            if answer != ERROR:
                 return content
         return None
 
-    def tell(self, kind: int, flags: int, body: bytes) -> bool:
-        """Something to be done; False when the kernel refuses."""
+    def tell(self, kind: int, flags: int, body: bytes) -> int:
+        """Something to be done; the number of the error when the kernel refuses, or 0."""
         self._send(kind, REQUEST | ACK | flags, body)
-        answers = _messages(self._receive())
-        return all(not _number(content) for answer, _, content in answers if answer == _ERROR)
+        answers = messages(self._receive())
+        return next((error_number(content) for answer, _, _, content in answers if answer == ERROR), 0)
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self.drain()  # what a broken-off question has left
         try:
-            self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+            self._socket.send(message(kind, flags, body))
         except OSError as error:
             raise UnavailableError(f"netlink: {error.strerror}") from error
 
@@ -105,20 +119,3 @@ class NetlinkSocket:
         except OSError as error:
             reason = "no answer" if error.errno == errno.EAGAIN else error.strerror
             raise UnavailableError(f"netlink: {reason}") from error
-
-
-def _messages(batch: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Kind, flags, content."""
-    while len(batch) >= _HEADER.size:
-        size, kind, flags, _, _ = _HEADER.unpack_from(batch)
-        yield kind, flags, batch[_HEADER.size : size]
-        batch = batch[max(_HEADER.size, (size + 3) & ~3) :]
-
-
-def _number(content: bytes) -> int:
-    """The error number of an answer."""
-    return -int(struct.unpack_from("=i", content)[0]) if len(content) >= 4 else errno.EIO
-
-
-def _reason(content: bytes) -> str:
-    return os.strerror(_number(content))

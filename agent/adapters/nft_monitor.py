@@ -15,20 +15,25 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 from collections.abc import Iterator
 
-from agent.adapters.ctnetlink import attributes
+from agent.adapters.nfnetlink import (
+    NETFILTER,
+    NFTABLES,
+    as_number,
+    as_text,
+    attributes,
+    messages,
+    of_generic,
+)
 from agent.errors import UnavailableError
 from agent.rules.holes import UNKNOWN, Change, Deed
 from agent.rules.nft_json import TABLES
 
-_NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES = 7
-_NFTABLES = 10 << 8
-_NEW_TABLE, _DELETED_TABLE = _NFTABLES, _NFTABLES | 2
-_NEW_CHAIN, _DELETED_CHAIN = _NFTABLES | 3, _NFTABLES | 5
-_NEW_RULE, _DELETED_RULE = _NFTABLES | 6, _NFTABLES | 8
+_NEW_TABLE, _DELETED_TABLE = NFTABLES, NFTABLES | 2
+_NEW_CHAIN, _DELETED_CHAIN = NFTABLES | 3, NFTABLES | 5
+_NEW_RULE, _DELETED_RULE = NFTABLES | 6, NFTABLES | 8
 _TABLE, _TABLE_FLAGS = 1, 2
 _CHAIN_NAME, _CHAIN_POLICY, _RULE_CHAIN = 3, 5, 2
 _NAME_OF_CHAIN = {
@@ -46,8 +51,6 @@ _KINDS = frozenset({_NEW_TABLE, *_NAME_OF_CHAIN, *_DEEDS})
 """Elements come and go all the time."""
 _OURS = {name.encode() + b"\0": name for name in TABLES}
 _INET = _ACCEPT = _DORMANT = 1
-_HEADER = struct.Struct("=IHHII")
-_NUMBER = struct.Struct("!I")
 AT_ONCE = 64
 
 
@@ -56,9 +59,7 @@ class RulesWatch:
         """Raises UnavailableError where the kernel does not report it."""
         self._ports: frozenset[int] = frozenset()
         try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-            )
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
             self._socket.setblocking(False)
             self._socket.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
         except OSError as error:
@@ -100,28 +101,23 @@ class RulesWatch:
 
 def _of_our_tables(batch: bytes) -> Iterator[tuple[int, Change]]:
     """The changes of our tables, and the port of who has made each."""
-    while len(batch) >= 20:
-        size, kind, _, _, port = _HEADER.unpack_from(batch)
-        if kind in _KINDS and batch[16] == _INET:
-            told = dict(attributes(batch[20:size]))
+    for kind, _, port, content in messages(batch):
+        family, body = of_generic(content)
+        if kind in _KINDS and family == _INET:
+            told = dict(attributes(body))
             table = _OURS.get(told.get(_TABLE, b""))
             if table is not None:
                 yield port, _change(kind, table, told)
-        batch = batch[max(20, (size + 3) & ~3) :]
 
 
 def _change(kind: int, table: str, told: dict[int, bytes]) -> Change:
     deed = _DEEDS.get(kind, Deed.OTHER)
-    if kind == _NEW_TABLE and _number(told.get(_TABLE_FLAGS)) & _DORMANT:
+    if kind == _NEW_TABLE and as_number(told.get(_TABLE_FLAGS)) & _DORMANT:
         deed = Deed.DORMANT
-    if kind == _NEW_CHAIN and _number(told.get(_CHAIN_POLICY)) == _ACCEPT:
+    if kind == _NEW_CHAIN and as_number(told.get(_CHAIN_POLICY)) == _ACCEPT:
         deed = Deed.OPENED
     chain = told.get(_NAME_OF_CHAIN[kind]) if kind in _NAME_OF_CHAIN else None
-    return Change(table, None if chain is None else chain.rstrip(b"\0").decode(errors="replace"), deed)
-
-
-def _number(value: bytes | None) -> int:
-    return _NUMBER.unpack(value)[0] if value is not None and len(value) == _NUMBER.size else 0
+    return Change(table, None if chain is None else as_text(chain), deed)
 
 
 def _own_ports() -> Iterator[int]:
@@ -139,5 +135,5 @@ def _port(descriptor: int) -> Iterator[int]:
         os.close(descriptor)  # of something else
         return
     with found:
-        if (found.family, found.proto) == (socket.AF_NETLINK, _NETLINK_NETFILTER):
+        if (found.family, found.proto) == (socket.AF_NETLINK, NETFILTER):
             yield found.getsockname()[0]

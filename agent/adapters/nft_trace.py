@@ -26,14 +26,23 @@ from typing import Any
 
 from agent.adapters import process
 from agent.adapters.frame import SENDER, Probe, build
+from agent.adapters.nfnetlink import (
+    NETFILTER,
+    NFTABLES,
+    Attributes,
+    as_number,
+    as_text,
+    attributes,
+    messages,
+    of_generic,
+)
 from agent.adapters.ruleset_dump import Ruleset, read_ruleset
 from agent.errors import HafwError, ToolError, UnavailableError
 from agent.rules.trace import Event
 
 _CLONE_NEWNET = 0x40000000
-_NETLINK_NETFILTER = 12
 _NFNLGRP_NFTRACE = 9
-_MSG_TRACE = 10 << 8 | 17
+_MSG_TRACE = NFTABLES | 17
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT = 1, 2, 3, 4, 5
 _POLICY = 16
@@ -176,7 +185,7 @@ def marking(ingress: str) -> str:
 def watch(peer: str, frame: bytes) -> list[Event]:
     """Sends `frame` into the other end and reads what the kernel tells, until it is quiet."""
     with (
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as told,
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER) as told,
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as wire,
     ):
         told.bind((0, 0))
@@ -195,38 +204,25 @@ def watch(peer: str, frame: bytes) -> list[Event]:
 
 
 def _events(batch: bytes) -> Iterator[Event]:
-    while len(batch) >= 20:
-        size, kind = struct.unpack_from("=IH", batch)
+    for kind, _, _, content in messages(batch):
         if kind == _MSG_TRACE:
-            yield _event(batch[16], dict(_attributes(batch[20:size])))
-        batch = batch[max(20, (size + 3) & ~3) :]
+            family, body = of_generic(content)
+            yield _event(family, dict(attributes(body)))
 
 
-def _event(family: int, attributes: dict[int, bytes]) -> Event:
-    verdict = dict(_attributes(attributes.get(_VERDICT, b"")))
+def _event(family: int, told: Attributes) -> Event:
+    verdict = dict(attributes(told.get(_VERDICT, b"")))
     code = struct.unpack("!i", verdict[1])[0] if 1 in verdict else None
-    policy = attributes.get(_POLICY)
+    policy = told.get(_POLICY)
     if policy is not None:
         (code,) = struct.unpack("!i", policy)
-    handle = attributes.get(_HANDLE)
-    kind = attributes.get(_TYPE, b"\0\0\0\0")
+    handle = told.get(_HANDLE)
     return Event(
-        kind=_TYPES.get(struct.unpack("!I", kind)[0], "other"),
+        kind=_TYPES.get(as_number(told.get(_TYPE)), "other"),
         family=_FAMILIES.get(family, str(family)),
-        table=_text(attributes.get(_TABLE)),
-        chain=_text(attributes.get(_CHAIN)),
+        table=as_text(told.get(_TABLE)),
+        chain=as_text(told.get(_CHAIN)),
         handle=struct.unpack("!Q", handle)[0] if handle else None,
         verdict=_VERDICTS.get(code, str(code)) if code is not None else "continue",
-        target=_text(verdict.get(2)) or None,
+        target=as_text(verdict.get(2)) or None,
     )
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").rstrip(b"\0").decode(errors="replace")
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= 4:
-        size, kind = struct.unpack_from("=HH", data)
-        yield kind & 0x3FFF, data[4 : max(4, size)]
-        data = data[max(4, (size + 3) & ~3) :]

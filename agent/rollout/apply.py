@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.adapters import connections, control, rollback_timer
+from agent.adapters import connections, control, iproute, rollback_timer
 from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
 from agent.adapters.nftables import Nftables
@@ -140,7 +140,7 @@ def _with_flows(applied: Applied, new: Checked, *, cut: bool) -> Applied:
     if many or loaded is not RuleSet.PRIMARY:
         return applied
     table = model_of(new.table.commands(RuleSet.PRIMARY))
-    forbidden = find_forbidden(table, connections.read_flows(), connections.read_ways())
+    forbidden = find_forbidden(table, connections.read_flows(), iproute.read_ways())
     ended = connections.end_flows(forbidden) if cut else None
     return replace(applied, forbidden=len(forbidden), cut=ended)
 

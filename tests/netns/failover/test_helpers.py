@@ -14,8 +14,9 @@ from threading import Timer
 
 import pytest
 
-from agent.adapters.ctnetlink import EXPECT, Conntrack, attribute, attributes, nest
+from agent.adapters.ctnetlink import Conntrack
 from agent.adapters.expectations import announce_again
+from agent.adapters.nfnetlink import EXPECTATIONS, attribute, attributes, nest
 from agent.adapters.nftables import Nftables
 from agent.config import loader
 from agent.core.roles import RuleSet
@@ -219,11 +220,11 @@ def test_what_nobody_comes_for_times_out_and_is_told(tmp_path: Path) -> None:
 def shorten_expectations() -> None:
     """A helper's last five minutes, which is too long for a test: a second is left to each."""
     tracking = Conntrack()
-    found = list(tracking.dump(EXPECT | 1, 0x301))
+    found = list(tracking.dump(EXPECTATIONS | 1, 0x301))
     assert found
     for family, body in found:
         kept = b"".join(nest(kind, value) for kind, value in attributes(body) if kind in (1, 2, 3))
-        assert tracking.ask(EXPECT, family, kept + attribute(4, bytes((0, 0, 0, 1))), 0x5) is not None
+        assert tracking.ask(EXPECTATIONS, family, kept + attribute(4, bytes((0, 0, 0, 1))), 0x5) is not None
     tracking.close()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.adapters import connections
+from agent.adapters import connections, iproute
 from agent.adapters.nftables import Nftables
 from agent.adapters.process import ENVIRONMENT
 from agent.config import loader
@@ -350,6 +350,6 @@ def test_connections_to_the_firewall_itself_end_but_for_management(
 
 def forbidden(firewall: Firewall, pair: Pair) -> list[Any]:
     with firewall.node.entered():
-        every, ways = connections.read_flows(), connections.read_ways()
+        every, ways = connections.read_flows(), iproute.read_ways()
     assert every
     return find_forbidden(model_of(compile_table(pair, RuleSet.PRIMARY)), every, ways)
