@@ -57,8 +57,8 @@ class Refused:
 
 Node = Scalar | Sequence | Mapping | Refused
 
-_NO_ALIAS = "anchors and aliases (& and *) are not used in a pair file; write the value again"
-_NO_TAG = "tags (!) are not used in a pair file; write the value without it"
+_NO_ALIAS = "anchors and aliases (& and *) are not used here; write the value again"
+_NO_TAG = "tags (!) are not used here; write the value without it"
 _NO_COMPLEX_KEY = "a key must be a single word"
 
 
@@ -138,7 +138,7 @@ def _unfit(text: str) -> Iterator[Problem]:
         yield Problem("", "is not UTF-8 text; save it as UTF-8")
         return
     if size > MAX_BYTES:
-        yield Problem("", f"has {size} bytes; a pair file has at most {MAX_BYTES}")
+        yield Problem("", f"has {size} bytes; such a file has at most {MAX_BYTES}")
         return
     lines = (number for number, line in enumerate(text.split("\n"), start=1) if "\t" in line)
     for number in islice(lines, _MAX_TABS):
@@ -170,12 +170,12 @@ class _Builder:
         if not isinstance(start, yaml.DocumentStartEvent):
             return Mapping((), 1)
         if start.version or start.tags:
-            return Refused("directives (lines with %) are not used in a pair file; remove them", 1)
+            return Refused("directives (lines with %) are not used here; remove them", 1)
         root = self._node(next(self._events), 0)
         next(self._events)  # the end of the document
         more = next(self._events)
         if isinstance(more, yaml.DocumentStartEvent):
-            return Refused("a second document begins (---); a pair file is one document", _line(more))
+            return Refused("a second document begins (---); there is one in a file", _line(more))
         return root
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
@@ -231,7 +231,7 @@ class _Builder:
                     "look for a bracket that is never closed"
                 )
         return Refused(
-            f"lists and mappings are more than {MAX_DEPTH} deep here; nothing in a pair file is", line
+            f"lists and mappings are more than {MAX_DEPTH} deep here; nothing in such a file is", line
         )
 
 

@@ -23,8 +23,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from agent.config import source_tree
+from agent.config.source_tree import MAX_BYTES, Node, Scalar, tree_of, tree_problems
+from agent.errors import ConfigError
 from agent.regular_file import UnfitFileError, read_regular
 from hafw_lab.errors import LabError
 from hafw_lab.model.topology import DEFAULT, IPInterface, Link, NodeKind, NodeSpec, Route, Segment, Topology
@@ -32,8 +33,8 @@ from hafw_lab.model.topology import DEFAULT, IPInterface, Link, NodeKind, NodeSp
 _LINK_NAME = re.compile(r"[A-Za-z0-9._-]{1,15}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _ROUTE = "write for example default: 192.168.2.100"
-MAX_BYTES = 1 << 20
-MAX_LEVELS = 20
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
+_NOTHING = dict.fromkeys(("", "~", "null"))
 _Map = Mapping[str, Any]  # decoded YAML, narrowed field by field
 
 
@@ -45,29 +46,31 @@ def choose_topology(path: Path | None) -> Topology:
 def load_topology(path: Path) -> Topology:
     """Raises LabError that names the place in the file."""
     try:
-        text = read_regular(path, MAX_BYTES).decode("utf-8")
-        _refuse_bombs(path, text)
-        data = yaml.load(text, Loader=yaml.CSafeLoader)
-    except UnfitFileError as error:
+        # as a pair file is read: no aliases, no key twice, and no word that YAML makes something else of
+        tree = tree_of(read_regular(path, MAX_BYTES).decode(), str(path))
+    except (UnfitFileError, ConfigError) as error:
         raise LabError(error.message) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, bytes that are no text
-        raise LabError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise LabError(f"{path} is not UTF-8 text", "save it as UTF-8") from error
+    for line, problem in tree_problems(tree):
+        raise LabError(f"{path}: line {line}: {problem}")
     try:
-        return parse_topology(data)
+        return parse_topology(_plain(tree))
     except LabError as error:
         raise LabError(f"{path}: {error.message}", error.hint) from error
 
 
-def _refuse_bombs(path: Path, text: str) -> None:
-    """A few lines of aliases stand for more than any memory holds."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        if isinstance(event, yaml.AliasEvent):
-            place = f"{path}: line {event.start_mark.line + 1}"
-            raise LabError(f"{place}: aliases (*) are not used in a topology", "write the value again")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_LEVELS:
-            raise LabError(f"{path} is nested too deeply", "a topology needs five levels")
+def _plain(node: Node) -> object:
+    match node:
+        case Scalar():
+            if not node.plain:
+                return node.text
+            return int(node.text) if _NUMBER.fullmatch(node.text) else _NOTHING.get(node.text, node.text)
+        case source_tree.Sequence():
+            return [_plain(item) for item in node.items]
+        case source_tree.Mapping():
+            return {key.text: _plain(value) for key, value in node.entries}
+    return None
 
 
 def parse_topology(data: object) -> Topology:

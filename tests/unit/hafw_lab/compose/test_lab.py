@@ -85,7 +85,7 @@ def test_the_built_in_topology_can_be_written_as_a_file(tmp_path: Path) -> None:
             "vip: 192.168.0.100",
             "segments.br0.vip: '192.168.0.100' is not an",
         ),
-        ("vrid: 62", "vrid: yes", "segments.br0.vrid: True is not a number"),
+        ("vrid: 62", "vrid: yes", "segments.br0.vrid: 'yes' is not a number"),
         (
             "segment: br1, addresses: 192.168.2.10/24",
             "segment: br9, addresses: []",
