@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The error tree: every failure that a person can meet is one of these, raised once, at the call that
 failed."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How this copy of hafw was installed, and which of Debian's packages it lacks."""
 
 import sys

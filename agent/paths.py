@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where things are on an installed firewall. The lab gives its nodes the same places."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Files that are read whole: regular ones, of a stated size, never waited for, and by whom they could be
 changed.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The three standard streams of a command: closed, full, or with a reader that is gone."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Writes what bash completes for `hafw` and `hafw-lab`, from their own parsers, when the packages are built.
 
 completion.py hafw >FILE

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The images of the machines, built beside the unit tests: those keep one processor busy, and on a new
 machine the packages take minutes."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What holds for every test: nothing is left running behind it."""
 
 import asyncio

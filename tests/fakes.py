@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Fakes at our own edges: a host that remembers what was done to it and fails on what nobody expects."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The parts of the tests, one for each directory: which of them run, and how long each took."""
 
 from collections import defaultdict

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Files that are written whole: whoever reads meanwhile, or after a power cut, finds the old or the new one.
 
 Each is written beside its place and renamed. What a kill has left beside it has a name that no daemon reads

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Stands between the system bus and the library that speaks to it: only the words of the bus itself and of
 keepalived's owner reach the library. Of all else the header is read, and the rest thrown away unread.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The header of a D-Bus message: how long the message is and whose, from its first bytes. Pure.
 
 Hard facts (D-Bus specification; dbus-daemon 1.14)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The base chains of every table, whoever made them, as far as they could drop packets of ours.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's connections, and the end of exactly those that are named.
 
 Hard facts

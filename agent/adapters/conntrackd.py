@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """conntrackd, through its own command.
 
 Hard facts (conntrackd 1.4.7 and 1.4.8, shared facts 1-16 and sources):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """conntrackd's counters, asked of its control socket: a thousandth of what its own command costs, and so
 often enough to hear whether the peer's is silent.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The requests that a command sends to the resident agent: one line in, one JSON object out.
 
 `status` changes nothing. `reload` is a SIGHUP with an answer: the agent takes the pair file that is on the

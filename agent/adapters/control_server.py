@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How the agent answers the requests of control.py, however many come, and whoever sends them."""
 
 import asyncio

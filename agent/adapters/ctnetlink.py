@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's connection tracking by netlink, for the two things that conntrack(8) cannot do.
 
 Hard facts (kernel 6.18, read in older ones back to 5.10)

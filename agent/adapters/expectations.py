@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What conntrackd lets fall of expectations: translations on the new primary, and on the old one those that
 came before their connection.
 

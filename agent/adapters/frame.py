@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One Ethernet frame with the first packet of a connection. Pure."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the network of this host is at this moment, asked of `ip`.
 
 Hard facts (iproute2 6.1 and 6.15):

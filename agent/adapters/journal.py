@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where records go: journald where there is one, else a file with a JSON object in each line.
 
 Hard facts

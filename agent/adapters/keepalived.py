@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """keepalived on the system bus: its instances' states, and a hint for every change of one.
 
 Hard facts (keepalived 2.2.7 and 2.3.3):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The interfaces of this network namespace with their links and addresses, by netlink.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One at a time: a file that is locked while its holder lives, whatever becomes of it."""
 
 import contextlib

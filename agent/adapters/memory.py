@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Memory that Python and libnftables have freed, back to the system: the C library keeps it for the next
 time, and after a large policy that is a few hundred megabytes."""
 

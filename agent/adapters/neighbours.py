@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Who answers for an address on a link, asked of the kernel's own neighbour table: no packet is made here.
 
 Hard facts (tried with kernel 6.18; read in 5.10)

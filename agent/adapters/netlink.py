@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which virtual addresses this node holds, from the kernel, and a hint whenever addresses or links change.
 
 Hard facts (pyroute2 0.7.2 of Debian 12 and 0.7.7 of Debian 13):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Questions to the kernel by netlink, in our own few lines: what pyroute2 makes of a dump of links costs a
 hundred times as much as what is asked for here.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Netlink's messages and attributes as bytes, and the header that netfilter puts before the attributes: the
 one place that knows how they are laid out.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """libnftables, and what it lists of our tables. What it does with changes is told in nftables.py.
 
 Hard facts

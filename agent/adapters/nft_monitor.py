@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Says when any rule of this network namespace changes, and what another program does to our
 tables that may have opened them.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's own verdict on one packet, from a copy of this node: nothing is sent on any wire.
 
 The process moves into a network namespace of its own, for good: its interfaces have the names, addresses and

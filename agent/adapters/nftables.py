@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Our tables in the kernel, through libnftables. `The table` below is both.
 
 Hard facts

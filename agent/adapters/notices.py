@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The hook's datagrams: who may send them, and what a good one looks like.
 
 A notice is only a hint, so a forged or repeated one could do no more than make the agent look. It is refused

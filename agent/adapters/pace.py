@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How much of what comes from outside is taken in a second. What comes faster waits in the kernel, which
 throws away what it has no room for: that costs us nothing, at whatever priority we run.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What lasts of a listing, kept for days to be compared with the next one. As Python's objects that of
 12,000 rules is 100 MB, packed it is less than one."""
 

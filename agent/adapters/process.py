@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The only place in the agent that starts another program.
 
 Every call has a fixed environment, a time limit and a limit on what is read: a tool that prints without end,

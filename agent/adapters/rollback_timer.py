@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Who rolls back when nobody confirms, whatever becomes of the terminal, of the agent and of this process.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What nft lists, for who asks once: our tables with the words of nft, or every table as it could be loaded
 elsewhere. How nft behaves is told in nft_context.py and nftables.py.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The agent's place among the daemons that want the processor at a takeover.
 
 Hard facts: conntrackd runs with SCHED_RR whatever its configuration says (priority 1 in ours), so on a

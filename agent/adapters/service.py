@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The service manager's side: readiness, status line, watchdog, sockets that it made for us.
 
 Hard facts

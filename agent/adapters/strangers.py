@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Who has lately sent what only the other node may send, and where that one advertises itself: the sets that
 the rules fill (agent/rules/peer.py).
 

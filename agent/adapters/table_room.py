@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How full the kernel's conntrack table is, of this network namespace.
 
 Hard facts

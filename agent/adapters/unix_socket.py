@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The place of a socket of ours in the file system."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which process is keepalived's VRRP process, whether it lives, and the moment it dies.
 
 Hard facts

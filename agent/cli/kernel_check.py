@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw check --kernel`: can this kernel carry helped connections (FTP, SIP) over a failover?
 
 It is tried, not concluded from a version: distributions take fixes back into older kernels. The trial has a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The command `hafw`. Arguments in, one function called, errors as one sentence and an exit status.
 
 Exit status: 0 well, 1 failed, 2 wrong arguments or pair file; `hafw status` has those of monitoring

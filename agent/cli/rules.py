@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw rules ...`: arguments in, what happened out. agent/rollout does it, agent/rules has the words."""
 
 import argparse

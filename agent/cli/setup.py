@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw setup`: show what would change, ask once, write, and say what makes it live."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Addresses, networks, ranges and named sets of them."""
 
 import re

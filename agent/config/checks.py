@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What must hold between the values of a pair file, and what names may look like."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The pair file and the files that it names: policy files to include, and lists of addresses.
 
 They lie below the pair file's own directory, so that one directory is what both nodes have alike. Each is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The pair file: YAML in, a `Pair` out, or a ConfigError with every problem in it.
 
 Two steps, `files.read` and `parse_files`, so that what was checked is what is kept. Nothing is opened

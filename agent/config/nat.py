@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """NAT: what connections look as if they came from, and which ones are forwarded to a server.
 
 Every address that packets are sent to must move with the role. So whatever is translated to is a virtual

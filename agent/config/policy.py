@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The policy: zones and how they are treated, and the rules between them."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One spot of a pair file: its value, read as the type that is meant, or a problem with its path."""
 
 import difflib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Lists of services: names of the field, own definitions, or protocols with ports; and those definitions."""
 
 import re

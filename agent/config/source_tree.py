@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """YAML text -> a plain tree with line numbers, without a single guess about what a word means.
 
 Hard facts: YAML 1.1, which PyYAML reads, makes true of `on`, 90 of `1:30`, 8 of `010` and 1000 of `1_000`;

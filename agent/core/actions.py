@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What may be done. Every action can be repeated safely and says in words what it does.
 
 `abandonable`: a newer observation need not wait for it. The request is already with the daemon, or is only a

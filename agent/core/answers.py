@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Who answers for the virtual addresses on the links, as far as this node can see by itself. Pure.
 
 A primary answers for them and nobody else may: an answer from another link-layer address is a second

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """From facts to a role: the one place that says who we are.
 
 An address attracts packets, a word does not; so a primary has virtual addresses, and a keepalived that keeps

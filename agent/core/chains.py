@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether a table of another program drops what our own rules let through. Pure.
 
 nftables asks every base chain of a hook in turn: what one of them drops is gone, whatever ours accept.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The table of conditions: the problems that may last for a while. Pure.
 
 Every condition is about something that is looked at again and again, its observation. A look that finds it

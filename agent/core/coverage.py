@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether conntrackd knows all states of the primary's kernel. Pure.
 
 The kernel reports new states to conntrackd as events. A burst that is larger than the buffer of its netlink

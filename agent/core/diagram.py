@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The state diagram of docs/how-it-works.md, drawn from the table itself. Pure."""
 
 from agent.core.machine import TRANSITIONS

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What was seen. Every event is a past fact with the moment it was seen, in nanoseconds of
 CLOCK_MONOTONIC."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether keepalived listens for the other node's advertisements on every link of the pair. Pure.
 
 When an interface is renamed, keepalived (2.2.7) closes the sockets of its instance, and does not open them

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the interfaces of this node show: a sync link without carrier, an interface that the pair file has
 and this node has not, and one that this node has and the pair file has not. Pure."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The heart of hafw: from what was seen to what is to be done. Pure; time arrives inside the events.
 
 Theory of operation

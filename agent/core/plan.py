@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Plans: what to do for a role, as actions in an order that is safe to cut after any of them.
 
 The gate decides what a packet meets, so rules come first when a role is lost and states come first when it

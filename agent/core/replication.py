@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What conntrackd could not do with the peer's messages, by its own counters. Pure.
 
 The counters only grow. That they stand still says nothing of what they counted before: states that were lost

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Who we are on the pair, in our words. keepalived's words (MASTER, BACKUP, FAULT) stay in its adapter."""
 
 from enum import Enum

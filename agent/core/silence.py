@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether the peer's conntrackd is heard over the sync link. Pure.
 
 conntrackd (mode FTFW) says that it is there once a second, in both roles and with nothing to replicate

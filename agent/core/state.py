@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the machine remembers, and what every event teaches it whatever the phase."""
 
 from collections.abc import Iterable, Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How much room the kernel's conntrack table has left. Pure.
 
 A full table refuses every packet that would be a new connection, wherever it comes from and goes to. Before

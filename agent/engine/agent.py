@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The agent at work: resident (`hafw agent`), or once for a hook that found no agent (`hafw settle`).
 
 This is the one place that wires adapters, core and loop together.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A bug ends the process, also one in a callback of the event loop, where asyncio would only log it.
 
 The service manager then starts another one, which begins with a look at what is true. An agent that

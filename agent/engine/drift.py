@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether rules and readiness are still as the agent has made them, and what is done at once where not."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Carries out plans: one action at a time, each by the one adapter that knows how. Decides nothing.
 
 Changes of rules are made within the loop's turn, so nothing comes between the decision and the gate. What is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One queue: events in, each through the core, and the core's plans to the executor. No policy.
 
 An action's result is the next event, before anything that waits: nothing comes between an action that is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Every source of hints, and the look at what is true that each of them causes. Law 1 lives here.
 
 hook datagram   D-Bus signal   netlink   death of keepalived's process   slow poll

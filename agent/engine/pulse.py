@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether this process itself stands still: stopped by a signal, or kept from the processor, or busy.
 
 What happened meanwhile is seen only afterwards, so it seems to have taken no time. A beat that comes late

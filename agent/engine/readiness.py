@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The file by which keepalived is told whether the states are in (its track_file)."""
 
 from pathlib import Path

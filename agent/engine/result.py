@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What came of an action, and what that means to the core. Pure."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What this node can see by itself of the pair that its owner believes in: links, the peer's conntrackd, who
 answers for the virtual addresses, who else speaks as it does, room for connections, and rules of other
 programs.

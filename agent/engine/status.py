@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the agent says to `hafw status`: a picture of itself as plain values."""
 
 import time

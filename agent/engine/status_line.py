@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One line on how this node is, for `systemctl status`. Pure."""
 
 from agent.core.roles import Role

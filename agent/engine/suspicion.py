@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which virtual addresses a dead keepalived has left: a suspicion, taken back when its reason goes."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The records of a change of role: each of its steps, the way as a whole, and the alarms on it."""
 
 import time

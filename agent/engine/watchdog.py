@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The watchdog's food: proof that the loop gets on with its work.
 
 A beat goes through the loop's own queue, so it comes back only when everything before it was met; and it

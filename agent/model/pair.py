@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The pair: what both firewalls are, as frozen typed values.
 
 `config.parse()` makes a `Pair` from the pair file and refuses whatever does not make sense; nothing behind

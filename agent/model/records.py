@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Records: what the agent did, one for each step and one for the transition it belongs to. Pure.
 
 The same record becomes journal fields (HAFW_...), a JSON line, or a row of `hafw history`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The words that a policy may use for services, protocols and ICMP types, in the field's own names."""
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 #!/usr/bin/python3 -IS
+# SPDX-License-Identifier: GPL-2.0-or-later
 """keepalived's side: hand one notice over to the agent and be gone.
 
 keepalived runs this for every transition, several at once and in any order, and gives a `stop` one second to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Nested blocks in braces, as keepalived.conf and conntrackd.conf have them."""
 
 from collections.abc import Iterable, Iterator

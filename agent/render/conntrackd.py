@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Pair file -> conntrackd.conf.
 
 Hard facts (conntrackd 1.4.7 and 1.4.8):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Pair file -> keepalived.conf.
 
 Hard facts (keepalived 2.2.7 and 2.3.3; read in the source, tried with the daemon):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Pair file -> modules-load.d file.
 
 Hard facts:

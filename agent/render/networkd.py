@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Pair file -> files for /etc/systemd/network.
 
 Hard facts (systemd-networkd 252 and 257, tried with the daemons):

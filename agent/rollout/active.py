@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which rules are in force on this node: what the kernel has, of which pair file that was made, and who put
 it in place.
 

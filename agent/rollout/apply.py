@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The life of a policy: from a file to the rules in force, and back by itself when nobody confirms.
 
     apply    check -> generation on disk -> (timer, pending) -> pair file in place -> live

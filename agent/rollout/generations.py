@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The pair files that were in force, kept on disk: the last ten, the one that waits to be confirmed, and the
 way from one of them into the place where the agent reads it.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """From the pair to our tables, `inet hafw` and `inet hafw-gate`, the same on both nodes, as libnftables JSON
 commands.
 

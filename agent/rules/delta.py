@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """From one compiled table to another in one transaction that touches nothing that stays the same. Pure.
 
 What is not touched keeps what it has gathered: named counters, dynamic sets, the chains whose rules are the

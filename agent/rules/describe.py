@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Rules in words, from their libnftables JSON: ours, and those of external changes. Pure."""
 
 import json

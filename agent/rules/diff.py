@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What differs between two tables, as people read it: rules in words, under the way that they are on. Pure.
 
 Both sides are sequences of (part, entry) as `Listing.lasting` has them; parts_of() makes the same of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which of the open connections would not be let in any more. Pure.
 
 Rules see only the first packet of a connection, so a new policy changes nothing for those that are there.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The policy between the zones: the forward hook, a chain per ordered pair of interfaces, and helpers."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The gate, and what makes the only difference between a primary and a backup.
 
 The gate comes before everything that could remember or answer a packet: hook prerouting, priority -450,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What another program did to our tables that lets through what the policy forbids. It is closed at once, by
 a stop-gap of constant size, before anybody reads what is left of the tables. Pure.
 

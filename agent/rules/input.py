@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the firewalls themselves take and send, the same in every role. Management comes first."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What nft says is loaded, read defensively. Pure.
 
 `lasting` is the listing without what moves by itself (handles, counts, expiry times, the elements of dynamic

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What packets an entry of the policy is about, as expressions; and the named sets."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """NAT. Source addresses are those that move with the role; a node's own address is never used.
 
 The first entry of the file that is about a packet decides, on its way in as on its way out.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The words of libnftables JSON (libnftables-json(5)) that our rules are made of. Values in, values out.
 
 Interface names and comments come from the pair file, and libnftables gives two characters a meaning even

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Only the other node speaks VRRP, BFD and replication to this one. Everybody else is dropped here, whatever
 the policy says, counted as `strangers`, and remembered for a while by interface and address.
 

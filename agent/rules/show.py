@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What happens to a packet that arrives at an interface: our loaded table, read from there. Pure.
 
 The walk goes through the hooks in the kernel's order and leaves out what cannot meet such a packet. A rule

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a table does with a packet, as far as the packet is known. Pure.
 
 Not the judge of live packets (that is the kernel: `hafw rules trace`), but the one who can be asked about

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """No packet comes in by an interface where its source does not live.
 
 Asked of the kernel's routes (fib). Over IPv6 by every packet, and before connection tracking could take a

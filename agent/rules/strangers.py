@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Words for those who send VRRP, BFD or replication and are not the other node. Pure."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel's trace of one packet, in words. Pure."""
 
 from collections.abc import Mapping, Sequence

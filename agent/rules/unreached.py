@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a pair file says that can never take effect: warnings, each with its place. Pure.
 
 Only what is certain is reported. Between entries that is found where one earlier entry takes all of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What becomes of a packet that a rule is about, and of one that no rule is about.
 
 A rule with limits or a log has a chain of its own, `rule/NAME`, that all its interfaces share. What is above

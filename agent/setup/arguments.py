@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The words of `hafw setup`. What it does is in cli/setup.py, which takes its time to load."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Reads keepalived.conf and conntrackd.conf as others have written them: words and nested braces. Pure.
 
 Whatever could change the meaning of a file and is not followed here (included files, definitions,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw setup` would change on this machine: the plan, compared with what is there. Writes nothing.
 
 A file of another package (keepalived.conf, conntrackd.conf) that somebody has made by hand is not ours to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a keepalived.conf or conntrackd.conf made by hand does beside, or against, the pair. Pure."""
 
 from collections.abc import Iterator

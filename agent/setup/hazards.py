@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What writing a file would do to a pair that is at work, and what has to be said before. Pure."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where the interfaces of the pair file and those of this host do not agree."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether the files that are installed on this node are what the pair file in force wants of them.
 
 They may be older than the pair file, or than this release. A file that hafw rendered is compared setting by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw setup` says beside its diff: who else configures the same, and what makes a change live."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw setup` wants to be on a node: every file that the pair file decides on. Pure."""
 
 from collections.abc import Iterable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Routes and name servers that this host has for interfaces of the pair, and that `hafw setup` does not
 carry over. Reads files below a root and writes none.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a keepalived.conf or conntrackd.conf says to the other node, and where two of them differ. Pure.
 
 Two nodes with files that differ here do not understand each other: with keepalived's both are primary, with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Writes the changes of `hafw setup`: each file is the old one or the new one at every moment.
 
 Cut off anywhere (power, kill -9, a full disk), a second run completes the rest: what is written is no longer

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where the lab keeps what is costly to make."""
 
 import contextlib

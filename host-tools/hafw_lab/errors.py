@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What can go wrong in the lab, in words for the person who typed the command.
 
 The supervisor and the nodes' inits run on the standard library alone, so the lab's errors do not come from

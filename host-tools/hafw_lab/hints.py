@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Hints that can be pasted: they name this program as it was called, and the lab that was meant. Pure."""
 
 import os

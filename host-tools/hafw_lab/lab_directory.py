@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where the machines of a lab have their disks, sockets and logs: a private directory that goes with it.
 
     /var/tmp/hafw-lab-UID/          one for each user

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Long programs whose progress a person watches, and that leave nothing when they are broken off."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The commands that the lab itself runs, with a fixed environment and explained failures."""
 
 import re

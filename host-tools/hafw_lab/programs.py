@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The programs that a lab needs of this machine, each with the package of Debian that has it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Room on the disks for what takes much of it: looked for before, and named when it runs out."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Where this program's own files are, in a checkout and installed."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the lab says to people: its commands can be pasted, and a terminal obeys nothing of what a node or a
 device has said. Whatever a command prints goes through here.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Text that others have written, made safe for a terminal.
 
 A node can write what it likes on its console and into its logs, and a terminal obeys what it reads: it can

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Messages between the parts of the lab: one JSON object a packet over a Unix seqpacket socket, with open
 files."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One lab for all tests here: client and server are machines with a desktop, the firewalls namespaces."""
 
 import sys

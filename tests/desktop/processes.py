@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What processes are there, and which TCP ports they listen on, in their own network namespaces."""
 
 from pathlib import Path

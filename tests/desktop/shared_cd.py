@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A SPICE client with a CD drive of its own making, as viewers have them: it hands the drive over, and takes
 it back at the end of its input. `shared_cd.py SOCKET IMAGE`; the ticket is the first line of its input."""
 

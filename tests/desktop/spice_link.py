@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The first words of the SPICE protocol: as much of a client as is needed to be let in, or not
 (spice-protocol's spice/protocol.h)."""
 

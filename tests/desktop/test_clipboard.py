@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Copy and paste, with text and pictures: host to machine, machine to host, machine to machine."""
 
 import io

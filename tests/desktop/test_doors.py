@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Who is let in to a machine's screen, and by which doors. The machines have a kernel of a few bytes."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """USB without hardware: a drive that a SPICE client makes up, and devices of a machine handed to another."""
 
 import hashlib

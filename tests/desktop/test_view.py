@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A viewer's window shows what the machine shows, and a machine has one viewer."""
 
 import os

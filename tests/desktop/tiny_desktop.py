@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A machine with a screen and a kernel of a few bytes. Also a program, for a test that kills it:
 
 python3 -m tests.desktop.tiny_desktop DIRECTORY

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """An X server without a monitor, whose picture can be read; and pictures that are found in others."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A systemd of its own as the first process of a machine: units with our drop-ins."""
 
 import shutil

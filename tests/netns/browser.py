@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A headless Chromium, and what it says of a page (its DevTools protocol, over a pipe).
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A client, one firewall, a server and the peer on the sync link, joined as the real ones are."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Packets from the client to the server, all the time, whatever the firewall between them does."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A private bus with a fake keepalived on it, and an ear for what the agent's adapter tells."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A machine of its own for the command `hafw`: its network, /run, /etc, /var/lib and /var/log are its own.
 
 Its first process takes all others along when it ends.

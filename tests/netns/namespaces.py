@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Network namespaces for tests, held by file descriptors: nothing is left behind, however a test ends."""
 
 import ctypes

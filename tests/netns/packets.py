@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Packets for tests: sent from and seen in namespaces. A socket stays in the namespace it was made in."""
 
 import select

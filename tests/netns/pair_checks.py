@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What must hold on both firewalls once a trouble is over, and the means to look at it: records, processes,
 live connections, and a turnstile that stops an agent between two of its actions."""
 

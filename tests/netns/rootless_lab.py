@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Run by test_lab_life.py as an ordinary user: says on its output what worked."""
 
 import os

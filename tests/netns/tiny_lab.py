@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Run by test_tiny_machine.py: a lab of machines none of which ever comes up.
 
 python3 -m tests.netns.tiny_lab NAME DIRECTORY COUNT

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A machine whose kernel is a few bytes: says a word on its console and halts. Run inside a network
 namespace of its own by test_machine.py; prints one JSON object a line.
 

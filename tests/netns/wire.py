@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One firewall on wires: a packet goes in by an interface, and what becomes of it is seen.
 
 The other ends of all wires are in one namespace. Frames are made by hand, so a packet may come from

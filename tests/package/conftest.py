@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Packages built from this checkout, and a Debian to install them in."""
 
 import os

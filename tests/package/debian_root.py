@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A Debian in a directory, with namespaces of its own for whatever runs in it: no process, no mount and no
 rule is left behind."""
 

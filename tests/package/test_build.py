@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What is in the packages, what lintian says of them, and that the same sources make the same bytes."""
 
 import os

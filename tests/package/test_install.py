@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Install, upgrade, remove, purge, and the way from Debian 12 to 13: what is there, what is left behind."""
 
 import shutil

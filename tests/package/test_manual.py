@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The man pages have every command, option, key and field that the programs have, and no other."""
 
 import argparse

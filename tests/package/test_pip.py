@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`pip install .`: both commands, with Debian's libraries, or a sentence that says what is missing."""
 
 import os

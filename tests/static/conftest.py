@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What every static test looks at: our own files, not what tools left beside them."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """No module reaches itself through what it imports, wherever in it the import stands."""
 
 import ast

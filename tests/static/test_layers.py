@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Who may import whom: a package may import any package of a tier below its own, none beside or above it.
 
 CONTRIBUTING.md draws the same picture for people. A new package has to be given its tier here.

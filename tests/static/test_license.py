@@ -1,10 +1,14 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One licence, in every place that names it."""
 
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 LICENSE = "GPL-2.0-or-later"
+MARK = f"SPDX-License-Identifier: {LICENSE}"
 DEBIAN_NAME = "GPL-2+"
 """What machine-readable debian/copyright files call it."""
 
@@ -24,3 +28,43 @@ def test_the_packages_and_the_project_name_it(root: Path) -> None:
     copyright_file = (root / "packaging" / "debian" / "copyright").read_text(encoding="utf-8")
     assert set(re.findall(r"^License: (.*)$", copyright_file, re.MULTILINE)) == {DEBIAN_NAME}
     assert "/usr/share/common-licenses/GPL-2." in copyright_file, "not the link GPL, which moves on"
+
+
+def is_marked(path: Path) -> bool:
+    """By its first line, or the one below `#!`; a file with nothing in it needs none."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = lines[1:2] if lines and lines[0].startswith("#!") else lines[:1]
+    return not lines or first in ([f"# {MARK}"], [f'.\\" {MARK}'])
+
+
+def test_every_file_of_code_names_it(
+    root: Path,
+    files: tuple[Path, ...],
+    python_files: tuple[Path, ...],
+    shell_files: tuple[Path, ...],
+) -> None:
+    manuals = [path for path in files if path.parent.name == "man"]
+    rules = root / "packaging" / "debian" / "rules"
+    assert len(manuals) >= 4
+    marked = {*python_files, *shell_files, *manuals, rules}
+    unmarked = sorted(str(path.relative_to(root)) for path in marked if not is_marked(path))
+    assert unmarked == [], f"begin each with: # {MARK}"
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        ("", True),
+        (f"# {MARK}\n", True),
+        (f"#!/bin/sh\n# {MARK}\nexit\n", True),
+        (f'.\\" {MARK}\n.Dd today\n', True),
+        ('"""Code."""\n', False),
+        ("#!/bin/sh\nexit\n", False),
+        (f'"""Code."""\n# {MARK}\n', False),
+        (f"# {MARK} WITH some-exception\n", False),
+    ],
+)
+def test_a_file_without_its_line_is_found(tmp_path: Path, text: str, marked: bool) -> None:
+    path = tmp_path / "file"
+    path.write_text(text)
+    assert is_marked(path) is marked

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The pages in Markdown: links lead somewhere, also where they are installed; every problem has its help."""
 
 import fnmatch

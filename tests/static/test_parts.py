@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The parts of the tests: chosen by name, and each with its time."""
 
 import os

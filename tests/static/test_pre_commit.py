@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A commit runs what the static tests run, no less and nothing else."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The README and the pages below docs/ show what the code says."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Our own rules: who may import what, and how large a file may be."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The linters and the type checker, as tests."""
 
 import os

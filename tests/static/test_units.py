@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What systemd itself says of our units, and the catalog of our records."""
 
 import os

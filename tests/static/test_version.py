@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The version stands in the changelog of the Debian packages, and whoever says it reads it there."""
 
 import re

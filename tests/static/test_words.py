@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Words that must not come back, each with the one to write: the field's own, and one for each thing."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Pairs of booted machines; client and server are namespaces, which cost nothing."""
 
 import sys

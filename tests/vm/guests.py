@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the tests of booted machines have in common: who is who, living connections, packets that nobody may
 forward."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The power cut of a primary, with everything that has to be right about it: the same for every pair."""
 
 from collections.abc import Callable

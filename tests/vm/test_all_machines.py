@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A lab whose nodes are all machines with Debian 13: boot, verbs, power cut, return, and its snapshot."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A Debian 12 and a Debian 13 as a pair, and what happens to firewalls in years, on one boot of it.
 
 The tests leave the pair whole, with both roles taken, and come in this order on purpose.

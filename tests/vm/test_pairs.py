@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A pair of Debian 12: boot, power cut, return. Debian 13 has four machines in test_all_machines.py."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The time between VRRP advertisements, as the command line has it."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which nodes the command line wants with a screen. Pure but for the parser that is added to."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which nodes the command line wants as virtual machines. Pure but for the parser that is added to."""
 
 import argparse

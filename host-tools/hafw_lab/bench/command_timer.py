@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Times commands inside a node: `python3 -I -c SOURCE COUNT`, a JSON list of argument lists on standard
 input.
 

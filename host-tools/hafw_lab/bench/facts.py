@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """On what a benchmark ran: versions of everything and the machine's facts."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`bench failover`: the primary loses its power, with each agent, mode and number of states, side by
 side."""
 

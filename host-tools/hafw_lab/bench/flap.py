@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`bench flap`: a link of the primary flaps; measured is how long after the last flap all is quiet."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`bench handover`: planned handovers in one lab, and how much of each is the agent's; the stock script
 beside it."""
 

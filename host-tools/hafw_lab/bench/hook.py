@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`bench hook`: what the hook costs against the cheapest Python there is, and what the resident agent
 costs."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`./run bench`: the measurements, each with a table for people and JSON for programs."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`bench rules`: what rules cost to load, to flip and to forward through, beside nft on the same table."""
 
 import argparse

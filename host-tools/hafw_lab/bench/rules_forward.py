@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The second half of `bench rules`: what a forwarded packet costs, in the network namespace of the caller.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One measurement of `bench rules`, in a network namespace of its own: this program is started inside one.
 
 Arguments: `load RULES ELEMENTS RUNS` or `forward SLICES SECONDS`. Prints one JSON object.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How the clock of a machine stands to this machine's. Each kernel counts CLOCK_MONOTONIC from its own
 start. Pure."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The caller's side of a lab: start its supervisor or find a running one, ask it, wait for its answers."""
 
 import contextlib

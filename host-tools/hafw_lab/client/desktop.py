@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The screen of a machine, as its users see it: tickets, who looks at it, pictures."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The node that is this machine itself, as scenarios see it."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A running lab: what scenarios, tests and the command line work with.
 
     with Lab.start(LabOptions(), progress=print) as lab:

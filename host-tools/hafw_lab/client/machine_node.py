@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A node that is a virtual machine, as scenarios see it."""
 
 import subprocess

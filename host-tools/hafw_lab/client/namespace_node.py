@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A node that is made of namespaces, as scenarios see it."""
 
 import os

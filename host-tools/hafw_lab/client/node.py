@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A node as scenarios see it, whether it is made of namespaces (namespace_node.py), a virtual machine
 (machine_node.py) or this machine itself (host_node.py)."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Labs that `hafw-lab up` leaves running: one socket each in a private directory, and nothing else.
 
 A socket that nobody answers belongs to a lab that has crashed; the kernel has taken everything else of it

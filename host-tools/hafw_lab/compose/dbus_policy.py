@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The configuration of a D-Bus of our own. Pure."""
 
 from collections.abc import Sequence

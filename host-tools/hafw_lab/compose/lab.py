@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What runs on each node of a lab: topology and options -> plan. Firewalls get what a user's firewall gets,
 from the same renderers; the stock kinds get the same daemons with Debian's own script hung in.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which nodes of a lab are virtual machines, and what each of them boots."""
 
 import base64

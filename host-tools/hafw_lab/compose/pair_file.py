@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Topology and options -> the pair file of the lab's firewalls. Pure."""
 
 import yaml

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One clipboard for this machine and the desktops of a lab: a SPICE client for each, without a window.
 
 Hard facts

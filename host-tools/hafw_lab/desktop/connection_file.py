@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What remote-viewer reads to open a screen: a file with the address, the ticket and the wishes. Pure.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The USB devices of the machine that it runs on. As a program it prints them as JSON: `python3 -c SOURCE`
 within a guest. Standard library only and no other file."""
 

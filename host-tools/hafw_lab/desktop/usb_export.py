@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Hand one USB device of the machine it runs on to whoever is at the other end of its standard input and
 output, in the usbredir protocol: `python3 -c SOURCE BUS-DEVICE`, on this machine or within a guest. One line
 on standard error says that it has begun, or why not. Standard library only and no other file.

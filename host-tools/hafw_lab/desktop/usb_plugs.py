@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The plugs of a machine that `hafw-lab usb` uses: a USB device behind each, held by a process of its own.
 
 Who holds a plug is written beside the machine's sockets. The holder ends with the machine, since its socket

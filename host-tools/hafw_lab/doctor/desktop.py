@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw-lab doctor` says about desktops, clipboard and USB, and about the machine around the lab. The
 lab in namespaces needs nothing of it, so nothing is worse than a note."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab doctor`: can this machine run the lab, what will be missing, and what to do about it."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw-lab doctor` has found."""
 
 from dataclasses import asdict, dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Make once what a lab is made of, in this process, and say what the kernel refuses:
 
     python3 -m hafw_lab.doctor.probe

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Kernel and first file system of a guest, taken from its tree of packages.
 
 Hard facts

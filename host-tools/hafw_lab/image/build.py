@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Building an image: packages and the guest's own files -> disk, kernel, first file system.
 
 Root is not needed where an ordinary user may map user ids (newuidmap and /etc/subuid).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Archives in the form that the kernel unpacks into its first file system (cpio, "newc"). Pure."""
 
 import stat

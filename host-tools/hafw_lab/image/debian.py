@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Trees of Debian's packages, by mmdebstrap, from where this machine's own apt takes its packages.
 
 Hard facts

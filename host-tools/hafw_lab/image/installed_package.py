@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A package as it is installed on this machine, built again: what a hafw-lab that is installed puts into its
 machines.
 

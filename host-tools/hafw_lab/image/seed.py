@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What makes a guest this node: its files, as an archive that the guest's first process copies onto the
 disk. Pure. A firewall gets exactly what `hafw setup` writes on a user's firewall.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The disk that guests boot from: a Debian with our package, one for each release, kept in the cache.
 
     image = require_image("bookworm", print)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Runs a long program, and ends it with all that it has begun when whoever waits for it is gone, in whatever
 way: a program that is killed itself cannot clear anything away.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel calls behind the lab: namespaces, mounts, and a process that becomes the init of a new node.
 
 Hard facts

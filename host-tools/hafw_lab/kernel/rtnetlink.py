@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The three things the lab asks rtnetlink itself: links up or down at once, who holds which address, tell me
 of changes.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """System calls that a node has to be able to make although the kernel refuses them.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The fabric's end of a machine's interface: a tap, whose descriptor goes to the machine's qemu.
 
 Hard facts

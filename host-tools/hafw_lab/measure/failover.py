@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One measured failover: states and connections in, a fault, and what became of them."""
 
 import contextlib

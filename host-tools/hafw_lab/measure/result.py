@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a measured failover was set up as, and what came out of it. Pure."""
 
 from collections.abc import Sequence

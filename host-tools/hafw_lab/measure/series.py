@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a failover looked like over time, for a plot: probes answered and bytes that arrived. Pure."""
 
 from bisect import bisect_left

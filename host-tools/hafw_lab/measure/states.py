@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Further states in the conntrack tables: a firewall that has none to speak of fails over too easily.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What happened when, on which node: one list from keepalived's log, the agent's records and the traffic.
 Pure.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What can be broken on purpose. Pure, standard library only."""
 
 from dataclasses import dataclass

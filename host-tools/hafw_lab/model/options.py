@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What one may ask of a lab. Pure."""
 
 from collections.abc import Mapping

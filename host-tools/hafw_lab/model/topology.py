@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a lab consists of: segments (bridges), nodes and their addresses. Pure; nothing here touches the
 machine."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The process of a service: how it begins, what it writes, whether it is up. Standard library only."""
 
 import os

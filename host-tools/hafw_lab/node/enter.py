@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab exec` and `shell`: a command inside a node as if it were started here, terminal, signals and
 status."""
 

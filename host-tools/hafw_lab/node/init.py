@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Process 1 of a node: builds the node's root, then starts, watches and reaps its services on the
 supervisor's orders.
 

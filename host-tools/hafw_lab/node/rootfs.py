@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The file system of a node: the paths of an installed firewall, over the machine's own programs.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The services of a node, as its init has them. Each is in one state at a time, which holds the requests
 that wait for the next one:
 

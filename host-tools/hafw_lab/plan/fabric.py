@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The network between the nodes, as lines for `ip -batch`. Pure.
 
 Hard facts

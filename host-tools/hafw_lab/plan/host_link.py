@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The node that is this machine itself: its links, and whether the machine has room for them. Pure.
 
 Its part of the lab is one veth a link, between the segment's bridge and the network from which the lab was

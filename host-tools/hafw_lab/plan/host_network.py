@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The lab's bridges as lasting configuration of a real machine: systemd-networkd's files. Pure.
 
 For whoever runs the machines with qemu or libvirt on the host's own bridges instead of in a lab: br0 carries

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the supervisor and the inits are told to build: plain values that travel as JSON.
 
 Everything is decided before (services.py); those who carry a plan out add nothing to it. Standard library

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One failover as one picture: who was primary, which probes were answered, what the connections received,
 all over the same milliseconds. An SVG that needs nothing else. Pure.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The report of one failover as one HTML page that needs nothing else: `demo --report DIR`. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence

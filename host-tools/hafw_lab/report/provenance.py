@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a measurement was made with: date, command, versions of the parts."""
 
 import platform

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What people read: tables, the picture of a failover, the verdict. Pure."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The picture of a lab: topology, addresses, and who is primary now, as text, mermaid or SVG. Pure.
 
 The firewalls are in the middle, one above the other; what they share only with each other (the sync

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The namespaces in which a lab's supervisor lives, and what has to be so in them. Standard library only."""
 
 import contextlib

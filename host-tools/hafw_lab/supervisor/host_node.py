@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The supervisor's side of the node that is this machine itself: only its links are the lab's. Standard
 library only."""
 

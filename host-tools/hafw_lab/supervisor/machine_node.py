@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The supervisor's side of a node that is a virtual machine. What it is made of: files (vm/files.py), its
 qemu (vm/qemu.py), the system in that (vm/guest.py), its boot (vm/boot.py), and a screen, if it has one
 (vm/spice.py). What is left here is how these go together.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The one process on which a lab hangs. It lives in the lab's fabric namespace, is the parent of every
 node's init, and ends when its owner does (or, for a lab made by `hafw-lab up`, when it is told to). With it
 everything ends.

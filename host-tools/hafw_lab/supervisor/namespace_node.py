@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The supervisor's side of a node that is made of namespaces: its init, its cables, its addresses as the
 kernel reports them. Standard library only."""
 

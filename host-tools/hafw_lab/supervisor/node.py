@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The supervisor's side of one node: what is the same for one that is made of namespaces
 (namespace_node.py), for a machine (machine_node.py) and for this machine itself (host_node.py).
 Standard library only."""

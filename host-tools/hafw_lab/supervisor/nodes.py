@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The nodes of a running lab, in the process that keeps them: made, started and ended together, and which of
 them is primary. Standard library only."""
 

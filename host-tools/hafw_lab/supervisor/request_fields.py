@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What each request to a running lab says, and in which types; so that one that is wrong changes nothing.
 
 Standard library only.

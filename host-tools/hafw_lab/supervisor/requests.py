@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a running lab is asked for, and what it answers. Standard library only."""
 
 import asyncio

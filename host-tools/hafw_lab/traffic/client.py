@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The client's end of the measured traffic. Runs inside a node.
 
     client CLOCK_OFFSET_NS UDP_PORT

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What both ends of the measured traffic are made of: their clock, their loop, their way with commands.
 
 Standard library only: it runs inside a node, as a part of server.py and client.py. Commands

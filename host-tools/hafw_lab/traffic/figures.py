@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """From what the two ends of the traffic saw to the figures: who survived, how long the silence was. Pure."""
 
 from bisect import bisect_right

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The ports of the measured traffic. Pure."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The two ends of the measured traffic as processes in their nodes."""
 
 import contextlib

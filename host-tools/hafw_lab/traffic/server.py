@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The server's end of the measured traffic. Runs inside a node.
 
     server CLOCK_OFFSET_NS PUSH_INTERVAL_NS ADDRESS TCP_PORT UDP_PORT

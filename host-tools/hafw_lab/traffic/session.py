@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The measured traffic, seen from the host: starts the two ends in their nodes, talks to them, judges the
 reports."""
 

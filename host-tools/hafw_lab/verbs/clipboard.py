@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab clipboard`: copy and paste between this machine and the desktops of the lab, and among them.
 
 `get` and `set` work inside the machine, with xclip in its session: so they do with a viewer open and with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab console`: a terminal on a machine's serial port."""
 
 import contextlib

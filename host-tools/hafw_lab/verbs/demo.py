@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`./run demo`: a firewall pair, live connections, and the primary's power is cut. Everything is shown as it
 happens."""
 

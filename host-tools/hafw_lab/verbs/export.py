@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab export`: the machines and networks of the lab as libvirt's definitions, with their disks."""
 
 import argparse

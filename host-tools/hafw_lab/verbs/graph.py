@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab graph`: the picture of the running lab with its live roles, or of a topology that is not up."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab image`: the disks that virtual machines boot from, built, listed and removed."""
 
 import argparse

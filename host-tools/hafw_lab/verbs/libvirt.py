@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The lab's machines and bridges as libvirt's XML, for a pair that moves to libvirt or another hypervisor.
 Pure.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab`: the command line. The only place that wires."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab render host`: the bridges as lasting files of this machine."""
 
 import argparse

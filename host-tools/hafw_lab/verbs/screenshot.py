@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab screenshot NODE`: what a machine's screen shows, whether X or a text console is on it."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab snapshot`: a whole lab of machines as it was at one moment, saved in the cache."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab usb`: USB devices of this machine, or of a machine of the lab, handed to a machine of the lab.
 
 Each device is served by a process of its own (usb_export.py) to a plug of the machine, and goes back when it

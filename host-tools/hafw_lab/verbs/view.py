@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab view NODE`: the screen of a machine, in remote-viewer.
 
 The ticket goes to the viewer through a pipe, so it is on no disk and in no command line.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab watch`: the running lab as it is now, with keys to fail and heal. Without a terminal it prints
 one picture."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw-lab watch` shows: both firewalls side by side, in at most 80 columns and 24 lines. Pure."""
 
 import textwrap

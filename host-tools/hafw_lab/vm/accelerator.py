@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Can machines run on this machine's KVM? Found out by booting their kernel on it.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The start of a machine, from its first instruction until the system in it has started everything."""
 
 import asyncio

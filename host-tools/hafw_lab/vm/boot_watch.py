@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How far the boot of a machine has come, by what can be seen of it from outside."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The part of qemu's command line that makes a machine with a desktop. Pure.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The files of one machine in its lab's directory: kernel, initrd with the node's seed, disk, sockets."""
 
 import base64

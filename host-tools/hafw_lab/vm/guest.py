@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The system in a machine: commands reach it over ssh, its clock and its end over the guest agent, and its
 systemd takes the orders that the init of a node made of namespaces takes."""
 

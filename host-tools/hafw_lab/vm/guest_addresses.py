@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The addresses of a machine, told by the machine itself over its ssh connection. Pure.
 
 The script in the guest reports changes as the kernel tells them, and the whole list now and then, which

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Talk to the guest agent in a machine (qemu-ga): one JSON object a line over a serial port.
 
 Hard facts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The supervisor's connection into a guest: ssh over a serial port, over which the guest tells its addresses
 and takes commands."""
 

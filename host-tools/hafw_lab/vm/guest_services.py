@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The services of a firewall as units of the guest's systemd. Pure."""
 
 import shlex

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How the lab gets into a machine: ssh over a serial port, since a management network would be a way round
 the firewalls. Pure.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The start of a machine's qemu, with the descriptors that it takes over, and the notice of its end."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The qemu of one machine, one process after the other: its taps, what it is asked over its monitor, and its
 snapshots."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Talk to a qemu: one JSON object a line, commands with answers, events in between."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The supervisor's side of a machine's SPICE screen: who comes in, with which ticket, and pictures of it.
 
 Hard facts

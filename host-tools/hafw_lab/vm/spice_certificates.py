@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Certificates of a machine whose screen is open to the network: an authority of its own, made again for
 each lab, and the server's certificate. The authority's key is thrown away at once: there is no second one.
 """

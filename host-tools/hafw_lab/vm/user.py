@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """As whom a qemu runs: as somebody who owns nothing, and never longer than the supervisor."""
 
 import os

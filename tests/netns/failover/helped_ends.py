@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Real clients and servers of protocols that need a helper, as programs for nodes and namespaces.
 
 FTP: vsftpd and Python's ftplib. vsftpd accepts no PORT but with the address that the session comes from, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A phone as a program for nodes and namespaces: sipp speaks SIP, and the program itself is the voice.
 
 sipp plays one half of a scenario for each call. The caller's half waits for a third party before it hangs up

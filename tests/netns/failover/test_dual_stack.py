@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """IPv6 beside IPv4: the same pair, the same failover, connections of both families."""
 
 import json

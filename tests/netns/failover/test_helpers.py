@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """FTP through one firewall: the helper is bound by a rule and by nothing else, and what it expects comes in
 once, as `related`, or not at all."""
 

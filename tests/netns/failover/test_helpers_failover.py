@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Connections that announce others, over a failover: FTP with a real client and server, through NAT."""
 
 import re

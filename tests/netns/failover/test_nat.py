@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Every form of NAT survives a failover: a connection of each kind continues, and looks the same."""
 
 import signal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """From boot to the agent's rules nothing is forwarded, also when the agent never starts."""
 
 import contextlib

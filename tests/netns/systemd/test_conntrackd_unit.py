@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Debian's unit of conntrackd with our drop-in, under a real systemd: it is back whatever ended it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The least pair file, and what is wrong with changed ones."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a copy of hafw lacks, in one sentence."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What is read whole: regular files of a size, that nobody but root could have written. Nothing waits."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Hints can be pasted: the command as it was called, and the lab that was meant."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a node says never reaches a terminal as it is, and every command that the lab names can be pasted."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a node has written, on somebody's terminal."""
 
 import os

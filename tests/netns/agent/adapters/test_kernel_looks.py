@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the agent asks the kernel of links, neighbours and other programs' chains, with the real kernel."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A local user of no rights who sends signals to somebody on the bus, as fast as the bus takes them.
 
 The program is given to an interpreter of its own as text: it needs nothing of the project's, and what it

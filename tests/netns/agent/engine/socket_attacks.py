@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Programs that keep an agent busy by its sockets and by what a helper announces. Each says `ready` and
 never ends by itself."""
 

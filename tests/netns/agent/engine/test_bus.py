@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """keepalived's adapter on a real private bus, with both libraries that it can run on."""
 
 import asyncio

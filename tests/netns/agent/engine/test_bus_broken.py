@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """keepalived's adapter where the bus should be, and something else is. With both libraries."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """conntrackd's adapter with two real conntrackds, a primary's and a backup's, in namespaces."""
 
 import asyncio

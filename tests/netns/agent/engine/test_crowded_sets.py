@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Sets that outsiders have filled: what a look at the rules costs the agent then, and that it misses
 nothing. A real agent and a real nft.
 

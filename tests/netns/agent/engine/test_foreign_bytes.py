@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A pair of real daemons whose heir is flooded by a local user: its failover is as fast as without, measured
 in turns in one run, the agent stays small and answers, and says once what it has refused."""
 

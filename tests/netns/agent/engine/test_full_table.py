@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Management reaches a firewall whose conntrack table is full of states that cannot be evicted."""
 
 import os

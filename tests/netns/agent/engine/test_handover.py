@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Handovers with the real daemons: what lives through them, what is refused, and who comes back how."""
 
 import itertools

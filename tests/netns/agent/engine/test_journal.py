@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Records through a real journald, in namespaces of its own."""
 
 import json

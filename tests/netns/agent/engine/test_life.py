@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What keepalived is and holds, judged from everything that speaks of it, with the real daemons: a witness
 that is missing or lies closes no primary's gate, and opens no backup's."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A primary whose conntrackd lost a part of the kernel's events: the agent sees it and has it read them
 again."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a large policy leaves of the memory that it took. A real agent and a real nft."""
 
 import os

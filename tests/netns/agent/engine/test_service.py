@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw agent` under a service manager, with no keepalived, no conntrackd and no bus: what it says and when,
 what waits for it in its socket, and how it ends. The manager is a socket of the test's; the rest is real."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw settle`, many at once: the real lock, the real nft, in namespaces of their own."""
 
 import json

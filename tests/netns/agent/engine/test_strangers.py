@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A client that speaks VRRP with our VRID and the highest priority moves nothing in a pair of real daemons,
 however fast it sends, and both nodes say who it is. Without the rules nobody is primary while it sends."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What each node says by itself when the pair is not what its owner believes, with the real daemons. Each
 condition begins, gives `hafw status` its exit status, and ends by itself."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Troubles with the real daemons: hooks, the bus, rules, keepalived and links. After each of them the pair
 is consistent and the records say what happened. (Agents and conntrackd: test_trouble_cuts.py.)"""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Troubles of the agent itself and of conntrackd, with the real daemons: killed, missing or hung, at any
 point of a plan. After each of them the pair is consistent and the records say what happened."""
 

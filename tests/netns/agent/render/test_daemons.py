@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The rendered files, given to the real keepalived, conntrackd and kernel in a namespace like a firewall."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the rendered sysctls change, by packets. Each test first shows that the kernel left alone does it."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw rules`: check, diff, apply, confirm, rollback, with the real nft and real processes, and kill -9 of
 each of them at every step."""
 

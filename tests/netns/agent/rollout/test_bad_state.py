@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Files of ours and of the administrator's that are bad in every way: the agent starts with the last good
 generation, says so, and is healed by a good file; no command ends in a traceback."""
 

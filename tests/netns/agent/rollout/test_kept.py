@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the rules have gathered outlives the agent, and a slow disk holds up neither it nor a takeover."""
 
 import json

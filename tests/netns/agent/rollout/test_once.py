@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Every process of an apply opens each file once, parses each text once and compiles each policy once: what
 was checked is what is kept and loaded."""
 

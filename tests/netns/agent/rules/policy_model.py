@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a policy means, said a second time and in another way: from the pair to the fate of one packet.
 
 Nothing of agent.rules is used here. Networks that are not connected are in `routes`.

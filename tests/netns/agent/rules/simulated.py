@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The path of a packet through a compiled table, by the simulator that `hafw` asks (agent.rules.packet).
 
 In words as Wire.send has them. The routes are the pair's networks and `routes`, as the model has them.

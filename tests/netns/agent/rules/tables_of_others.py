@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Tables of other programs, as these make them: their names, hooks and ways of writing."""
 
 THEIRS = {

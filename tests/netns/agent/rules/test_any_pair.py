@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whatever the pair: the rules compile, the kernel takes them, no text in it becomes a rule or a table."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """External changes to the rules where the agent runs: ours are repaired or reported, theirs are left
 alone."""
 

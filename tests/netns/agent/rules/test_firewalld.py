@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A real firewalld beside our rules.
 
 It is not installed: it would close the network of the machine that the tests run on. What is missing of it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What comes through while the gate opens and closes, again and again."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Another program flushes the ruleset of a primary, or removes the chain that forwards: what nobody may send
 is stopped at once, and not when a large policy is loaded again."""
 

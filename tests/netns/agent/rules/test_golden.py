@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The golden cases in a real kernel: each packet of each table is sent, and becomes what the table says."""
 
 from collections.abc import Iterator

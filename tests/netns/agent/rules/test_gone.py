@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Another program has removed the rules: what is closed until they are back, and what is not."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Another program opens a part of our tables: what the kernel says of it is enough to close that at once,
 and the repair leaves nothing of what closed it."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The adapter and the real libnftables: one transaction, our table only, and changes by hand are found."""
 
 import json

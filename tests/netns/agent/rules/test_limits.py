@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Limits of the policy, with real connections: who is one source, how long he is counted, and what becomes
 of those that find no room."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A policy changes while connections flow: what keeps its counts, what the kernel says of a packet, and
 which connections end."""
 

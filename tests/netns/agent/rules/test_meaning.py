@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Any policy that can be written: it is refused at a place, or it loads and does what it says.
 
 What it says is worked out a second time by the model, packet by packet, and the packets are really sent.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Real packets through the real rules: what passes in which role, and what is never answered."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Only the other node speaks VRRP, BFD and replication, in a kernel, whatever the policy says.
 
 The policy here lets everybody do everything to the firewall itself: nothing but these rules drops.

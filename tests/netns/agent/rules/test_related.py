@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What comes in to the firewall itself because of another connection: errors about its own, and nothing
 that a helper has announced."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Only the packet that was asked about is traced. Whatever else arrives in the copy of a node is left alone:
 its own interfaces report their multicast groups at any time, and such a report was once taken for it."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Replication and VRRP leave no states in the table that they keep alike, in either role."""
 
 import socket

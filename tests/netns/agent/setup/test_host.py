@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw setup` and `hafw check` on a host with interfaces and routes of its own."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw setup` says of two keepalived.conf that differ, held against two real keepalived."""
 
 import contextlib

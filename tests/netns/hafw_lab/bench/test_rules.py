@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`bench rules` measures what it says, on few repetitions; the ratios here are far from the goals, because
 this machine may be busy."""
 

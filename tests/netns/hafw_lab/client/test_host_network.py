@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The bridges of `hafw-lab render host`, made by the real systemd-networkd in namespaces of its own."""
 
 import json

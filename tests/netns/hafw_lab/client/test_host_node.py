@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """This machine as a node of a lab, played by a namespace: what it gets, what it refuses, what is left."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A lab with the real daemons: what its network and its nodes are, and what its faults do."""
 
 import os

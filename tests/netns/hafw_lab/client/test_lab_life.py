@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The life of a lab: it comes up, it stays as long as it should, and nothing of it is left."""
 
 import contextlib

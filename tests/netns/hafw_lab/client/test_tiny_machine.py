@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The running of a machine without anything to boot: qemu, its descriptors, its user, its end."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What makes an image may be broken off at any moment, and then nothing is left of it: no process, no mount,
 no file. The real mmdebstrap takes minutes; what stands in for it here mounts, leaves its process group and
 does not end when it is asked to."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """One real failover in each mode loses nothing; the demo's exit status, result file, and what an end by
 force leaves."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The two ends of the measured traffic over a real wire that is cut and repaired, without a lab."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a lab's supervisor bears from those who ask it: one who never reads, requests that are wrong, answers
 that are too long, errors of its own, and nodes that are half made."""
 

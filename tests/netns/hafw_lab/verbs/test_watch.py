@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw-lab watch` and `graph` on a running lab, in a real terminal of 80 columns and 24 lines."""
 
 import contextlib

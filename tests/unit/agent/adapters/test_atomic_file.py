@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Files that are written whole, with the owner and the mode of what was there."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What of the bus reaches the library, byte by byte."""
 
 import random

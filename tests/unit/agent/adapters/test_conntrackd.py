@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """conntrackd's adapter with a fake tool: recorded real answers, and what a tool should never say."""
 
 import asyncio

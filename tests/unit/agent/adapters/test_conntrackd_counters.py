@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """conntrackd's control socket with a fake behind it that speaks its protocol."""
 
 import asyncio

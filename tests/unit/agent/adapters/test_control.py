@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The question of `hafw status`, over a real socket."""
 
 import asyncio

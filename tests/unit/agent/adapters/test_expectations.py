@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How an announced connection is translated, from the way of the connection that announced it."""
 
 import errno

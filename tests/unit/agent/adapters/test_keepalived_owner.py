@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How it is found out who speaks for keepalived, on a bus that is slow."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Netlink's bytes: what is packed is read back, and no bytes are read for ever."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The adapter against a libnftables that misbehaves. What the real one does is in tests/netns."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The hook's datagrams: real sockets, real users, and whatever bytes there are."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A source that is faster than it may be."""
 
 import asyncio

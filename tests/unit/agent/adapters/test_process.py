@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The one place that starts programs: what it gives them, and that it always ends them."""
 
 import asyncio

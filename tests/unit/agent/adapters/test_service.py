@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the service manager is told, and that telling it never waits."""
 
 import os

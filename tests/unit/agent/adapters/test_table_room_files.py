@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """How full the conntrack table is: what its files say, and what they should never say."""
 
 from pathlib import Path

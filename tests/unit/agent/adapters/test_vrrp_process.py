@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """keepalived's VRRP process, played by real processes with its name."""
 
 import asyncio

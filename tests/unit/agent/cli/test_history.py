@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw history` across boots, and from a moment on."""
 
 from datetime import UTC, datetime, timedelta, timezone

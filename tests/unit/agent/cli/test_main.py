@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The command `hafw`, as a process: what it prints, its exit status, and never a traceback."""
 
 import json

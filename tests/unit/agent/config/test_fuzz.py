@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whatever stands in a pair file, the answer is a Pair that can be rendered, or a ConfigError."""
 
 import json

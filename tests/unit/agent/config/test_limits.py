@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """However a pair file is made, reading it takes time and memory by its size, and the answer is short."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The pair file: what is read from it. (What is refused: test_problems.py.)"""
 
 from ipaddress import ip_interface, ip_network

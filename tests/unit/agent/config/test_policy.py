@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The policy in a pair file: rules, services, sets, limits, NAT, included files; and what cannot be."""
 
 from ipaddress import ip_address, ip_network

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What is refused in a pair file, where the problem is said to be, and in which words."""
 
 import pytest

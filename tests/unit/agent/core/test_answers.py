@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What an answer for a virtual address means, and what none means."""
 
 from ipaddress import ip_address

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """From facts to a role: the table of the truth."""
 
 import pytest

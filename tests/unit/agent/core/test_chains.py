@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Which chains of other programs count as dropping what is ours."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The table of conditions, whole: each begins and ends by one observation, and by nothing else."""
 
 from collections.abc import Iterator

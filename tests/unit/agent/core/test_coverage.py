@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether conntrackd knows what its kernel knows: when it is told to read everything again, and what is
 said."""
 

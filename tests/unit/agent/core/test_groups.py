@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Whether keepalived still listens: what the kernel's multicast groups show of it."""
 
 import sys

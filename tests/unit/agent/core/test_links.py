@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What the interfaces show: the words for each, and when it is well."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The machine: its table, its plans, and that every plan may be cut anywhere."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What lost messages and refused states mean, and what is said of them."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """When a peer's conntrackd counts as silent, and when not."""
 
 from itertools import accumulate

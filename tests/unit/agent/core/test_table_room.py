@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """When the conntrack table counts as filling and as full, and when no longer."""
 
 import pytest

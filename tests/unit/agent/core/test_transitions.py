@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The table of transitions is the whole truth: nothing changes its answer after the look-up.
 
 Every phase, with all the knowledge that a decision could hang on, meets every event, and what comes of it is

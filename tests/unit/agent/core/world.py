@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A host for the core to act on: what plans do to gate, rules, kernel and caches."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The loop with the real core and the real executor, on a fake host."""
 
 import asyncio

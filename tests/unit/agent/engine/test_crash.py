@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """An exception that nobody handles ends the agent, whoever's callback it was in; only the bus library may
 grumble."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What is seen of external changes of rules and readiness, and done about them."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The loop between the real core, the real executor and a fake host."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What comes from outside, on its way to the loop."""
 
 import asyncio

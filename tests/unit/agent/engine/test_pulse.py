@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """That the agent itself stood still is seen, said, and counted in."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The line of `systemctl status`."""
 
 import pytest

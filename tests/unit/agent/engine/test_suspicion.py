@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Addresses that a dead keepalived has left, and the ends of that suspicion."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The watchdog is fed by work that gets done, and by nothing else."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The typed pair: small questions that others build on."""
 
 from ipaddress import ip_interface

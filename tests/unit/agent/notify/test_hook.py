@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The hook as keepalived runs it: a process of its own, in whatever surroundings."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Pair file -> the files of keepalived, conntrackd and the kernel, against golden cases.
 
 HAFW_WRITE_GOLDEN=1 writes the golden files again; read the diff before you keep it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Generations on disk: kept, listed, put in place, and whole after a cut at any moment."""
 
 import os

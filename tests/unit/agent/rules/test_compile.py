@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The compiled rules against golden cases, and what must hold for every pair.
 
 HAFW_WRITE_GOLDEN=1 writes the golden files again; read the diff before you keep it.

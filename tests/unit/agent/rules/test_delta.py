@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """From one table to another: what is touched, what keeps its counts, and what is said of the difference."""
 
 import json

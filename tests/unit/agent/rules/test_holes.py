@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What opens our tables, and how it is reported. What nft and the kernel make of it is in tests/netns."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What a table says of a packet as far as it is known, and the words for it."""
 
 import json

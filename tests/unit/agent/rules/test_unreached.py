@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw check` warns of: entries that can never take effect, and nothing that can."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw setup` below a directory of the test's, and what it finds and leaves there."""
 
 import resource

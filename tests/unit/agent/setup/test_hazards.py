@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw setup` on a node of a pair at work: no way to two primaries is printed, what goes is named."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The installed files against the pair file: what is older is named, and what says the same is not."""
 
 import re

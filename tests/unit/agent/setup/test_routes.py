@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw setup` does not carry over: it names it, and says where it belongs."""
 
 from ipaddress import ip_interface

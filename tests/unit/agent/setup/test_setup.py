@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw setup`: what it shows, asks, writes and keeps; and that it can be cut off anywhere."""
 
 import json

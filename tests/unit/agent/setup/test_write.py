@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """`hafw setup` while it writes: another run, a full disk, a kill at any moment."""
 
 import os

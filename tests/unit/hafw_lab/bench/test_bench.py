@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The arithmetic and the tables of demo and bench, on made-up results."""
 
 import argparse

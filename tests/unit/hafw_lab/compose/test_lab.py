@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The pure parts of the lab: topology, options, plans, and what the stock kinds get."""
 
 import os

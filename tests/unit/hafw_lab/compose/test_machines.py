@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Virtual machines, as far as nothing has to boot: command lines, addresses, clocks, services, options."""
 
 import base64

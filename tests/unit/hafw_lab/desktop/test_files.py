@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What qemu and viewers are told for a machine with a desktop."""
 
 from pathlib import Path

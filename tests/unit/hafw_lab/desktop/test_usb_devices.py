@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """USB devices: what is read of the machine, what is meant, and what opens a closed door."""
 
 from dataclasses import replace

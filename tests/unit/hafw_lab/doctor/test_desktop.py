@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What doctor says about a machine: one that has everything, and one that lacks a thing, for each thing."""
 
 import subprocess

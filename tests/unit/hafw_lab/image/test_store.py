@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """What goes into a guest: archives for the kernel, modules in order, the files of a node, sources of apt."""
 
 import dataclasses

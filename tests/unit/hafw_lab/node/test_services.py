@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The services of a node, with real processes: whatever is asked for while something else is under way is
 answered once, and what is left is what was asked for last."""
 

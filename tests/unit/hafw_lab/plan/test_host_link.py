@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The node that is this machine itself: its part of the plan, and what keeps this machine from being one."""
 
 from dataclasses import replace

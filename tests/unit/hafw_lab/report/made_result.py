@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """A failover that nobody measured, for what is computed and drawn from one."""
 
 from hafw_lab.measure.result import FailoverResult, Setup

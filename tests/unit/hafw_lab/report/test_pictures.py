@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Topology pictures and the report page, from values alone."""
 
 import xml.etree.ElementTree as ET

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The arithmetic of the measurements, on made-up traffic."""
 
 from itertools import pairwise

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Definitions for libvirt: valid by libvirt's own schemas, and the lab's wiring again."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The terminal view, from values alone."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 """The talk to the guest agent, against one that says what it should and one that does not."""
 
 import asyncio
