@@ -4,7 +4,7 @@ one place that knows how they are laid out.
 
 Hard facts
 * A message and an attribute begin at a multiple of four bytes; their size counts the header, not the bytes
-  that fill them up. One whose size is less than its header would be read for ever.
+  that fill them up. One whose size is less than its header would be read forever.
 * A message of netfilter's has four bytes before its attributes: the family, a version, two of a resource.
 * An answer to a message with NLM_F_ACK is an error of number 0. A dump ends with a message of its own.
 * The two upper bits of an attribute's kind are flags: nested, and in network byte order.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Netlink's bytes: what is packed is read back, and no bytes are read for ever."""
+"""Netlink's bytes: what is packed is read back, and no bytes are read forever."""
 
 import errno
 import struct
