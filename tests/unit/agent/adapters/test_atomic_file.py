@@ -22,7 +22,7 @@ def test_nothing_is_left_of_what_cannot_be_put_in_place(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-@pytest.mark.skipif("os.geteuid() != 0", reason="gives a file away, which root may")
+@pytest.mark.root(reason="gives a file away, which root may")
 def test_the_new_file_is_for_whom_the_old_one_was(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
