@@ -71,7 +71,7 @@ MAX_COMMITS = 2
 refuses."""
 
 
-class Kind(Enum):
+class EventKind(Enum):
     """What an event means to the machine."""
 
     STARTED = "started"
@@ -125,9 +125,9 @@ class Make(Enum):
     NOTHING = "-"
 
 
-P, K, M = Phase, Kind, Make
+P, K, M = Phase, EventKind, Make
 
-TRANSITIONS: dict[tuple[Phase, Kind], tuple[Phase, Make]] = {
+TRANSITIONS: dict[tuple[Phase, EventKind], tuple[Phase, Make]] = {
     (P.START, K.STARTED): (P.START, M.START),
     (P.START, K.FOUND_OPEN): (P.RESUMING, M.NOTHING),
     (P.START, K.PROMOTED): (P.PREPARING, M.PROMOTE),
@@ -210,18 +210,18 @@ def step(settings: Settings, state: State, event: Event) -> Step:
 
 
 def _remember(
-    settings: Settings, before: State, learned: State, kind: Kind, event: Event
+    settings: Settings, before: State, learned: State, kind: EventKind, event: Event
 ) -> tuple[State, tuple[ConditionChange, ...]]:
     """What a move leaves in the memory beside its phase, and what it has to say."""
     match kind:
-        case Kind.PROMOTED | Kind.RESUMED:
-            owed = learned.owed if kind is Kind.RESUMED else settings.mode is SyncMode.CACHE
+        case EventKind.PROMOTED | EventKind.RESUMED:
+            owed = learned.owed if kind is EventKind.RESUMED else settings.mode is SyncMode.CACHE
             return replace(learned, promoted_ns=event.at_ns, commits=0, flushed=False, owed=owed), ()
-        case Kind.DEMOTED:
+        case EventKind.DEMOTED:
             return replace(learned, owed=False), ()
-        case Kind.LIMIT_OPENS | Kind.LIMIT_HOLDS:
+        case EventKind.LIMIT_OPENS | EventKind.LIMIT_HOLDS:
             return note(learned, Condition.STATES, False, _limit_text(settings, before, kind, event))
-        case Kind.STATES_LOST:
+        case EventKind.STATES_LOST:
             return replace(learned, coverage=replace(learned.coverage, suspicions=0, asked=True)), ()
         case _:
             return learned, ()
@@ -234,8 +234,8 @@ def _expect(moved: State, plan: Plan | None) -> State:
     return replace(moved, reading=ResyncKernel() in plan, committing=commits)
 
 
-def _limit_text(settings: Settings, before: State, kind: Kind, event: Event) -> str:
-    what = "opens without them" if kind is Kind.LIMIT_OPENS else "stays closed"
+def _limit_text(settings: Settings, before: State, kind: EventKind, event: Event) -> str:
+    what = "opens without them" if kind is EventKind.LIMIT_OPENS else "stays closed"
     if _limit_is_over(settings, before, event.at_ns):
         return (
             f"the states were not usable within {settings.limit_s:g} s; the gate {what}, as gate.then says"
@@ -297,44 +297,44 @@ def _retry_after_s(event: Event) -> float:
     return plans.RETRY_AFTER_S
 
 
-def _classify(settings: Settings, state: State, learned: State, event: Event) -> Kind | None:
+def _classify(settings: Settings, state: State, learned: State, event: Event) -> EventKind | None:
     kind = _read(settings, state, learned, event)
     in_force = learned.whole and learned.loaded is rule_set_for(learned.role)
-    return Kind.RULES_FIRST if kind in _CAN_WAIT and not in_force else kind
+    return EventKind.RULES_FIRST if kind in _CAN_WAIT and not in_force else kind
 
 
 _CAN_WAIT = {
-    Kind.CONNTRACKD_ANSWERS,
-    Kind.SETTLED,
-    Kind.REFRESH_DUE,
-    Kind.CATCH_UP_FAILED,
-    Kind.STATES_MISSED,
-    Kind.CONNTRACKD_LOST,
-    Kind.CONNTRACKD_STARTED,
-    Kind.STATES_LOST,
+    EventKind.CONNTRACKD_ANSWERS,
+    EventKind.SETTLED,
+    EventKind.REFRESH_DUE,
+    EventKind.CATCH_UP_FAILED,
+    EventKind.STATES_MISSED,
+    EventKind.CONNTRACKD_LOST,
+    EventKind.CONNTRACKD_STARTED,
+    EventKind.STATES_LOST,
 }
 """Of these only a later failover needs what they bring about."""
 
 
-def _read(settings: Settings, state: State, learned: State, event: Event) -> Kind | None:
+def _read(settings: Settings, state: State, learned: State, event: Event) -> EventKind | None:
     match event:
         case Started():
-            return Kind.FOUND_OPEN if event.loaded is RuleSet.PRIMARY else Kind.STARTED
+            return EventKind.FOUND_OPEN if event.loaded is RuleSet.PRIMARY else EventKind.STARTED
         case RoleSeen():
             return _classify_role(state, event.role)
         case RulesChanged() if is_stale(state, event):
             return None
         case RulesChanged() | Reloaded():
-            return Kind.RULES_CHANGED
+            return EventKind.RULES_CHANGED
         case ConntrackdAsked():
             if event.answer is not Answer.WELL:
-                return Kind.CONNTRACKD_LOST
+                return EventKind.CONNTRACKD_LOST
             # it answers in the middle of a commit as well, which is not begun again then
-            return Kind.CONNTRACKD_ANSWERS if state.owed and not state.committing else None
+            return EventKind.CONNTRACKD_ANSWERS if state.owed and not state.committing else None
         case ConntrackdStarted():
-            return Kind.CONNTRACKD_STARTED
+            return EventKind.CONNTRACKD_STARTED
         case StatesCounted():
-            return Kind.STATES_LOST if wants_reread(learned.coverage, event.at_ns) else None
+            return EventKind.STATES_LOST if wants_reread(learned.coverage, event.at_ns) else None
         case TimerFired(timer=Timer.SETTLE) if state.role not in (Role.PRIMARY, Role.BACKUP):
             return None
         case TimerFired(timer=Timer.REFRESH) if state.reading:
@@ -342,50 +342,54 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Kin
         case TimerFired():
             return _OF_TIMER[event.timer]
         case ActionDone(action=SwitchRules() | LoadRules() as action) if action.rules is RuleSet.PRIMARY:
-            return Kind.OPENED
+            return EventKind.OPENED
         case ActionDone(action=CommitStates(late=True), outcome=Committed() as outcome):
-            return Kind.COMMIT_OWED if outcome.skipped else None
+            return EventKind.COMMIT_OWED if outcome.skipped else None
         case ActionFailed(action=CommitStates(late=True)):
-            return Kind.COMMIT_OWED
+            return EventKind.COMMIT_OWED
         case ActionDone(action=AwaitStates()) if Condition.REPLICATION in learned.problems:
-            return Kind.CATCH_UP_FAILED
+            return EventKind.CATCH_UP_FAILED
         case ConditionSeen(condition=Condition.REPLICATION, well=False):
-            return Kind.STATES_MISSED if state.ready else None
+            return EventKind.STATES_MISSED if state.ready else None
         case ActionDone(action=CommitStates(), outcome=Committed() as outcome):
             return None if outcome.complete else _classify_short(settings, state, event.at_ns, outcome)
         case ActionFailed(action=SwitchRules() | LoadRules() | VerifyRules()):
-            return Kind.RULES_FAILED
+            return EventKind.RULES_FAILED
         case ActionFailed(action=CommitStates()):
             over = _limit_is_over(settings, state, event.at_ns)
-            return Kind.COMMIT_SHORT if event.retryable and not over else _of_limit(settings)
+            return EventKind.COMMIT_SHORT if event.retryable and not over else _of_limit(settings)
         case ActionFailed(action=RequestResync() | AwaitStates()):
-            return Kind.CATCH_UP_FAILED
+            return EventKind.CATCH_UP_FAILED
         case _:
             return None
 
 
-_OF_TIMER = {Timer.SETTLE: Kind.SETTLED, Timer.REFRESH: Kind.REFRESH_DUE, Timer.RETRY: Kind.RETRY_DUE}
+_OF_TIMER = {
+    Timer.SETTLE: EventKind.SETTLED,
+    Timer.REFRESH: EventKind.REFRESH_DUE,
+    Timer.RETRY: EventKind.RETRY_DUE,
+}
 
 
-def _classify_role(state: State, role: Role) -> Kind | None:
+def _classify_role(state: State, role: Role) -> EventKind | None:
     if role is Role.PRIMARY:
         if state.role is Role.PRIMARY:
             return None
-        return Kind.RESUMED if state.phase is Phase.RESUMING else Kind.PROMOTED
-    return None if role is state.role or role is Role.UNKNOWN else Kind.DEMOTED
+        return EventKind.RESUMED if state.phase is Phase.RESUMING else EventKind.PROMOTED
+    return None if role is state.role or role is Role.UNKNOWN else EventKind.DEMOTED
 
 
-def _classify_short(settings: Settings, state: State, at_ns: int, outcome: Committed) -> Kind:
+def _classify_short(settings: Settings, state: State, at_ns: int, outcome: Committed) -> EventKind:
     if _limit_is_over(settings, state, at_ns):
         return _of_limit(settings)
     if outcome.skipped or state.commits + 1 < MAX_COMMITS:
-        return Kind.COMMIT_SHORT
-    return Kind.COMMIT_POOR
+        return EventKind.COMMIT_SHORT
+    return EventKind.COMMIT_POOR
 
 
 def _limit_is_over(settings: Settings, state: State, at_ns: int) -> bool:
     return (at_ns - state.promoted_ns) / 1e9 >= settings.limit_s
 
 
-def _of_limit(settings: Settings) -> Kind:
-    return Kind.LIMIT_OPENS if settings.then is AfterLimit.OPEN else Kind.LIMIT_HOLDS
+def _of_limit(settings: Settings) -> EventKind:
+    return EventKind.LIMIT_OPENS if settings.then is AfterLimit.OPEN else EventKind.LIMIT_HOLDS

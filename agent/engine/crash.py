@@ -23,7 +23,7 @@ def ending(working: "asyncio.Task[Any]") -> Iterator[None]:
     """Inside, an exception that nobody handles cancels `working`, and is raised at the end of the block."""
     found: list[BaseException] = []
 
-    def meet(running: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def handle(running: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         exception = context.get("exception")
         if found or not isinstance(exception, BaseException) or is_foreign(exception):
             running.default_exception_handler(context)
@@ -32,7 +32,7 @@ def ending(working: "asyncio.Task[Any]") -> Iterator[None]:
         working.cancel()
 
     running = asyncio.get_running_loop()
-    running.set_exception_handler(meet)
+    running.set_exception_handler(handle)
     try:
         yield
     except asyncio.CancelledError:

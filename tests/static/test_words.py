@@ -32,6 +32,8 @@ WORDS = (
     Word("ConntrackdCame|CONNTRACKD_CAME|[Cc]onntrackd came", "ConntrackdStarted", "class ConntrackdCame:"),
     Word("ConntrackdWent|CONNTRACKD_WENT|[Cc]onntrackd went", "conntrackd lost", '"conntrackd "\n  "went"'),
     Word("(?i:unwell)|is not well|all well|[Ww]ell again", "problems", "  unwell  nothing"),
+    Word("Hands\\b", "Executor", "class Hands:"),
+    Word("def meet", "handle", "    def meet(self, event):"),
     Word("_?MOST_[A-Z]+", "MAX_", "_MOST_FILES = 20"),
     Word(
         "_?(?i:mend)(?:s|ed|ing)?(?:_\\w+)?",

@@ -30,7 +30,7 @@ class Primary:
         self.now = SECOND
         self.notices: list[ConditionChange] = []
 
-    def meet(self, event: Event) -> tuple[object, ...]:
+    def handle(self, event: Event) -> tuple[object, ...]:
         taken = step(Settings(), self.state, event)
         self.state = taken.state
         self.notices += taken.notices
@@ -38,11 +38,11 @@ class Primary:
 
     def count(self, kernel: int, cached: int) -> tuple[object, ...]:
         self.now += 5 * SECOND
-        return self.meet(StatesCounted(self.now, kernel, cached))
+        return self.handle(StatesCounted(self.now, kernel, cached))
 
     def reread(self, before: int, after: int, kernel: int) -> None:
         self.now += SECOND
-        self.meet(ActionDone(self.now, ResyncKernel(), Reread(before, after, kernel)))
+        self.handle(ActionDone(self.now, ResyncKernel(), Reread(before, after, kernel)))
 
     @property
     def said(self) -> list[bool]:
@@ -108,8 +108,8 @@ def test_nothing_is_judged_before_the_cache_was_exact_or_by_an_old_count() -> No
     asked = primary.now
     primary.reread(0, 60_000, 60_000)
     for _ in range(3):
-        assert primary.meet(StatesCounted(asked, 60_000, 0)) == ()
-    primary.meet(ConntrackdStarted(primary.now))
+        assert primary.handle(StatesCounted(asked, 60_000, 0)) == ()
+    primary.handle(ConntrackdStarted(primary.now))
     assert [primary.count(60_000, 0) for _ in range(3)] == [(), (), ()]
 
 
@@ -118,7 +118,7 @@ def test_a_failed_order_is_given_again() -> None:
     primary.reread(0, 0, 0)
     primary.count(1000, 0)
     assert primary.count(1000, 0) == ORDERED
-    primary.meet(ActionFailed(primary.now, ResyncKernel(), "no answer", retryable=True))
+    primary.handle(ActionFailed(primary.now, ResyncKernel(), "no answer", retryable=True))
     primary.count(1000, 0)
     assert primary.count(1000, 0) == ORDERED
 
@@ -129,7 +129,7 @@ def test_a_backup_has_states_that_its_conntrackd_does_not_know() -> None:
     primary.count(1000, 0)
     primary.count(1000, 0)
     primary.reread(0, 1000, 1000)
-    primary.meet(RoleSeen(primary.now, Role.BACKUP, "test", primary.now))
+    primary.handle(RoleSeen(primary.now, Role.BACKUP, "test", primary.now))
     assert primary.said == [False, True]
     assert [primary.count(60_000, 0) for _ in range(3)] == [(), (), ()]
 
@@ -152,16 +152,16 @@ def test_a_refresh_that_falls_due_does_not_cut_off_the_reading() -> None:
 
 def test_a_reading_that_failed_holds_up_no_refresh() -> None:
     primary = Primary()
-    primary.meet(TimerFired(primary.now, Timer.SETTLE))
+    primary.handle(TimerFired(primary.now, Timer.SETTLE))
     due = TimerFired(primary.now, Timer.REFRESH)
     assert step(Settings(), primary.state, due).plan is None
-    primary.meet(ActionFailed(primary.now, ResyncKernel(), "no answer", retryable=True))
+    primary.handle(ActionFailed(primary.now, ResyncKernel(), "no answer", retryable=True))
     assert step(Settings(), primary.state, due).plan is not None
 
 
 def test_a_newer_plan_ends_the_reading() -> None:
     primary = Primary()
-    primary.meet(TimerFired(primary.now, Timer.SETTLE))
+    primary.handle(TimerFired(primary.now, Timer.SETTLE))
     assert primary.state.reading
-    primary.meet(RulesChanged(primary.now, "flushed"))
+    primary.handle(RulesChanged(primary.now, "flushed"))
     assert not primary.state.reading

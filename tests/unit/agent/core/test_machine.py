@@ -24,7 +24,7 @@ from agent.core.events import (
     StatesCounted,
     TimerFired,
 )
-from agent.core.machine import TRANSITIONS, Kind, Make, step
+from agent.core.machine import TRANSITIONS, EventKind, Make, step
 from agent.core.plan import BULK_COST_S, BULK_SHARE, Settings, refresh_after_s
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
@@ -82,9 +82,9 @@ def happen(world: World, name: str) -> None:
         world.see(what)
     elif isinstance(what, Timer):
         world.timers.discard(what)
-        world.meet(TimerFired(world.tick(), what))
+        world.handle(TimerFired(world.tick(), what))
     else:
-        world.meet(_simple(name, world.tick()))
+        world.handle(_simple(name, world.tick()))
 
 
 def _simple(name: str, now: int) -> Event:
@@ -243,7 +243,7 @@ def test_limit_of_the_gate_decides(name: str, phase: Phase) -> None:
     world.plan.clear()
     world.tick(10.0)
     world.usable = True
-    world.meet(ActionFailed(world.now, CommitStates(10.0), "no answer", retryable=True))
+    world.handle(ActionFailed(world.now, CommitStates(10.0), "no answer", retryable=True))
     world.work()
     assert world.state.phase is phase
     assert any("within 10 s" in notice.text for notice in world.notices)
@@ -309,7 +309,7 @@ def test_a_late_commit_that_takes_long_is_not_restarted() -> None:
 def test_an_agent_that_comes_back_knows_whether_a_commit_is_owed(owed: bool) -> None:
     world = World(CACHE, loaded=RuleSet.PRIMARY)
     world.usable = True
-    world.meet(Started(world.tick(), RuleSet.PRIMARY, owed))
+    world.handle(Started(world.tick(), RuleSet.PRIMARY, owed))
     world.see(Role.PRIMARY)
     world.run_dry()
     assert ("CommitStates" in world.log) is owed
@@ -380,14 +380,14 @@ def test_refresh_stays_inside_the_shortest_timeout_and_its_share_of_the_processo
     assert many * BULK_COST_S / refresh_after_s(DIRECT, many) == pytest.approx(BULK_SHARE)
 
 
-class Table(dict[tuple[Phase, Kind], tuple[Phase, Make]]):
+class Table(dict[tuple[Phase, EventKind], tuple[Phase, Make]]):
     """The table, with a note of every line that was taken."""
 
     def __init__(self) -> None:
         super().__init__(TRANSITIONS)
-        self.taken: set[tuple[Phase, Kind]] = set()
+        self.taken: set[tuple[Phase, EventKind]] = set()
 
-    def get(self, line: tuple[Phase, Kind], default: object = None) -> tuple[Phase, Make] | None:  # type: ignore[override]  # one signature of the overloads is used
+    def get(self, line: tuple[Phase, EventKind], default: object = None) -> tuple[Phase, Make] | None:  # type: ignore[override]  # one signature of the overloads is used
         self.taken.add(line)
         return super().get(line)
 
@@ -418,7 +418,7 @@ def test_no_line_of_the_table_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world("direct")
     world.see(Role.BACKUP)
     world.run_dry()
-    world.meet(ConditionSeen(world.now, Condition.REPLICATION, False, "6 messages were lost"))
+    world.handle(ConditionSeen(world.now, Condition.REPLICATION, False, "6 messages were lost"))
     assert set(TRANSITIONS) - table.taken == set()
 
 
@@ -435,11 +435,11 @@ def test_what_was_seen_before_the_rules_came_back_is_over() -> None:
     world.see(Role.PRIMARY)
     world.run_dry()
     seen = world.tick()
-    world.meet(RulesChanged(seen, "gone"))
+    world.handle(RulesChanged(seen, "gone"))
     world.work()
     assert not world.state.problems
     before = world.state, list(world.plan), len(world.notices)
-    world.meet(RulesChanged(seen, "table inet hafw is gone"))
+    world.handle(RulesChanged(seen, "table inet hafw is gone"))
     assert (world.state, list(world.plan), len(world.notices)) == before
-    world.meet(RulesChanged(world.tick(), "gone again"))
+    world.handle(RulesChanged(world.tick(), "gone again"))
     assert world.state.problems

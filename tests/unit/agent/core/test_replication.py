@@ -64,7 +64,7 @@ def settled_backup(mode: SyncMode = SyncMode.DIRECT) -> World:
 def lose(world: World) -> None:
     finding = judge_losses(Role.BACKUP, SIX)
     assert finding is not None
-    world.meet(ConditionSeen(world.tick(60), *finding))
+    world.handle(ConditionSeen(world.tick(60), *finding))
     world.work()
 
 
@@ -90,7 +90,7 @@ def test_a_catch_up_that_was_not_whole_is_none(trouble: str) -> None:
     setattr(world, trouble, "6 messages were lost" if trouble == "losses" else True)
     for timer in (Timer.RETRY, Timer.SETTLE):
         world.timers.discard(timer)
-        world.meet(TimerFired(world.tick(1), timer))
+        world.handle(TimerFired(world.tick(1), timer))
         world.work()
     assert world.log[-4:] == ["RequestResync", "AwaitStates", "SetReadiness", "SetTimer"]
     assert world.ready is False
@@ -127,12 +127,12 @@ def test_what_is_lost_again_is_asked_for_at_a_slower_pace(
 
 def test_the_pace_is_that_of_the_kernels_states() -> None:
     world = settled_backup()
-    world.meet(counted(world, 1_000_000))
+    world.handle(counted(world, 1_000_000))
     world.losses = "6 messages were lost"
     lose(world)
     waits: list[float] = []
     for timer in (Timer.RETRY, Timer.SETTLE):
-        world.meet(TimerFired(world.tick(1), timer))
+        world.handle(TimerFired(world.tick(1), timer))
         waits = [action.after_s for action in world.plan if isinstance(action, SetTimer)] or waits
         while world.plan:
             world.work(1)

@@ -51,7 +51,7 @@ from agent.core.events import (
     StatesCounted,
     TimerFired,
 )
-from agent.core.machine import PLANS, TRANSITIONS, Kind, Make, Move, Step, step
+from agent.core.machine import PLANS, TRANSITIONS, EventKind, Make, Move, Step, step
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
@@ -132,7 +132,7 @@ def every_state() -> Iterator[State]:
         )
 
 
-Line = tuple[Phase, Kind]
+Line = tuple[Phase, EventKind]
 Target = tuple[Phase, Make]
 
 
@@ -227,19 +227,19 @@ LATE = ActionFailed(NOW, CommitStates(10.0), "no answer", retryable=True)
 @pytest.mark.parametrize(
     ("settings", "state", "event", "kind"),
     [
-        (Settings(then=AfterLimit.OPEN), AFTER_LIMIT, LATE, Kind.LIMIT_OPENS),
-        (Settings(then=AfterLimit.CLOSED), AFTER_LIMIT, LATE, Kind.LIMIT_HOLDS),
-        (Settings(), State(), Started(NOW, RuleSet.PRIMARY), Kind.FOUND_OPEN),
-        (Settings(), State(), Started(NOW, RuleSet.BACKUP), Kind.STARTED),
-        (Settings(), State(Phase.RESUMING), RoleSeen(NOW, Role.PRIMARY, "test", NOW), Kind.RESUMED),
-        (Settings(), State(), RoleSeen(NOW, Role.PRIMARY, "test", NOW), Kind.PROMOTED),
-        (Settings(), WITHOUT_RULES, TimerFired(NOW, Timer.SETTLE), Kind.RULES_FIRST),
-        (Settings(), replace(WITHOUT_RULES, whole=True), TimerFired(NOW, Timer.SETTLE), Kind.SETTLED),
+        (Settings(then=AfterLimit.OPEN), AFTER_LIMIT, LATE, EventKind.LIMIT_OPENS),
+        (Settings(then=AfterLimit.CLOSED), AFTER_LIMIT, LATE, EventKind.LIMIT_HOLDS),
+        (Settings(), State(), Started(NOW, RuleSet.PRIMARY), EventKind.FOUND_OPEN),
+        (Settings(), State(), Started(NOW, RuleSet.BACKUP), EventKind.STARTED),
+        (Settings(), State(Phase.RESUMING), RoleSeen(NOW, Role.PRIMARY, "test", NOW), EventKind.RESUMED),
+        (Settings(), State(), RoleSeen(NOW, Role.PRIMARY, "test", NOW), EventKind.PROMOTED),
+        (Settings(), WITHOUT_RULES, TimerFired(NOW, Timer.SETTLE), EventKind.RULES_FIRST),
+        (Settings(), replace(WITHOUT_RULES, whole=True), TimerFired(NOW, Timer.SETTLE), EventKind.SETTLED),
     ],
-    ids=lambda given: given.value if isinstance(given, Kind) else "",
+    ids=lambda given: given.value if isinstance(given, EventKind) else "",
 )
 def test_what_the_pair_file_or_the_rules_decide_is_decided_before_the_look_up(
-    settings: Settings, state: State, event: Event, kind: Kind, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, state: State, event: Event, kind: EventKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = Asked(TRANSITIONS)
     monkeypatch.setattr(machine, "TRANSITIONS", table)

@@ -63,7 +63,7 @@ class World:
 
     def start(self) -> None:
         self.usable = self.settings.mode is SyncMode.DIRECT or self.loaded is RuleSet.PRIMARY
-        self.meet(Started(self.tick(), self.loaded))
+        self.handle(Started(self.tick(), self.loaded))
 
     def tick(self, seconds: float = 0.001) -> int:
         self.now += int(seconds * SECOND)
@@ -73,9 +73,9 @@ class World:
         now = self.tick()
         if role is not Role.PRIMARY and self.settings.mode is SyncMode.CACHE:
             self.usable = False
-        self.meet(RoleSeen(now, role, "test", now))
+        self.handle(RoleSeen(now, role, "test", now))
 
-    def meet(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         taken = step(self.settings, self.state, event)
         self.state = taken.state
         self.notices += taken.notices
@@ -116,7 +116,7 @@ class World:
             for timer in sorted(due, key=lambda timer: timer.value):
                 self.timers.discard(timer)
                 self.tick(1.0)
-                self.meet(TimerFired(self.now, timer))
+                self.handle(TimerFired(self.now, timer))
                 self.work()
         raise AssertionError(f"never comes to rest: {self.state}, {self.timers}, {self.log[-12:]}")
 
@@ -125,9 +125,9 @@ class World:
         self.log.append(name if name not in ("LoadRules", "SwitchRules") else f"{name} {_rules(action)}")
         now = self.tick()
         if name in self.broken:
-            self.meet(ActionFailed(now, action, f"{name} is broken", False, self.answer))
+            self.handle(ActionFailed(now, action, f"{name} is broken", False, self.answer))
             return
-        self.meet(ActionDone(now, action, self._do(action)))
+        self.handle(ActionDone(now, action, self._do(action)))
 
     def _do(self, action: Action) -> Outcome | None:
         match action:
