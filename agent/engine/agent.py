@@ -33,6 +33,7 @@ from agent.engine.executor import Executor
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.engine.readiness import Readiness
+from agent.engine.refusals import Refusals
 from agent.engine.sensors import Sensors
 from agent.engine.status_line import status_line
 from agent.errors import HafwError
@@ -74,7 +75,8 @@ class Agent:
         self.manager = ServiceManager()
         self._owed: bool | None = None
         drift = DriftCheck(self.loop, self.executor)
-        self.observer = Observer(pair, paths, self.conntrackd, self.loop, drift, self.sink.write)
+        refuse = Refusals(self.sink.write).refuse
+        self.observer = Observer(pair, paths, self.conntrackd, self.loop, drift, refuse)
         self.sensors: Sensors | None = None
 
     def begin(self) -> None:

@@ -16,7 +16,7 @@ from dbus_next import Message
 from dbus_next.aio import MessageBus
 
 from agent.adapters import control
-from agent.engine.observer import REFUSED_AGAIN_S
+from agent.engine.refusals import AGAIN_S as REFUSED_AGAIN_S
 from agent.model.pair import SyncMode
 from agent.paths import Paths
 from hafw_lab.client.lab import Lab, LabOptions

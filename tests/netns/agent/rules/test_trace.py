@@ -69,5 +69,5 @@ def test_an_interface_that_the_copy_does_not_have_is_one_sentence(copy: Namespac
 
 def test_nothing_arrives_at_the_loopback_interface(copy: Namespace) -> None:
     probe = Probe(ip_address("127.0.0.1"), ip_address("192.168.2.1"), "udp", 1, 2)
-    with copy.entered(), pytest.raises(HafwError, match="nothing arrives at lo from outside; name the"):
+    with copy.entered(), pytest.raises(HafwError, match="nothing arrives at lo from outside; give the"):
         nft_trace.trace("lo", probe)

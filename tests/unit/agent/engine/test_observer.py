@@ -13,18 +13,16 @@ import pytest
 from agent.adapters.conntrackd import Conntrackd
 from agent.adapters.process import run
 from agent.config import loader
-from agent.core.conditions import Condition
-from agent.core.events import ConditionSeen, ConntrackdStarted, Event
 from agent.core.plan import Settings
 from agent.core.roles import Role
 from agent.engine.drift import DriftCheck
 from agent.engine.executor import Executor
-from agent.engine.loop import Beat, Loop
+from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.engine.readiness import Readiness
-from agent.model.records import RecordKind
+from agent.engine.refusals import Refusals
 from agent.paths import Paths
-from tests.checkout import EXAMPLES, RECORDED
+from tests.checkout import EXAMPLES
 from tests.fakes import FakeHost, MemorySink
 
 pytestmark = pytest.mark.root(reason="the kernel reports changed rules to root only")
@@ -47,7 +45,8 @@ class Bench:
         self.loop = Loop(Settings(), executor, self.sink.write)
         conntrackd = Conntrackd(self.paths, PAIR.sync.mode, run, expectations=False)
         drift = DriftCheck(self.loop, executor)
-        self.observer = Observer(PAIR, self.paths, conntrackd, self.loop, drift, self.sink.write)
+        refuse = Refusals(self.sink.write).refuse
+        self.observer = Observer(PAIR, self.paths, conntrackd, self.loop, drift, refuse)
         self.observer.notices.listen(tmp_path / "notify.sock")
 
 
@@ -63,33 +62,6 @@ def start(program: Path) -> "subprocess.Popen[bytes]":
     while Path(f"/proc/{process.pid}/comm").read_text().strip() != program.name:
         os.sched_yield()
     return process
-
-
-def test_refusals_are_recorded_once_in_a_while_whatever_number_is_in_them(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        bench = Bench(tmp_path)
-        for number in range(10_000):
-            bench.observer.refuse(f"a VrrpStatusChange from :1.{number}, who is not keepalived")
-            bench.observer.refuse("a truncated datagram")
-        assert len(bench.sink.of(RecordKind.REFUSED)) == 2, "a flood fills the journal"
-        assert len(bench.observer._refused) <= 100
-        bench.observer.close()
-
-    asyncio.run(scenario())
-
-
-def test_the_first_refusal_is_recorded_also_just_after_boot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scenario() -> None:
-        bench = Bench(tmp_path)
-        monkeypatch.setattr("agent.engine.observer.time.monotonic", lambda: 1.0)
-        bench.observer.refuse("a truncated datagram")
-        monkeypatch.undo()
-        assert len(bench.sink.of(RecordKind.REFUSED)) == 1
-        bench.observer.close()
-
-    asyncio.run(scenario())
 
 
 def test_the_death_of_a_second_keepalived_is_noticed_at_once(tmp_path: Path, program: Path) -> None:
@@ -126,83 +98,6 @@ def test_what_comes_after_the_end_is_let_go(tmp_path: Path) -> None:
         bench.observer.close()
         bench.observer.hint("bus")
         assert bench.observer.seen is None
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("restarts", [False, True])
-def test_a_conntrackd_that_restarts_before_the_first_poll_is_another_one(
-    tmp_path: Path, restarts: bool
-) -> None:
-    tool = tmp_path / "conntrackd"
-    statistics = RECORDED / "direct-statistics.txt"
-    tool.write_text(f"#!/bin/sh\nexec cat {statistics}\n")
-    tool.chmod(0o755)
-
-    async def scenario() -> None:
-        bench = Bench(tmp_path, tool)
-        bench.paths.conntrackd_socket.touch()
-        async with asyncio.TaskGroup() as group:
-            bench.observer.start(group)
-            if restarts:
-                (tmp_path / "another").touch()
-                (tmp_path / "another").replace(bench.paths.conntrackd_socket)
-            await bench.observer._check_conntrackd()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-        bench.observer.close()
-        events = events_of(bench.loop)
-        assert any(isinstance(event, ConntrackdStarted) for event in events) is restarts
-
-    asyncio.run(scenario())
-
-
-def events_of(loop: Loop) -> list[Event]:
-    found = [event for event in loop._queue if not isinstance(event, Beat)]
-    loop._queue.clear()
-    return found
-
-
-def test_the_first_loss_of_all_is_told(tmp_path: Path) -> None:
-    """Counters of 0 are counters as well."""
-    recorded = (RECORDED / "direct-statistics.txt").read_text()
-    told = tmp_path / "told"
-    tool = tmp_path / "conntrackd"
-    tool.write_text(f"#!/bin/sh\nexec cat {told}\n")
-    tool.chmod(0o755)
-
-    async def scenario() -> None:
-        bench = Bench(tmp_path, tool)
-        bench.paths.conntrackd_socket.touch()
-        for lost in (0, 500):
-            assert "0 Lost msgs" in recorded
-            told.write_text(recorded.replace("0 Lost msgs", f"{lost} Lost msgs"))
-            await bench.observer._check_conntrackd()
-        bench.observer.close()
-        problems = [one for one in events_of(bench.loop) if isinstance(one, ConditionSeen) and not one.well]
-        assert [one.condition for one in problems] == [Condition.REPLICATION]
-        assert "500" in problems[0].text
-
-    asyncio.run(scenario())
-
-
-def test_a_conntrackd_that_comes_back_is_reported_though_a_question_was_answered_first(
-    tmp_path: Path,
-) -> None:
-    statistics = RECORDED / "direct-statistics.txt"
-    tool = tmp_path / "conntrackd"
-    tool.write_text(f"#!/bin/sh\ntest -e {tmp_path}/conntrackd.ctl && exec cat {statistics}\n")
-    tool.chmod(0o755)
-
-    async def scenario() -> None:
-        bench = Bench(tmp_path, tool)
-        await bench.observer._check_conntrackd()
-        bench.paths.conntrackd_socket.touch()
-        # nothing has met the failure, as if an answer had ended what it began
-        assert not bench.loop.state.problems
-        await bench.observer._check_conntrackd()
-        bench.observer.close()
-        assert any(isinstance(event, ConntrackdStarted) for event in events_of(bench.loop))
 
     asyncio.run(scenario())
 
