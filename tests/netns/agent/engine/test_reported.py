@@ -217,7 +217,7 @@ def test_a_segment_is_dead_on_both_nodes(lab: Lab) -> None:
         lab.set_link(node.name, "eth0", up=False)
     for node in nodes:
         assert "eth0 has no carrier" in wait_alarm(node, since, Condition.FAULT)
-        assert "no node answers for 192.168.2.100 (eth1)" in wait_alarm(node, since, Condition.NO_PRIMARY)
+        assert "no host answers for 192.168.2.100 (eth1)" in wait_alarm(node, since, Condition.NO_PRIMARY)
         assert status_of(node)[0] == 2
     back = time.monotonic_ns()
     for node in nodes:
