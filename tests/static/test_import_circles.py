@@ -1,39 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """No module reaches itself through what it imports, wherever in it the import stands."""
 
-import ast
 import graphlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.static.imports import imports_of, modules_below, tree_of
+
 Imports = dict[str, set[str]]
-
-
-def modules_below(folder: Path) -> dict[str, Path]:
-    """Each by its full name. A package's own code is in its __init__."""
-    top = folder.parent
-    found = {}
-    for path in folder.rglob("*.py"):
-        parts = path.relative_to(top).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-def imported(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def read_imports(folder: Path) -> Imports:
     modules = modules_below(folder)
     return {
-        name: {other for other in imported(ast.parse(path.read_text())) if other in modules} - {name}
+        name: {other for other in imports_of(tree_of(path)) if other in modules} - {name}
         for name, path in modules.items()
     }
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.static.imports import modules_below, tree_of
+
 # from the bottom up; the files that stand beside the packages are below all of them
 AGENT = (
     {"model"},
@@ -119,11 +121,7 @@ def tier_of(root: str, package: str | None) -> int:
 
 
 def modules_of(root: Path) -> dict[str, Path]:
-    found = {}
-    for home, base in ((root / "agent", root), (root / "host-tools" / "hafw_lab", root / "host-tools")):
-        for path in home.rglob("*.py"):
-            found[".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")] = path
-    return found
+    return modules_below(root / "agent") | modules_below(root / "host-tools" / "hafw_lab")
 
 
 def test_imports_run_one_way(root: Path) -> None:
@@ -132,7 +130,7 @@ def test_imports_run_one_way(root: Path) -> None:
     offences = [
         offence
         for name, path in sorted(modules.items())
-        for offence in find_offences(name, ast.parse(path.read_text()), set(modules))
+        for offence in find_offences(name, tree_of(path), set(modules))
     ]
     assert not offences, "\n".join(offences)
 

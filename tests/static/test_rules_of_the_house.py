@@ -3,10 +3,11 @@
 
 import ast
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.static.imports import imports_of, tree_of
 
 MAX_LINES = 500
 
@@ -69,28 +70,6 @@ PRINTING = {
     "desktop/usb_export.py",
     "guest/files/etc/hafw-lab/ssh-port",
 }
-
-
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), str(path))
-
-
-@cache
-def imports_of(tree: ast.AST) -> tuple[str, ...]:
-    """Every module that is imported anywhere; `from a import b` counts as both a and a.b."""
-    return tuple(_find_imports(tree))
-
-
-def _find_imports(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            assert node.module
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def is_of(module: str, package: str) -> bool:
