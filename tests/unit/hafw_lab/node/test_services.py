@@ -80,8 +80,10 @@ class Init:
         if self.pid is not None:
             self.services.signal("one", signal.SIGKILL, every=True)
             os.waitpid(self.pid, 0)
-        for key in list(self._selector.get_map().values()):
-            while isinstance(key.fileobj, int) and key.fileobj in self._selector.get_map():
+        while self._selector.get_map():  # a child of the killed one may hold the pipe for a moment longer
+            ready = self._selector.select(PATIENCE_S)
+            assert ready, "the output of a killed service does not end"
+            for key, _ in ready:
                 key.data()
         self._selector.close()
 
