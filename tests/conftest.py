@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import beforehand
+from tests.children import find_children
 from tests.parts import PARTS, PartTimes, find_unknown, part_of
 
 # a shell starts its background jobs with Ctrl-C ignored, and what the tests start would inherit that
@@ -102,18 +103,3 @@ def nothing_leaks(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixt
         and not entry.getMessage().startswith("Future exception was never retrieved")
     ]
     assert not said, f"asyncio complains: {said}"
-
-
-def find_children() -> dict[int, str]:
-    """The children of this process, with their command names."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            name, _, rest = (entry / "stat").read_text().rpartition(")")
-        except OSError:
-            continue
-        if int(rest.split()[1]) == os.getpid():
-            found[int(entry.name)] = name.partition("(")[2]
-    return found
