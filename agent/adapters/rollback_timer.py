@@ -62,13 +62,13 @@ def _package_dir() -> str:
 
 def _stop_units() -> None:
     """Not the service: it may be this very process."""
-    _call("systemctl", "stop", "--quiet", f"{UNIT}.timer", well=(0, 5))
+    _call("systemctl", "stop", "--quiet", f"{UNIT}.timer", expected=(0, 5))
 
 
-def _call(*argv: str, well: tuple[int, ...] = (0,)) -> None:
+def _call(*argv: str, expected: tuple[int, ...] = (0,)) -> None:
     process.use_pidfd_children()
     done = asyncio.run(process.run(argv, timeout_s=_CALL_S))
-    if done.exit_status not in well:
+    if done.exit_status not in expected:
         reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise HafwError(f"{argv[0]} cannot set the timer of the rollback: {reason}") from ToolError(
             argv, reason, exit_status=done.exit_status, stderr=done.stderr

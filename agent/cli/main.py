@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The command `hafw`. Arguments in, one function called, errors as one sentence and an exit status.
 
-Exit status: 0 well, 1 failed, 2 wrong arguments or pair file; `hafw status` has those of monitoring
+Exit status: 0 OK, 1 failed, 2 wrong arguments or pair file; `hafw status` has those of monitoring
 plug-ins.
 """
 

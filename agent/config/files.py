@@ -61,10 +61,10 @@ Documents = Mapping[str, Document | Unreadable]
 
 @dataclass(frozen=True, slots=True)
 class PairFiles:
-    """The pair file and all that it names. `source` is what messages call the pair file, `name` its own
+    """The pair file and all that it names. `label` is what messages call the pair file, `name` its own
     name; `named` has the others by their names."""
 
-    source: str
+    label: str
     name: str
     main: Document
     named: Documents
@@ -86,10 +86,10 @@ def read(path: Path) -> PairFiles:
     return PairFiles(str(path), name, main, _read_named(main, path.parent))
 
 
-def of_texts(files: Files, source: str = "pair file") -> PairFiles:
+def of_texts(files: Files, label: str = "pair file") -> PairFiles:
     """Of texts that were read before: of a generation, or composed here."""
     (name, text), *named = files
-    return PairFiles(source, name, Document(text), {name: Document(text) for name, text in named})
+    return PairFiles(label, name, Document(text), {name: Document(text) for name, text in named})
 
 
 def _read_named(main: Document, directory: Path) -> Documents:

@@ -64,24 +64,24 @@ def load_with_files(path: Path) -> tuple[Pair, Files]:
     return parse_files(files), files.readable
 
 
-def parse(text: str, source: str = "pair file", texts: Named[str, str | Unreadable] | None = None) -> Pair:
+def parse(text: str, label: str = "pair file", texts: Named[str, str | Unreadable] | None = None) -> Pair:
     """parse_files() of a text that is not in a file. `texts` has the files that it names, by their names."""
     named = {name: Document(one) if isinstance(one, str) else one for name, one in (texts or {}).items()}
-    return parse_files(PairFiles(source, source, Document(text), named))
+    return parse_files(PairFiles(label, label, Document(text), named))
 
 
 def parse_files(files: PairFiles) -> Pair:
     """The pair that `files` describe. Raises ConfigError with every problem at once, and nothing else."""
-    source = files.source
-    tree = files.main.tree(source)
+    label = files.label
+    tree = files.main.tree(label)
     problems = Problems([(tree, "")])
     try:
         _add_problems_of(tree, "", problems)
         pair = _read_pair(Spot(tree, "", problems), files.named)
     except TooManyProblemsError:
-        raise ConfigError((*problems.in_order(), _AND_MORE), source) from None
+        raise ConfigError((*problems.in_order(), _AND_MORE), label) from None
     if problems.found or pair is None:
-        raise ConfigError(problems.in_order(), source)
+        raise ConfigError(problems.in_order(), label)
     return pair
 
 

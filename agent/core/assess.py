@@ -94,7 +94,7 @@ def _keeps_them(facts: Facts) -> bool:
 
 
 Finding = tuple[Condition, bool, str]
-"""Which condition, whether well, and the words for it."""
+"""Which condition, whether ok, and the words for it."""
 
 
 def contradictions(facts: Facts) -> tuple[Finding, ...]:

@@ -7,7 +7,7 @@ that conntrackd answers a question does not end what a refused flush began. The 
 (`of_role`): what was about a role of this node is over with that role.
 
 To add one: a member here, a line in CONDITIONS, a line in systemd/hafw.catalog that says what to do, and an
-event ConditionSeen after every look, whether well or not.
+event ConditionSeen after every look, whether ok or not.
 """
 
 from collections.abc import Mapping

@@ -41,18 +41,18 @@ class RulesChanged:
 
 @dataclass(frozen=True, slots=True)
 class ConditionSeen:
-    """What the observation of `condition` has found; posted after every look, whether well or not."""
+    """What the observation of `condition` has found; posted after every look, whether ok or not."""
 
     at_ns: int
     condition: Condition
-    well: bool
+    ok: bool
     text: str
 
 
 class Answer(Enum):
     """What became of a question to conntrackd."""
 
-    WELL = "well"
+    OK = "ok"
     REFUSED = "refused"
     """It answers, and did not do what it was asked for."""
     UNREACHABLE = "unreachable"

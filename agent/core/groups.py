@@ -53,7 +53,7 @@ def judge_groups(
     """Reported at the second look in a row that misses one."""
     if role not in (Role.PRIMARY, Role.BACKUP):
         # a fault comes and goes with the link; a keepalived that has ended has left all its groups
-        return Joined(before.ever if role is Role.FAULT else frozenset()), _WELL
+        return Joined(before.ever if role is Role.FAULT else frozenset()), _OK
     wanted = {
         (interface.name, vip.version)
         for interface in pair.data_interfaces
@@ -66,7 +66,7 @@ def judge_groups(
     expected = wanted if nothing >= NOTHING_LOOKS else ever | _like_others(pair, wanted, seen.joined)
     missed = frozenset(one for one in wanted - heard if one in expected)
     reported = sorted({name for name, _ in missed & before.missed})
-    return Joined(ever, missed, nothing), _say(reported) if reported else _WELL
+    return Joined(ever, missed, nothing), _say(reported) if reported else _OK
 
 
 def _unicast(links: tuple[Link, ...], bound: frozenset[IPAddress]) -> frozenset[Group]:
@@ -82,7 +82,7 @@ def _like_others(pair: Pair, wanted: AbstractSet[Group], joined: frozenset[Group
     return {one for one in wanted if one[1] in families}
 
 
-_WELL: Finding = (Condition.DEAF, True, "keepalived listens on every link of the pair")
+_OK: Finding = (Condition.DEAF, True, "keepalived listens on every link of the pair")
 
 
 def _say(names: list[str]) -> Finding:

@@ -39,7 +39,7 @@ def _bus_text(connected: bool, hung: bool) -> str:
 
 def judge_instances(silent: Mapping[str, str], proven: bool) -> tuple[Finding, ...]:
     """`proven`: by all addresses, and by a keepalived that answers, this node is primary all the same."""
-    well = "every instance of the pair answers on the system bus"
+    complete = "every instance of the pair answers on the system bus"
     named = ", ".join(f"{label}: {reason}" for label, reason in sorted(silent.items()))
     critical = (
         f"not every instance of the pair answers on the system bus: {named}; if keepalived.conf has it, "
@@ -51,8 +51,12 @@ def judge_instances(silent: Mapping[str, str], proven: bool) -> tuple[Finding, .
         "it is a failover"
     )
     return (
-        (Condition.INSTANCES, not silent or proven, critical if silent and not proven else well),
-        (Condition.INSTANCES_FORGOTTEN, not (silent and proven), forgotten if silent and proven else well),
+        (Condition.INSTANCES, not silent or proven, critical if silent and not proven else complete),
+        (
+            Condition.INSTANCES_FORGOTTEN,
+            not (silent and proven),
+            forgotten if silent and proven else complete,
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from agent.core.roles import Role
 from agent.model.pair import Interface, IPInterface, Pair
 
 Finding = tuple[Condition, bool, str]
-"""A condition, whether it is well, and the words for it."""
+"""A condition, whether it is ok, and the words for it."""
 
 NOT_A_WAY_IN = ("loopback", "dummy", "vrf")
 """Kinds of interfaces that no packet of others comes in by."""

@@ -182,7 +182,7 @@ class Step:
 
     state: State
     plan: Plan | None = None
-    notices: tuple[ConditionChange, ...] = ()
+    changes: tuple[ConditionChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,16 +197,16 @@ class Move:
 
 def step(settings: Settings, state: State, event: Event) -> Step:
     """One event, handled by the machine."""
-    learned, notices = learn(state, event)
+    learned, changes = learn(state, event)
     kind = _classify(settings, state, learned, event)
     line = None if kind is None else TRANSITIONS.get((state.phase, kind))
     if kind is None or line is None:
-        return Step(learned, None, notices)
+        return Step(learned, None, changes)
     phase, make = line
     remembered, more = _remember(settings, state, learned, kind, event)
     moved = replace(remembered, phase=phase)
     plan = PLANS[make](Move(settings, state, moved, event))
-    return Step(_expect(moved, plan), plan, (*notices, *more))
+    return Step(_expect(moved, plan), plan, (*changes, *more))
 
 
 def _remember(
@@ -327,7 +327,7 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
         case RulesChanged() | Reloaded():
             return EventKind.RULES_CHANGED
         case ConntrackdAsked():
-            if event.answer is not Answer.WELL:
+            if event.answer is not Answer.OK:
                 return EventKind.CONNTRACKD_LOST
             # it answers in the middle of a commit as well, which is not begun again then
             return EventKind.CONNTRACKD_ANSWERS if state.owed and not state.committing else None
@@ -349,7 +349,7 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
             return EventKind.COMMIT_OWED
         case ActionDone(action=AwaitStates()) if Condition.REPLICATION in learned.problems:
             return EventKind.CATCH_UP_FAILED
-        case ConditionSeen(condition=Condition.REPLICATION, well=False):
+        case ConditionSeen(condition=Condition.REPLICATION, ok=False):
             return EventKind.STATES_MISSED if state.ready else None
         case ActionDone(action=CommitStates(), outcome=Committed() as outcome):
             return None if outcome.complete else _classify_short(settings, state, event.at_ns, outcome)

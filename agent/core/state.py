@@ -65,7 +65,7 @@ class State:
     ours.
 
     `flushed`: nothing of a commit is left in the external cache. `states`: how many went out with the last
-    bulk. `ready`: what was reported to keepalived of the states. `problems`: conditions that are not well
+    bulk. `ready`: what was reported to keepalived of the states. `problems`: conditions that are not ok
     now, with the newest words for each. `reading`: conntrackd reads the kernel's table, or is about to, and
     sends all of it after that. `owed`: no commit of this promotion was answered (cache mode), so that
     conntrackd may still have states for the kernel. `committing`: that commit is being made, or is about to.
@@ -94,10 +94,10 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class ConditionChange:
-    """A condition changed, or something must be said: `well` False is an alarm."""
+    """A condition changed, or something must be said: `ok` False is an alarm."""
 
     condition: Condition
-    well: bool
+    ok: bool
     text: str
 
 
@@ -115,7 +115,7 @@ def learn(state: State, event: Event) -> tuple[State, tuple[ConditionChange, ...
         case Reloaded():
             return replace(state, whole=False), ()
         case ConditionSeen():
-            return note(state, event.condition, event.well, event.text)
+            return note(state, event.condition, event.ok, event.text)
         case ConntrackdAsked():
             return note_all(state, _of_answer(None, event.answer, event.text))
         case ConntrackdStarted():
@@ -159,9 +159,9 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Condition
         case VerifyRules() | SetTimer() | CompleteExpectations() | CompleteRemaining():
             return state, ()
         case _:
-            answered, notices = note_all(state, _of_answer(event.action, Answer.WELL, ""))
+            answered, changes = note_all(state, _of_answer(event.action, Answer.OK, ""))
             learned, more = _learn_outcome(answered, event)
-            return learned, (*notices, *more)
+            return learned, (*changes, *more)
 
 
 def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[ConditionChange, ...]]:
@@ -216,7 +216,7 @@ def _learn_reread(state: State, at_ns: int, outcome: Reread) -> tuple[State, tup
 
 
 Verdict = tuple[Condition, bool, str]
-"""What an observation says of a condition: whether it is well, and the words for it."""
+"""What an observation says of a condition: whether it is ok, and the words for it."""
 
 
 def _of_answer(asked: Action | None, answer: Answer, text: str) -> tuple[Verdict, ...]:
@@ -236,7 +236,7 @@ def _of_answer(asked: Action | None, answer: Answer, text: str) -> tuple[Verdict
     )
     if not reached or not spoke or isinstance(asked, FlushCaches | ShortenTimers | RequestResync):
         return verdicts  # nothing was read that could be clear or not
-    clear = answer is Answer.WELL
+    clear = answer is Answer.OK
     words = "conntrackd's answers are valid again" if clear else text
     return (*verdicts, (Condition.CONNTRACKD_UNCLEAR, clear, words))
 
@@ -279,7 +279,7 @@ def _commit_text(outcome: Committed) -> str:
 
 
 def note(
-    state: State, condition: Condition, well: bool, text: str
+    state: State, condition: Condition, ok: bool, text: str
 ) -> tuple[State, tuple[ConditionChange, ...]]:
     """Said once when it begins and once when it is over; `problems` has the newest words. Who has
     asked for a reload looks for the answer to it: another error is said as well."""
@@ -288,18 +288,18 @@ def note(
         CONDITIONS[condition].observation is Observation.RELOAD
         and state.problems.get(condition, text) != text
     )
-    if well and before:
+    if ok and before:
         return state, ()
     problems = {known: words for known, words in state.problems.items() if known is not condition}
-    if not well:
+    if not ok:
         problems[condition] = text
-    said = (ConditionChange(condition, well, text),) if well != before or answer else ()
+    said = (ConditionChange(condition, ok, text),) if ok != before or answer else ()
     return replace(state, problems=problems), said
 
 
 def note_all(state: State, verdicts: Iterable[Verdict]) -> tuple[State, tuple[ConditionChange, ...]]:
-    notices: list[ConditionChange] = []
+    changes: list[ConditionChange] = []
     for verdict in verdicts:
         state, said = note(state, *verdict)
-        notices += said
-    return state, tuple(notices)
+        changes += said
+    return state, tuple(changes)

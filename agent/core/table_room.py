@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent.core.conditions import Condition
 from agent.core.links import Finding
 
-FILLING, WELL_AGAIN = 0.80, 0.75
+FILLING, CLEARED = 0.80, 0.75
 FULL, NOT_FULL = 1.0, 0.95
 """Shares of the table: where a condition begins, and below which it ends."""
 
@@ -39,7 +39,7 @@ def judge_room(before: Room, now: Room, problems: Collection[Condition]) -> tupl
 
 
 def _filling(now: Room, was: bool) -> Finding:
-    filling = now.share >= (WELL_AGAIN if was else FILLING)
+    filling = now.share >= (CLEARED if was else FILLING)
     text = _words(now) + ("; raise net.netfilter.nf_conntrack_max on both nodes" if filling else "")
     return Condition.TABLE_FILLING, not filling, text
 

@@ -239,8 +239,8 @@ class Agent:
         self._say_configuration(True, "the pair file is good again")
         self.loop.post(Reloaded(time.monotonic_ns()))
 
-    def _say_configuration(self, well: bool, text: str) -> None:
-        self.loop.post(ConditionSeen(time.monotonic_ns(), Condition.CONFIGURATION, well, text))
+    def _say_configuration(self, ok: bool, text: str) -> None:
+        self.loop.post(ConditionSeen(time.monotonic_ns(), Condition.CONFIGURATION, ok, text))
 
     def _overran(self, place: str) -> None:
         message = f"the agent computed for {scheduling.PATIENCE_S} s without a pause, in {place}"

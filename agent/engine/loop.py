@@ -110,7 +110,7 @@ class Loop:
         self.state = taken.state
         if isinstance(item, RoleSeen) and item.role is not before.role:
             self.log.begin(item, before.role, before.problems)
-        self.log.notify(taken.notices)
+        self.log.report(taken.changes)
         if taken.state != before:
             self.on_change(taken.state)
         if taken.plan is not None:

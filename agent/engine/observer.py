@@ -291,10 +291,10 @@ class Observer:
             *self._find_faults(self.seen.facts),
             judge_halted(self.process.halted()),
         )
-        for condition, well, words in found:
-            self._suspects[condition] = 0 if well else self._suspects[condition] + 1
-            if well or self._suspects[condition] >= 2:
-                self._loop.post(ConditionSeen(time.monotonic_ns(), condition, well, words))
+        for condition, ok, words in found:
+            self._suspects[condition] = 0 if ok else self._suspects[condition] + 1
+            if ok or self._suspects[condition] >= 2:
+                self._loop.post(ConditionSeen(time.monotonic_ns(), condition, ok, words))
 
     def _find_faults(self, facts: Facts) -> Iterator[Finding]:
         """Whether keepalived is heard, and all of it. What cannot be judged is left as it was."""

@@ -44,7 +44,7 @@ class ReplicationCheck:
             self._losses = None
             if not first:
                 self._loop.post(ConntrackdStarted(time.monotonic_ns()))
-        self._loop.post(ConntrackdAsked(time.monotonic_ns(), Answer.WELL))
+        self._loop.post(ConntrackdAsked(time.monotonic_ns(), Answer.OK))
         self._check_losses(statistics)
         if counted is not None:
             self._loop.post(StatesCounted(*counted, statistics.internal))

@@ -4,7 +4,7 @@ answers for the virtual addresses, who else speaks as it does, room for connecti
 programs.
 
 Nothing here changes a role or a rule. Every look is made beside the loop and ends in ConditionSeen, whether
-well or not; what the looks mean is judged in agent/core.
+ok or not; what the looks mean is judged in agent/core.
 """
 
 import asyncio
@@ -241,8 +241,8 @@ class Sensors:
                 pair = self.pair
                 found = await self._beside(partial(self._files.find_outdated, pair))
                 text = f"{'; '.join(found)}: `hafw setup --dry-run` shows what is to be changed"
-                well = "the installed files are what the pair file wants"
-                self._tell((Condition.INSTALLED_FILES, not found, text if found else well))
+                current = "the installed files are what the pair file wants"
+                self._tell((Condition.INSTALLED_FILES, not found, text if found else current))
             await asyncio.sleep(FILES_AGAIN_S)
 
     async def _watch_strangers(self) -> None:
@@ -279,8 +279,8 @@ class Sensors:
 
     def _tell(self, *findings: Finding) -> None:
         now = time.monotonic_ns()
-        for condition, well, text in findings:
-            self._loop.post(ConditionSeen(now, condition, well, text))
+        for condition, ok, text in findings:
+            self._loop.post(ConditionSeen(now, condition, ok, text))
 
 
 _SEES_ALL = "the agent sees everything that it looks at"

@@ -70,15 +70,15 @@ class TransitionLog:
         if self._ends(result) and self.current is not None:
             self._close(self.current, result.ended_ns, "done")
 
-    def notify(self, notices: Iterable[ConditionChange]) -> None:
+    def report(self, changes: Iterable[ConditionChange]) -> None:
         """Alarms, and their ends."""
-        for notice in notices:
+        for change in changes:
             self._write(
                 Record(
-                    event=RecordKind.RECOVERED if notice.well else RecordKind.ALARM,
-                    message=notice.text,
+                    event=RecordKind.RECOVERED if change.ok else RecordKind.ALARM,
+                    message=change.text,
                     mono_ns=time.monotonic_ns(),
-                    condition=notice.condition.value,
+                    condition=change.condition.value,
                 )
             )
 

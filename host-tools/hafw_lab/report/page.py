@@ -16,7 +16,7 @@ _STYLE = """
 margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem}svg{width:100%;height:auto}
 .verdict{border-left:6px solid;padding:.6rem 1rem;font-size:1.1rem;background:#f6f8fa}
-.well{border-color:#1a7f37}.ill{border-color:#cf222e}
+.ok{border-color:#1a7f37}.bad{border-color:#cf222e}
 table{border-collapse:collapse;width:100%}
 td,th{text-align:left;padding:.2rem .6rem;border-bottom:1px solid #d0d7de}
 th{white-space:nowrap}td.n{text-align:right;font-variant-numeric:tabular-nums}.mark{text-align:center}
@@ -36,14 +36,14 @@ class Surroundings:
 
 def to_html(result: FailoverResult, topology: Topology, around: Surroundings, nodes: Sequence[str]) -> str:
     """`nodes` are the lanes of the timeline, in their order."""
-    well = result.nothing_lost and not result.problems
+    ok = result.nothing_lost and not result.problems
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"><title>hafw: a failover</title>',
         '<meta name="viewport" content="width=device-width">',
         f"<style>{_STYLE}</style></head><body>",
         f"<h1>A failover, {escape(around.date)}</h1>",
-        f'<p class="verdict {"well" if well else "ill"}">{escape(say_verdict(result))}</p>',
+        f'<p class="verdict {"ok" if ok else "bad"}">{escape(say_verdict(result))}</p>',
         *(f'<p class="note">Take this with care: {escape(doubt)}.</p>' for doubt in result.doubts),
         f"<p>{escape(f'{result.setup.describe()}; {result.setup.fault} of {result.victim}')}.</p>",
         f"<h2>The failover ({result.setup.rate_hz} probes a second)</h2>",

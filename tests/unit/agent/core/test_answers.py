@@ -24,7 +24,7 @@ BY_STRANGER = (Answer("eth0", VIP, STRANGER, PEER), Answer("eth1", OTHER, None))
 
 
 @pytest.mark.parametrize(
-    ("role", "role_s", "answers", "well", "words"),
+    ("role", "role_s", "answers", "ok", "words"),
     [
         (Role.PRIMARY, 60.0, SILENT, True, "no other host"),
         (Role.PRIMARY, 60.0, (), True, "no other host"),
@@ -41,12 +41,10 @@ BY_STRANGER = (Answer("eth0", VIP, STRANGER, PEER), Answer("eth1", OTHER, None))
         (Role.STOPPED, 60.0, BY_PEER, True, "not primary"),
     ],
 )
-def test_two_primaries(
-    role: Role, role_s: float, answers: tuple[Answer, ...], well: bool, words: str
-) -> None:
+def test_two_primaries(role: Role, role_s: float, answers: tuple[Answer, ...], ok: bool, words: str) -> None:
     found = judge_primaries(role, role_s, answers, "fw-2")
     assert found is not None
-    assert found[:2] == (Condition.TWO_PRIMARIES, well)
+    assert found[:2] == (Condition.TWO_PRIMARIES, ok)
     assert words in found[2]
 
 

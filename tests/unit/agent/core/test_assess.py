@@ -68,7 +68,7 @@ def test_assess(facts: Facts, role: Role) -> None:
     ],
 )
 def test_contradictions(facts: Facts, problems: set[Condition]) -> None:
-    assert {condition for condition, well, _ in contradictions(facts) if not well} == problems
+    assert {condition for condition, ok, _ in contradictions(facts) if not ok} == problems
     assert all(text for _, _, text in contradictions(facts))
 
 
@@ -90,7 +90,7 @@ def test_addresses_that_prove_the_role(facts: Facts, proven: bool) -> None:
 
 def test_the_missing_addresses_are_named() -> None:
     facts = Facts(alive=True, held=VIP, wanted=BOTH, bus=MASTER)
-    (text,) = (text for _, well, text in contradictions(facts) if not well)
+    (text,) = (text for _, ok, text in contradictions(facts) if not ok)
     assert "172.16.0.1%eth1" in text
     assert "192.168.0.100" not in text
 

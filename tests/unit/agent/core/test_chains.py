@@ -18,8 +18,8 @@ def chain(hook: str, ends: Ends, *devices: str) -> BaseChain:
     ("ends", "how"), [(Ends.POLICY_DROP, "its policy"), (Ends.RULE_DROP, "a rule without a condition")]
 )
 def test_a_chain_that_drops_is_named(hook: str, ends: Ends, how: str) -> None:
-    condition, well, text = judge_chains([chain(hook, ends), chain("forward", Ends.ACCEPT)], OURS)
-    assert (condition, well) == (Condition.FOREIGN_DROPS, False)
+    condition, ok, text = judge_chains([chain(hook, ends), chain("forward", Ends.ACCEPT)], OURS)
+    assert (condition, ok) == (Condition.FOREIGN_DROPS, False)
     assert text.count("table ip filter chain FORWARD") == 1
     assert how in text
 

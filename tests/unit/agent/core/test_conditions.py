@@ -104,8 +104,8 @@ def observed() -> Iterator[tuple[Event, set[Observation]]]:
     for kernel, cached in ((10, 10), (5000, 10)):
         yield StatesCounted(NOW, kernel, cached), {By.COUNT}
     for condition, line in CONDITIONS.items():
-        for well in (True, False):
-            yield ConditionSeen(NOW, condition, well, "words"), {line.observation}
+        for ok in (True, False):
+            yield ConditionSeen(NOW, condition, ok, "words"), {line.observation}
     yield ConntrackdStarted(NOW), set()
     yield Reloaded(NOW), set()
     for timer in Timer:
@@ -158,15 +158,13 @@ def test_every_condition_can_begin_and_end(condition: Condition) -> None:
             begun = step(settings, state, event)
             ill = replace(state, problems={condition: "words"})
             over = step(settings, ill, event)
-            begins += [
-                notice for notice in begun.notices if notice.condition is condition and not notice.well
-            ]
-            ends += [notice for notice in over.notices if notice.condition is condition and notice.well]
+            begins += [change for change in begun.changes if change.condition is condition and not change.ok]
+            ends += [change for change in over.changes if change.condition is condition and change.ok]
             again = step(settings, begun.state, event)
-            assert not [one for one in again.notices if one.condition is condition and not one.well], event
+            assert not [one for one in again.changes if one.condition is condition and not one.ok], event
     assert begins, "it is out of reach"
     assert ends, "it never ends"
-    assert all(notice.text for notice in (*begins, *ends))
+    assert all(change.text for change in (*begins, *ends))
 
 
 INSIDE = {By.QUESTION, By.COMMIT, By.FLUSH, By.COUNT}
@@ -187,13 +185,13 @@ def test_a_refused_flush_is_not_over_because_conntrackd_answers_something_else()
     for event in (
         ActionFailed(NOW, FlushCaches(), "a commit was still running", retryable=True),
         ActionDone(NOW, SendBulk(), Sent(10)),
-        ConntrackdAsked(NOW, Answer.WELL),
+        ConntrackdAsked(NOW, Answer.OK),
         ActionFailed(NOW, FlushCaches(), "a commit was still running", retryable=True),
         ActionDone(NOW, FlushCaches()),
     ):
         taken = step(settings, state, event)
         state = taken.state
-        said += [(notice.condition, notice.well) for notice in taken.notices]
+        said += [(change.condition, change.ok) for change in taken.changes]
     assert said == [(Condition.FLUSH, False), (Condition.FLUSH, True)]
 
 
@@ -202,7 +200,7 @@ def test_one_that_hangs_is_not_called_dead() -> None:
     assert state.problems.keys() == {Condition.CONNTRACKD_SILENT}
     state = step(Settings(), state, ConntrackdAsked(NOW, Answer.UNREACHABLE, "cannot connect")).state
     assert state.problems.keys() == {Condition.CONNTRACKD}
-    assert step(Settings(), state, ConntrackdAsked(NOW, Answer.WELL)).state.problems == {}
+    assert step(Settings(), state, ConntrackdAsked(NOW, Answer.OK)).state.problems == {}
 
 
 def test_the_newest_words_are_kept() -> None:
@@ -210,7 +208,7 @@ def test_the_newest_words_are_kept() -> None:
     for text in ("one address is missing", "two addresses are missing"):
         taken = step(Settings(), state, ConditionSeen(NOW, Condition.BUS, False, text))
         state = taken.state
-    assert taken.notices == ()
+    assert taken.changes == ()
     assert state.problems == {Condition.BUS: "two addresses are missing"}
 
 
@@ -219,9 +217,9 @@ def test_every_reload_that_is_refused_for_something_else_is_answered() -> None:
     for text in ("x: unknown key", "x: unknown key", "y: unknown key"):
         taken = step(Settings(), state, ConditionSeen(NOW, Condition.CONFIGURATION, False, text))
         state = taken.state
-        said += [(notice.well, notice.text) for notice in taken.notices]
+        said += [(change.ok, change.text) for change in taken.changes]
     taken = step(Settings(), state, ConditionSeen(NOW, Condition.CONFIGURATION, True, "good again"))
-    said += [(notice.well, notice.text) for notice in taken.notices]
+    said += [(change.ok, change.text) for change in taken.changes]
     assert said == [(False, "x: unknown key"), (False, "y: unknown key"), (True, "good again")]
 
 

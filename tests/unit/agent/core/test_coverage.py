@@ -28,12 +28,12 @@ class Primary:
     def __init__(self) -> None:
         self.state = State(phase=Phase.SERVING, role=Role.PRIMARY, loaded=RuleSet.PRIMARY, whole=True)
         self.now = SECOND
-        self.notices: list[ConditionChange] = []
+        self.changes: list[ConditionChange] = []
 
     def handle(self, event: Event) -> tuple[object, ...]:
         taken = step(Settings(), self.state, event)
         self.state = taken.state
-        self.notices += taken.notices
+        self.changes += taken.changes
         return taken.plan or ()
 
     def count(self, kernel: int, cached: int) -> tuple[object, ...]:
@@ -46,7 +46,7 @@ class Primary:
 
     @property
     def said(self) -> list[bool]:
-        return [one.well for one in self.notices if one.condition is Condition.LOST_EVENTS]
+        return [one.ok for one in self.changes if one.condition is Condition.LOST_EVENTS]
 
 
 ORDERED = (ResyncKernel(), SendBulk(), SetTimer(Timer.REFRESH, 10.0))
@@ -60,7 +60,7 @@ def test_a_loss_is_seen_twice_repaired_and_reported_once() -> None:
     assert primary.said == []
     primary.reread(37_337, 40_000, 40_020)
     assert primary.said == [False]
-    assert "2663 of this kernel's 40020 states" in primary.notices[-1].text
+    assert "2663 of this kernel's 40020 states" in primary.changes[-1].text
     for _ in range(3):
         assert primary.count(40_020, 40_000) == ()
     assert primary.said == [False, True]

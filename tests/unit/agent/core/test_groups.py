@@ -25,11 +25,11 @@ NONE: frozenset[Group] = frozenset()
 
 
 def judge(*looks: frozenset[Group], role: Role = Role.BACKUP, links: tuple[Link, ...] = LINKS) -> str | None:
-    """After looks in a row: the words, or None when it is well."""
-    remembered, well, text = Joined(), True, ""
+    """After looks in a row: the words, or None when it is ok."""
+    remembered, ok, text = Joined(), True, ""
     for joined in looks:
-        remembered, (_, well, text) = judge_groups(PAIR, role, links, Listening(joined), remembered)
-    return None if well else text
+        remembered, (_, ok, text) = judge_groups(PAIR, role, links, Listening(joined), remembered)
+    return None if ok else text
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def judge(*looks: frozenset[Group], role: Role = Role.BACKUP, links: tuple[Link,
         ((BOTH, ETH0, ETH0, BOTH), None),
     ],
     ids=[
-        "well",
+        "ok",
         "a reload",
         "after a reload",
         "one is lost",
@@ -72,11 +72,11 @@ def test_who_takes_no_part_need_not_listen(role: Role) -> None:
 def test_a_fault_on_the_way_hides_nothing() -> None:
     """A pair with one link, or with all of them renamed at once."""
     remembered, _ = judge_groups(PAIR, Role.BACKUP, LINKS, Listening(BOTH), Joined())
-    remembered, (_, well, _) = judge_groups(PAIR, Role.FAULT, LINKS, Listening(), remembered)
-    assert well
+    remembered, (_, ok, _) = judge_groups(PAIR, Role.FAULT, LINKS, Listening(), remembered)
+    assert ok
     for expected in (True, False):
-        remembered, (_, well, _) = judge_groups(PAIR, Role.BACKUP, LINKS, Listening(), remembered)
-        assert well is expected
+        remembered, (_, ok, _) = judge_groups(PAIR, Role.BACKUP, LINKS, Listening(), remembered)
+        assert ok is expected
 
 
 def test_all_were_gone_before_the_agent_began() -> None:
@@ -101,12 +101,12 @@ def test_unicast_is_listened_for_as_well(address: str) -> None:
     for looks in ([mixed] * 3, [Listening(multicast), *[mixed] * 3]):
         remembered = Joined()
         for seen in looks:
-            remembered, (_, well, _) = judge_groups(pair, Role.BACKUP, links, seen, remembered)
-            assert well
+            remembered, (_, ok, _) = judge_groups(pair, Role.BACKUP, links, seen, remembered)
+            assert ok
     for _ in range(2):  # and the socket for unicast is lost in its turn
         gone = Listening(mixed.joined)
-        remembered, (_, well, text) = judge_groups(pair, Role.BACKUP, links, gone, remembered)
-    assert not well
+        remembered, (_, ok, text) = judge_groups(pair, Role.BACKUP, links, gone, remembered)
+    assert not ok
     assert "eth1" in text
 
 

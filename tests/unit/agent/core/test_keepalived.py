@@ -15,7 +15,7 @@ from agent.core.keepalived import (
 
 
 @pytest.mark.parametrize(
-    ("owned", "connected", "hung", "well", "words"),
+    ("owned", "connected", "hung", "ok", "words"),
     [
         (True, True, False, True, "is heard"),
         (False, True, False, False, "only its restart"),
@@ -23,9 +23,9 @@ from agent.core.keepalived import (
         (False, False, False, False, "is not available"),
     ],
 )
-def test_bus(owned: bool, connected: bool, hung: bool, well: bool, words: str) -> None:
+def test_bus(owned: bool, connected: bool, hung: bool, ok: bool, words: str) -> None:
     condition, found, text = judge_bus(owned=owned, connected=connected, hung=hung)
-    assert (condition, found) == (Condition.BUS, well)
+    assert (condition, found) == (Condition.BUS, ok)
     assert words in text
 
 
@@ -42,18 +42,18 @@ def test_a_silent_instance_is_critical_unless_this_node_serves_all_the_same(
     silent: dict[str, str], proven: bool, instances: bool, forgotten: bool
 ) -> None:
     found = judge_instances(silent, proven)
-    assert [(condition, well) for condition, well, _ in found] == [
+    assert [(condition, ok) for condition, ok, _ in found] == [
         (Condition.INSTANCES, instances),
         (Condition.INSTANCES_FORGOTTEN, forgotten),
     ]
-    assert all(well or "eth0: no object" in text for _, well, text in found)
+    assert all(ok or "eth0: no object" in text for _, ok, text in found)
 
 
-@pytest.mark.parametrize(("state", "well"), [("R", True), ("S", True), ("T", False), ("t", False)])
-def test_a_stopped_process_is_named(state: str, well: bool) -> None:
+@pytest.mark.parametrize(("state", "ok"), [("R", True), ("S", True), ("T", False), ("t", False)])
+def test_a_stopped_process_is_named(state: str, ok: bool) -> None:
     condition, found, text = judge_process(42, state)
-    assert (condition, found) == (Condition.KEEPALIVED_STOPPED, well)
-    assert text.endswith("kill -CONT 42") != well
+    assert (condition, found) == (Condition.KEEPALIVED_STOPPED, ok)
+    assert text.endswith("kill -CONT 42") != ok
 
 
 def test_a_wrong_pid_file_is_named() -> None:
@@ -64,11 +64,11 @@ def test_a_wrong_pid_file_is_named() -> None:
 def test_halted_processes_are_told_apart() -> None:
     assert judge_halted(None)[1]
     assert judge_halted({})[1]
-    _, well, text = judge_halted({7: "Z", 5: "T"})
-    assert not well
+    _, ok, text = judge_halted({7: "Z", 5: "T"})
+    assert not ok
     assert "process 5 is stopped" in text
     assert "process 7 has ended" in text
 
 
 def test_nothing_is_wrong_with_a_keepalived_that_does_not_run_but_that() -> None:
-    assert all(well for _, well, _ in NOT_RUNNING)
+    assert all(ok for _, ok, _ in NOT_RUNNING)

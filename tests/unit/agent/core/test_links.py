@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the interfaces show: the words for each, and when it is well."""
+"""What the interfaces show: the words for each, and when it is ok."""
 
 from dataclasses import replace
 from ipaddress import ip_interface
@@ -75,7 +75,7 @@ def without(name: str) -> tuple[Link, ...]:
 )
 def test_problems_of_links(links: tuple[Link, ...], role: Role, problems: dict[str, str]) -> None:
     findings = {
-        condition.value: text for condition, well, text in judge_links(PAIR, NODE, role, links) if not well
+        condition.value: text for condition, ok, text in judge_links(PAIR, NODE, role, links) if not ok
     }
     assert findings.keys() == problems.keys()
     for name, words in problems.items():
@@ -108,7 +108,7 @@ def test_each_look_says_the_same_conditions() -> None:
 )
 def test_interfaces_that_are_nobodys_way_in(link: Link) -> None:
     links = (*(one for one in WELL if one.name != link.name), link)
-    findings = {condition: well for condition, well, _ in judge_links(PAIR, NODE, Role.BACKUP, links)}
+    findings = {condition: ok for condition, ok, _ in judge_links(PAIR, NODE, Role.BACKUP, links)}
     assert findings[Condition.UNZONED_INTERFACE]
 
 

@@ -97,7 +97,7 @@ def _simple(name: str, now: int) -> Event:
     if name == "conntrackd-lost":
         return ConntrackdAsked(now, Answer.UNREACHABLE, "cannot connect")
     if name == "conntrackd-answers":
-        return ConntrackdAsked(now, Answer.WELL)
+        return ConntrackdAsked(now, Answer.OK)
     return ConntrackdStarted(now)
 
 
@@ -215,7 +215,7 @@ def test_skipped_commit_is_found_and_asked_for_again() -> None:
     world.see(Role.PRIMARY)
     world.work()
     assert world.state.phase is Phase.PREPARING
-    assert [notice.condition for notice in world.notices] == [Condition.STATES]
+    assert [change.condition for change in world.changes] == [Condition.STATES]
     world.skipped = False
     assert_safe(world)
 
@@ -230,7 +230,7 @@ def test_partial_commit_is_tried_twice_and_then_opens_with_an_alarm() -> None:
     world.run_dry()
     assert world.log.count("CommitStates") == 2
     assert world.state.phase is Phase.SERVING
-    assert "only 4 of 10 states" in world.notices[-1].text
+    assert "only 4 of 10 states" in world.changes[-1].text
     assert Condition.STATES in world.state.problems
 
 
@@ -246,7 +246,7 @@ def test_limit_of_the_gate_decides(name: str, phase: Phase) -> None:
     world.handle(ActionFailed(world.now, CommitStates(10.0), "no answer", retryable=True))
     world.work()
     assert world.state.phase is phase
-    assert any("within 10 s" in notice.text for notice in world.notices)
+    assert any("within 10 s" in change.text for change in world.changes)
 
 
 def test_what_can_still_be_had_is_committed_before_any_cache_is_emptied() -> None:
@@ -324,7 +324,7 @@ def test_the_alarm_of_the_limit_is_said_once() -> None:
         world.work()
         happen(world, "retry")
     assert world.state.phase is Phase.PREPARING
-    assert [one.condition for one in world.notices].count(Condition.STATES) == 1
+    assert [one.condition for one in world.changes].count(Condition.STATES) == 1
 
 
 def test_dead_conntrackd_does_not_hold_up_a_take_over() -> None:
@@ -335,7 +335,7 @@ def test_dead_conntrackd_does_not_hold_up_a_take_over() -> None:
     world.see(Role.PRIMARY)
     world.work()
     assert world.state.phase is Phase.SERVING
-    assert {notice.condition for notice in world.notices} == {Condition.CONNTRACKD, Condition.STATES}
+    assert {change.condition for change in world.changes} == {Condition.CONNTRACKD, Condition.STATES}
     assert "states are not replicated" in world.state.problems[Condition.CONNTRACKD]
 
 
@@ -351,10 +351,10 @@ def test_same_role_again_changes_nothing() -> None:
 def test_condition_is_said_once_and_once_again_when_it_is_well() -> None:
     state = State()
     said = []
-    for well in (True, False, False, True, True):
-        taken = step(DIRECT, state, ConditionSeen(0, Condition.BUS, well, "words"))
+    for ok in (True, False, False, True, True):
+        taken = step(DIRECT, state, ConditionSeen(0, Condition.BUS, ok, "words"))
         state = taken.state
-        said += [notice.well for notice in taken.notices]
+        said += [change.ok for change in taken.changes]
     assert said == [False, True]
 
 
@@ -438,8 +438,8 @@ def test_what_was_seen_before_the_rules_came_back_is_over() -> None:
     world.handle(RulesChanged(seen, "gone"))
     world.work()
     assert not world.state.problems
-    before = world.state, list(world.plan), len(world.notices)
+    before = world.state, list(world.plan), len(world.changes)
     world.handle(RulesChanged(seen, "table inet hafw is gone"))
-    assert (world.state, list(world.plan), len(world.notices)) == before
+    assert (world.state, list(world.plan), len(world.changes)) == before
     world.handle(RulesChanged(world.tick(), "gone again"))
     assert world.state.problems

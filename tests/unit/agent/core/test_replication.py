@@ -77,7 +77,7 @@ def test_what_was_lost_is_asked_for_and_until_then_the_states_are_not_in(mode: S
     world.run_dry()
     assert "RequestResync" in world.log
     assert world.ready is True
-    assert [notice.well for notice in world.notices if notice.condition is Condition.REPLICATION] == [
+    assert [change.ok for change in world.changes if change.condition is Condition.REPLICATION] == [
         False,
         True,
     ]

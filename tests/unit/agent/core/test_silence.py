@@ -20,11 +20,11 @@ def after(counts: list[int], *, every_s: float = 1.0, link_up: bool = True) -> S
 
 
 def is_well(silence: Silence, states: int = 0) -> bool:
-    condition, well, text = judge_silence(silence, states, "fw-2", "eth2")
+    condition, ok, text = judge_silence(silence, states, "fw-2", "eth2")
     assert condition is Condition.PEER_SILENT
     assert "fw-2" in text
     assert "eth2" in text
-    return well
+    return ok
 
 
 IDLE = list(accumulate([160] + [16] * 30))

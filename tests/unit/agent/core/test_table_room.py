@@ -16,7 +16,7 @@ def follow(*rooms: Room) -> list[set[Condition]]:
     for room in rooms:
         findings = judge_room(before, room, problems)
         assert [condition for condition, _, _ in findings] == [F, U]
-        problems = frozenset(condition for condition, well, _ in findings if not well)
+        problems = frozenset(condition for condition, ok, _ in findings if not ok)
         seen.append(set(problems))
         before = room
     return seen

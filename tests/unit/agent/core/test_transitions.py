@@ -100,8 +100,8 @@ def every_event() -> Iterator[Event]:
     yield StatesCounted(NOW, 10, 10)
     for timer in Timer:
         yield TimerFired(NOW, timer)
-    for condition, well in itertools.product((Condition.REPLICATION, Condition.BUS), (False, True)):
-        yield ConditionSeen(NOW, condition, well, "words")
+    for condition, ok in itertools.product((Condition.REPLICATION, Condition.BUS), (False, True)):
+        yield ConditionSeen(NOW, condition, ok, "words")
     for action in ACTIONS:
         yield ActionDone(NOW, action)
         yield ActionFailed(NOW, action, "no", False, Answer.NONE)

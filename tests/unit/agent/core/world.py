@@ -54,7 +54,7 @@ class World:
     state: State = field(default_factory=State)
     plan: deque[Action] = field(default_factory=deque)
     timers: set[Timer] = field(default_factory=set)
-    notices: list[ConditionChange] = field(default_factory=list)
+    changes: list[ConditionChange] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     ready: bool | None = None
     usable: bool = False
@@ -78,10 +78,8 @@ class World:
     def handle(self, event: Event) -> None:
         taken = step(self.settings, self.state, event)
         self.state = taken.state
-        self.notices += taken.notices
-        self.usable = self.usable or any(
-            not notice.well for notice in taken.notices if "gate" in notice.text
-        )
+        self.changes += taken.changes
+        self.usable = self.usable or any(not change.ok for change in taken.changes if "gate" in change.text)
         if taken.plan is not None:
             self.plan = deque(taken.plan)
 
@@ -103,7 +101,7 @@ class World:
     def copy(self) -> "World":
         other = copy.copy(self)
         other.plan, other.timers = self.plan.copy(), self.timers.copy()
-        other.notices, other.log = self.notices.copy(), self.log.copy()
+        other.changes, other.log = self.changes.copy(), self.log.copy()
         return other
 
     def run_dry(self) -> None:

@@ -70,7 +70,7 @@ def test_the_first_loss_of_all_is_told(tmp_path: Path) -> None:
             assert "0 Lost msgs" in recorded
             told.write_text(recorded.replace("0 Lost msgs", f"{lost} Lost msgs"))
             await bench.replication.check()
-        problems = [one for one in events_of(bench.loop) if isinstance(one, ConditionSeen) and not one.well]
+        problems = [one for one in events_of(bench.loop) if isinstance(one, ConditionSeen) and not one.ok]
         assert [one.condition for one in problems] == [Condition.REPLICATION]
         assert "500" in problems[0].text
 

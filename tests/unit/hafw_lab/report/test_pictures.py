@@ -126,14 +126,14 @@ def test_the_page_needs_nothing_else_and_is_well_formed() -> None:
 
 def test_the_page_says_what_was_lost_and_escapes_what_others_wrote() -> None:
     text = to_html(RESULT, DEFAULT, AROUND, ("client", "fw-1", "fw-2"))
-    assert 'class="verdict ill"' in text
+    assert 'class="verdict bad"' in text
     assert "49 of 50 connections survived; 1 were reset" in text
     assert "answered &lt;again&gt;" in text
     assert "v2 &lt;x&gt;" in text
     assert "a &amp; b" in text
     assert text.count('class="lost"') == 3, "two bars, and one that says what they mean"
     well = replace(RESULT, survived=50, reset=0)
-    assert 'class="verdict well"' in to_html(well, DEFAULT, AROUND, ("client",))
+    assert 'class="verdict ok"' in to_html(well, DEFAULT, AROUND, ("client",))
 
 
 def test_a_page_without_samples_says_so() -> None:
