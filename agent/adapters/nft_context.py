@@ -12,7 +12,6 @@ Hard facts
 """
 
 import errno
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -21,9 +20,10 @@ from typing import Protocol
 import nftables
 
 from agent.errors import ToolError
-from agent.rules.delta import is_moving
-from agent.rules.listing import Entry, entries_of, is_ours
-from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, Command, Commands
+from agent.rules.listing import is_ours
+from agent.rules.nft_json import list_text
+from agent.rules.nft_parse import Entry, entries_of, parse_object
+from agent.rules.objects import GATE_TABLE, TABLE, Map, Set
 
 NFT = ("nft", "-j", "-f", "-")
 
@@ -42,10 +42,6 @@ def open_context() -> Context:
     """Of the network namespace of this thread."""
     opened: Context = nftables.Nftables()
     return opened
-
-
-def command_text(commands: Commands) -> str:
-    return json.dumps({"nftables": commands}, separators=(",", ":"))
 
 
 def run(context: Context, text: str, purpose: str, argv: tuple[str, ...] = NFT) -> str:
@@ -110,7 +106,7 @@ def list_ours(context: Context, *, lean: bool) -> list[Entry] | None:
 def _list_lean(context: Context) -> list[Entry] | None:
     context.set_terse_output(True)
     try:
-        text = _find(context, {"list": {"ruleset": {"family": FAMILY}}})
+        text = find(context, list_text("ruleset"), "the table")
     finally:
         context.set_terse_output(False)
     entries = [(kind, body) for kind, body in _entries(text or "") if is_ours(kind, body)]
@@ -122,10 +118,10 @@ def _list_lean(context: Context) -> list[Entry] | None:
 
 def _fill(context: Context, kind: str, body: Mapping[str, object]) -> Entry | None:
     """An entry of a lean listing with the elements that last. None when it went meanwhile."""
-    name = str(body.get("name"))
-    if kind not in ("set", "map") or is_moving(name, body):
+    found = parse_object(kind, body) if kind in ("set", "map") else None
+    if not isinstance(found, Set | Map) or found.is_moving:
         return kind, body
-    text = _find(context, {"list": {kind: {"family": FAMILY, "table": str(body["table"]), "name": name}}})
+    text = find(context, list_text(kind, table=found.table, name=found.name), "the table")
     return next((entry for entry in _entries(text) if entry[0] == kind), None) if text else None
 
 
@@ -134,8 +130,4 @@ def _entries(text: str) -> Iterator[Entry]:
 
 
 def _find_table(context: Context, name: str) -> str | None:
-    return _find(context, {"list": {"table": {"family": FAMILY, "name": name}}})
-
-
-def _find(context: Context, command: Command) -> str | None:
-    return find(context, command_text((command,)), "the table")
+    return find(context, list_text("table", name=name), "the table")

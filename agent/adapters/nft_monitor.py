@@ -29,7 +29,7 @@ from agent.adapters.nfnetlink import (
 )
 from agent.errors import UnavailableError
 from agent.rules.holes import UNKNOWN, Change, Deed
-from agent.rules.nft_json import TABLES
+from agent.rules.objects import TABLES
 
 _NFNLGRP_NFTABLES = 7
 _NEW_TABLE, _DELETED_TABLE = NFTABLES, NFTABLES | 2

@@ -36,25 +36,23 @@ from typing import Protocol
 from agent.adapters.nft_context import (
     NFT,
     Context,
-    command_text,
     is_missing,
     list_ours,
     open_context,
     run,
 )
-from agent.adapters.packed import Packed, digest_of
+from agent.adapters.packed import Lasting, Packed, digest_of
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.model.pair import Pair
 from agent.rules.compile import compile_pair, compile_stop_gaps
 from agent.rules.delta import compile_change, compile_refill, model_of, touched_parts
-from agent.rules.diff import changes, to_sentence
+from agent.rules.diff import changes, lines_of_listing, to_sentence
 from agent.rules.gate import ROLE_CHAINS
 from agent.rules.holes import Hole
 from agent.rules.listing import Counter, Listing, changed_parts, listing_of
-from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, add_table
-
-HELPER = "ct helper"
+from agent.rules.nft_json import command_text
+from agent.rules.objects import FAMILY, GATE_TABLE, TABLE, HelperObject, Table, add
 
 
 class Apart(Protocol):
@@ -123,7 +121,7 @@ class Nftables:
         out a look at a table that may be large."""
         self._apart = apart
         self._table = compile_pair(pair)
-        self._waking = command_text((add_table(GATE_TABLE),))
+        self._waking = command_text(add(Table(GATE_TABLE)))
         self._stop_gaps = {hole: command_text(gap) for hole, gap in compile_stop_gaps(pair).items()}
         self._flips = {rules: command_text(self._table.flip(rules)) for rules in RuleSet}
         self._context = open_context() if context is None else context
@@ -133,7 +131,7 @@ class Nftables:
         self._changes = Changes()
         model = model_of(self._table.body)
         self._moving, self._crowded = model.moving, model.crowded
-        self._helpers = [body for (kind, _), body in model.objects.items() if kind == HELPER]
+        self._helpers = [one for one in self._table.body if isinstance(one, HelperObject)]
         self._left: Packed | None = None
         self._before: Nftables | None = None
 
@@ -207,9 +205,8 @@ class Nftables:
             return None
         if before._drift(there, there.rules) is not None:
             return None
-        change = compile_change(
-            before._table.commands(there.rules), self._table.commands(rules), there.counts
-        )
+        old, new = model_of(before._table.objects(there.rules)), model_of(self._table.objects(rules))
+        change = compile_change(old, new, there.counts)
         if not change:
             return None if change is None else there
         try:
@@ -229,7 +226,7 @@ class Nftables:
             return None
         left = self._left.unpack()
         parts = changed_parts(left, there.lasting)
-        refill = compile_refill(self._table.body, parts)
+        refill = compile_refill(model_of(self._table.body), parts)
         try:
             self._run(command_text((*refill, *self._table.flip(rules))), "repair the rules")
         except ToolError:
@@ -297,7 +294,7 @@ class Nftables:
             parts = (*parts, *(f"chain {chain}" for chain in ROLE_CHAINS))
         if parts or listing.rules is None:
             text = f"table {FAMILY} {TABLE} was changed by another program: {', '.join(parts)}"
-            found = to_sentence(changes(left, listing.lasting)) if left is not None else ""
+            found = "" if left is None else _difference(left, listing.lasting)
             return f"{text} ({found})" if found else text
         if listing.rules is not rules:
             return f"table {FAMILY} {TABLE} has the {listing.rules.value}'s rules, not the {rules.value}'s"
@@ -316,7 +313,7 @@ class Nftables:
         try:
             run(self._context, text, purpose)
         except ToolError as error:
-            if HELPER in text and is_missing(error):
+            if HelperObject.kind in text and is_missing(error):
                 error.hint = self._lacking()
             raise
 
@@ -325,9 +322,9 @@ class Nftables:
         Leaves dry run off."""
         self._context.set_dry_run(True)
         lacking = [
-            str(helper["type"])
-            for helper in self._helpers
-            if self._context.cmd(command_text((add_table(TABLE), {"add": {HELPER: helper}})))[0] != 0
+            one.helper
+            for one in self._helpers
+            if self._context.cmd(command_text(add(Table(TABLE), one)))[0] != 0
         ]
         self._context.set_dry_run(False)
         if not lacking:
@@ -336,6 +333,10 @@ class Nftables:
         return (
             f"this kernel has no helper {names}: load its module (`hafw render modules`), or do without it"
         )
+
+
+def _difference(before: Lasting, after: Lasting) -> str:
+    return to_sentence(changes(lines_of_listing(before), lines_of_listing(after)))
 
 
 def _state(listing: Listing | None, drift: str | None = None) -> RulesState:

@@ -11,8 +11,9 @@ from typing import NoReturn
 
 from agent.adapters.nft_context import find, first_line, list_ours, open_context, run
 from agent.errors import ToolError
-from agent.rules.listing import Listing, entries_of, listing_of
-from agent.rules.nft_json import FAMILY, TABLE, TABLES
+from agent.rules.listing import Listing, listing_of
+from agent.rules.nft_parse import entries_of, parse_rule
+from agent.rules.objects import FAMILY, TABLE, TABLES, Rule
 from agent.rules.show import rule_texts
 
 _LIST = ("nft", "list", "table", FAMILY, TABLE)
@@ -53,7 +54,7 @@ class Ruleset:
     tables that could not be copied from elsewhere."""
 
     texts: Mapping[tuple[str, str], str]
-    rules: Mapping[tuple[str, str, int], Mapping[str, object]]
+    rules: Mapping[tuple[str, str, int], Rule]
     chains: Mapping[str, str]
     """Our base chains with their hooks."""
     missing: tuple[str, ...] = ()
@@ -90,7 +91,7 @@ def read_ruleset(missing: tuple[str, ...] = ()) -> Ruleset:
     return Ruleset(
         {place: ask(f"list table {place[0]} {place[1]}", as_json=False) for place in places},
         {
-            (str(body["family"]), str(body["table"]), int(str(body["handle"]))): body
+            (str(body["family"]), str(body["table"]), int(str(body["handle"]))): parse_rule(body)
             for kind, body in entries
             if kind == "rule"
         },

@@ -10,9 +10,10 @@ Hard facts
 
 from collections.abc import Iterator
 
-from agent.adapters.nft_context import Context, command_text, find, open_context
-from agent.rules.listing import entries_of
-from agent.rules.nft_json import FAMILY, TABLE
+from agent.adapters.nft_context import Context, find, open_context
+from agent.rules.nft_json import list_text
+from agent.rules.nft_parse import entries_of
+from agent.rules.objects import FAMILY, TABLE
 from agent.rules.peer import ADVERTISED, STRANGER_SETS
 from agent.rules.simulate import PROTOCOLS
 from agent.rules.strangers import Stranger
@@ -41,9 +42,8 @@ class Strangers:
         return frozenset() if answer is None else frozenset(_interfaces(answer))
 
     def _find(self, name: str) -> str | None:
-        command = {"list": {"set": {"family": FAMILY, "table": TABLE, "name": name}}}
         argv = ("nft", "list", "set", FAMILY, TABLE, name)
-        return find(self._context, command_text((command,)), f"the set {name}", argv)
+        return find(self._context, list_text("set", table=TABLE, name=name), f"the set {name}", argv)
 
 
 def _strangers(text: str) -> Iterator[Stranger]:

@@ -129,7 +129,6 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.core.roles import RuleSet
     from agent.rollout.active import OnDisk, check, find_in_force
     from agent.rollout.apply import refusal_of
     from agent.rules import diff
@@ -138,8 +137,8 @@ def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
     new = check(on_disk.read(arguments.file or paths.pair_file))
     in_force = find_in_force(on_disk)
     found = diff.changes(
-        diff.parts_of(in_force.table.commands(RuleSet.BACKUP)),
-        diff.parts_of(new.table.commands(RuleSet.BACKUP)),
+        diff.lines_of(in_force.table.body),
+        diff.lines_of(new.table.body),
     )
     refusal = refusal_of(on_disk, new.pair)
     if refusal is not None:

@@ -43,7 +43,7 @@ from agent.engine.loop import Loop
 from agent.errors import HafwError
 from agent.model.pair import Interface, IPAddress, Pair
 from agent.paths import Paths
-from agent.rules.nft_json import FAMILY, TABLES
+from agent.rules.objects import FAMILY, TABLES
 from agent.rules.peer import advertised_s
 from agent.rules.strangers import words
 from agent.setup.installed import InstalledFiles

@@ -25,8 +25,7 @@ from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.regular_file import read_regular
 from agent.rollout.generations import Generation, Generations, same_files
-from agent.rules import compile_pair
-from agent.rules.compile import Table
+from agent.rules.compile import Compiled, compile_pair
 
 MAX_SEAL = 64 * 1024
 
@@ -47,7 +46,7 @@ class Checked:
 
     pair: Pair
     files: Files
-    table: Table
+    table: Compiled
 
     @property
     def rules(self) -> str:

@@ -140,7 +140,7 @@ def _with_flows(applied: Applied, new: Checked, *, cut: bool) -> Applied:
         return applied  # flushed by another program this moment: in force again soon, and not counted
     if many or loaded is not RuleSet.PRIMARY:
         return applied
-    table = model_of(new.table.commands(RuleSet.PRIMARY))
+    table = model_of(new.table.objects(RuleSet.PRIMARY))
     forbidden = find_forbidden(table, connections.read_flows(), iproute.read_ways())
     ended = connections.end_flows(forbidden) if cut else None
     return replace(applied, forbidden=len(forbidden), cut=ended)

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From the pair to our tables, `inet hafw` and `inet hafw-gate`, the same on both nodes, as libnftables JSON
-commands.
+"""From the pair to our tables, `inet hafw` and `inet hafw-gate`, the same on both nodes, as commands.
 
     hook (priority)      chain        what it does
     prerouting (-450)    gate         in hafw-gate, while it is closed: nothing enters but what may always
@@ -24,7 +23,7 @@ is there and fails the whole transaction if it is not, so that the gate of anoth
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -38,7 +37,6 @@ from agent.rules.gate import (
     closed,
     flip,
     gate,
-    is_role_part,
     no_forward,
     own_sets,
 )
@@ -46,41 +44,46 @@ from agent.rules.holes import Hole
 from agent.rules.input import closed_input, local
 from agent.rules.matching import named_sets
 from agent.rules.nat import nat
-from agent.rules.nft_json import (
+from agent.rules.nft_json import object_json
+from agent.rules.objects import (
     GATE_TABLE,
     TABLE,
     TABLES,
+    Chain,
     Command,
     Commands,
-    add_chain,
-    add_table,
-    additions,
-    create_chain,
-    create_table,
-    delete_table,
+    Object,
+    Rule,
+    Table,
+    Verb,
+    add,
     flush_chain,
 )
 from agent.rules.source_check import sources
 
 DIGEST_PREFIX = "digest-"
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Compiled:
     """The tables of one pair."""
 
-    body: Commands
+    body: tuple[Object, ...]
     """What both roles share."""
     digest: str
+
+    def objects(self, rules: RuleSet) -> tuple[Object, ...]:
+        """All that is in the tables, in the given role."""
+        return (Chain(TABLE, self._name), *self.body, *(closed() if rules is RuleSet.BACKUP else ()))
 
     def commands(self, rules: RuleSet) -> Commands:
         """One transaction that puts this, in the given role, in the place of whatever was there of ours."""
         # add, delete, add: the delete must find a table, and nft 1.0.6 does not know `destroy`
-        renewed = tuple(
-            step for name in TABLES for step in (add_table(name), delete_table(name), add_table(name))
+        renewed = (
+            Command(verb, Table(name)) for name in TABLES for verb in (Verb.ADD, Verb.DELETE, Verb.ADD)
         )
-        role = closed() if rules is RuleSet.BACKUP else ()
-        return (*renewed, add_chain(TABLE, self._name), *self.body, *role)
+        return (*renewed, *add(*self.objects(rules)))
 
     def flip(self, rules: RuleSet) -> Commands:
         """Changes the role of these tables; fails on any other."""
@@ -93,20 +96,12 @@ class Table:
 
 # all that is asked about a pair begins here, and a large policy takes its time
 @lru_cache(maxsize=2)
-def compile_pair(pair: Pair) -> Table:
+def compile_pair(pair: Pair) -> Compiled:
     """Raises ConfigError when management would be locked out or an interface name is none."""
     parts = (*gate(pair), *named_sets(pair), *sources(TABLE, pair), *forward(pair), *local(pair), *nat(pair))
     # the kernel wants a chain, set or object to be there before the first rule that names it
     body = tuple(sorted(parts, key=_is_rule))
-    return Table(body, digest(body))
-
-
-def compile_table(pair: Pair, rules: RuleSet) -> Commands:
-    return compile_pair(pair).commands(rules)
-
-
-def compile_flip(pair: Pair, rules: RuleSet) -> Commands:
-    return compile_pair(pair).flip(rules)
+    return Compiled(body, digest(body))
 
 
 def compile_stop_gaps(pair: Pair) -> Mapping[Hole, Commands]:
@@ -116,27 +111,26 @@ def compile_stop_gaps(pair: Pair) -> Mapping[Hole, Commands]:
     removed table where the table is there. The other two need the gate's table, and awake."""
     parts = (own_sets(GATE_TABLE, pair), sources(GATE_TABLE, pair), closed_input(GATE_TABLE, pair))
     own = sorted(chain.from_iterable(parts), key=_is_rule)
-    lost = (add_chain(GATE_TABLE, LOST_FORWARD), *no_forward(), add_chain(GATE_TABLE, LOST_INPUT), *own)
+    forward_lost, input_lost = Chain(GATE_TABLE, LOST_FORWARD), Chain(GATE_TABLE, LOST_INPUT)
     return {
-        Hole.TABLE: (create_table(TABLE), add_table(GATE_TABLE), *lost),
-        Hole.FORWARD: (create_chain(GATE_TABLE, LOST_FORWARD), *no_forward()),
-        Hole.INPUT: (create_chain(GATE_TABLE, LOST_INPUT), *own),
+        Hole.TABLE: (
+            Command(Verb.CREATE, Table(TABLE)),
+            *add(Table(GATE_TABLE), forward_lost, *no_forward(), input_lost, *own),
+        ),
+        Hole.FORWARD: (Command(Verb.CREATE, forward_lost), *add(*no_forward())),
+        Hole.INPUT: (Command(Verb.CREATE, input_lost), *add(*own)),
     }
 
 
-def digest(commands: Commands) -> str:
-    """Short hash of what `commands` put into the tables, whatever the role."""
-    lasting = [{"add": {kind: body}} for kind, body in additions(commands) if not is_passing(kind, body)]
-    text = json.dumps(lasting, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def digest(objects: Iterable[Object]) -> str:
+    """Short hash of what the tables are made of, whatever the role."""
+    # as nft gets it: nodes of different versions of this program compare the digests of their tables
+    found = hashlib.sha256(b"[")
+    for number, one in enumerate(objects):
+        found.update(f"{',' if number else ''}{_encode({'add': object_json(one)})}".encode())
+    found.update(b"]")
+    return found.hexdigest()[:16]
 
 
-def _is_rule(command: Command) -> bool:
-    added = command.get("add")
-    return isinstance(added, dict) and "rule" in added
-
-
-def is_passing(kind: str, body: Mapping[str, object]) -> bool:
-    """Whether what is added is a table as such, the role, or the digest itself."""
-    is_digest = kind == "chain" and str(body.get("name")).startswith(DIGEST_PREFIX)
-    return kind == "table" or is_digest or is_role_part(kind, body)
+def _is_rule(one: Object) -> bool:
+    return isinstance(one, Rule)

@@ -1,13 +1,48 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Rules in words, from their libnftables JSON: ours, and those of external changes. Pure."""
+"""Rules in words: ours, and those of external changes. Pure."""
 
 import json
-from collections.abc import Mapping
 
-from agent.rules.simulate import NEUTRAL, decision_in
+from agent.rules.objects import Rule
+from agent.rules.statements import (
+    ORIGINAL,
+    Bits,
+    Concat,
+    ConnectionLimit,
+    Ct,
+    Decision,
+    Fib,
+    Helper,
+    Limit,
+    Log,
+    Masked,
+    Match,
+    Meta,
+    NamedCounter,
+    NamedSet,
+    Notrack,
+    OneOf,
+    Payload,
+    Prefix,
+    Range,
+    Raw,
+    Reject,
+    SetUpdate,
+    Statement,
+    Translate,
+    Value,
+    Verdict,
+    VerdictMap,
+)
 
 MAX_VALUES = 8
-_VERDICTS = {"accept": "accept", "drop": "drop", "return": "go back", "queue": "hand to a program"}
+_VERDICTS = {
+    Verdict.ACCEPT: "accept",
+    Verdict.DROP: "drop",
+    Verdict.RETURN: "go back",
+    Verdict.QUEUE: "hand to a program",
+}
+_ONLY_ASKING = frozenset({"match", "limit", "ct count", "counter", "meter"})
 _META = {
     "iifname": "arrives at",
     "oifname": "leaves by",
@@ -20,149 +55,128 @@ _META = {
 }
 
 
-def sentence(rule: Mapping[str, object]) -> str:
+def sentence(rule: Rule) -> str:
     """`tcp port 443: accept (client to server: https)`."""
-    conditions, deeds = _parts(rule)
-    what = ", ".join(deeds) or "only counted"
-    text = f"{', '.join(conditions) or 'everything'}: {what}"
-    comment = rule.get("comment")
-    return f"{text} ({comment})" if comment else text
+    conditions = [text for one in rule.statements if (text := condition_text(one))]
+    deeds = [text for one in rule.statements if (text := deed_text(one))]
+    text = f"{', '.join(conditions) or 'everything'}: {', '.join(deeds) or 'only counted'}"
+    return f"{text} ({rule.comment})" if rule.comment else text
 
 
-def _parts(rule: Mapping[str, object]) -> tuple[list[str], list[str]]:
-    conditions: list[str] = []
-    deeds: list[str] = []
-    expressions = rule.get("expr")
-    for expression in expressions if isinstance(expressions, list | tuple) else ():
-        if not isinstance(expression, Mapping):
-            continue
-        condition, deed = condition_text(expression), deed_text(expression)
-        conditions += [condition] if condition else []
-        deeds += [deed] if deed else []
-    return conditions, deeds
-
-
-def condition_text(expression: Mapping[str, object]) -> str:
-    """What a packet must be for the rule to continue; empty when `expression` asks nothing."""
-    match expression:
-        case {"match": {"left": left, "right": right, **rest}}:
-            operator = str(rest.get("op", "=="))
-            return _match_text(left, operator, right)
-        case {"limit": {"rate": rate, **rest}}:
-            return f"{'over' if rest.get('inv') else 'at most'} {rate} a {rest.get('per', 'second')}"
-        case {"ct count": {"val": number, **rest}}:
-            return f"{'more than' if rest.get('inv') else 'at most'} {number} connections"
-        case {"set": {"stmt": [*inner], "elem": elem}} | {"meter": {"stmt": [*inner], "key": elem}}:
-            asked = [condition_text(one) for one in inner if isinstance(one, Mapping)]
-            return f"{' and '.join(asked)} for each {_left_text(elem)}" if any(asked) else ""
+def condition_text(statement: Statement) -> str:
+    """What a packet must be for the rule to continue; empty when `statement` asks nothing."""
+    match statement:
+        case Match():
+            return _match_text(statement)
+        case Limit(count, period, over=over):
+            return f"{'over' if over else 'at most'} {count} a {period}"
+        case ConnectionLimit(count, over):
+            return f"{'more than' if over else 'at most'} {count} connections"
+        case SetUpdate(limits=limits):
+            asked = [condition_text(one) for one in limits]
+            return f"{' and '.join(asked)} for each {_field_text(statement.element)}" if any(asked) else ""
     return ""
 
 
-def deed_text(expression: Mapping[str, object]) -> str:
-    """What a rule does; empty when `expression` only asks."""
-    if decision_in(expression) is not NEUTRAL:
-        return verdict_text(expression)
-    match expression:
-        case {"vmap": {"key": key}}:
-            return f"by {_left_text(key)}"
-        case {"counter": str(name)}:
+def deed_text(statement: Statement) -> str:
+    """What a rule does; empty when `statement` only asks."""
+    match statement:
+        case Decision() | Reject():
+            return verdict_text(statement)
+        case VerdictMap(key):
+            return f"by {_field_text(key)}"
+        case NamedCounter(name):
             return f"count as {name}"
-        case {"log": body}:
-            prefix = body.get("prefix") if isinstance(body, Mapping) else None
-            return f"log as {str(prefix).strip()!r}" if prefix else "log"
-        case {"ct helper": str(name)}:
+        case Log(prefix):
+            return f"log as {prefix.strip()!r}" if prefix else "log"
+        case Helper(name):
             return f"follow its announcements ({name})"
-        case {"snat": Mapping() as body}:
-            return _nat_text("leaves as", body)
-        case {"dnat": Mapping() as body}:
-            return _nat_text("goes to", body)
-        case {"masquerade": _}:
-            return "leaves with the address of the interface"
-        case {"notrack": _}:
+        case Translate():
+            return _translation_text(statement)
+        case Notrack():
             return "not tracked"
-    if {"match", "limit", "ct count", "counter", "meter"} & set(expression):
-        return ""
-    match expression:
-        case {"set": {"op": str(verb), "set": str(name), **rest}}:
-            return "" if rest.get("stmt") else f"{verb} {_left_text(rest.get('elem'))} to {name}"
-    return json.dumps(expression)
+        case SetUpdate(operation, element, name, ()):
+            return f"{operation} {_field_text(element)} to @{name}"
+        case Raw() if statement.kind not in _ONLY_ASKING:
+            return json.dumps(statement.json)
+    return ""
 
 
-def verdict_text(expression: Mapping[str, object]) -> str:
-    match expression:
-        case {"jump": {"target": str(target)}} | {"goto": {"target": str(target)}}:
-            return f"see {target}"
-        case {"reject": {"type": "tcp reset"}}:
-            return "reject with a reset"
-        case {"reject": _}:
-            return "reject"
-    return next((_VERDICTS[kind] for kind in expression if kind in _VERDICTS), json.dumps(expression))
+def verdict_text(verdict: Statement | Value) -> str:
+    match verdict:
+        case Decision(Verdict.JUMP | Verdict.GOTO, chain):
+            return f"see {chain}"
+        case Decision(kind):
+            return _VERDICTS[kind]
+        case Reject(kind):
+            return "reject with a reset" if kind == "tcp reset" else "reject"
+        case Raw(said):
+            return json.dumps(said)
+    return str(verdict)
 
 
-def _nat_text(verb: str, body: Mapping[str, object]) -> str:
-    address, port = body.get("addr"), body.get("port")
-    where = value_text(address) if address is not None else "the same address"
-    return f"{verb} {where}" + (f" port {value_text(port)}" if port is not None else "")
+def _translation_text(becomes: Translate) -> str:
+    if becomes.kind == "masquerade":
+        return "leaves with the address of the interface"
+    where = "the same address" if becomes.address is None else value_text(becomes.address)
+    port = "" if becomes.port is None else f" port {value_text(becomes.port)}"
+    return f"{'leaves as' if becomes.kind == 'snat' else 'goes to'} {where}{port}"
 
 
-def _match_text(left: object, operator: str, right: object) -> str:
-    relation = {"==": "", "in": "", "!=": "not "}.get(operator, f"{operator} ")
-    match left:
-        case {"meta": {"key": "nfproto"}} if operator == "==":
-            return {"ipv4": "IPv4", "ipv6": "IPv6"}.get(str(right), f"family {right}")
-    return f"{_left_text(left)} {relation}{value_text(right)}"
+def _match_text(asked: Match) -> str:
+    relation = {"==": "", "in": "", "!=": "not "}.get(asked.operator, f"{asked.operator} ")
+    if asked.field == Meta("nfproto") and asked.operator == "==":
+        family = value_text(asked.value)
+        return {"ipv4": "IPv4", "ipv6": "IPv6"}.get(family, f"family {family}")
+    return f"{_field_text(asked.field)} {relation}{value_text(asked.value)}"
 
 
-def _left_text(left: object) -> str:
-    match left:
-        case {"meta": {"key": str(key)}}:
+def _field_text(field: Value) -> str:
+    match field:
+        case Meta(key):
             return _META.get(key, key)
-        case {"payload": {"protocol": "ip" | "ip6", "field": "saddr"}}:
+        case Payload("ip" | "ip6", "saddr"):
             return "from"
-        case {"payload": {"protocol": "ip" | "ip6", "field": "daddr"}}:
+        case Payload("ip" | "ip6", "daddr"):
             return "to"
-        case {"payload": {"protocol": str(protocol), "field": str(name)}}:
+        case Payload(protocol, name):
             known = {"dport": "port", "sport": "source port", "type": "type"}
             return f"{'tcp or udp' if protocol == 'th' else protocol} {known.get(name, name)}"
-        case {"ct": {"key": "state"}}:
+        case Ct("state"):
             return "connection"
-        case {"ct": {"key": "ip daddr" | "ip6 daddr", "dir": "original"}}:
+        case Ct("ip daddr" | "ip6 daddr", direction) if direction == ORIGINAL:
             return "asked for at"
-        case {"ct": {"key": "proto-dst", "dir": "original"}}:
+        case Ct("proto-dst", direction) if direction == ORIGINAL:
             return "asked for at port"
-        case {"ct": {"key": str(key)}}:
+        case Ct(key):
             return f"connection's {key}"
-        case {"fib": {"flags": [*flags], "result": result}}:
-            return f"route by {' and '.join(str(flag) for flag in flags)} ({result})"
-        case {"concat": [*parts]}:
-            return " and ".join(_left_text(part) for part in parts)
-        case {"elem": {"val": value}}:
-            return _left_text(value)
-        case {"&": [inner, *_]}:
-            return _left_text(inner)
-    return json.dumps(left)
+        case Fib(result, flags):
+            return f"route by {' and '.join(flags)} ({result})"
+        case Concat(parts):
+            return " and ".join(_field_text(part) for part in parts)
+        case Masked(inner, _):
+            return _field_text(inner)
+    return value_text(field)
 
 
-def value_text(value: object) -> str:
+def value_text(value: Value) -> str:
     match value:
-        case str() if value.startswith("@"):
-            return f"in {value[1:]}"
-        case {"set": [*values]} | [*values]:
-            shown = ", ".join(value_text(one) for one in values[:MAX_VALUES])
-            more = len(values) - MAX_VALUES
-            return f"{shown} and {more} more" if more > 0 else shown
-        case {"set": one}:
-            return value_text(one)
-        case {"prefix": {"addr": address, "len": length}}:
-            return f"{address}/{length}"
-        case {"range": [first, last]}:
-            return f"{first}-{last}"
-        case {"concat": [*parts]}:
-            return " and ".join(value_text(part) for part in parts)
-        case {"elem": {"val": inner}}:
-            return value_text(inner)
         case bool():
             return "there" if value else "missing"
         case str() | int():
             return str(value)
-    return json.dumps(value)
+        case NamedSet(name):
+            return f"in {name}"
+        case OneOf(values) | Bits(values):
+            shown = ", ".join(value_text(one) for one in values[:MAX_VALUES])
+            more = len(values) - MAX_VALUES
+            return f"{shown} and {more} more" if more > 0 else shown
+        case Prefix(address, length):
+            return f"{address}/{length}"
+        case Range(first, last):
+            return f"{first}-{last}"
+        case Concat(parts):
+            return " and ".join(value_text(part) for part in parts)
+        case Raw(said):
+            return json.dumps(said)
+    return _field_text(value)

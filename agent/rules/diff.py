@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What differs between two tables, as people read it: rules in words, under the way that they are on. Pure.
-
-Both sides are sequences of (part, entry) as `Listing.lasting` has them; parts_of() makes the same of a
-compiled table.
-"""
+"""What differs between two tables, as people read it: rules in words, under their way. Pure."""
 
 import difflib
 import json
@@ -11,13 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.rules.compile import is_passing
-from agent.rules.delta import is_moving
-from agent.rules.describe import sentence, value_text
-from agent.rules.listing import part_of
-from agent.rules.nft_json import Commands, additions
+from agent.rules.describe import sentence, value_text, verdict_text
+from agent.rules.nft_parse import listed, parse_object
+from agent.rules.objects import Chain, Map, Object, Rule, Set
 
-Parts = Sequence[tuple[str, str]]
+Lines = Mapping[str, Sequence[str]]
+"""The lines of every part. One for each rule, and for each element of a set."""
 _WAY = re.compile(r"chain from/(?P<ingress>[^/]+)/to/(?P<egress>[^/]+)")
 _PLACES = {
     "chain input": "to the firewall itself",
@@ -38,18 +33,35 @@ class Change:
     text: str
 
 
-def parts_of(commands: Commands) -> Parts:
-    """What a compiled table has for good: not its role, and not its digest."""
-    return [
-        (part_of(kind, body), json.dumps({kind: body}))
-        for kind, body in additions(commands)
-        if not is_passing(kind, body)
-    ]
+def lines_of(objects: Iterable[Object]) -> Lines:
+    """Of compiled tables: without what makes their role, and without their digest."""
+    found: dict[str, list[str]] = {}
+    for one in objects:
+        found.setdefault(one.part, []).extend(_lines(one))
+    return found
 
 
-def changes(before: Parts, after: Parts) -> tuple[Change, ...]:
-    """From `before` to `after`; within a part in its order, what goes before what comes."""
-    old, new = _by_part(before), _by_part(after)
+def lines_of_listing(lasting: Iterable[tuple[str, str]]) -> Lines:
+    """Of `Listing.lasting`."""
+    return lines_of(map(_object_of, (text for _, text in lasting)))
+
+
+def _object_of(text: str) -> Object:
+    ((kind, body),) = json.loads(text).items()
+    # the elements of a set are texts of JSON there, so that their order does not count
+    elements = {"elem": [_parsed(one) for one in listed(body["elem"])]} if "elem" in body else {}
+    return parse_object(kind, {**body, **elements})
+
+
+def _parsed(element: object) -> object:
+    try:
+        return json.loads(element) if isinstance(element, str) else element
+    except ValueError:
+        return element
+
+
+def changes(old: Lines, new: Lines) -> tuple[Change, ...]:
+    """From `old` to `new`; within a part in its order, what goes before what comes."""
     parts = dict.fromkeys((*old, *new))
     return tuple(
         change
@@ -59,49 +71,26 @@ def changes(before: Parts, after: Parts) -> tuple[Change, ...]:
     )
 
 
-def _by_part(parts: Parts) -> dict[str, list[str]]:
-    """The lines of every part. One for each rule, and for each element of a set."""
-    found: dict[str, list[str]] = {}
-    for part, text in parts:
-        found.setdefault(part, []).extend(_lines(text))
-    return found
+def _lines(one: Object) -> Iterator[str]:
+    match one:
+        case Rule():
+            yield sentence(one)
+        case Chain(hook=hook):
+            # a chain without a hook is nothing by itself
+            if hook is not None:
+                yield f"what no rule decides: {hook.policy}"
+        case Set() | Map():
+            yield f"a {one.kind} of {', '.join(one.type)}"
+            if not one.is_moving:
+                yield from sorted(_elements(one))
+        case _:
+            yield f"a {one.part.rpartition(' ')[0]}"
 
 
-def _lines(text: str) -> Iterator[str]:
-    ((kind, body),) = json.loads(text).items()
-    if kind == "rule":
-        yield sentence(body)
-    elif kind == "chain":
-        # a chain without a hook is nothing by itself
-        if "hook" in body:
-            yield f"default: {body.get('policy', 'accept')}"
-    elif kind in ("set", "map", "element"):
-        if kind != "element":
-            yield f"a {kind} of {value_text(body.get('type'))}"
-        if not is_moving(str(body.get("name")), body):
-            yield from sorted(_element_text(one) for one in _listed(body.get("elem")))
-    else:
-        yield f"a {kind}"
-
-
-def _listed(elements: object) -> Iterable[object]:
-    # `lasting` has the elements of a set as texts of JSON, so that their order does not count
-    for element in elements if isinstance(elements, list) else []:
-        yield _parsed(element) if isinstance(element, str) else element
-
-
-def _parsed(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _element_text(element: object) -> str:
-    match element:
-        case [key, verdict]:
-            return f"{value_text(key)} -> {value_text(verdict)}"
-    return value_text(element)
+def _elements(one: Set | Map) -> Iterator[str]:
+    if isinstance(one, Set):
+        return (value_text(element) for element in one.elements)
+    return (f"{value_text(key)} -> {verdict_text(mapped)}" for key, mapped in one.entries)
 
 
 def _changes_in(part: str, old: Sequence[str], new: Sequence[str]) -> Iterator[Change]:

@@ -19,101 +19,92 @@ from agent.model.pair import (
     Service,
 )
 from agent.rules.matching import VERSIONS, matches, service_match
-from agent.rules.nft_json import (
+from agent.rules.objects import TABLE, Chain, CounterObject, HelperObject, Object, base_chain, make_rule
+from agent.rules.source_check import check
+from agent.rules.statements import (
     ACCEPT,
     COUNTER,
     DROP,
     IIFNAME,
     OIFNAME,
+    ORIGINAL,
     RETURN,
-    TABLE,
-    Command,
-    Commands,
-    Expr,
-    add_base_chain,
-    add_chain,
-    add_counter,
-    add_helper,
-    add_rule,
+    Bits,
+    Ct,
+    Helper,
+    Masked,
+    Match,
+    NamedCounter,
+    NamedSet,
+    Payload,
     concat,
     in_state,
-    interface_name,
-    ip,
     jump,
-    match,
-    named_counter,
     one_of,
-    original,
-    payload,
-    ports,
     verdict_map,
 )
-from agent.rules.source_check import check
+from agent.rules.values import interface_name, ip, ports
 from agent.rules.verdicts import has_refuse_chain, refusal, verdict, verdict_chains
 
 INVALID = "invalid"
 TO_A_NODE = "to-a-node"
 FILTER = 0
 
-TCP_FLAGS: Expr = {"&": [payload("tcp", "flags"), ["fin", "syn", "rst", "ack"]]}
-NOT_AN_OPENING = match(TCP_FLAGS, "syn", "!=")
+TCP_FLAGS = Masked(Payload("tcp", "flags"), Bits(("fin", "syn", "rst", "ack")))
+NOT_AN_OPENING = Match(TCP_FLAGS, "syn", "!=")
 _ANY = (Service("any", Protocol.ANY),)
 
 
-def forward(pair: Pair) -> Commands:
+def forward(pair: Pair) -> tuple[Object, ...]:
     sync = interface_name(pair.sync_interface.name)
     ways = dict(_ways(pair))
     dispatch = [(concat(one.name, other.name), jump(chain_name(one, other))) for one, other in ways.values()]
     return (
         *_helper_objects(pair),
-        add_counter(TABLE, INVALID),
-        add_counter(TABLE, "refused"),
-        add_base_chain(TABLE, "forward", "forward", FILTER, policy="drop"),
-        add_chain(TABLE, INVALID),
+        CounterObject(TABLE, INVALID),
+        CounterObject(TABLE, "refused"),
+        base_chain(TABLE, "forward", "forward", FILTER, policy="drop"),
+        Chain(TABLE, INVALID),
         *verdict_chains(pair),
-        *(add_chain(TABLE, chain_name(*way)) for way in ways.values()),
-        add_rule(TABLE, INVALID, named_counter(INVALID), DROP),
+        *(Chain(TABLE, chain_name(*way)) for way in ways.values()),
+        make_rule(TABLE, INVALID, NamedCounter(INVALID), DROP),
         # nearly every packet ends here: it is to meet nothing before
-        add_rule(TABLE, "forward", in_state("established"), ACCEPT, comment="known"),
-        add_rule(TABLE, "forward", in_state("invalid"), jump(INVALID)),
-        add_rule(
-            TABLE, "forward", match(IIFNAME, sync), COUNTER, DROP, comment="no forwarding over the sync link"
+        make_rule(TABLE, "forward", in_state("established"), ACCEPT, comment="known"),
+        make_rule(TABLE, "forward", in_state("invalid"), jump(INVALID)),
+        make_rule(
+            TABLE, "forward", Match(IIFNAME, sync), COUNTER, DROP, comment="no forwarding over the sync link"
         ),
-        add_rule(
-            TABLE, "forward", match(OIFNAME, sync), COUNTER, DROP, comment="no forwarding over the sync link"
+        make_rule(
+            TABLE, "forward", Match(OIFNAME, sync), COUNTER, DROP, comment="no forwarding over the sync link"
         ),
         check(TABLE, "forward", "related", "new", "untracked"),
-        add_rule(
-            TABLE,
-            "forward",
-            in_state("related"),
-            ACCEPT,
-            comment="announced, or an error about a known one",
+        make_rule(
+            TABLE, "forward", in_state("related"), ACCEPT, comment="announced, or an error about a known one"
         ),
-        add_rule(TABLE, "forward", NOT_AN_OPENING, jump(INVALID), comment="TCP opens with SYN only"),
+        make_rule(TABLE, "forward", NOT_AN_OPENING, jump(INVALID), comment="TCP opens with SYN only"),
         *_to_a_node(),
-        *([add_rule(TABLE, "forward", verdict_map(concat(IIFNAME, OIFNAME), dispatch))] if dispatch else []),
+        *(
+            [make_rule(TABLE, "forward", verdict_map(concat(IIFNAME, OIFNAME), dispatch))]
+            if dispatch
+            else []
+        ),
         *_refusals(pair),
-        add_rule(TABLE, "forward", named_counter("refused"), DROP),
+        make_rule(TABLE, "forward", NamedCounter("refused"), DROP),
         *(command for way in ways.values() for command in _pair_chain(pair, *way)),
     )
 
 
-def _to_a_node() -> Iterator[Command]:
+def _to_a_node() -> Iterator[Object]:
     """The other node decides about what is for itself, by where that comes from. Forwarded to it, and behind
     a translation of its source, it would come from a network that it was not sent from."""
-    yield add_chain(TABLE, TO_A_NODE)
+    yield Chain(TABLE, TO_A_NODE)
     for version in VERSIONS:
-        target = concat(OIFNAME, payload(ip(version), "daddr"))
-        yield add_rule(TABLE, "forward", match(target, f"@own{version}"), jump(TO_A_NODE))
+        target = concat(OIFNAME, Payload(ip(version), "daddr"))
+        yield make_rule(TABLE, "forward", Match(target, NamedSet(f"own{version}")), jump(TO_A_NODE))
         for ping in service_match(Service("ping", Protocol.ICMP), version):
-            yield add_rule(TABLE, TO_A_NODE, ping, RETURN)
-    yield add_rule(
-        TABLE,
-        TO_A_NODE,
-        named_counter("refused"),
-        DROP,
-        comment="own addresses on their own link only",
+            yield make_rule(TABLE, TO_A_NODE, ping, RETURN)
+    yield make_rule(
+        TABLE, TO_A_NODE, NamedCounter("refused"), DROP, comment="own addresses on their own link only"
     )
 
 
@@ -133,7 +124,7 @@ def _ways(pair: Pair) -> Iterator[tuple[tuple[str, str], tuple[Interface, Interf
                 yield (ingress.name, egress.name), (ingress, egress)
 
 
-def _pair_chain(pair: Pair, ingress: Interface, egress: Interface) -> Iterator[Command]:
+def _pair_chain(pair: Pair, ingress: Interface, egress: Interface) -> Iterator[Object]:
     chain = chain_name(ingress, egress)
     for rule in pair.policy:
         if (rule.from_zone, rule.to_zone) == (ingress.zone, egress.zone):
@@ -142,40 +133,40 @@ def _pair_chain(pair: Pair, ingress: Interface, egress: Interface) -> Iterator[C
         if ingress.zone in one.askers and one.to_zone == egress.zone:
             yield from _forwarded(pair, chain, ingress, one)
     line = f"{ingress.zone} to {egress.zone}: nothing else"
-    yield add_rule(TABLE, chain, COUNTER, refusal(pair.zone(ingress.zone)), comment=line)
+    yield make_rule(TABLE, chain, COUNTER, refusal(pair.zone(ingress.zone)), comment=line)
 
 
-def rule_commands(pair: Pair, chain: str, rule: Rule) -> Iterator[Command]:
+def rule_commands(pair: Pair, chain: str, rule: Rule) -> Iterator[Object]:
     """A rule of nft for each service, and where it has addresses for each IP version."""
     for service in rule.services:
         helper = _helper(service) if rule.to_zone != SELF_ZONE and rule.action is Action.ACCEPT else ()
         for found in matches(pair, service, rule.source, rule.destination):
             comment = f"{rule.label}: {service.name}"
-            yield add_rule(TABLE, chain, *found, *helper, COUNTER, verdict(rule), comment=comment)
+            yield make_rule(TABLE, chain, *found, *helper, COUNTER, verdict(rule), comment=comment)
 
 
-def _forwarded(pair: Pair, chain: str, ingress: Interface, one: PortForward) -> Iterator[Command]:
+def _forwarded(pair: Pair, chain: str, ingress: Interface, one: PortForward) -> Iterator[Object]:
     """What a forward has translated is allowed by it, and nothing else: not what another entry has led to
     the same server."""
     for target in one.targets:
         for service in one.services or _ANY:
             line = f"{ingress.zone} to {one.to_zone}: {service.name} for {target}"
             for found in translated_by(pair, one, service, target, ingress.zone):
-                yield add_rule(TABLE, chain, *found, *_helper(service), COUNTER, ACCEPT, comment=line)
+                yield make_rule(TABLE, chain, *found, *_helper(service), COUNTER, ACCEPT, comment=line)
 
 
 def translated_by(
     pair: Pair, one: PortForward, service: Service, target: IPAddress, zone: str
-) -> Iterator[tuple[Expr, ...]]:
+) -> Iterator[tuple[Match, ...]]:
     """Packets from `zone` behind the translation of this forward, recognised by what they were before it."""
     asked = asked_at(pair, one, zone, target.version)
     if not asked:
         return
-    before = match(original(f"{ip(target.version)} daddr"), one_of([str(each) for each in asked]))
+    before = Match(Ct(f"{ip(target.version)} daddr", ORIGINAL), one_of([str(each) for each in asked]))
     after = Addresses((ip_network(target),))
     for old, new in _ports(pair, one, service, target):
         for found in matches(pair, new, one.source, after, (target.version,)):
-            yield (before, *found, *([match(original("proto-dst"), ports([old]))] if old else []))
+            yield (before, *found, *([Match(Ct("proto-dst", ORIGINAL), ports([old]))] if old else []))
 
 
 def asked_at(pair: Pair, one: PortForward, zone: str, version: int) -> tuple[IPAddress, ...]:
@@ -206,26 +197,26 @@ def _ports(
         yield None, service
 
 
-def _refusals(pair: Pair) -> Iterator[Command]:
+def _refusals(pair: Pair) -> Iterator[Object]:
     """For the ways that nothing is said about, from zones that are answered or logged."""
     for zone in pair.zones:
         names = [interface_name(interface.name) for interface in pair.in_zone(zone.name)]
         if names and has_refuse_chain(zone):
-            arriving = match(IIFNAME, one_of(names))
-            yield add_rule(TABLE, "forward", arriving, named_counter("refused"), refusal(zone))
+            arriving = Match(IIFNAME, one_of(names))
+            yield make_rule(TABLE, "forward", arriving, NamedCounter("refused"), refusal(zone))
 
 
-def _helper(service: Service) -> tuple[Expr, ...]:
+def _helper(service: Service) -> tuple[Helper, ...]:
     """Set by the rule that lets the connection in: its first packet is not confirmed yet, and only the
     direction of the policy gets it. The connections it expects come in as related."""
-    return ({"ct helper": _helper_name(service)},) if service.helper else ()
+    return (Helper(_helper_name(service)),) if service.helper else ()
 
 
-def _helper_objects(pair: Pair) -> list[Command]:
+def _helper_objects(pair: Pair) -> list[Object]:
     rules = [rule.services for rule in pair.policy if rule.to_zone != SELF_ZONE]
     every = (*rules, *(one.services for one in pair.forwards))
     objects = {
-        _helper_name(service): add_helper(
+        _helper_name(service): HelperObject(
             TABLE, _helper_name(service), service.helper, service.protocol.value
         )
         for services in every

@@ -21,37 +21,41 @@ adds a rule with a verdict makes the kernel look through the whole table of that
 microsecond for each rule. The chain that they lead to, and the counters, stay.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
-from agent.rules.nft_json import (
+from agent.rules.objects import (
+    GATE_TABLE,
+    TABLE,
+    Chain,
+    Commands,
+    CounterObject,
+    Object,
+    Set,
+    add,
+    base_chain,
+    delete_chain,
+    flush_chain,
+    make_rule,
+)
+from agent.rules.statements import (
     ACCEPT,
     DROP,
-    GATE_TABLE,
     IIFNAME,
     L4PROTO,
     RETURN,
-    TABLE,
-    Command,
-    Commands,
-    Json,
-    add_base_chain,
-    add_chain,
-    add_counter,
-    add_rule,
-    add_set,
+    Match,
+    NamedCounter,
+    OneOf,
+    Payload,
+    Prefix,
+    Value,
     concat,
-    delete_chain,
-    flush_chain,
     in_state,
-    interface_name,
-    ip,
     jump,
-    match,
-    named_counter,
-    payload,
 )
+from agent.rules.values import interface_name, ip
 
 BEFORE_DEFRAG = -450
 BEFORE_POLICY = -1
@@ -70,83 +74,80 @@ AH = 51
 VRRP = 112
 VRRP_GROUP_4 = "224.0.0.18"
 VRRP_GROUP_6 = "ff02::12"
-LINK_LOCAL_4: Json = {"prefix": {"addr": "224.0.0.0", "len": 24}}
-LINK_LOCAL_6: Json = {"prefix": {"addr": "fe80::", "len": 10}}
-LINK_GROUPS_6: Json = {"prefix": {"addr": "ff02::", "len": 16}}
+LINK_LOCAL_4 = Prefix("224.0.0.0", 24)
+LINK_LOCAL_6 = Prefix("fe80::", 10)
+LINK_GROUPS_6 = Prefix("ff02::", 16)
 
-NEIGHBOUR_DISCOVERY: Json = {
-    "set": ["nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"]
-}
-MULTICAST_LISTENERS: Json = {
-    "set": ["mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"]
-}
+NEIGHBOUR_DISCOVERY = OneOf(
+    ("nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert")
+)
+MULTICAST_LISTENERS = OneOf(
+    ("mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report")
+)
 
 
-def gate(pair: Pair) -> Commands:
+def gate(pair: Pair) -> tuple[Object, ...]:
     """What is there in every role."""
     return (
         *own_sets(TABLE, pair),
-        add_counter(GATE_TABLE, "early"),
-        add_counter(GATE_TABLE, "backup"),
-        add_chain(GATE_TABLE, CLOSED),
-        add_rule(GATE_TABLE, CLOSED, match(IIFNAME, {"set": _data_interfaces(pair)}, "!="), RETURN),
+        CounterObject(GATE_TABLE, "early"),
+        CounterObject(GATE_TABLE, "backup"),
+        Chain(GATE_TABLE, CLOSED),
+        make_rule(GATE_TABLE, CLOSED, Match(IIFNAME, OneOf(_data_interfaces(pair)), "!="), RETURN),
         *_passing(pair),
-        add_rule(GATE_TABLE, CLOSED, named_counter("early"), DROP, comment="backup: the gate is closed"),
+        make_rule(GATE_TABLE, CLOSED, NamedCounter("early"), DROP, comment="backup: the gate is closed"),
     )
 
 
-def own_sets(table: str, pair: Pair) -> Commands:
+def own_sets(table: str, pair: Pair) -> tuple[Object, ...]:
     return (
-        add_set(table, "data", "ifname", _data_interfaces(pair)),
-        add_set(table, "own4", ["ifname", "ipv4_addr"], _own_addresses(pair, 4)),
-        add_set(table, "own6", ["ifname", "ipv6_addr"], _own_addresses(pair, 6)),
+        Set(table, "data", ("ifname",), _data_interfaces(pair)),
+        Set(table, "own4", ("ifname", "ipv4_addr"), _own_addresses(pair, 4)),
+        Set(table, "own6", ("ifname", "ipv6_addr"), _own_addresses(pair, 6)),
     )
 
 
-def closed() -> Commands:
+def closed() -> tuple[Object, ...]:
     """The two chains with their rules: only expressions that every nft lists exactly as they were given."""
     return (*_CHAINS, *_RULES)
 
 
 def flip(rules: RuleSet) -> Commands:
     """From either role."""
-    flushed = (flush_chain(GATE_TABLE, name) for name in ROLE_CHAINS)
-    change = (
-        (*flushed, *_RULES)
-        if rules is RuleSet.BACKUP
-        else (delete_chain(GATE_TABLE, name) for name in ROLE_CHAINS)
-    )
     # what is not there cannot be deleted, and adding what is there does nothing
-    return (*_CHAINS, *change)
+    there = add(*_CHAINS)
+    if rules is RuleSet.BACKUP:
+        return (*there, *(flush_chain(GATE_TABLE, name) for name in ROLE_CHAINS), *add(*_RULES))
+    return (*there, *(delete_chain(GATE_TABLE, name) for name in ROLE_CHAINS))
 
 
-def no_forward() -> Commands:
+def no_forward() -> tuple[Object, ...]:
     """Nothing is forwarded. The same as systemd/boot.nft, which says why each line is there."""
     return (
-        add_base_chain(GATE_TABLE, "lost", "forward", BEFORE_DEFRAG, policy="drop"),
-        add_base_chain(GATE_TABLE, "lost-nat", "postrouting", SOURCE_NAT, kind="nat"),
-        add_rule(GATE_TABLE, "lost", in_state("established"), DROP),
-        add_rule(GATE_TABLE, "lost", DROP),
+        base_chain(GATE_TABLE, "lost", "forward", BEFORE_DEFRAG, policy="drop"),
+        base_chain(GATE_TABLE, "lost-nat", "postrouting", SOURCE_NAT, kind="nat"),
+        make_rule(GATE_TABLE, "lost", in_state("established"), DROP),
+        make_rule(GATE_TABLE, "lost", DROP),
     )
 
 
-def is_role_part(kind: str, body: Mapping[str, object]) -> bool:
-    """Whether an object of a table, or what makes it, is there or not as the role is."""
-    name = {"chain": "name", "rule": "chain"}.get(kind)
-    return name is not None and body.get("table") == GATE_TABLE and body.get(name) in ROLE_CHAINS
+def is_role_part(table: str, part: str) -> bool:
+    """Whether what is of this part of a table is there or not as the role is."""
+    return table == GATE_TABLE and part in _ROLE_PARTS
 
 
+_ROLE_PARTS = frozenset(f"chain {name}" for name in ROLE_CHAINS)
 _CHAINS = (
-    add_base_chain(GATE_TABLE, GATE, "prerouting", BEFORE_DEFRAG),
-    add_base_chain(GATE_TABLE, ROLE, "forward", BEFORE_POLICY),
+    base_chain(GATE_TABLE, GATE, "prerouting", BEFORE_DEFRAG),
+    base_chain(GATE_TABLE, ROLE, "forward", BEFORE_POLICY),
 )
 _RULES = (
-    add_rule(GATE_TABLE, GATE, jump(CLOSED)),
-    add_rule(GATE_TABLE, ROLE, named_counter("backup"), DROP, comment="backup: nothing is forwarded"),
+    make_rule(GATE_TABLE, GATE, jump(CLOSED)),
+    make_rule(GATE_TABLE, ROLE, NamedCounter("backup"), DROP, comment="backup: nothing is forwarded"),
 )
 
 
-def _passing(pair: Pair) -> Iterator[Command]:
+def _passing(pair: Pair) -> Iterator[Object]:
     """What passes a closed gate. The input chain still filters it; none of it can be forwarded by a backup.
 
     Management, the replies to the node's own questions and BFD go to the nodes' own addresses. Those count
@@ -155,56 +156,56 @@ def _passing(pair: Pair) -> Iterator[Command]:
     """
     for version in (4, 6):
         if own := _own_addresses(pair, version):
-            here = concat(IIFNAME, payload(ip(version), "daddr"))
-            yield add_rule(GATE_TABLE, CLOSED, match(here, {"set": own}), ACCEPT)
+            here = concat(IIFNAME, Payload(ip(version), "daddr"))
+            yield make_rule(GATE_TABLE, CLOSED, Match(here, OneOf(own)), ACCEPT)
     yield from vrrp_rules(CLOSED)
-    yield add_rule(
-        GATE_TABLE, CLOSED, match(payload("ip", "daddr"), LINK_LOCAL_4), match(L4PROTO, IGMP), ACCEPT
+    yield make_rule(
+        GATE_TABLE, CLOSED, Match(Payload("ip", "daddr"), LINK_LOCAL_4), Match(L4PROTO, IGMP), ACCEPT
     )
     yield from neighbour_rules(GATE_TABLE, CLOSED)
-    yield add_rule(GATE_TABLE, CLOSED, match(payload("ip6", "daddr"), LINK_LOCAL_6), ACCEPT)
+    yield make_rule(GATE_TABLE, CLOSED, Match(Payload("ip6", "daddr"), LINK_LOCAL_6), ACCEPT)
 
 
-def vrrp_rules(chain: str) -> Commands:
+def vrrp_rules(chain: str) -> tuple[Object, ...]:
     """VRRP by multicast; by unicast it goes to an own address."""
     return tuple(
-        add_rule(
+        make_rule(
             GATE_TABLE,
             chain,
-            match(payload(protocol, "daddr"), group),
-            match(L4PROTO, {"set": [AH, VRRP]}),
+            Match(Payload(protocol, "daddr"), group),
+            Match(L4PROTO, OneOf((AH, VRRP))),
             ACCEPT,
         )
         for protocol, group in (("ip", VRRP_GROUP_4), ("ip6", VRRP_GROUP_6))
     )
 
 
-def neighbour_rules(table: str, chain: str) -> Commands:
-    icmpv6 = payload("icmpv6", "type")
+def neighbour_rules(table: str, chain: str) -> tuple[Object, ...]:
+    icmpv6 = Payload("icmpv6", "type")
     return (
-        add_rule(
-            table, chain, match(icmpv6, NEIGHBOUR_DISCOVERY), match(payload("ip6", "hoplimit"), 255), ACCEPT
+        make_rule(
+            table, chain, Match(icmpv6, NEIGHBOUR_DISCOVERY), Match(Payload("ip6", "hoplimit"), 255), ACCEPT
         ),
-        add_rule(
+        make_rule(
             table,
             chain,
-            match(icmpv6, MULTICAST_LISTENERS),
-            match(payload("ip6", "daddr"), LINK_GROUPS_6),
+            Match(icmpv6, MULTICAST_LISTENERS),
+            Match(Payload("ip6", "daddr"), LINK_GROUPS_6),
             ACCEPT,
         ),
     )
 
 
-def _data_interfaces(pair: Pair) -> list[Json]:
-    return [interface_name(interface.name) for interface in pair.data_interfaces]
+def _data_interfaces(pair: Pair) -> tuple[str, ...]:
+    return tuple(interface_name(interface.name) for interface in pair.data_interfaces)
 
 
-def _own_addresses(pair: Pair, version: int) -> list[Json]:
+def _own_addresses(pair: Pair, version: int) -> tuple[Value, ...]:
     """The addresses of both nodes, so that the table is the same on both."""
-    return [
+    return tuple(
         concat(interface_name(interface.name), str(address.ip))
         for interface in pair.data_interfaces
         for _, addresses in interface.addresses
         for address in addresses
         if address.version == version
-    ]
+    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agent.core.roles import RuleSet
-from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE
+from agent.rules.objects import FAMILY, GATE_TABLE, TABLE
 from agent.rules.source_check import CHECK, RAW_IN, SOURCES
 
 

@@ -13,14 +13,13 @@ from functools import cached_property
 
 from agent.core.roles import RuleSet
 from agent.rules.compile import DIGEST_PREFIX
-from agent.rules.delta import Counts, RuleCounts, element_text
+from agent.rules.delta import Counts, RuleCounts
 from agent.rules.gate import closed, is_role_part
-from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, TABLES
+from agent.rules.nft_json import object_json
+from agent.rules.nft_parse import Entry
+from agent.rules.objects import FAMILY, GATE_TABLE, TABLE, TABLES
 
 _MOVING = frozenset({"handle", "packets", "bytes", "expires", "used"})
-
-Entry = tuple[str, Mapping[str, object]]
-"""One object of a listing: its kind, and what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Listing:
     @cached_property
     def lasting(self) -> tuple[tuple[str, str], ...]:
         """The part an entry belongs to (`chain forward`, `set own4`), and the entry."""
-        lasting = ((kind, body) for kind, body in self.entries if not is_role_part(kind, body))
+        lasting = ((kind, body) for kind, body in self.entries if not _is_role_part(kind, body))
         return tuple(
             (part_of(kind, body), _text({kind: _unmoved(kind, body, self.moving)})) for kind, body in lasting
         )
@@ -55,29 +54,8 @@ class Listing:
         found: dict[str, list[Counts | None]] = {}
         for kind, body in self.entries:
             if kind == "rule":
-                found.setdefault(str(body.get("chain")), []).append(counts_of(body))
+                found.setdefault(str(body.get("chain")), []).append(_counts_of(body))
         return found
-
-
-def entries_of(text: str) -> list[Entry]:
-    """The objects of a libnftables JSON answer as (kind, body). ValueError when it is none."""
-    try:
-        answer = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    entries = answer.get("nftables") if isinstance(answer, dict) else None
-    if not isinstance(entries, list):
-        raise ValueError("no list called `nftables`")
-    return [_entry(entry) for entry in entries]
-
-
-def _entry(entry: object) -> Entry:
-    if not isinstance(entry, dict) or len(entry) != 1:
-        raise ValueError(f"an entry is not an object with one key: {str(entry)[:60]}")
-    ((kind, body),) = entry.items()
-    if not isinstance(body, dict):
-        raise ValueError(f"the entry `{str(kind)[:60]}` is not an object")
-    return str(kind), body
 
 
 def listing_of(found: Iterable[Entry], moving: Collection[str]) -> Listing:
@@ -107,6 +85,10 @@ def is_ours(kind: str, body: Mapping[str, object]) -> bool:
     return body.get("family") == FAMILY and body.get("name" if kind == "table" else "table") in TABLES
 
 
+def _is_role_part(kind: str, body: Mapping[str, object]) -> bool:
+    return is_role_part(str(body.get("table")), part_of(kind, body))
+
+
 def _has_table(entries: Sequence[Entry], name: str) -> bool:
     return any(kind == "table" and body.get("name") == name for kind, body in entries)
 
@@ -117,7 +99,7 @@ def _unmoved(kind: str, body: Mapping[str, object], moving: Collection[str]) -> 
     return body
 
 
-def counts_of(rule: Mapping[str, object]) -> Counts | None:
+def _counts_of(rule: Mapping[str, object]) -> Counts | None:
     """Packets and bytes of a listed rule; None when it has no counter of its own."""
     expressions = rule.get("expr")
     for expression in expressions if isinstance(expressions, list) else []:
@@ -137,7 +119,7 @@ def _rules(entries: Sequence[Entry]) -> RuleSet | None:
     """Closed if the chains that close the gate are there to the letter, open without any of them."""
     if not _has_table(entries, GATE_TABLE):
         return None
-    found = [_text({kind: body}) for kind, body in entries if is_role_part(kind, body)]
+    found = [_text({kind: body}) for kind, body in entries if _is_role_part(kind, body)]
     if not found:
         return RuleSet.PRIMARY
     return RuleSet.BACKUP if sorted(found) == _CLOSED else None
@@ -175,11 +157,12 @@ def _kept(value: Mapping[str, object]) -> list[tuple[str, object]]:
 
 
 def _elements(value: object) -> object:
-    return (
-        sorted(element_text(_still(element)) for element in value)
-        if isinstance(value, list)
-        else _still(value)
-    )
+    return sorted(_element_text(one) for one in value) if isinstance(value, list) else _still(value)
 
 
-_CLOSED = sorted(_text(command["add"]) for command in closed())
+def _element_text(element: object) -> str:
+    """One text for one element. Most are plain, and there may be many."""
+    return element if isinstance(element, str) else json.dumps(_still(element), sort_keys=True)
+
+
+_CLOSED = sorted(_text(object_json(one)) for one in closed())

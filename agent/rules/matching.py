@@ -4,39 +4,25 @@
 from collections.abc import Iterator
 
 from agent.model.pair import Addresses, AddressSet, Pair, Protocol, Service
-from agent.rules.nft_json import (
-    L4PROTO,
-    TABLE,
-    Command,
-    Expr,
-    Json,
-    add_set,
-    elements,
-    from_networks,
-    intervals,
-    ip,
-    match,
-    of_version,
-    one_of,
-    payload,
-    ports,
-)
+from agent.rules.objects import TABLE, Object, Set
+from agent.rules.statements import L4PROTO, Match, NamedSet, Payload, Value, one_of
+from agent.rules.values import elements, from_networks, intervals, ip, of_version, ports
 
 VERSIONS = (4, 6)
 
 
-def named_sets(pair: Pair) -> Iterator[Command]:
+def named_sets(pair: Pair) -> Iterator[Object]:
     """A set for each IP version that there may be something of."""
     for one in pair.sets:
         for version in VERSIONS:
-            kind = f"ipv{version}_addr"
-            found = elements(intervals(one.networks, version), version)
+            kind = (f"ipv{version}_addr",)
+            found = tuple(elements(intervals(one.networks, version), version))
             if one.dynamic:
-                yield add_set(
-                    TABLE, set_name(one.name, version), kind, flags=["timeout"], timeout_s=one.timeout_s
+                yield Set(
+                    TABLE, set_name(one.name, version), kind, flags=("timeout",), timeout_s=one.timeout_s
                 )
             elif found:
-                yield add_set(TABLE, set_name(one.name, version), kind, found, flags=["interval"])
+                yield Set(TABLE, set_name(one.name, version), kind, found, flags=("interval",))
 
 
 def set_name(name: str, version: int) -> str:
@@ -46,7 +32,7 @@ def set_name(name: str, version: int) -> str:
 
 def matches(
     pair: Pair, service: Service, source: Addresses, destination: Addresses, versions: tuple[int, ...] = ()
-) -> Iterator[tuple[Expr, ...]]:
+) -> Iterator[tuple[Match, ...]]:
     """The rules that together match `service` between these addresses. With `versions` each of them tells
     its IP version; without, only where it has to."""
     if source.everybody and destination.everybody and not versions and service.protocol is not Protocol.ICMP:
@@ -61,15 +47,15 @@ def matches(
                 yield (*addresses, *service_match(service, version))
 
 
-def _ends(pair: Pair, addresses: Addresses, version: int, field: str) -> list[tuple[Expr, ...]]:
+def _ends(pair: Pair, addresses: Addresses, version: int, field: str) -> list[tuple[Match, ...]]:
     """Alternatives; a single empty one matches everybody."""
     if addresses.everybody:
         return [()]
     networks = from_networks(addresses.networks, version, field)
-    found: list[tuple[Expr, ...]] = [(networks,)] if networks else []
+    found: list[tuple[Match, ...]] = [(networks,)] if networks else []
     for name in addresses.sets:
         if _has(pair, name, version):
-            found.append((match(payload(ip(version), field), f"@{set_name(name, version)}"),))
+            found.append((Match(Payload(ip(version), field), NamedSet(set_name(name, version))),))
     return found
 
 
@@ -78,7 +64,7 @@ def _has(pair: Pair, name: str, version: int) -> bool:
     return one.dynamic or any(network.version == version for network in one.networks)
 
 
-def service_match(service: Service, version: int) -> tuple[Expr, ...]:
+def service_match(service: Service, version: int) -> tuple[Match, ...]:
     """ICMP as a service is the echo request; errors come in as related."""
     match service.protocol:
         case Protocol.ANY:
@@ -89,11 +75,11 @@ def service_match(service: Service, version: int) -> tuple[Expr, ...]:
             protocol = "icmp" if service.protocol is Protocol.ICMPV4 else "icmpv6"
             return (match_of(protocol, "type", one_of(service.numbers)),)
         case Protocol.NUMBER:
-            return (match(L4PROTO, one_of(service.numbers)),)
+            return (Match(L4PROTO, one_of(service.numbers)),)
     if service.ports:
         return (match_of(service.protocol.value, "dport", ports(service.ports)),)
-    return (match(L4PROTO, service.protocol.value),)
+    return (Match(L4PROTO, service.protocol.value),)
 
 
-def match_of(protocol: str, field: str, value: Json) -> Expr:
-    return match(payload(protocol, field), value)
+def match_of(protocol: str, field: str, value: Value) -> Match:
+    return Match(Payload(protocol, field), value)

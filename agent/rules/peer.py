@@ -27,32 +27,28 @@ from collections.abc import Iterator
 from agent.model.pair import Pair
 from agent.model.services import BFD_PORTS
 from agent.rules.gate import AH, LINK_LOCAL_6, VRRP, VRRP_GROUP_4, VRRP_GROUP_6
-from agent.rules.nft_json import (
+from agent.rules.objects import TABLE, Chain, CounterObject, Object, Set, make_rule
+from agent.rules.statements import (
     ACCEPT,
     DROP,
     IIFNAME,
     L4PROTO,
     NOTRACK,
     OIFNAME,
-    TABLE,
-    Command,
-    Commands,
-    Expr,
-    Json,
-    add_chain,
-    add_counter,
-    add_rule,
-    add_set,
+    Fib,
+    Match,
+    Meta,
+    NamedCounter,
+    NamedSet,
+    OneOf,
+    Payload,
+    Value,
     concat,
-    interface_name,
-    ip,
     jump,
-    match,
-    named_counter,
     one_of,
-    payload,
     update_set,
 )
+from agent.rules.values import interface_name, ip
 
 SINGLE_HOP_BFD, MULTI_HOP_BFD = BFD_PORTS
 STRANGERS = "strangers"
@@ -63,60 +59,60 @@ STRANGER_KEPT_S = 10
 MAX_STRANGERS = 64
 """More at a time are dropped like them, but not remembered."""
 _UNTOUCHED_BY_ROUTERS = 255
-_OWN_SOURCE = match({"fib": {"result": "type", "flags": ["saddr", "iif"]}}, "local")
-_HOPS = {4: payload("ip", "ttl"), 6: payload("ip6", "hoplimit")}
-_NEXT_HEADER = {4: payload("ip", "protocol"), 6: payload("ip6", "nexthdr")}
-_SPEAKERS = {4: "@own4", 6: "@advertisers6"}
+_OWN_SOURCE = Match(Fib("type", ("saddr", "iif")), "local")
+_HOPS = {4: Payload("ip", "ttl"), 6: Payload("ip6", "hoplimit")}
+_NEXT_HEADER = {4: Payload("ip", "protocol"), 6: Payload("ip6", "nexthdr")}
+_SPEAKERS = {4: NamedSet("own4"), 6: NamedSet("advertisers6")}
 ADVERTISED = "advertised"
 """The interfaces by which the other node has lately advertised itself as primary."""
 HARDWARE = "peer-hardware"
 _HARDWARE_KEPT_S = 3600
-_NOT_ROOT = match({"meta": {"key": "skuid"}}, 0, "!=")
-_FROM_HARDWARE = concat(IIFNAME, payload("ether", "saddr"))
+_NOT_ROOT = Match(Meta("skuid"), 0, "!=")
+_FROM_HARDWARE = concat(IIFNAME, Payload("ether", "saddr"))
 _GROUP = {4: VRRP_GROUP_4, 6: VRRP_GROUP_6}
 
 
-def peer(table: str, pair: Pair) -> Commands:
+def peer(table: str, pair: Pair) -> tuple[Object, ...]:
     """For the head of the chain `input`: before management, connection tracking and the policy."""
     return (
-        add_counter(table, STRANGERS),
+        CounterObject(table, STRANGERS),
         *(
-            add_set(
+            Set(
                 table,
                 name,
-                ["ifname", f"ipv{version}_addr", "inet_proto"],
-                flags=["timeout"],
+                ("ifname", f"ipv{version}_addr", "inet_proto"),
+                flags=("timeout",),
                 timeout_s=STRANGER_KEPT_S,
                 size=MAX_STRANGERS,
             )
             for version, name in _KEPT_IN.items()
         ),
-        add_set(table, "advertisers6", ["ifname", "ipv6_addr"], _advertisers(pair)),
-        add_set(
+        Set(table, "advertisers6", ("ifname", "ipv6_addr"), _advertisers(pair)),
+        Set(
             table,
             ADVERTISED,
-            "ifname",
-            flags=["timeout"],
+            ("ifname",),
+            flags=("timeout",),
             timeout_s=advertised_s(pair),
             size=MAX_STRANGERS,
         ),
-        add_set(
+        Set(
             table,
             HARDWARE,
-            ["ifname", "ether_addr"],
-            flags=["timeout"],
+            ("ifname", "ether_addr"),
+            flags=("timeout",),
             timeout_s=_HARDWARE_KEPT_S,
             size=MAX_STRANGERS,
         ),
-        *(add_chain(table, name) for name in (STRANGERS, "vrrp", "bfd", "replication")),
-        add_rule(table, "input", match(L4PROTO, {"set": [AH, VRRP]}), jump("vrrp")),
-        add_rule(
+        *(Chain(table, name) for name in (STRANGERS, "vrrp", "bfd", "replication")),
+        make_rule(table, "input", Match(L4PROTO, OneOf((AH, VRRP))), jump("vrrp")),
+        make_rule(
             table,
             "input",
-            match(payload("udp", "dport"), {"set": [SINGLE_HOP_BFD, MULTI_HOP_BFD]}),
+            Match(Payload("udp", "dport"), OneOf((SINGLE_HOP_BFD, MULTI_HOP_BFD))),
             jump("bfd"),
         ),
-        add_rule(table, "input", sync_port(pair), jump("replication")),
+        make_rule(table, "input", sync_port(pair), jump("replication")),
         *_vrrp(table),
         *_bfd(table),
         *_replication(table, pair),
@@ -129,7 +125,7 @@ def advertised_s(pair: Pair) -> int:
     return 1 + 2 * pair.failover.advert_interval_ms // 1000
 
 
-def _advertisers(pair: Pair) -> list[Json]:
+def _advertisers(pair: Pair) -> tuple[Value, ...]:
     """What VRRP over IPv6 may come from: the address that keepalived.conf gives each node for it, or an own
     one."""
     addresses = (
@@ -139,91 +135,93 @@ def _advertisers(pair: Pair) -> list[Json]:
         for address in (pair.advertiser(name, interface), *(one.ip for one in own))
         if address is not None and address.version == 6
     )
-    return [concat(interface_name(interface.name), str(address)) for interface, address in addresses]
+    return tuple(concat(interface_name(interface.name), str(address)) for interface, address in addresses)
 
 
-def sync_port(pair: Pair) -> Expr:
-    return match(payload("udp", "dport"), pair.sync.port)
+def sync_port(pair: Pair) -> Match:
+    return Match(Payload("udp", "dport"), pair.sync.port)
 
 
-def _vrrp(table: str) -> Iterator[Command]:
+def _vrrp(table: str) -> Iterator[Object]:
     """By multicast, or to an own address."""
-    yield add_rule(table, "vrrp", _OWN_SOURCE, jump(STRANGERS))
+    yield make_rule(table, "vrrp", _OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
-        as_sent = (match(_NEXT_HEADER[version], VRRP), match(_HOPS[version], _UNTOUCHED_BY_ROUTERS))
-        sender = (match(concat(IIFNAME, payload(ip(version), "saddr")), _SPEAKERS[version]), *as_sent)
-        to_group = match(payload(ip(version), "daddr"), _GROUP[version])
+        as_sent = (Match(_NEXT_HEADER[version], VRRP), Match(_HOPS[version], _UNTOUCHED_BY_ROUTERS))
+        sender = (Match(concat(IIFNAME, Payload(ip(version), "saddr")), _SPEAKERS[version]), *as_sent)
+        to_group = Match(Payload(ip(version), "daddr"), _GROUP[version])
         if version == 4:
-            yield add_rule(table, "vrrp", *sender, to_group, update_set(HARDWARE, _FROM_HARDWARE))
+            yield make_rule(table, "vrrp", *sender, to_group, update_set(HARDWARE, _FROM_HARDWARE))
         # apart from what accepts them: a rule ends where its set is full
-        yield add_rule(table, "vrrp", *sender, update_set(ADVERTISED, IIFNAME))
-        yield add_rule(table, "vrrp", *sender, to_group, ACCEPT)
-        to_own = match(concat(IIFNAME, payload(ip(version), "daddr")), _SPEAKERS[version])
-        yield add_rule(table, "vrrp", *sender, to_own, ACCEPT)
+        yield make_rule(table, "vrrp", *sender, update_set(ADVERTISED, IIFNAME))
+        yield make_rule(table, "vrrp", *sender, to_group, ACCEPT)
+        to_own = Match(concat(IIFNAME, Payload(ip(version), "daddr")), _SPEAKERS[version])
+        yield make_rule(table, "vrrp", *sender, to_own, ACCEPT)
         if version == 6:
-            link_local = match(payload("ip6", "saddr"), LINK_LOCAL_6)
-            known = match(_FROM_HARDWARE, f"@{HARDWARE}")
+            link_local = Match(Payload("ip6", "saddr"), LINK_LOCAL_6)
+            known = Match(_FROM_HARDWARE, NamedSet(HARDWARE))
             from_peer = (link_local, *as_sent, to_group, known)
-            yield add_rule(table, "vrrp", *from_peer, update_set(ADVERTISED, IIFNAME))
-            yield add_rule(table, "vrrp", *from_peer, ACCEPT)
-        yield add_rule(table, "vrrp", to_group, jump(STRANGERS))
-    yield add_rule(table, "vrrp", match(L4PROTO, VRRP), jump(STRANGERS))
+            yield make_rule(table, "vrrp", *from_peer, update_set(ADVERTISED, IIFNAME))
+            yield make_rule(table, "vrrp", *from_peer, ACCEPT)
+        yield make_rule(table, "vrrp", to_group, jump(STRANGERS))
+    yield make_rule(table, "vrrp", Match(L4PROTO, VRRP), jump(STRANGERS))
     # IPv4 only: of IPv6 the kernel and nft see the protocol behind AH
-    yield add_rule(table, "vrrp", match(payload("ah", "nexthdr"), VRRP), jump(STRANGERS))
+    yield make_rule(table, "vrrp", Match(Payload("ah", "nexthdr"), VRRP), jump(STRANGERS))
 
 
-def untracked_vrrp(base: str) -> Iterator[Command]:
+def untracked_vrrp(base: str) -> Iterator[Object]:
     """VRRP for this node. What is on its way to elsewhere is tracked as all else is: it may be translated,
     and has answers."""
-    yield add_chain(TABLE, "vrrp-in")
-    yield add_rule(TABLE, base, match(L4PROTO, VRRP), match(IIFNAME, "@data"), jump("vrrp-in"))
+    yield Chain(TABLE, "vrrp-in")
+    yield make_rule(TABLE, base, Match(L4PROTO, VRRP), Match(IIFNAME, NamedSet("data")), jump("vrrp-in"))
     # not later: routing drops it without a word, and nobody would know who pretends to be this node
-    yield add_rule(TABLE, "vrrp-in", _OWN_SOURCE, jump(STRANGERS))
+    yield make_rule(TABLE, "vrrp-in", _OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
-        target = payload(ip(version), "daddr")
-        yield add_rule(TABLE, "vrrp-in", match(target, _GROUP[version]), NOTRACK)
-        yield add_rule(TABLE, "vrrp-in", match(concat(IIFNAME, target), _SPEAKERS[version]), NOTRACK)
+        target = Payload(ip(version), "daddr")
+        yield make_rule(TABLE, "vrrp-in", Match(target, _GROUP[version]), NOTRACK)
+        yield make_rule(TABLE, "vrrp-in", Match(concat(IIFNAME, target), _SPEAKERS[version]), NOTRACK)
 
 
-def _bfd(table: str) -> Iterator[Command]:
-    yield add_rule(table, "bfd", _OWN_SOURCE, jump(STRANGERS))
+def _bfd(table: str) -> Iterator[Object]:
+    yield make_rule(table, "bfd", _OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
-        near, far = (match(payload("udp", "dport"), port) for port in (SINGLE_HOP_BFD, MULTI_HOP_BFD))
-        direct = match(_HOPS[version], _UNTOUCHED_BY_ROUTERS)
-        yield add_rule(table, "bfd", _from_a_node(version), near, direct, ACCEPT)
-        yield add_rule(table, "bfd", _from_a_node(version), far, ACCEPT)
-    yield add_rule(table, "bfd", jump(STRANGERS))
+        near, far = (Match(Payload("udp", "dport"), port) for port in (SINGLE_HOP_BFD, MULTI_HOP_BFD))
+        direct = Match(_HOPS[version], _UNTOUCHED_BY_ROUTERS)
+        yield make_rule(table, "bfd", _from_a_node(version), near, direct, ACCEPT)
+        yield make_rule(table, "bfd", _from_a_node(version), far, ACCEPT)
+    yield make_rule(table, "bfd", jump(STRANGERS))
 
 
-def _from_a_node(version: int) -> Expr:
-    return match(concat(IIFNAME, payload(ip(version), "saddr")), f"@own{version}")
+def _from_a_node(version: int) -> Match:
+    return Match(concat(IIFNAME, Payload(ip(version), "saddr")), NamedSet(f"own{version}"))
 
 
-def _replication(table: str, pair: Pair) -> Iterator[Command]:
+def _replication(table: str, pair: Pair) -> Iterator[Object]:
     """conntrackd listens on the sync addresses alone; to another address the port may be anything."""
     link = interface_name(pair.sync_interface.name)
-    yield add_rule(table, "replication", _OWN_SOURCE, jump(STRANGERS))
+    yield make_rule(table, "replication", _OWN_SOURCE, jump(STRANGERS))
     for version, of_nodes in _sync_addresses(pair):
-        sender = match(payload(ip(version), "saddr"), of_nodes)
-        yield add_rule(table, "replication", match(IIFNAME, link), sender, ACCEPT)
-        yield add_rule(table, "replication", match(payload(ip(version), "daddr"), of_nodes), jump(STRANGERS))
-    yield add_rule(table, "replication", match(IIFNAME, link), jump(STRANGERS))
+        sender = Match(Payload(ip(version), "saddr"), of_nodes)
+        yield make_rule(table, "replication", Match(IIFNAME, link), sender, ACCEPT)
+        yield make_rule(
+            table, "replication", Match(Payload(ip(version), "daddr"), of_nodes), jump(STRANGERS)
+        )
+    yield make_rule(table, "replication", Match(IIFNAME, link), jump(STRANGERS))
 
 
-def own_replication(table: str, pair: Pair) -> Iterator[Command]:
+def own_replication(table: str, pair: Pair) -> Iterator[Object]:
     """For the chain `output`: of this node's processes only those of root, as conntrackd is, send it."""
     for version, of_nodes in _sync_addresses(pair):
-        sent = (sync_port(pair), match(payload(ip(version), "daddr"), of_nodes), _NOT_ROOT)
-        known = concat(OIFNAME, payload(ip(version), "saddr"), L4PROTO)
-        yield add_rule(table, "output", *sent, update_set(_KEPT_IN[version], known))
+        sent = (sync_port(pair), Match(Payload(ip(version), "daddr"), of_nodes), _NOT_ROOT)
+        known = concat(OIFNAME, Payload(ip(version), "saddr"), L4PROTO)
+        yield make_rule(table, "output", *sent, update_set(_KEPT_IN[version], known))
         # apart from what remembers it: a rule ends where its set is full
-        yield add_rule(table, "output", *sent, named_counter(STRANGERS), DROP, comment="not sent by root")
+        yield make_rule(table, "output", *sent, NamedCounter(STRANGERS), DROP, comment="not sent by root")
 
 
-def _sync_addresses(pair: Pair) -> Iterator[tuple[int, Json]]:
+def _sync_addresses(pair: Pair) -> Iterator[tuple[int, Value]]:
     """Those of both nodes, by the IP versions that there are."""
     for version in (4, 6):
-        addresses: list[Json] = [
+        addresses: list[Value] = [
             str(address.ip)
             for _, own in pair.sync_interface.addresses
             for address in own
@@ -233,10 +231,10 @@ def _sync_addresses(pair: Pair) -> Iterator[tuple[int, Json]]:
             yield version, one_of(addresses)
 
 
-def _strangers(table: str) -> Iterator[Command]:
+def _strangers(table: str) -> Iterator[Object]:
     """A set that is full ends the rule and nothing more: the last one drops all the same."""
     for version, name in _KEPT_IN.items():
-        yield add_rule(
-            table, STRANGERS, update_set(name, concat(IIFNAME, payload(ip(version), "saddr"), L4PROTO))
+        yield make_rule(
+            table, STRANGERS, update_set(name, concat(IIFNAME, Payload(ip(version), "saddr"), L4PROTO))
         )
-    yield add_rule(table, STRANGERS, named_counter(STRANGERS), DROP, comment="not from the other node")
+    yield make_rule(table, STRANGERS, NamedCounter(STRANGERS), DROP, comment="not from the other node")

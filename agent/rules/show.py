@@ -10,11 +10,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from agent.rules.delta import Body, Model, model_of
+from agent.rules.delta import Model, model_of
 from agent.rules.describe import sentence, value_text, verdict_text
 from agent.rules.gate import GATE
-from agent.rules.listing import Entry, counts_of
-from agent.rules.simulate import NEUTRAL, Answer, Packet, Verdict, applies, decision_in, entries_of_map
+from agent.rules.nft_parse import Entry, parse_object
+from agent.rules.objects import CounterObject, Rule, Set
+from agent.rules.simulate import Answer, Packet, applies, decision_in, entries_of_map
+from agent.rules.statements import (
+    IIFNAME,
+    Concat,
+    ConnectionLimit,
+    Count,
+    Decision,
+    Limit,
+    Match,
+    Meta,
+    NamedCounter,
+    OneOf,
+    Reject,
+    SetUpdate,
+    Statement,
+    Value,
+    Verdict,
+    VerdictMap,
+)
 
 _HOOKS = {
     "prerouting": "when it arrives",
@@ -77,9 +96,7 @@ def rule_texts(table: str, listing: str) -> dict[tuple[str, int], str]:
 
 
 def model_of_listing(entries: Sequence[Entry]) -> Model:
-    # what json.loads() makes is Json, and what was no entry of a table did not get as far as this
-    added: tuple[Any, ...] = tuple({"add": {kind: body}} for kind, body in entries if kind != "metainfo")
-    return model_of(added)
+    return model_of(parse_object(kind, body) for kind, body in entries if kind != "metainfo")
 
 
 def show(entries: Sequence[Entry], texts: Mapping[tuple[str, int], str], interface: str | None) -> Shown:
@@ -93,8 +110,10 @@ def show(entries: Sequence[Entry], texts: Mapping[tuple[str, int], str], interfa
 
 
 def _base_chains(table: Model, hook: str) -> list[str]:
-    found = [(body, name) for name, body in table.chains.items() if body.get("hook") == hook]
-    return [name for _, name in sorted(found, key=lambda one: int(str(one[0].get("prio", 0))))]
+    found = [
+        (one.hook.priority, name) for name, one in table.chains.items() if one.hook and one.hook.name == hook
+    ]
+    return [name for _, name in sorted(found, key=lambda one: one[0])]
 
 
 def _names(table: Model) -> tuple[str, ...]:
@@ -102,22 +121,28 @@ def _names(table: Model) -> tuple[str, ...]:
     found: set[str] = set()
     for rules in table.rules.values():
         for rule in rules:
-            found |= set(re.findall(r"'([A-Za-z0-9._-]{1,15})'", _of_interfaces(rule)))
-    found |= {str(name) for name in table.elements.get(("set", "data"), [])}
+            found.update(name for one in rule.statements for name in _interfaces(one))
+    data = table.objects.get(("set", "data"))
+    found.update(_texts(OneOf(data.elements)) if isinstance(data, Set) else ())
     return tuple(sorted(found))
 
 
-def _of_interfaces(rule: Body) -> str:
-    expressions = rule.get("expr")
-    texts = []
-    for expression in expressions if isinstance(expressions, list) else []:
-        match expression:
-            case {"match": {"left": {"meta": {"key": "iifname" | "oifname"}}, "right": right}}:
-                texts.append(repr(right["set"] if isinstance(right, Mapping) and "set" in right else right))
-            case {"vmap": {"key": key, "data": data}} if "iifname" in repr(key):
-                texts += re.findall(r"'concat': (\[[^]]*\])", repr(data))
-                texts += [repr(name) for name in re.findall(r"\['([^']+)', {", repr(data))]
-    return " ".join(texts)
+def _interfaces(statement: Statement) -> Iterator[str]:
+    match statement:
+        case Match(Meta("iifname" | "oifname"), value):
+            yield from _texts(value)
+        case VerdictMap(key, tuple(entries)) if IIFNAME in (
+            key.parts if isinstance(key, Concat) else (key,)
+        ):
+            yield from (name for value, _ in entries for name in _texts(value))
+
+
+def _texts(value: Value) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case OneOf(values) | Concat(values):
+            yield from (text for one in values for text in _texts(one))
 
 
 @dataclass(slots=True)
@@ -128,16 +153,14 @@ class _Walk:
     seen: set[str] = field(default_factory=set)
 
     def base(self, chain: str) -> Iterator[Line]:
-        body = self.table.chains[chain]
-        hook = str(body.get("hook"))
+        hook = self.table.chains[chain].hook
         lines = list(self._chain(chain, 1))
-        if not lines and body.get("policy", "accept") == "accept":
+        if hook is None or (not lines and hook.policy == "accept"):
             return
-        yield Line(0, f"{chain}: {_HOOKS[hook]} ({hook}, priority {body.get('prio')})", chain)
+        yield Line(0, f"{chain}: {_HOOKS[hook.name]} ({hook.name}, priority {hook.priority})", chain)
         yield from lines
-        policy = "accept" if body.get("policy", "accept") == "accept" else "drop"
         if not _ends(lines):
-            yield Line(1, f"everything else: {policy}", chain)
+            yield Line(1, f"everything else: {hook.policy}", chain)
 
     def _chain(self, chain: str, depth: int) -> Iterator[Line]:
         for rule in self.table.rules.get(chain, []):
@@ -149,67 +172,54 @@ class _Walk:
             if surely is Answer.YES and _decides(rule):
                 return
 
-    def _surely(self, rule: Body) -> Answer:
+    def _surely(self, rule: Rule) -> Answer:
         """Whether every packet of the interface meets the end of the rule; NO: none does."""
         surely = Answer.YES
-        for expression in _expressions(rule):
-            if decision_in(expression) is not NEUTRAL or "vmap" in expression:
+        for statement in rule.statements:
+            if isinstance(statement, Decision | Reject | VerdictMap):
                 continue
-            matched = applies(self.table, expression, self.packet)
+            matched = applies(self.table, statement, self.packet)
             if matched is Answer.NO:
                 return Answer.NO
             # a limit is a question of time, whatever the packet
-            if matched is Answer.UNKNOWN or {"limit", "ct count", "set", "meter"} & set(expression):
+            if matched is Answer.UNKNOWN or isinstance(statement, Limit | ConnectionLimit | SetUpdate):
                 surely = Answer.UNKNOWN
         return surely
 
-    def _line(self, chain: str, depth: int, rule: Body) -> Line:
-        handle = rule.get("handle")
-        text = self.texts.get((str(rule["table"]), handle), "") if isinstance(handle, int) else ""
-        counts = counts_of(rule) or self._named_counts(rule)
+    def _line(self, chain: str, depth: int, rule: Rule) -> Line:
+        text = "" if rule.handle is None else self.texts.get((rule.table, rule.handle), "")
+        counts = next((found for one in rule.statements if (found := self._counts(one))), None)
         line = Line(depth, sentence(rule), chain, text)
         return line if counts is None else replace(line, packets=counts[0], bytes=counts[1])
 
-    def _named_counts(self, rule: Body) -> tuple[int, int] | None:
-        for expression in _expressions(rule):
-            match expression:
-                case {"counter": str(name)}:
-                    body = self.table.objects.get(("counter", name), {})
-                    packets, size = body.get("packets"), body.get("bytes")
-                    if isinstance(packets, int) and isinstance(size, int):
-                        return packets, size
+    def _counts(self, statement: Statement) -> tuple[int, int] | None:
+        match statement:
+            case Count(start):
+                return start
+            case NamedCounter(name):
+                counter = self.table.objects.get(("counter", name))
+                return counter.counts if isinstance(counter, CounterObject) else None
         return None
 
-    def _leads(self, rule: Body, depth: int) -> Iterator[Line]:
+    def _leads(self, rule: Rule, depth: int) -> Iterator[Line]:
         """The chains that the rule leads to, below it."""
-        for expression in _expressions(rule):
-            if "vmap" in expression:
-                vmap = expression["vmap"]
-                for key, verdict in self._ways(vmap):
-                    yield Line(depth + 1, f"{key}: {verdict_text(verdict)}", str(rule["chain"]), "")
-                    yield from self._target(verdict, depth + 2)
+        for statement in rule.statements:
+            if isinstance(statement, VerdictMap):
+                for key, _, mapped in entries_of_map(self.table, statement, self.packet):
+                    yield Line(depth + 1, f"{value_text(key)}: {verdict_text(mapped)}", rule.chain, "")
+                    yield from self._target(mapped, depth + 2)
             else:
-                yield from self._target(expression, depth + 1)
+                yield from self._target(statement, depth + 1)
 
-    def _ways(self, vmap: object) -> Iterator[tuple[str, Mapping[str, object]]]:
-        for key, _, verdict in entries_of_map(self.table, vmap, self.packet):
-            yield value_text(key), verdict
-
-    def _target(self, expression: Mapping[str, object], depth: int) -> Iterator[Line]:
-        decision = decision_in(expression)
-        if decision.verdict in (Verdict.JUMP, Verdict.GOTO) and decision.chain not in self.seen:
-            self.seen.add(decision.chain)
-            yield from self._chain(decision.chain, depth)
+    def _target(self, statement: Statement | Value, depth: int) -> Iterator[Line]:
+        match statement:
+            case Decision(Verdict.JUMP | Verdict.GOTO, chain) if chain not in self.seen:
+                self.seen.add(chain)
+                yield from self._chain(chain, depth)
 
 
-def _expressions(rule: Body) -> list[Mapping[str, object]]:
-    expressions = rule.get("expr")
-    listed = expressions if isinstance(expressions, list | tuple) else ()
-    return [one for one in listed if isinstance(one, Mapping)]
-
-
-def _decides(rule: Body) -> bool:
-    verdicts = (decision_in(expression).verdict for expression in _expressions(rule))
+def _decides(rule: Rule) -> bool:
+    verdicts = (decision_in(statement).verdict for statement in rule.statements)
     return any(verdict not in (Verdict.CONTINUE, Verdict.JUMP) for verdict in verdicts)
 
 

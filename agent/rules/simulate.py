@@ -8,13 +8,45 @@ known, or that is not understood here, is UNKNOWN, and so is the verdict behind 
 Limits are taken as not used up.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TypeAlias
 
 from agent.rules.delta import Model
+from agent.rules.objects import Map, Rule, Set
+from agent.rules.statements import (
+    ORIGINAL,
+    Bits,
+    Concat,
+    ConnectionLimit,
+    Count,
+    Ct,
+    Decision,
+    Fib,
+    Helper,
+    Limit,
+    Log,
+    Masked,
+    Match,
+    Meta,
+    NamedCounter,
+    NamedSet,
+    Notrack,
+    OneOf,
+    Payload,
+    Prefix,
+    Range,
+    Raw,
+    Reject,
+    SetUpdate,
+    Statement,
+    Translate,
+    Value,
+    Verdict,
+    VerdictMap,
+)
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -27,29 +59,6 @@ class Answer(Enum):
     UNKNOWN = auto()
 
 
-class Verdict(Enum):
-    """What a rule or a chain says of a packet."""
-
-    ACCEPT = "accept"
-    DROP = "drop"
-    REJECT = "reject"
-    RETURN = "return"
-    QUEUE = "queue"
-    JUMP = "jump"
-    GOTO = "goto"
-    CONTINUE = "continue"
-    """It says nothing: what comes behind it decides."""
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """`chain` is where a jump or goto leads to."""
-
-    verdict: Verdict
-    chain: str = ""
-
-
 class NoValue(Enum):
     """What a field of a packet is that has no value here."""
 
@@ -58,8 +67,8 @@ class NoValue(Enum):
     """The packet has no such field: it is equal to no value, and not different either."""
 
 
-NEUTRAL = Decision(Verdict.CONTINUE)
 FORBIDDING = frozenset({Verdict.DROP, Verdict.REJECT})
+_NEUTRAL = Decision(Verdict.CONTINUE)
 _UNDECIDED = Decision(Verdict.UNKNOWN)
 
 PROTOCOLS = {
@@ -81,10 +90,8 @@ PROTOCOLS = {
 _ECHO_REQUEST = {8, 128}
 _PORTED = {"tcp": 6, "udp": 17, "dccp": 33, "sctp": 132, "udplite": 136}
 _FINAL = frozenset({Verdict.ACCEPT, Verdict.DROP, Verdict.REJECT})
-_PLAIN = (*_FINAL, Verdict.RETURN, Verdict.QUEUE)
-_SILENT = frozenset(
-    {"counter", "log", "ct helper", "notrack", "comment", "mangle", "snat", "dnat", "masquerade", "redirect"}
-)
+_SILENT = (Count, NamedCounter, Log, Helper, Notrack, Translate)
+_SILENT_RAW = frozenset({"comment", "mangle", "redirect"})
 MAX_JUMPS = 32
 """The kernel allows 16; a chain of somebody else's could go round."""
 
@@ -114,14 +121,16 @@ class Packet:
         return address.version if address else None
 
 
-Value: TypeAlias = "IPAddress | int | str | tuple[Value, ...] | NoValue"
+Known: TypeAlias = "IPAddress | int | str | tuple[Known, ...] | NoValue"
+"""What a packet has in a field."""
 
 
 def verdict_of(table: Model, chain: str, packet: Packet) -> Verdict:
     """What the base chain `chain` says of `packet`: accept, drop, reject, or that it cannot be told."""
     found = _walk(table, chain, packet, MAX_JUMPS)
     if found is Verdict.CONTINUE:
-        found = Verdict(table.chains.get(chain, {}).get("policy", "accept"))
+        base = table.chains.get(chain)
+        return Verdict(base.hook.policy) if base and base.hook else Verdict.ACCEPT
     return found
 
 
@@ -145,84 +154,78 @@ def _walk(table: Model, chain: str, packet: Packet, left: int) -> Verdict:
     return Verdict.CONTINUE
 
 
-def _decision_of(table: Model, rule: Mapping[str, object], packet: Packet) -> Decision:
+def _decision_of(table: Model, rule: Rule, packet: Packet) -> Decision:
     """What one rule says."""
-    expressions = rule.get("expr")
     met = Answer.YES
-    for expression in expressions if isinstance(expressions, list | tuple) else ():
-        decision = decision_in(expression)
-        if decision is NEUTRAL and "vmap" in expression:
-            decision = _look_up(table, expression["vmap"], packet)
-        elif decision is NEUTRAL:
-            met = _both(met, applies(table, expression, packet))
-            if met is Answer.NO:
-                return NEUTRAL
-        if decision is not NEUTRAL:
+    for statement in rule.statements:
+        if isinstance(statement, VerdictMap):
+            decision = _look_up(table, statement, packet)
+        else:
+            decision = decision_in(statement)
+            met = _both(met, applies(table, statement, packet)) if decision is _NEUTRAL else met
+        if met is Answer.NO:
+            return _NEUTRAL
+        if decision is not _NEUTRAL:
             return decision if met is Answer.YES else _UNDECIDED
-    return NEUTRAL
+    return _NEUTRAL
 
 
-def decision_in(expression: Mapping[str, object]) -> Decision:
-    """The verdict that `expression` is; NEUTRAL when it is none."""
-    for verdict in _PLAIN:
-        if verdict.value in expression:
-            return Decision(verdict)
-    for verdict in (Verdict.JUMP, Verdict.GOTO):
-        target = expression.get(verdict.value)
-        if isinstance(target, Mapping):
-            return Decision(verdict, str(target.get("target")))
-    return NEUTRAL
+def decision_in(statement: Statement | Value) -> Decision:
+    """The verdict that `statement` is; CONTINUE when it is none."""
+    match statement:
+        case Decision():
+            return statement
+        case Reject():
+            return Decision(Verdict.REJECT)
+    return _NEUTRAL
 
 
-def _look_up(table: Model, vmap: object, packet: Packet) -> Decision:
-    for _, matched, verdict in entries_of_map(table, vmap, packet):
-        return decision_in(verdict) if matched is Answer.YES else _UNDECIDED
-    return NEUTRAL
+def _look_up(table: Model, vmap: VerdictMap, packet: Packet) -> Decision:
+    for _, matched, mapped in entries_of_map(table, vmap, packet):
+        return decision_in(mapped) if matched is Answer.YES else _UNDECIDED
+    return _NEUTRAL
 
 
 def entries_of_map(
-    table: Model, vmap: object, packet: Packet
-) -> list[tuple[object, Answer, Mapping[str, object]]]:
+    table: Model, vmap: VerdictMap, packet: Packet
+) -> list[tuple[Value, Answer, Statement | Value]]:
     """Every key and verdict of a map that `packet` may get, with whether it does: YES or UNKNOWN."""
-    if not isinstance(vmap, Mapping):
-        return [("", Answer.UNKNOWN, {})]
-    value = _value(vmap.get("key"), packet)
-    found = [(key, _equal(table, value, key), verdict) for key, verdict in map_entries(table, vmap)]
+    value = _value(vmap.key, packet)
+    found = [(key, _equal(table, value, key), mapped) for key, mapped in _map_entries(table, vmap)]
     return [entry for entry in found if entry[1] is not Answer.NO]
 
 
-def map_entries(table: Model, vmap: Mapping[str, object]) -> list[tuple[object, Mapping[str, object]]]:
-    data = vmap.get("data")
-    entries: object = data.get("set") if isinstance(data, Mapping) else None
-    if isinstance(data, str):
-        entries = table.elements.get(("map", data.removeprefix("@")), [])
-    pairs = [entry for entry in _listed(entries) if isinstance(entry, list | tuple) and len(entry) == 2]
-    return [(entry[0], entry[1] if isinstance(entry[1], Mapping) else {}) for entry in pairs]
+def _map_entries(table: Model, vmap: VerdictMap) -> tuple[tuple[Value, Statement | Value], ...]:
+    if not isinstance(vmap.entries, NamedSet):
+        return vmap.entries
+    named = table.objects.get(("map", vmap.entries.name))
+    return named.entries if isinstance(named, Map) else ()
 
 
-def applies(table: Model, expression: Mapping[str, object], packet: Packet) -> Answer:
+def applies(table: Model, statement: Statement, packet: Packet) -> Answer:
     """Whether a statement lets the rule continue with `packet`."""
-    ((kind, body),) = expression.items()
-    if kind in _SILENT:
-        return Answer.YES
-    if kind in ("limit", "ct count", "quota") and isinstance(body, Mapping):
-        return _answer(not body.get("inv", False))
-    if kind in ("set", "meter") and isinstance(body, Mapping):
-        inner = [one for one in _listed(body.get("stmt")) if isinstance(one, Mapping)]
-        return _all(applies(table, one, packet) for one in inner)
-    if kind == "match" and isinstance(body, Mapping):
-        return _matches(table, body, packet)
-    return Answer.UNKNOWN
+    match statement:
+        case Match():
+            return _matches(table, statement, packet)
+        case Limit() | ConnectionLimit():
+            return _answer(not statement.over)
+        case SetUpdate():
+            return _all(applies(table, one, packet) for one in statement.limits)
+        case Raw(json={"quota": {**quota}}):
+            return _answer(not quota.get("inv", False))
+        case Raw():
+            return Answer.YES if statement.kind in _SILENT_RAW else Answer.UNKNOWN
+    return Answer.YES if isinstance(statement, _SILENT) else Answer.UNKNOWN
 
 
-def _matches(table: Model, body: Mapping[str, object], packet: Packet) -> Answer:
-    if body.get("right") == "confirmed" and packet.ct_state == "new":
+def _matches(table: Model, asked: Match, packet: Packet) -> Answer:
+    if asked.value == "confirmed" and packet.ct_state == "new":
         return Answer.NO
-    value = _value(body.get("left"), packet)
+    value = _value(asked.field, packet)
     if value is NoValue.ABSENT:
         return Answer.NO
-    equal = _equal(table, value, body.get("right"))
-    match body.get("op"):
+    equal = _equal(table, value, asked.value)
+    match asked.operator:
         case "==" | "in":
             return equal
         case "!=" if equal is not Answer.UNKNOWN:
@@ -230,39 +233,46 @@ def _matches(table: Model, body: Mapping[str, object], packet: Packet) -> Answer
     return Answer.UNKNOWN
 
 
-def _value(left: object, packet: Packet) -> Value:
-    match left:
-        case {"meta": {"key": str(key)}}:
+def _value(field: Value, packet: Packet) -> Known:
+    match field:
+        case Meta(key):
             return _meta(key, packet)
-        case {"payload": {"protocol": str(protocol), "field": str(name)}}:
+        case Payload(protocol, name):
             return _payload(protocol, name, packet)
-        case {"ct": {"key": "state"}}:
-            return _known(packet.ct_state)
-        case {"ct": {"key": "ip daddr" | "ip6 daddr" as key, "dir": "original"}}:
-            other = packet.version not in (None, 4 if key == "ip daddr" else 6)
-            return NoValue.ABSENT if other else _known(packet.asked)
-        case {"ct": {"key": "proto-dst", "dir": "original"}}:
-            return _known(packet.asked_port)
-        case {"ct": {"key": "status"}} if packet.translated is not Answer.UNKNOWN:
-            return "dnat" if packet.translated is Answer.YES else ""
-        case {"&": [inner, _]}:
+        case Ct():
+            return _ct(field, packet)
+        case Masked(inner, _):
             return _value(inner, packet)
-        case {"fib": {"result": "type"}}:
+        case Fib(result="type"):
             # and to be nobody here
             return "unicast"
-        case {"fib": _}:
+        case Fib():
             # no routes here: a source is taken to live where its packets come from
             return True
-        case {"concat": list(parts) | tuple(parts)}:
+        case Concat(parts):
             return tuple(_value(part, packet) for part in parts)
     return NoValue.UNKNOWN
 
 
-def _known(field: IPAddress | int | str | None) -> Value:
+def _ct(field: Ct, packet: Packet) -> Known:
+    match field:
+        case Ct("state"):
+            return _known(packet.ct_state)
+        case Ct("ip daddr" | "ip6 daddr" as key, direction) if direction == ORIGINAL:
+            other = packet.version not in (None, 4 if key == "ip daddr" else 6)
+            return NoValue.ABSENT if other else _known(packet.asked)
+        case Ct("proto-dst", direction) if direction == ORIGINAL:
+            return _known(packet.asked_port)
+        case Ct("status") if packet.translated is not Answer.UNKNOWN:
+            return "dnat" if packet.translated is Answer.YES else ""
+    return NoValue.UNKNOWN
+
+
+def _known(field: IPAddress | int | str | None) -> Known:
     return NoValue.UNKNOWN if field is None else field
 
 
-def _meta(key: str, packet: Packet) -> Value:
+def _meta(key: str, packet: Packet) -> Known:
     match key:
         case "iifname":
             return _known(packet.iifname)
@@ -275,7 +285,7 @@ def _meta(key: str, packet: Packet) -> Value:
     return NoValue.UNKNOWN
 
 
-def _payload(protocol: str, name: str, packet: Packet) -> Value:
+def _payload(protocol: str, name: str, packet: Packet) -> Known:
     if protocol in ("ip", "ip6"):
         if packet.version is not None and packet.version != (4 if protocol == "ip" else 6):
             return NoValue.ABSENT
@@ -292,62 +302,62 @@ def _payload(protocol: str, name: str, packet: Packet) -> Value:
     return _field(name, ("sport", "dport") if protocol in _PORTED else (), packet)
 
 
-def _field(name: str, there: Collection[str], packet: Packet) -> Value:
+def _field(name: str, there: Collection[str], packet: Packet) -> Known:
     return _known(getattr(packet, name)) if name in there else NoValue.UNKNOWN
 
 
-def _equal(table: Model, value: Value, right: object) -> Answer:
-    """Whether `value` is what `right` says, which may be a set of things."""
-    match right:
-        case str() if right.startswith("@"):
-            return _in_named(table, value, right[1:])
-        case {"set": inner}:
-            return _any(_equal(table, value, one) for one in _listed(inner))
-        case {"elem": {"val": inner}}:
-            return _equal(table, value, inner)
-        case {"concat": list(parts) | tuple(parts)} if isinstance(value, tuple) and len(value) == len(parts):
+def _equal(table: Model, value: Known, wanted: Value) -> Answer:
+    """Whether `value` is what is `wanted`, which may be a set of things."""
+    match wanted:
+        case NamedSet(name):
+            return _in_named(table, value, name)
+        case OneOf(values):
+            return _any(_equal(table, value, one) for one in values)
+        case Concat(parts) if isinstance(value, tuple) and len(value) == len(parts):
             return _all(_equal(table, one, part) for one, part in zip(value, parts, strict=True))
     if value is NoValue.ABSENT:
         return Answer.NO
     if value is NoValue.UNKNOWN or isinstance(value, tuple):
         return Answer.UNKNOWN
-    return _equal_to_one(value, right)
+    return _equal_to_one(value, wanted)
 
 
-def _in_named(table: Model, value: Value, name: str) -> Answer:
+def _in_named(table: Model, value: Known, name: str) -> Answer:
     if name in table.moving:
         return Answer.UNKNOWN
-    for kind in ("set", "map"):
-        if (kind, name) in table.objects:
-            return _any(_equal(table, value, one) for one in table.elements[kind, name])
+    match table.objects.get(("set", name)) or table.objects.get(("map", name)):
+        case Set() as found:
+            return _any(_equal(table, value, one) for one in found.elements)
+        case Map() as found:
+            return _any(_equal(table, value, key) for key, _ in found.entries)
     return Answer.UNKNOWN
 
 
-def _equal_to_one(value: Value, right: object) -> Answer:
-    match value, right:
-        case IPv4Address() | IPv6Address(), {"prefix": {"addr": str(address), "len": int(length)}}:
+def _equal_to_one(value: IPAddress | int | str | NoValue, wanted: Value) -> Answer:
+    match value, wanted:
+        case IPv4Address() | IPv6Address(), Prefix(address, length):
             network = ip_network(f"{address}/{length}", strict=False)
             return _answer(value.version == network.version and value in network)
-        case IPv4Address() | IPv6Address(), {"range": [str(first), str(last)]}:
+        case IPv4Address() | IPv6Address(), Range(str(first), str(last)):
             low, high = ip_address(first), ip_address(last)
             return _answer(value.version == low.version and low.packed <= value.packed <= high.packed)
-        case IPv4Address() | IPv6Address(), str() if _is_address(right):
-            return _answer(value == ip_address(right))
-        case int(), {"range": [int(first), int(last)]}:
+        case IPv4Address() | IPv6Address(), str() if _is_address(wanted):
+            return _answer(value == ip_address(wanted))
+        case int(), Range(int(first), int(last)):
             return _answer(first <= value <= last)
         case int(), int():
-            return _answer(value == right)
+            return _answer(value == wanted)
         case int(), "echo-request":
             return _answer(value in _ECHO_REQUEST)
         case int(), str():
             # the name of a protocol, or an ICMP type that opens no connection
-            return _answer(value == PROTOCOLS.get(right, -1))
-        case str(), str() if right.endswith("*"):
-            return _answer(value.startswith(right[:-1]))
+            return _answer(value == PROTOCOLS.get(wanted, -1))
+        case str(), str() if wanted.endswith("*"):
+            return _answer(value.startswith(wanted[:-1]))
         case str(), str():
-            return _answer(value == right)
-        case str(), list() | tuple():
-            return _answer(value in right)
+            return _answer(value == wanted)
+        case str(), Bits(names):
+            return _answer(value in names)
     return Answer.UNKNOWN
 
 
@@ -357,12 +367,6 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _listed(value: object) -> Sequence[object]:
-    if isinstance(value, list | tuple):
-        return value
-    return () if value is None else (value,)
 
 
 def _answer(truth: bool) -> Answer:

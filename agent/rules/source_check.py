@@ -17,65 +17,52 @@ from collections.abc import Iterator
 
 from agent.errors import Problem
 from agent.model.pair import Pair, Protocol
-from agent.rules.nft_json import (
+from agent.rules.objects import TABLE, Chain, CounterObject, Object, base_chain, make_rule
+from agent.rules.statements import (
     DROP,
     IIFNAME,
     RETURN,
-    TABLE,
-    Command,
-    Commands,
-    Json,
-    add_base_chain,
-    add_chain,
-    add_counter,
-    add_rule,
+    Fib,
+    Match,
+    NamedCounter,
+    Payload,
+    Prefix,
     in_state,
-    interface_name,
     jump,
-    match,
-    named_counter,
-    of_version,
-    payload,
 )
+from agent.rules.values import interface_name, of_version
 
 RAW_IN = "raw-in"
 CHECK = "source-check"
 SOURCES = "sources"
 BEFORE_TRANSLATION = -110
 _ANSWERED_FIRST = (Protocol.TCP, Protocol.SCTP)
-_LIVES_ELSEWHERE = match({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, False)
-_LINK_LOCAL: Json = {"prefix": {"addr": "fe80::", "len": 10}}
+_LIVES_ELSEWHERE = Match(Fib("oif", ("saddr", "iif")), False)
+_LINK_LOCAL = Prefix("fe80::", 10)
 
 
-def sources(table: str, pair: Pair) -> Commands:
+def sources(table: str, pair: Pair) -> tuple[Object, ...]:
     unchecked = [interface for interface in pair.data_interfaces if interface.no_source_check]
     return (
-        add_counter(table, "spoofed"),
-        add_chain(table, CHECK),
-        add_base_chain(table, SOURCES, "prerouting", BEFORE_TRANSLATION, kind="nat"),
-        add_rule(table, SOURCES, of_version(4), match(IIFNAME, "lo", "!="), jump(CHECK)),
+        CounterObject(table, "spoofed"),
+        Chain(table, CHECK),
+        base_chain(table, SOURCES, "prerouting", BEFORE_TRANSLATION, kind="nat"),
+        make_rule(table, SOURCES, of_version(4), Match(IIFNAME, "lo", "!="), jump(CHECK)),
         *(
-            add_rule(
+            make_rule(
                 table,
                 CHECK,
-                match(IIFNAME, interface_name(interface.name)),
+                Match(IIFNAME, interface_name(interface.name)),
                 RETURN,
                 comment=f"{interface.name}: not checked: {interface.no_source_check}",
             )
             for interface in unchecked
         ),
         # hosts that have no address yet, and addresses that live on every link
-        add_rule(table, CHECK, match(payload("ip", "saddr"), "0.0.0.0"), RETURN),
-        add_rule(table, CHECK, match(payload("ip6", "saddr"), "::"), RETURN),
-        add_rule(table, CHECK, match(payload("ip6", "saddr"), _LINK_LOCAL), RETURN),
-        add_rule(
-            table,
-            CHECK,
-            _LIVES_ELSEWHERE,
-            named_counter("spoofed"),
-            DROP,
-            comment="spoofed source",
-        ),
+        make_rule(table, CHECK, Match(Payload("ip", "saddr"), "0.0.0.0"), RETURN),
+        make_rule(table, CHECK, Match(Payload("ip6", "saddr"), "::"), RETURN),
+        make_rule(table, CHECK, Match(Payload("ip6", "saddr"), _LINK_LOCAL), RETURN),
+        make_rule(table, CHECK, _LIVES_ELSEWHERE, NamedCounter("spoofed"), DROP, comment="spoofed source"),
     )
 
 
@@ -95,10 +82,10 @@ def find_believed(pair: Pair) -> Iterator[Problem]:
             )
 
 
-def check_all_ipv6() -> Command:
-    return add_rule(TABLE, RAW_IN, of_version(6), match(IIFNAME, "lo", "!="), jump(CHECK))
+def check_all_ipv6() -> Object:
+    return make_rule(TABLE, RAW_IN, of_version(6), Match(IIFNAME, "lo", "!="), jump(CHECK))
 
 
-def check(table: str, chain: str, *states: str) -> Command:
+def check(table: str, chain: str, *states: str) -> Object:
     """Sends packets in these states through the check."""
-    return add_rule(table, chain, in_state(*states), jump(CHECK))
+    return make_rule(table, chain, in_state(*states), jump(CHECK))

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.rules.describe import sentence
-from agent.rules.nft_json import FAMILY, TABLES
-
-NatKinds = ("snat", "dnat", "masquerade", "redirect")
+from agent.rules.objects import FAMILY, TABLES, Rule
+from agent.rules.statements import Raw, Translate
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Event:
         return self.family == FAMILY and self.table in TABLES
 
 
-RulesByPlace = Mapping[tuple[str, str, int], Mapping[str, object]]
+RulesByPlace = Mapping[tuple[str, str, int], Rule]
 """Rules as nft lists them, by family, table and handle."""
 
 
@@ -54,7 +53,8 @@ def explain(events: Sequence[Event], rules: RulesByPlace, deciding: Sequence[str
     met = [
         event
         for event in events
-        if event.table != "hafw-trace" and not (event.verdict == "continue" and not _rule_of(event, rules))
+        if event.table != "hafw-trace"
+        and not (event.verdict == "continue" and _find_rule(event, rules) is None)
     ]
     steps = tuple(_step(event, rules) for event in met)
     dropped = next((event for event in met if event.verdict == "drop"), None)
@@ -72,15 +72,17 @@ def explain(events: Sequence[Event], rules: RulesByPlace, deciding: Sequence[str
 
 
 def _translates(event: Event, rules: RulesByPlace) -> bool:
-    expressions = _rule_of(event, rules).get("expr")
-    listed = expressions if isinstance(expressions, list) else []
-    return any(kind in expression for expression in listed for kind in NatKinds)
+    rule = _find_rule(event, rules)
+    return rule is not None and any(
+        isinstance(one, Translate) or (isinstance(one, Raw) and one.kind == "redirect")
+        for one in rule.statements
+    )
 
 
-def _rule_of(event: Event, rules: RulesByPlace) -> Mapping[str, object]:
+def _find_rule(event: Event, rules: RulesByPlace) -> Rule | None:
     if event.kind != "rule" or event.handle is None:
-        return {}
-    return rules.get((event.family, event.table, event.handle), {})
+        return None
+    return rules.get((event.family, event.table, event.handle))
 
 
 def _step(event: Event, rules: RulesByPlace) -> str:
@@ -91,6 +93,6 @@ def _step(event: Event, rules: RulesByPlace) -> str:
         return f"{place}: default: {event.verdict}"
     if event.kind == "return":
         return f"{place}: end"
-    rule = _rule_of(event, rules)
+    rule = _find_rule(event, rules)
     outcome = f" -> {event.target}" if event.target else ""
     return f"{place}: {sentence(rule) if rule else 'a rule: ' + event.verdict}{outcome}"

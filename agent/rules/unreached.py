@@ -31,9 +31,9 @@ from agent.model.pair import (
 )
 from agent.rules.gate import VRRP
 from agent.rules.matching import VERSIONS
-from agent.rules.nft_json import intervals
 from agent.rules.peer import MULTI_HOP_BFD, SINGLE_HOP_BFD
 from agent.rules.source_check import find_believed
+from agent.rules.values import intervals
 
 Spans = list[tuple[int, int]]
 _EVERY = (ip_network("0.0.0.0/0"), ip_network("::/0"))

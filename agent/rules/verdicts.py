@@ -13,40 +13,39 @@ from collections.abc import Iterator
 
 from agent.model.pair import Action, Connections, Pair, Rate, Rule, Side, Zone
 from agent.rules.matching import VERSIONS
-from agent.rules.nft_json import (
+from agent.rules.objects import TABLE, Chain, Object, Set, make_rule
+from agent.rules.statements import (
     ACCEPT,
     COUNTER,
     DROP,
     L4PROTO,
-    TABLE,
-    Command,
-    Expr,
-    add_chain,
-    add_rule,
-    add_set,
+    ConnectionLimit,
+    Ct,
+    Decision,
+    Limit,
+    Log,
+    Match,
+    NamedSet,
+    Reject,
+    SetUpdate,
     jump,
-    limit,
-    log,
-    match,
-    more_connections,
-    networks_of_source,
-    once_a_source,
 )
+from agent.rules.values import comment_text, networks_of_source
 
 # `reject` alone is a word of nft's own
 REJECT = "reject-it"
-_LOG_LIMIT = limit(10, "minute", 5)
+_LOG_LIMIT = Limit(10, "minute", 5)
 # as many sources are counted at a time; those beyond share one bucket
 _MAX_SOURCES = 65_535
-_BEGUN: Expr = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "confirmed"}}
+_BEGUN = Match(Ct("status"), "confirmed", "in")
 _PLAIN = {Action.ACCEPT: ACCEPT, Action.DROP: DROP, Action.REJECT: jump(REJECT)}
 
 
-def verdict(rule: Rule) -> Expr:
+def verdict(rule: Rule) -> Decision:
     return jump(_chain(rule)) if _has_chain(rule) else _PLAIN[rule.action]
 
 
-def refusal(zone: Zone) -> Expr:
+def refusal(zone: Zone) -> Decision:
     """What becomes of a packet from `zone` that no rule is about."""
     return jump(refuse_chain(zone)) if has_refuse_chain(zone) else DROP
 
@@ -59,7 +58,7 @@ def refuse_chain(zone: Zone) -> str:
     return f"refuse/{zone.name}"
 
 
-def verdict_chains(pair: Pair) -> Iterator[Command]:
+def verdict_chains(pair: Pair) -> Iterator[Object]:
     """The chains and sets that `verdict` and `refusal` need."""
     zones = [zone for zone in pair.zones if has_refuse_chain(zone)]
     rules: dict[str | None, Rule] = {}
@@ -75,21 +74,21 @@ def verdict_chains(pair: Pair) -> Iterator[Command]:
         yield from _limits(rule)
 
 
-def _reject() -> Iterator[Command]:
-    yield add_chain(TABLE, REJECT)
-    yield add_rule(TABLE, REJECT, match(L4PROTO, "tcp"), {"reject": {"type": "tcp reset"}})
-    yield add_rule(TABLE, REJECT, {"reject": {"type": "icmpx", "expr": "admin-prohibited"}})
+def _reject() -> Iterator[Object]:
+    yield Chain(TABLE, REJECT)
+    yield make_rule(TABLE, REJECT, Match(L4PROTO, "tcp"), Reject("tcp reset"))
+    yield make_rule(TABLE, REJECT, Reject("icmpx", "admin-prohibited"))
 
 
-def _refuse(zone: Zone) -> Iterator[Command]:
+def _refuse(zone: Zone) -> Iterator[Object]:
     chain = refuse_chain(zone)
-    yield add_chain(TABLE, chain)
+    yield Chain(TABLE, chain)
     if zone.log:
-        yield add_rule(
-            TABLE, chain, _LOG_LIMIT, log(f"hafw refuse {zone.name}: "), comment=f"{zone.name}: log"
+        yield make_rule(
+            TABLE, chain, _LOG_LIMIT, _log(f"hafw refuse {zone.name}: "), comment=f"{zone.name}: log"
         )
     what = jump(REJECT) if zone.side is Side.INSIDE else DROP
-    yield add_rule(TABLE, chain, what, comment=f"{zone.name}: {zone.side.value}")
+    yield make_rule(TABLE, chain, what, comment=f"{zone.name}: {zone.side.value}")
 
 
 def _has_chain(rule: Rule) -> bool:
@@ -100,54 +99,58 @@ def _chain(rule: Rule) -> str:
     return f"rule/{rule.name}"
 
 
-def _limits(rule: Rule) -> Iterator[Command]:
+def _limits(rule: Rule) -> Iterator[Object]:
     chain = _chain(rule)
-    yield add_chain(TABLE, chain)
+    yield Chain(TABLE, chain)
     if rule.rate or rule.connections:
-        yield add_rule(TABLE, chain, _BEGUN, COUNTER, ACCEPT, comment=f"{rule.label}: already accepted")
+        yield make_rule(TABLE, chain, _BEGUN, COUNTER, ACCEPT, comment=f"{rule.label}: already accepted")
     if rule.rate:
         yield from _rate(rule, rule.rate)
     if rule.connections:
         yield from _connections(rule, rule.connections)
     if rule.log:
         prefix = f"hafw {rule.action.value} {rule.label}: "
-        yield add_rule(TABLE, chain, _LOG_LIMIT, log(prefix), comment=f"{rule.label}: log")
-    yield add_rule(TABLE, chain, COUNTER, _PLAIN[rule.action], comment=f"{rule.label}: {rule.action.value}")
+        yield make_rule(TABLE, chain, _LOG_LIMIT, _log(prefix), comment=f"{rule.label}: log")
+    yield make_rule(TABLE, chain, COUNTER, _PLAIN[rule.action], comment=f"{rule.label}: {rule.action.value}")
 
 
-def _rate(rule: Rule, rate: Rate) -> Iterator[Command]:
-    over, comment = limit(rate.count, rate.period, rate.burst, over=True), f"{rule.label}: above {rate}"
+def _rate(rule: Rule, rate: Rate) -> Iterator[Object]:
+    over, comment = Limit(rate.count, rate.period, rate.burst, over=True), f"{rule.label}: above {rate}"
     if not rate.per_source:
-        yield add_rule(TABLE, _chain(rule), over, COUNTER, DROP, comment=comment)
+        yield make_rule(TABLE, _chain(rule), over, COUNTER, DROP, comment=comment)
         return
     for version in VERSIONS:
         name = f"limit/{rule.name}/{version}"
         kept_s = rate.refill_s + 1
-        yield add_set(
-            TABLE, name, f"ipv{version}_addr", flags=["timeout"], timeout_s=kept_s, size=_MAX_SOURCES
+        yield Set(
+            TABLE, name, (f"ipv{version}_addr",), flags=("timeout",), timeout_s=kept_s, size=_MAX_SOURCES
         )
         yield from _per_source(rule, version, name, over, "update", comment)
 
 
-def _connections(rule: Rule, connections: Connections) -> Iterator[Command]:
-    over, comment = more_connections(connections.most), f"{rule.label}: above {connections}"
+def _connections(rule: Rule, connections: Connections) -> Iterator[Object]:
+    over, comment = ConnectionLimit(connections.most, over=True), f"{rule.label}: above {connections}"
     if not connections.per_source:
-        yield add_rule(TABLE, _chain(rule), over, COUNTER, DROP, comment=comment)
+        yield make_rule(TABLE, _chain(rule), over, COUNTER, DROP, comment=comment)
         return
     for version in VERSIONS:
         name = f"connections/{rule.name}/{version}"
-        yield add_set(TABLE, name, f"ipv{version}_addr", size=_MAX_SOURCES)
+        yield Set(TABLE, name, (f"ipv{version}_addr",), size=_MAX_SOURCES)
         yield from _per_source(rule, version, name, over, "add", comment)
 
 
 def _per_source(
-    rule: Rule, version: int, name: str, over: Expr, operation: str, comment: str
-) -> Iterator[Command]:
+    rule: Rule, version: int, name: str, over: Limit | ConnectionLimit, operation: str, comment: str
+) -> Iterator[Object]:
     source = networks_of_source(version, rule.source_lengths[VERSIONS.index(version)])
-    counted = once_a_source(source, name, over, operation)
-    yield add_rule(TABLE, _chain(rule), counted, COUNTER, DROP, comment=comment)
+    counted = SetUpdate(operation, source, name, (over,))
+    yield make_rule(TABLE, _chain(rule), counted, COUNTER, DROP, comment=comment)
     # the kernel passes over a rule whose set takes no more
-    beyond = match(source, f"@{name}", "!=")
-    yield add_rule(
+    beyond = Match(source, NamedSet(name), "!=")
+    yield make_rule(
         TABLE, _chain(rule), beyond, over, COUNTER, DROP, comment=f"{comment}, for all beyond the set"
     )
+
+
+def _log(prefix: str) -> Log:
+    return Log(comment_text(prefix), "info")

@@ -13,9 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from agent.config import loader
-from agent.core.roles import RuleSet
 from agent.paths import Paths
-from agent.rules.compile import compile_table, digest
+from agent.rules.compile import compile_pair
 from hafw_lab.client.lab import Fault, FaultKind, Lab, NodeStatus
 from hafw_lab.client.node import Node
 from hafw_lab.client.records import Record, parse_records
@@ -194,7 +193,7 @@ def keepalived_words(node: Node) -> set[str]:
 def expected_digest(node: Node) -> str:
     """Of the rules that the node's pair file asks for, made here from nothing."""
     pair = loader.parse(node.read_text(Paths().pair_file), "the pair file")
-    return digest(compile_table(pair, RuleSet.BACKUP))
+    return compile_pair(pair).digest
 
 
 def gate_is_open(node: Node) -> bool:

@@ -26,10 +26,11 @@ from agent.adapters.nftables import Nftables
 from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
-from agent.rules.compile import compile_table
-from agent.rules.delta import compile_change
+from agent.rules.compile import compile_pair
+from agent.rules.delta import compile_change, model_of
 from agent.rules.gate import BEFORE_DEFRAG, BEFORE_POLICY, CLOSED, GATE, ROLE
-from agent.rules.nft_json import FAMILY, GATE_TABLE, TABLE, TABLES
+from agent.rules.nft_json import command_text
+from agent.rules.objects import FAMILY, GATE_TABLE, TABLE, TABLES
 from hafw_lab.bench.rules_forward import measure_forward
 from hafw_lab.compose import pair_file
 from hafw_lab.errors import LabError
@@ -145,7 +146,8 @@ def _measure_element(ours: Nftables, pair: Pair, elements: int, runs: int) -> di
     (big,) = pair.sets
     fresh = IPv4Network(_address(2 * elements))
     grown = replace(pair, sets=(replace(big, networks=(*big.networks, fresh)),))
-    change = compile_change(compile_table(pair, RuleSet.BACKUP), compile_table(grown, RuleSet.BACKUP), {})
+    before, after = (model_of(compile_pair(one).objects(RuleSet.BACKUP)) for one in (pair, grown))
+    change = compile_change(before, after, {})
     if change is None:
         raise LabError("one address more in a set reloads the whole table")
     times = []
@@ -156,7 +158,7 @@ def _measure_element(ours: Nftables, pair: Pair, elements: int, runs: int) -> di
     nft = [_cost(partial(run, ["nft", verb, "element", *element])).wall for verb in ("add", "delete")]
     return {
         "commands": len(change),
-        "bytes": len(json.dumps(change)),
+        "bytes": len(command_text(change)),
         "hafw_ms": median(times),
         "nft_ms": median(nft),
     }

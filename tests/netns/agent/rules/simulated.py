@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The path of a packet through a compiled table, by the simulator that `hafw` asks (agent.rules.packet).
+"""The path of a packet through a compiled table, by the simulator that `hafw` asks (agent.rules.simulate).
 
 In words as Wire.send has them. The routes are the pair's networks and `routes`, as the model has them.
 """
@@ -7,13 +7,16 @@ In words as Wire.send has them. The routes are the pair's networks and `routes`,
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
 
 from agent.core.roles import RuleSet
 from agent.model.pair import IPAddress, IPNetwork, Pair
-from agent.rules import compile_table
 from agent.rules import simulate as simulator
+from agent.rules.compile import compile_pair
 from agent.rules.delta import Model, model_of
-from agent.rules.simulate import Answer, Verdict, applies, verdict_of
+from agent.rules.objects import Rule
+from agent.rules.simulate import Answer, applies, verdict_of
+from agent.rules.statements import ACCEPT, Prefix, Translate, Value, Verdict
 from tests.netns.wire import ICMP, ICMPV6, Packet
 
 
@@ -68,27 +71,27 @@ class Simulated:
 
     def _translated(self, packet: simulator.Packet, chain: str, kind: str) -> simulator.Packet:
         for rule in self.table.rules.get(chain, []):
-            expressions = rule["expr"]
-            assert isinstance(expressions, list)
-            *asked, last = expressions
+            *asked, last = rule.statements
             if not all(applies(self.table, one, packet) is Answer.YES for one in asked):
                 continue
-            if kind not in last:
-                assert "accept" in last, rule
+            if not isinstance(last, Translate):
+                assert last == ACCEPT, rule
                 return packet
+            assert last.kind == kind
             at = "daddr" if kind == "dnat" else "saddr"
-            address = _moved(getattr(packet, at), rule, last[kind]["addr"])
-            port = last[kind].get("port", packet.dport)
+            address = _moved(getattr(packet, at), rule, last.address)
+            port = last.port if isinstance(last.port, int) else packet.dport
             translated = Answer.YES if kind == "dnat" else packet.translated
-            return replace(packet, **{at: address, "dport": port, "translated": translated})
+            moved: dict[str, Any] = {at: address, "dport": port, "translated": translated}
+            return replace(packet, **moved)
         return packet
 
 
-def _moved(address: IPAddress, rule: Mapping[str, object], new: object) -> IPAddress:
+def _moved(address: IPAddress, rule: Rule, new: Value | None) -> IPAddress:
     match new:
         case str():
             return ip_address(new)
-        case {"prefix": {"addr": str(first), "len": int(length)}}:
+        case Prefix(first, length):
             network: IPv4Network | IPv6Network = ip_network(f"{first}/{length}")
             host = int(address) & ((1 << network.max_prefixlen - length) - 1)
             return type(address)(int(network.network_address) | host)
@@ -96,4 +99,4 @@ def _moved(address: IPAddress, rule: Mapping[str, object], new: object) -> IPAdd
 
 
 def simulate(pair: Pair, node: str, routes: Mapping[IPNetwork, str]) -> Simulated:
-    return Simulated(pair, node, model_of(compile_table(pair, RuleSet.PRIMARY)), routes)
+    return Simulated(pair, node, model_of(compile_pair(pair).objects(RuleSet.PRIMARY)), routes)

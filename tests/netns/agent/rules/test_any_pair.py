@@ -25,7 +25,7 @@ from agent.model.pair import (
     SourceNat,
     Sync,
 )
-from agent.rules import Commands, compile_table
+from agent.rules.compile import compile_pair
 from tests.netns.namespaces import Namespace, start_namespaces
 
 pytestmark = pytest.mark.netns
@@ -113,10 +113,6 @@ def node() -> Iterator[Namespace]:
         yield started
 
 
-def added(commands: Commands, kind: str) -> int:
-    return sum(isinstance(command.get("add"), dict) and kind in command["add"] for command in commands)  # type: ignore[operator] # a dict, as just asked
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pair=pairs(), role=st.sampled_from(RuleSet))
 def test_any_pair_loads_and_says_nothing_else(node: Namespace, pair: Pair, role: RuleSet) -> None:
@@ -129,9 +125,9 @@ def test_any_pair_loads_and_says_nothing_else(node: Namespace, pair: Pair, role:
     assert rules.verify(other).drift is None
     rules.flip(role)
     entries = json.loads(node.run("nft", "-j", "list", "ruleset"))["nftables"]
-    commands = compile_table(pair, role)
+    objects = compile_pair(pair).objects(role)
     for kind in ("rule", "chain", "set", "counter", "ct helper"):
-        assert sum(kind in entry for entry in entries) == added(commands, kind)
+        assert sum(kind in entry for entry in entries) == sum(one.kind == kind for one in objects)
     tables = [entry["table"] for entry in entries if "table" in entry]
     assert [(table["family"], table["name"]) for table in tables] == [
         ("inet", "hafw"),

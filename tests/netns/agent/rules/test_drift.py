@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.engine.observer import POLL_S
-from agent.rules.nft_json import TABLES
+from agent.rules.objects import TABLES
 from tests.checkout import ROOT
 from tests.netns.agent.rules.tables_of_others import THEIRS
 from tests.netns.machine import Machine, start_agent, start_machine

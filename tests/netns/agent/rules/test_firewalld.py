@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.rules.nft_json import TABLES
+from agent.rules.objects import TABLES
 from tests.netns.agent.rules.test_drift import PAIR, PAIR_FILE, PATIENCE_S, theirs, wait_intact
 from tests.netns.machine import Machine, start_agent, start_machine
 from tests.netns.pair_checks import until

@@ -11,7 +11,7 @@ from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.rules.gate import STOP_GAPS
 from agent.rules.holes import UNKNOWN, Change, Deed, Hole, holes
-from agent.rules.nft_json import TABLES
+from agent.rules.objects import TABLES
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.packets import connect, echo, listen
 

@@ -17,7 +17,7 @@ from agent.config.loader import load, parse
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.model.pair import Pair, PortRange, Protocol, Service
-from agent.rules.nft_json import TABLES
+from agent.rules.objects import TABLES
 from tests.checkout import GOLDEN
 from tests.netns.namespaces import Namespace, start_namespaces
 

@@ -17,7 +17,7 @@ from agent.adapters.process import ENVIRONMENT
 from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
-from agent.rules import compile_table
+from agent.rules.compile import compile_pair
 from agent.rules.delta import model_of
 from agent.rules.flows import find_forbidden
 from tests.checkout import ROOT
@@ -353,4 +353,4 @@ def forbidden(firewall: Firewall, pair: Pair) -> list[Any]:
     with firewall.node.entered():
         every, ways = connections.read_flows(), iproute.read_ways()
     assert every
-    return find_forbidden(model_of(compile_table(pair, RuleSet.PRIMARY)), every, ways)
+    return find_forbidden(model_of(compile_pair(pair).objects(RuleSet.PRIMARY)), every, ways)

@@ -20,8 +20,8 @@ from agent.config.loader import parse
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError, Problem
 from agent.model.pair import IPAddress, Pair
-from agent.rules import compile_table
-from agent.rules.nft_json import TABLES
+from agent.rules.compile import compile_pair
+from agent.rules.objects import TABLES
 from tests.netns.agent.rules.policy_model import Model
 from tests.netns.agent.rules.simulated import simulate
 from tests.netns.wire import VRRP, Packet, Wire, start_wire
@@ -373,11 +373,9 @@ def test_a_policy_does_what_it_says(wire: Wire, text: str, seed: int) -> None:
                 assert table.fate(packet) == fate(packet), str(packet)
     entries = json.loads(wire.node.run("nft", "-j", "list", "ruleset"))["nftables"]
     assert [entry["table"]["name"] for entry in entries if "table" in entry] == [*TABLES]
-    commands = [command["add"] for command in compile_table(pair, RuleSet.PRIMARY) if "add" in command]
+    objects = compile_pair(pair).objects(RuleSet.PRIMARY)
     for kind in ("rule", "chain", "set"):
-        assert sum(kind in entry for entry in entries) == sum(
-            kind in command for command in commands if isinstance(command, dict)
-        )
+        assert sum(kind in entry for entry in entries) == sum(one.kind == kind for one in objects)
     # what nft prints can be loaded as it is
     listing = wire.node.run("nft", "list", "ruleset")
     wire.node.run("nft", f"flush ruleset; {listing}")

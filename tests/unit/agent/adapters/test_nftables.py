@@ -2,8 +2,9 @@
 """The adapter against a libnftables that misbehaves. What the real one does is in tests/netns."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,9 @@ from agent.adapters.nftables import Nftables
 from agent.config.loader import load
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
-from agent.rules import Commands, compile_table
-from agent.rules.nft_json import TABLES
+from agent.rules.compile import compile_pair
+from agent.rules.nft_json import object_json
+from agent.rules.objects import TABLES, Object, Table
 from tests.checkout import GOLDEN
 
 PAIR = load(GOLDEN / "rules" / "described" / "hafw.yaml")
@@ -44,19 +46,13 @@ class FakeContext:
         return self.answer(cmdline)
 
 
-def listing_of(commands: Commands, table: str) -> str:
+def listing_of(objects: Iterable[Object], table: str) -> str:
     """What nft would list, were it as simple as echoing what it was given."""
-    added = [command["add"] for command in commands if "add" in command]
-    entries = [dict(entry) for entry in added if isinstance(entry, dict)]
-    entries = [entry for entry in entries for kind in entry if is_in(table, kind, entry[kind])]
+    entries: list[dict[str, Any]] = [dict(object_json(one)) for one in objects if one.table == table]
     for entry in entries:
         if "counter" in entry:
             entry["counter"] = {**entry["counter"], "packets": 1, "bytes": 2}
     return json.dumps({"nftables": [{"metainfo": {}}, *entries]})
-
-
-def is_in(table: str, kind: str, body: dict[str, object]) -> bool:
-    return body["name" if kind == "table" else "table"] == table
 
 
 def faithful(rules: RuleSet) -> Callable[[str], tuple[int, str, str]]:
@@ -64,7 +60,8 @@ def faithful(rules: RuleSet) -> Callable[[str], tuple[int, str, str]]:
         if '"list"' not in command:
             return 0, "", ""
         (asked,) = json.loads(command)["nftables"]
-        return 0, listing_of(compile_table(PAIR, rules), asked["list"]["table"]["name"]), ""
+        table = asked["list"]["table"]["name"]
+        return 0, listing_of((Table(table), *compile_pair(PAIR).objects(rules)), table), ""
 
     return answer
 

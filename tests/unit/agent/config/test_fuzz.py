@@ -8,12 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.config.loader import parse
-from agent.core.roles import RuleSet
 from agent.errors import ConfigError, Problem
 from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, sysctl
-from agent.rules import compile_table
+from agent.rules.compile import compile_pair
 from tests.checkout import EXAMPLES
 
 PAIRS = [path.read_text() for path in sorted(EXAMPLES.glob("*.yaml"))]
@@ -58,8 +57,7 @@ def is_pair(text: str) -> bool:
         assert problems
         assert all(problem.message and str(problem).isprintable() for problem in problems), problems
         return False
-    for rules in RuleSet:
-        assert compile_table(pair, rules)
+    assert compile_pair(pair).body
     for node in pair.nodes:
         for render in (keepalived.render, conntrackd.render, sysctl.render):
             for line in render(pair, node.name, Paths()).split("\n"):

@@ -11,7 +11,7 @@ from agent.core.actions import Timer
 from agent.core.roles import Role, RuleSet
 from agent.model.records import RecordKind
 from agent.rules.holes import UNKNOWN, Change, Deed
-from agent.rules.nft_json import GATE_TABLE
+from agent.rules.objects import GATE_TABLE
 from tests.unit.agent.engine.bench import Bench
 
 

@@ -3,27 +3,29 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
-from agent.rules import Commands, compile_table
+from agent.rules.compile import compile_pair
 from agent.rules.delta import compile_change, model_of
-from agent.rules.diff import changes, parts_of, to_sentence, to_text
-from agent.rules.nft_json import (
-    ACCEPT,
-    COUNTER,
+from agent.rules.diff import changes, lines_of, lines_of_listing, to_sentence, to_text
+from agent.rules.objects import (
     TABLE,
-    add_chain,
-    add_counter,
-    add_rule,
-    add_set,
-    match,
-    payload,
+    Chain,
+    Command,
+    Commands,
+    CounterObject,
+    DeleteElements,
+    Rule,
+    Set,
+    Verb,
+    base_chain,
+    make_rule,
 )
+from agent.rules.statements import ACCEPT, COUNTER, Count, Match, NamedCounter, Payload
 from tests.checkout import EXAMPLES
 
 EXAMPLE = (EXAMPLES / "pair.yaml").read_text()
@@ -37,107 +39,87 @@ def pair_with(allow: str) -> Pair:
     return loader.parse(EXAMPLE.replace(old, f"allow: {allow}"))
 
 
-def port_rule(port: int) -> Any:
-    return add_rule(
-        TABLE, "a", match(payload("tcp", "dport"), port), COUNTER, ACCEPT, comment=f"port {port}"
+def port_rule(port: int) -> Rule:
+    return make_rule(
+        TABLE, "a", Match(Payload("tcp", "dport"), port), COUNTER, ACCEPT, comment=f"port {port}"
     )
 
 
 def flat(commands: Commands) -> list[str]:
-    listed: list[Any] = list(commands)
-    return [f"{verb} {kind}" for command in listed for verb, body in command.items() for kind in body]
+    return [f"{one.verb.value} {one.target.kind}" for one in commands if isinstance(one, Command)]
 
 
 def test_nothing_is_touched_that_stays_the_same() -> None:
-    table = compile_table(pair_with("[ssh]"), RuleSet.PRIMARY)
+    table = model_of(compile_pair(pair_with("[ssh]")).objects(RuleSet.PRIMARY))
     assert compile_change(table, table, {}) == ()
 
 
 def test_one_more_service_touches_one_chain() -> None:
     before, after = (
-        compile_table(pair_with(allow), RuleSet.PRIMARY) for allow in ("[ssh, http]", "[ssh, https, http]")
+        model_of(compile_pair(pair_with(allow)).objects(RuleSet.PRIMARY))
+        for allow in ("[ssh, http]", "[ssh, https, http]")
     )
     change = compile_change(before, after, {})
     assert change is not None
-    listed: list[Any] = json.loads(json.dumps(change))
-    flushed = [command["flush"]["chain"]["name"] for command in listed if "flush" in command]
+    flushed = [one.target.part for one in change if isinstance(one, Command) and one.verb is Verb.FLUSH]
     assert len(flushed) == 2
-    assert "from/eth1/to/eth0" in flushed
-    assert next(name for name in flushed if name != "from/eth1/to/eth0").startswith("digest-")
+    assert "chain from/eth1/to/eth0" in flushed
+    assert next(name for name in flushed if name != "chain from/eth1/to/eth0").startswith("chain digest-")
     assert not [one for one in flat(change) if "counter" in one or "set" in one or one == "delete table"]
 
 
 def test_a_rule_that_stays_keeps_counting_where_it_was() -> None:
-    before = (add_chain(TABLE, "a"), port_rule(1), port_rule(2), port_rule(1))
-    after = (add_chain(TABLE, "a"), port_rule(3), port_rule(1), port_rule(1), port_rule(1))
-    change = compile_change(before, after, {"a": [(10, 100), (20, 200), (30, 300)]})
+    before = (Chain(TABLE, "a"), port_rule(1), port_rule(2), port_rule(1))
+    after = (Chain(TABLE, "a"), port_rule(3), port_rule(1), port_rule(1), port_rule(1))
+    change = compile_change(model_of(before), model_of(after), {"a": [(10, 100), (20, 200), (30, 300)]})
     assert change is not None
-    rules: list[Any] = list(model_of(change).rules["a"])
-    counters = [rule["expr"][1] for rule in rules]
-    assert counters == [
-        COUNTER,
-        {"counter": {"packets": 10, "bytes": 100}},
-        {"counter": {"packets": 30, "bytes": 300}},
-        COUNTER,
-    ]
+    counters = [one.target.statements[1] for one in change if isinstance(one.target, Rule)]
+    assert counters == [COUNTER, Count((10, 100)), Count((30, 300)), COUNTER]
 
 
 def test_counts_of_another_table_are_nobodys() -> None:
     before, after = (
-        (add_chain(TABLE, "a"), port_rule(1)),
-        (add_chain(TABLE, "a"), port_rule(1), port_rule(2)),
+        (Chain(TABLE, "a"), port_rule(1)),
+        (Chain(TABLE, "a"), port_rule(1), port_rule(2)),
     )
-    change = compile_change(before, after, {"a": [(10, 100), (20, 200)]})
+    change = compile_change(model_of(before), model_of(after), {"a": [(10, 100), (20, 200)]})
     assert change is not None
-    assert '"packets"' not in json.dumps(change)
+    assert [one.target for one in change if isinstance(one.target, Rule)] == [port_rule(1), port_rule(2)]
 
 
 def test_one_element_costs_one_element() -> None:
-    many: list[Any] = [f"10.0.{number // 250}.{number % 250 + 1}" for number in range(1000)]
-    before = (add_set(TABLE, "s", "ipv4_addr", many),)
-    after = (add_set(TABLE, "s", "ipv4_addr", [*many[1:], "10.9.9.9"]),)
-    change = compile_change(before, after, {})
+    many = [f"10.0.{number // 250}.{number % 250 + 1}" for number in range(1000)]
+    before = (Set(TABLE, "s", ("ipv4_addr",), tuple(many)),)
+    after = (Set(TABLE, "s", ("ipv4_addr",), (*many[1:], "10.9.9.9")),)
+    change = compile_change(model_of(before), model_of(after), {})
     assert change is not None
-    assert [json.loads(json.dumps(command)) for command in change] == [
-        {"delete": {"element": {"family": "inet", "table": "hafw", "name": "s", "elem": ["10.0.0.1"]}}},
-        {
-            "add": {
-                "set": {
-                    "family": "inet",
-                    "table": "hafw",
-                    "name": "s",
-                    "type": "ipv4_addr",
-                    "elem": ["10.9.9.9"],
-                }
-            }
-        },
-    ]
+    assert change == (
+        DeleteElements(Set(TABLE, "s", ("ipv4_addr",), ("10.0.0.1",))),
+        Command(Verb.ADD, Set(TABLE, "s", ("ipv4_addr",), ("10.9.9.9",))),
+    )
 
 
 def test_what_cannot_be_changed_in_place_is_recreated() -> None:
-    assert (
-        compile_change((add_set(TABLE, "s", "ipv4_addr", []),), (add_set(TABLE, "s", "ipv6_addr", []),), {})
-        is None
-    )
-    hooked = compile_table(pair_with("[ssh]"), RuleSet.BACKUP)
-    moved = json.loads(json.dumps(hooked).replace('"prio": -450', '"prio": -451'))
-    assert compile_change(hooked, tuple(moved), {}) is None
+    of_four, of_six = (model_of((Set(TABLE, "s", (kind,)),)) for kind in ("ipv4_addr", "ipv6_addr"))
+    assert compile_change(of_four, of_six, {}) is None
+    early, late = (model_of((base_chain(TABLE, "c", "forward", priority),)) for priority in (-450, -451))
+    assert compile_change(early, late, {}) is None
 
 
 def test_objects_come_before_and_go_after_the_rules_that_name_them() -> None:
     before = (
-        add_counter(TABLE, "old"),
-        add_chain(TABLE, "a"),
-        add_chain(TABLE, "b"),
-        add_rule(TABLE, "a", {"counter": "old"}),
+        CounterObject(TABLE, "old"),
+        Chain(TABLE, "a"),
+        Chain(TABLE, "b"),
+        make_rule(TABLE, "a", NamedCounter("old")),
     )
     after = (
-        add_counter(TABLE, "new"),
-        add_chain(TABLE, "a"),
-        add_chain(TABLE, "c"),
-        add_rule(TABLE, "a", {"counter": "new"}),
+        CounterObject(TABLE, "new"),
+        Chain(TABLE, "a"),
+        Chain(TABLE, "c"),
+        make_rule(TABLE, "a", NamedCounter("new")),
     )
-    change = compile_change(before, after, {})
+    change = compile_change(model_of(before), model_of(after), {})
     assert change is not None
     assert flat(change) == [
         "add counter",
@@ -151,7 +133,7 @@ def test_objects_come_before_and_go_after_the_rules_that_name_them() -> None:
 
 
 def told(before: Pair, after: Pair) -> str:
-    tables = (parts_of(compile_table(pair, RuleSet.BACKUP)) for pair in (before, after))
+    tables = (lines_of(compile_pair(pair).body) for pair in (before, after))
     return to_text(changes(*tables), ZONES)
 
 
@@ -163,15 +145,13 @@ def test_a_difference_is_told_in_zones_and_services() -> None:
     )
 
 
-def test_the_same_rules_differ_in_nothing_whatever_the_role() -> None:
+def test_the_same_rules_differ_in_nothing() -> None:
     pair = pair_with("[ssh]")
-    parts = [parts_of(compile_table(pair, role)) for role in RuleSet]
-    assert changes(parts[0], parts[1]) == ()
     assert told(pair, replace(pair, gate=replace(pair.gate, limit_s=3.0))) == ""
 
 
 def test_a_record_gets_a_few_words_of_a_large_difference() -> None:
-    found = changes((), tuple((f"chain {name}", json.dumps(port_rule(1)["add"])) for name in "abcdef"))
+    found = changes({}, lines_of(replace(port_rule(1), chain=name) for name in "abcdef"))
     assert to_sentence(found) == (
         "; ".join(f"chain {name} has more: tcp port 1: accept (port 1)" for name in "abcd") + "; and 2 more"
     )
@@ -180,4 +160,4 @@ def test_a_record_gets_a_few_words_of_a_large_difference() -> None:
 @pytest.mark.parametrize("text", ["", "x" * 10, '"', "[1"])
 def test_an_element_that_is_no_json_is_told_as_it_is(text: str) -> None:
     body = {"set": {"name": "s", "type": "ipv4_addr", "elem": [text]}}
-    assert changes((), (("set s", json.dumps(body)),))[-1].text == text
+    assert changes({}, lines_of_listing((("set s", json.dumps(body)),)))[-1].text == text

@@ -9,33 +9,47 @@ import pytest
 
 from agent.config import loader
 from agent.core.roles import RuleSet
-from agent.rules import compile_table
-from agent.rules.delta import model_of
+from agent.rules.compile import compile_pair
+from agent.rules.delta import Model, model_of
 from agent.rules.describe import sentence
 from agent.rules.flows import Flow, Ways, find_forbidden
-from agent.rules.nft_json import (
+from agent.rules.nft_json import object_json
+from agent.rules.nft_parse import parse_rule, parse_statement
+from agent.rules.objects import TABLE, Chain, Rule, Set, base_chain, make_rule
+from agent.rules.show import show
+from agent.rules.simulate import Answer, Packet, verdict_of
+from agent.rules.statements import (
     ACCEPT,
     DROP,
     IIFNAME,
     OIFNAME,
-    TABLE,
-    add_base_chain,
-    add_chain,
-    add_rule,
-    add_set,
+    Bits,
+    ConnectionLimit,
+    Count,
+    Ct,
+    Limit,
+    Match,
+    Meta,
+    NamedSet,
+    OneOf,
+    Payload,
+    Prefix,
+    Range,
+    Raw,
+    Reject,
+    SetUpdate,
+    Statement,
+    Verdict,
+    VerdictMap,
     concat,
     jump,
-    match,
-    payload,
     verdict_map,
 )
-from agent.rules.show import show
-from agent.rules.simulate import Answer, Packet, Verdict, verdict_of
 from agent.rules.trace import Event, explain
 from tests.checkout import GOLDEN
 
 PAIR = loader.load(GOLDEN / "rules" / "described" / "hafw.yaml")
-LOADED = model_of(compile_table(PAIR, RuleSet.PRIMARY))
+LOADED = model_of(compile_pair(PAIR).objects(RuleSet.PRIMARY))
 CLIENT, SERVER = ip_address("192.168.2.10"), ip_address("192.168.0.10")
 TCP, UDP, ICMP = 6, 17, 1
 
@@ -69,43 +83,46 @@ def test_what_depends_on_the_unknown_is_unknown() -> None:
     assert verdict_of(LOADED, "forward", from_sync) is Verdict.DROP
 
 
-def one_chain(*rules: Any) -> Any:
-    base = add_base_chain(TABLE, "c", "forward", 0)
+SOURCE = Payload("ip", "saddr")
+SOURCE_JSON = {"payload": {"protocol": "ip", "field": "saddr"}}
+IN_STATE = Match(Ct("state"), Bits(("new", "related")), "in")
+METER = SetUpdate("meter", SOURCE, "m", (Limit(1, "second"),))
+
+
+def one_chain(*rules: Rule) -> Model:
+    base = base_chain(TABLE, "c", "forward", 0)
     sets = (
-        add_set(TABLE, "s", "ipv4_addr", ["192.168.2.10"]),
-        {"add": {"set": {"name": "limit/x", "flags": ["timeout"]}}},
+        Set(TABLE, "s", ("ipv4_addr",), ("192.168.2.10",)),
+        Set(TABLE, "limit/x", ("ipv4_addr",), flags=("timeout",)),
     )
-    return model_of((base, add_chain(TABLE, "other"), *sets, *rules))
-
-
-SOURCE = payload("ip", "saddr")
+    return model_of((base, Chain(TABLE, "other"), *sets, *rules))
 
 
 @pytest.mark.parametrize(
-    ("expressions", "verdict"),
+    ("statements", "verdict"),
     [
-        ((match(SOURCE, "@s"), DROP), "drop"),
-        ((match(SOURCE, "@s", "!="), DROP), "accept"),
-        ((match(SOURCE, "@limit/x"), DROP), "unknown"),
-        ((match(payload("ip6", "saddr"), "fd00::1", "!="), DROP), "accept"),
-        ((match(SOURCE, {"prefix": {"addr": "192.168.0.0", "len": 16}}), DROP), "drop"),
-        ((match(SOURCE, {"range": ["192.168.2.0", "192.168.2.9"]}), DROP), "accept"),
-        ((match(payload("th", "dport"), {"set": [1, {"range": [400, 500]}]}), DROP), "drop"),
-        ((match({"meta": {"key": "l4proto"}}, {"set": ["udp", "tcp"]}), DROP), "drop"),
-        (({"limit": {"rate": 1, "per": "second"}}, DROP), "drop"),
-        (({"limit": {"rate": 1, "per": "second", "inv": True}}, DROP), "accept"),
-        (({"ct count": {"val": 1, "inv": True}}, DROP), "accept"),
-        (({"no such thing": 1}, DROP), "unknown"),
-        (({"jump": {"target": "c"}},), "unknown"),
-        (({"jump": {"target": "other"}}, DROP), "accept"),
-        (({"reject": None},), "reject"),
+        ((Match(SOURCE, NamedSet("s")), DROP), "drop"),
+        ((Match(SOURCE, NamedSet("s"), "!="), DROP), "accept"),
+        ((Match(SOURCE, NamedSet("limit/x")), DROP), "unknown"),
+        ((Match(Payload("ip6", "saddr"), "fd00::1", "!="), DROP), "accept"),
+        ((Match(SOURCE, Prefix("192.168.0.0", 16)), DROP), "drop"),
+        ((Match(SOURCE, Range("192.168.2.0", "192.168.2.9")), DROP), "accept"),
+        ((Match(Payload("th", "dport"), OneOf((1, Range(400, 500)))), DROP), "drop"),
+        ((Match(Meta("l4proto"), OneOf(("udp", "tcp"))), DROP), "drop"),
+        ((Limit(1, "second"), DROP), "drop"),
+        ((Limit(1, "second", over=True), DROP), "accept"),
+        ((ConnectionLimit(1, over=True), DROP), "accept"),
+        ((Raw({"no such thing": 1}), DROP), "unknown"),
+        ((jump("c"),), "unknown"),
+        ((jump("other"), DROP), "accept"),
+        ((Reject(),), "reject"),
         ((verdict_map(concat(IIFNAME, OIFNAME), [(concat("eth1", "eth*"), DROP)]),), "drop"),
         ((verdict_map(concat(IIFNAME, OIFNAME), [(concat("eth1", "eth9"), DROP)]),), "accept"),
         ((verdict_map(IIFNAME, [("eth1", jump("other"))]), ACCEPT), "accept"),
     ],
 )
-def test_a_rule_of_each_kind(expressions: tuple[Any, ...], verdict: str) -> None:
-    table = one_chain(add_rule(TABLE, "c", *expressions))
+def test_a_rule_of_each_kind(statements: tuple[Statement, ...], verdict: str) -> None:
+    table = one_chain(make_rule(TABLE, "c", *statements))
     assert verdict_of(table, "c", through(TCP, 443)) is Verdict(verdict)
 
 
@@ -161,8 +178,8 @@ def test_an_address_of_the_link_is_judged_by_every_interface_that_it_may_be_behi
     allowed, other = flow("fe80::9", "fe80::1", 8000), flow("fe80::9", "fe80::1", 8001)
     table = model_of(
         (
-            add_base_chain(TABLE, "input", "input", 0, policy="drop"),
-            add_rule(TABLE, "input", match(IIFNAME, "eth1"), match(payload("tcp", "dport"), 8000), ACCEPT),
+            base_chain(TABLE, "input", "input", 0, policy="drop"),
+            make_rule(TABLE, "input", Match(IIFNAME, "eth1"), Match(Payload("tcp", "dport"), 8000), ACCEPT),
         )
     )
     for order in (("eth0", "eth1"), ("eth1", "eth0")):
@@ -176,7 +193,7 @@ def test_an_address_of_the_link_is_judged_by_every_interface_that_it_may_be_behi
         ([], "everything: only counted"),
         ([{"drop": None}], "everything: drop"),
         (
-            [{"match": {"op": "!=", "left": SOURCE, "right": "@s"}}, {"accept": None}],
+            [{"match": {"op": "!=", "left": SOURCE_JSON, "right": "@s"}}, {"accept": None}],
             "from not in s: accept",
         ),
         ([{"limit": {"rate": 5, "per": "minute", "inv": True}}, {"drop": None}], "over 5 a minute: drop"),
@@ -188,8 +205,31 @@ def test_an_address_of_the_link_is_judged_by_every_interface_that_it_may_be_behi
     ],
 )
 def test_words(expressions: list[Any], text: str) -> None:
-    assert sentence({"expr": expressions}) == text
-    assert sentence({"expr": expressions, "comment": "why"}) == f"{text} (why)"
+    assert sentence(parse_rule({"expr": expressions})) == text
+    assert sentence(parse_rule({"expr": expressions, "comment": "why"})) == f"{text} (why)"
+
+
+@pytest.mark.parametrize(
+    ("listed", "read"),
+    [
+        # as 1.0.6 and 1.1.3 list them, and as other programs write them
+        ({"ct count": {"val": 5}}, ConnectionLimit(5)),
+        ({"counter": {"packets": 3, "bytes": 200}}, Count((3, 200))),
+        ({"limit": {"rate": 5, "burst": 7, "per": "hour", "rate_unit": "packets"}}, Limit(5, "hour", 7)),
+        ({"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["new", "related"]}}, IN_STATE),
+        ({"meter": {"key": SOURCE_JSON, "name": "m", "stmt": {"limit": {"rate": 1}}}}, METER),
+        (
+            {"vmap": {"key": {"meta": {"key": "iifname"}}, "data": "@ways"}},
+            VerdictMap(IIFNAME, NamedSet("ways")),
+        ),
+        ({"limit": "a named one"}, Raw({"limit": "a named one"})),
+        ({"jump": 3}, Raw({"jump": 3})),
+        ({"drop": None, "accept": None}, Raw({"drop": None, "accept": None})),
+        ({}, Raw({})),
+    ],
+)
+def test_what_nft_lists_is_read_or_kept_as_it_is(listed: dict[str, Any], read: Statement) -> None:
+    assert parse_statement(listed) == read
 
 
 def test_no_rule_of_ours_is_without_words() -> None:
@@ -199,8 +239,8 @@ def test_no_rule_of_ours_is_without_words() -> None:
 
 
 def test_show_leaves_out_what_cannot_meet_the_interface() -> None:
-    commands: list[Any] = json.loads(json.dumps(compile_table(PAIR, RuleSet.PRIMARY)))
-    entries = [entry for command in commands for entry in command.get("add", {}).items()]
+    texts = [json.dumps(object_json(one)) for one in compile_pair(PAIR).objects(RuleSet.PRIMARY)]
+    entries = [entry for text in texts for entry in json.loads(text).items()]
     of = {name: [line.text for line in show(entries, {}, name).lines] for name in ("eth0", "eth1", "eth2")}
     assert "tcp port 443: accept (client to server: https)" in of["eth1"]
     assert "tcp port 443: accept (client to server: https)" not in of["eth0"]
