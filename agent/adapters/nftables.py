@@ -44,8 +44,7 @@ from agent.adapters.nft_context import (
 from agent.adapters.packed import Lasting, Packed, digest_of
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
-from agent.model.pair import Pair
-from agent.rules.compile import compile_pair, compile_stop_gaps
+from agent.rules.compile import Compiled
 from agent.rules.delta import compile_change, compile_refill, model_of, touched_parts
 from agent.rules.diff import changes, lines_of_listing, to_sentence
 from agent.rules.gate import ROLE_CHAINS
@@ -107,38 +106,37 @@ class Changes:
 
 
 class Nftables:
-    """Loads, flips and reads the table of `pair`. Holds two libnftables contexts open for its whole life:
+    """Loads, flips and reads the tables of one pair. Holds two libnftables contexts open for its whole life:
     one to change things, and one to look, so that verify() may run in another thread (one at a time)."""
 
     def __init__(
         self,
-        pair: Pair,
+        table: Compiled,
         context: Context | None = None,
         looking: Context | None = None,
         apart: Apart = in_place,
     ) -> None:
-        """Raises ConfigError when `pair` cannot be compiled. Touches nothing in the kernel. `apart` carries
-        out a look at a table that may be large."""
+        """Touches nothing in the kernel. `apart` carries out a look at a table that may be large."""
         self._apart = apart
-        self._table = compile_pair(pair)
+        self._table = table
         self._waking = command_text(add(Table(GATE_TABLE)))
-        self._stop_gaps = {hole: command_text(gap) for hole, gap in compile_stop_gaps(pair).items()}
-        self._flips = {rules: command_text(self._table.flip(rules)) for rules in RuleSet}
+        self._stop_gaps = {hole: command_text(gap) for hole, gap in table.stop_gaps.items()}
+        self._flips = {rules: command_text(table.flip(rules)) for rules in RuleSet}
         self._context = open_context() if context is None else context
         self._looking = open_context() if looking is None else looking
         for one in (self._context, self._looking):
             one.set_json_output(True)
         self._changes = Changes()
-        model = model_of(self._table.body)
+        model = model_of(table.body)
         self._moving, self._crowded = model.moving, model.crowded
-        self._helpers = [one for one in self._table.body if isinstance(one, HelperObject)]
+        self._helpers = [one for one in table.body if isinstance(one, HelperObject)]
         self._left: Packed | None = None
         self._before: Nftables | None = None
 
-    def succeed(self, pair: Pair) -> "Nftables":
+    def succeed(self, table: Compiled) -> "Nftables":
         """The adapter for another policy, whose first load() changes the table of this one where the
-        policies differ: all else keeps its counts and dynamic elements. Raises ConfigError as __init__."""
-        fresh = Nftables(pair, self._context, self._looking, self._apart)
+        policies differ: all else keeps its counts and dynamic elements."""
+        fresh = Nftables(table, self._context, self._looking, self._apart)
         fresh._changes = self._changes
         # an adapter that never loaded has nothing to hand on, but may have got something itself
         fresh._before = self if self._left is not None else self._before

@@ -118,7 +118,7 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
 
     on_disk, path = OnDisk(paths), arguments.file or paths.pair_file
     found = check(on_disk.read(path))
-    Nftables(found.pair).check(RuleSet.BACKUP)
+    Nftables(found.table).check(RuleSet.BACKUP)
     print(f"{path} is good, and the kernel takes its rules ({found.rules})")
     for warning in find_warnings(found.pair):
         print(f"warning: {warning}")

@@ -42,7 +42,7 @@ from agent.model.records import Record, RecordKind
 from agent.paths import Paths
 from agent.render.keepalived import not_ready
 from agent.rollout import active, apply
-from agent.rollout.active import OnDisk, Taken
+from agent.rollout.active import Checked, OnDisk, Taken
 from agent.rollout.generations import Generations
 
 LOCK_WAIT_S = 15.0
@@ -61,7 +61,7 @@ class Agent:
         self.pair = pair = taken.pair
         self.node = node
         self.paths = paths
-        self.rules = active.adapter_of(OnDisk(paths), pair, process.in_child)
+        self.rules = active.adapter_of(OnDisk(paths), taken.table, process.in_child)
         self._tidied = -1
         self._reloads = 0
         self.conntrackd = Conntrackd(paths, pair.sync.mode, process.run, expectations=uses_helpers(pair))
@@ -144,10 +144,9 @@ class Agent:
     def _flush(self) -> None:
         self.sink.flush()
         active.remember(self.paths, self.rules)
-        # not between the compile of a new policy and its use
         if self.rules.changes != self._tidied and self.loop.state.whole and not self._reloads:
             self._tidied = self.rules.changes
-            asyncio.get_running_loop().run_in_executor(self._aside, _tidy)
+            asyncio.get_running_loop().run_in_executor(self._aside, memory.give_back)
 
     def _state_changed(self, state: State) -> None:
         self.manager.say_status(status_line(state))
@@ -193,8 +192,8 @@ class Agent:
         self.manager.say_reloading()
         self._reloads += 1
         try:
-            pair, files = await self._beside(self._read_pair_file)
-            self._use(pair)
+            fresh = await self._beside(self._read_pair_file)
+            self._use(fresh)
         except HafwError as error:
             refused = f"{error}; keeping the pair file from before"
             self._say_configuration(False, refused)
@@ -202,7 +201,7 @@ class Agent:
         finally:
             self._reloads -= 1
             self.manager.say_ready()
-        await self._note("reloaded", files, self.rules.digest)
+        await self._note("reloaded", fresh.files, fresh.rules)
         return None
 
     async def _answer_reload(self) -> status.Values:
@@ -222,17 +221,17 @@ class Agent:
                 return None
         return "the agent could not load the rules; see `hafw history`"
 
-    def _read_pair_file(self) -> tuple[Pair, Files]:
+    def _read_pair_file(self) -> Checked:
         """Raises HafwError; also when it would change what other daemons were rendered from."""
         fresh, files = process.in_child(lambda: loader.load_with_files(self.paths.pair_file))
         apply.require_same_wires(self.pair, fresh, self.paths)
-        active.checked(fresh, files)  # compiled here, and not by the loop
-        return fresh, files
+        return active.checked(fresh, files)  # compiled here, and not by the loop
 
-    def _use(self, pair: Pair) -> None:
-        self.rules = self.executor.rules = self.rules.succeed(pair)
-        self.pair = self._taken.pair = pair
-        self._taken.files = ()
+    def _use(self, fresh: Checked) -> None:
+        self.rules = self.executor.rules = self.rules.succeed(fresh.table)
+        self.pair = pair = fresh.pair
+        # whoever started this agent still holds what it was started with: nothing of that is to stay
+        self._taken.pair, self._taken.files, self._taken.table = pair, (), fresh.table
         if self.sensors is not None:
             self.sensors.pair = pair
         self.loop.settings = Settings.of(pair, shortest_timeout_s())
@@ -248,11 +247,6 @@ class Agent:
 
     def _record(self, kind: RecordKind, message: str) -> None:
         self.sink.write(Record(kind, message, time.monotonic_ns()))
-
-
-def _tidy() -> None:
-    active.forget_compiled()
-    memory.give_back()
 
 
 def uses_helpers(pair: Pair) -> bool:

@@ -112,17 +112,13 @@ class OnDisk:
         return self.find_made(_loaded_digest())
 
 
-def forget_compiled() -> None:
-    """What adapters have in use they keep; of policies from before nothing is left."""
-    compile_pair.cache_clear()
-
-
 @dataclass(slots=True)
 class Taken:
     """`files`: what `pair` was made of. `instead_of`: why it is not what the pair file says, or None."""
 
     pair: Pair
     files: Files
+    table: Compiled
     instead_of: str | None = None
 
 
@@ -145,8 +141,7 @@ def take(paths: Paths, named: Path | None, require_node: Callable[[Pair], object
 
 def _usable(pair: Pair, files: Files, require_node: Callable[[Pair], object]) -> Taken:
     require_node(pair)
-    checked(pair, files)  # what cannot be compiled is not usable
-    return Taken(pair, files)
+    return Taken(pair, files, compile_pair(pair))
 
 
 def _best_first(paths: Paths) -> Iterator[Generation]:
@@ -157,16 +152,16 @@ def _best_first(paths: Paths) -> Iterator[Generation]:
     yield from (one for one in generations.newest_first() if one.rules != loaded)
 
 
-def adapter_of(on_disk: OnDisk, pair: Pair, apart: Apart = in_place) -> Nftables:
-    """For the rules of `pair`. Its first load() lets be what is the same in the table that a process before
+def adapter_of(on_disk: OnDisk, table: Compiled, apart: Apart = in_place) -> Nftables:
+    """Its first load() lets be what is the same in the table that a process before
     this one has left, if nobody has touched that table since. `apart` as Nftables() has it."""
     seal = _recall(on_disk.paths)
-    before = _find_pair(on_disk, pair, seal.rules) if seal is not None else None
+    before = _find_table(on_disk, table, seal.rules) if seal is not None else None
     if seal is not None and before is not None:
         rules = Nftables(before, apart=apart)
         if rules.recognise(seal):
-            return rules.succeed(pair)
-    return Nftables(pair, apart=apart)
+            return rules.succeed(table)
+    return Nftables(table, apart=apart)
 
 
 def remember(paths: Paths, rules: Nftables) -> None:
@@ -187,16 +182,16 @@ def _recall(paths: Paths) -> Seal | None:
         return None
 
 
-def _find_pair(on_disk: OnDisk, pair: Pair, rules: str) -> Pair | None:
-    """Of which these rules are made, by this program: another version may make others of the same file."""
-    if rules_digest(pair) == rules:
-        return pair
+def _find_table(on_disk: OnDisk, table: Compiled, rules: str) -> Compiled | None:
+    """With this digest, as this program makes it: another version may make another of the same file."""
+    if table.digest == rules:
+        return table
     one = next((one for one in on_disk.generations.newest_first() if one.rules == rules), None)
     try:
-        found = on_disk.pair_of(one) if one is not None else None
+        found = compile_pair(on_disk.pair_of(one)) if one is not None else None
     except ConfigError:
         return None
-    return found if found is not None and rules_digest(found) == rules else None
+    return found if found is not None and found.digest == rules else None
 
 
 def note_in_force(generations: Generations, why: str, files: Files, rules: str) -> str:

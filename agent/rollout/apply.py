@@ -250,7 +250,7 @@ def _load(rules: Nftables, wanted: RuleSet) -> None:
 
 
 def _load_directly(on_disk: OnDisk, new: Checked) -> None:
-    rules = adapter_of(on_disk, new.pair)
+    rules = adapter_of(on_disk, new.table)
     _load(rules, rules.read().rules or RuleSet.BACKUP)
     remember(on_disk.paths, rules)
     noted = note_in_force(on_disk.generations, "loaded without an agent", new.files, new.rules)
@@ -280,7 +280,7 @@ def _require_none_pending(generations: Generations) -> None:
 
 
 def _require_loadable(new: Checked) -> None:
-    Nftables(new.pair).check(RuleSet.BACKUP)
+    Nftables(new.table).check(RuleSet.BACKUP)
 
 
 def _find_before(on_disk: OnDisk, pair_file: Path) -> Generation | None:

@@ -25,7 +25,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 
 from agent.core.roles import RuleSet
@@ -72,6 +71,8 @@ class Compiled:
     body: tuple[Object, ...]
     """What both roles share."""
     digest: str
+    stop_gaps: Mapping[Hole, Commands]
+    """What closes each hole that another program may make in our tables, until they are as they were."""
 
     def objects(self, rules: RuleSet) -> tuple[Object, ...]:
         """All that is in the tables, in the given role."""
@@ -94,17 +95,15 @@ class Compiled:
         return DIGEST_PREFIX + self.digest
 
 
-# all that is asked about a pair begins here, and a large policy takes its time
-@lru_cache(maxsize=2)
 def compile_pair(pair: Pair) -> Compiled:
     """Raises ConfigError when management would be locked out or an interface name is none."""
     parts = (*gate(pair), *named_sets(pair), *sources(TABLE, pair), *forward(pair), *local(pair), *nat(pair))
     # the kernel wants a chain, set or object to be there before the first rule that names it
     body = tuple(sorted(parts, key=_is_rule))
-    return Compiled(body, digest(body))
+    return Compiled(body, digest(body), _compile_stop_gaps(pair))
 
 
-def compile_stop_gaps(pair: Pair) -> Mapping[Hole, Commands]:
+def _compile_stop_gaps(pair: Pair) -> Mapping[Hole, Commands]:
     """Beside what another program has left of our tables, until they are as they were: nothing is forwarded,
     or the firewall itself takes only what it takes under any policy. Of the same size whatever the policy,
     and in the table that is small. Each fails, and changes nothing, where it is in force, and that for a

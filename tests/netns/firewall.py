@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from agent.adapters.nftables import Nftables
 from agent.config import loader
 from agent.model.pair import Pair
+from agent.rules.compile import compile_pair
 from tests.netns.namespaces import Namespace, join, start_namespaces
 
 PAIR_FILE = """
@@ -80,7 +81,7 @@ def start_firewall() -> Iterator[Firewall]:
         node.sysctl("net.netfilter.nf_conntrack_tcp_loose", 0)
         node.sysctl("net.netfilter.nf_conntrack_events", 1)  # as rendered: every state reports
         with node.entered():
-            rules = Nftables(pair)
+            rules = Nftables(compile_pair(pair))
         yield Firewall(client, node, server, peer, pair, rules)
 
 

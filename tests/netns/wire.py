@@ -19,6 +19,7 @@ from itertools import count
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
 from agent.model.pair import Interface, IPAddress, IPInterface, Pair
+from agent.rules.compile import compile_pair
 from tests.netns.namespaces import Namespace, start_namespaces
 from tests.netns.packets import checksum, make_socket
 
@@ -307,7 +308,7 @@ def start_wire(pair: Pair, name: str) -> Iterator[Wire]:
             for protocol in protocols
         }
         with node.entered():
-            rules = Nftables(pair)
+            rules = Nftables(compile_pair(pair))
         yield Wire(node, pair, name, rules, taps, raws, macs)
 
 

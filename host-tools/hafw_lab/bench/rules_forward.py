@@ -17,6 +17,7 @@ from statistics import median
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
+from agent.rules.compile import compile_pair
 from hafw_lab.errors import LabError
 from hafw_lab.process import run, run_ip
 
@@ -97,7 +98,7 @@ def measure_forward(pair: Pair, slices: int, seconds: float) -> dict[str, object
             assert sending.stdout
             if not sending.stdout.readline():
                 raise LabError("the measured path carries nothing")
-            ours = Nftables(pair)
+            ours = Nftables(compile_pair(pair))
             for number in range(2 * slices + 2):
                 name = "hafw" if (number + number // 2) % 2 else "minimal"  # A B B A: a drift favours none
                 _load(name, ours)

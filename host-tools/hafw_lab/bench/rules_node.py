@@ -100,8 +100,9 @@ def measure_load(rules: int, elements: int, runs: int) -> dict[str, object]:
     back, which is timed apart."""
     parsed = _cost(partial(make_pair, rules, elements))
     pair = make_pair(rules, elements)
-    compiled = _cost(partial(Nftables, pair))
-    ours = Nftables(pair)
+    compiled = _cost(lambda: Nftables(compile_pair(pair)))
+    table = compile_pair(pair)
+    ours = Nftables(table)
     ours.load(RuleSet.BACKUP)
     peak_kib = read_peak_kib("self")
     with tempfile.TemporaryDirectory() as directory:
@@ -113,7 +114,7 @@ def measure_load(rules: int, elements: int, runs: int) -> dict[str, object]:
         turns: list[tuple[Cost, Cost, Cost]] = []
         for _ in range(runs):
             nft = _cost_of_nft(whole)
-            ours = Nftables(pair)  # the one that has loaded before would only look for what to repair
+            ours = Nftables(table)  # the one that has loaded before would only look for what to repair
             turns.append((_cost(partial(ours.load, RuleSet.BACKUP)), _cost(ours.read), nft))
         loaded, read_back, nft = (_middle(costs) for costs in zip(*turns, strict=True))
         found: dict[str, object] = {
@@ -146,13 +147,14 @@ def _measure_element(ours: Nftables, pair: Pair, elements: int, runs: int) -> di
     (big,) = pair.sets
     fresh = IPv4Network(_address(2 * elements))
     grown = replace(pair, sets=(replace(big, networks=(*big.networks, fresh)),))
-    before, after = (model_of(compile_pair(one).objects(RuleSet.BACKUP)) for one in (pair, grown))
+    tables = tuple(compile_pair(one) for one in (pair, grown))
+    before, after = (model_of(one.objects(RuleSet.BACKUP)) for one in tables)
     change = compile_change(before, after, {})
     if change is None:
         raise LabError("one address more in a set reloads the whole table")
     times = []
     for number in range(runs):
-        ours = ours.succeed(pair if number % 2 else grown)
+        ours = ours.succeed(tables[(number + 1) % 2])
         times.append(_cost(partial(ours.load, RuleSet.BACKUP)).wall)
     element = [FAMILY, TABLE, f"{_BIG}/4", "{", str(_address(2 * elements + 2)), "}"]
     nft = [_cost(partial(run, ["nft", verb, "element", *element])).wall for verb in ("add", "delete")]

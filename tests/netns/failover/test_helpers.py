@@ -24,6 +24,7 @@ from agent.core.roles import RuleSet
 from agent.errors import ToolError
 from agent.model.pair import Pair, PortRange, Protocol, Rule, Service
 from agent.model.services import HELPERS
+from agent.rules.compile import compile_pair
 from tests.checkout import ROOT
 from tests.netns.failover.helped_ends import (
     LINES,
@@ -158,7 +159,7 @@ def test_without_the_rule_that_binds_it_nothing_is_expected(tmp_path: Path) -> N
     pair = loader.parse(PAIR_FILE.replace("ftp", "{tcp: 21}"))
     with start_firewall() as firewall:
         with firewall.node.entered():
-            Nftables(pair).load(RuleSet.PRIMARY)
+            Nftables(compile_pair(pair)).load(RuleSet.PRIMARY)
             automatic = Path("/proc/sys/net/netfilter/nf_conntrack_helper")
             assert not automatic.exists() or automatic.read_text().strip() == "0"
         with start_session(firewall, tmp_path) as session:
@@ -173,7 +174,7 @@ def test_tftp_answers_from_another_port_through_nat(tmp_path: Path) -> None:
     fetched, pid_file = tmp_path / "fetched", tmp_path / "pid"
     with start_firewall() as firewall:
         with firewall.node.entered():
-            Nftables(pair).load(RuleSet.PRIMARY)
+            Nftables(compile_pair(pair)).load(RuleSet.PRIMARY)
         with start_tftp_server(start_in(firewall.server), str(tmp_path), str(pid_file)):
             wait_until(pid_file.exists, "the TFTP server does not listen")
             firewall.client.run(*tftp_argv(SERVER, str(tmp_path / "lines"), str(fetched)))
@@ -184,7 +185,7 @@ def test_a_call_opens_what_it_announces_through_nat() -> None:
     pair = loader.parse(PAIR_FILE.replace("ftp", "sip"))
     with start_firewall() as firewall:
         with firewall.node.entered():
-            Nftables(pair).load(RuleSet.PRIMARY)
+            Nftables(compile_pair(pair)).load(RuleSet.PRIMARY)
         with (
             start_phone(start_in(firewall.server), SERVER) as callee,
             start_phone(start_in(firewall.client), CLIENT) as caller,
@@ -240,7 +241,7 @@ def test_every_helper_is_one_of_the_kernels() -> None:
     pair = pair_with(Service(name, protocol, (PortRange(9, 9),), name) for name, protocol in ways)
     lacking: set[str] = set()
     with start_namespaces("fw-1") as (node,), node.entered():
-        adapter = Nftables(pair)
+        adapter = Nftables(compile_pair(pair))
         try:
             adapter.load(RuleSet.PRIMARY)
         except ToolError as error:
@@ -254,7 +255,7 @@ def test_every_helper_is_one_of_the_kernels() -> None:
 def test_a_helper_that_the_kernel_does_not_have_is_named() -> None:
     services = (Service(name, Protocol.TCP, (PortRange(9, 9),), name) for name in ("ftp", "gopher"))
     with start_namespaces("fw-1") as (node,), node.entered():
-        adapter = Nftables(pair_with(services))
+        adapter = Nftables(compile_pair(pair_with(services)))
         with pytest.raises(ToolError, match="No such file") as failed:
             adapter.check(RuleSet.PRIMARY)
         assert NO_HELPER.findall(str(failed.value.hint)) == ["gopher"]

@@ -362,7 +362,8 @@ def test_what_a_new_policy_forbids_stays_or_is_cut(machine: Machine) -> None:
 from agent.config import loader
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
-Nftables(loader.parse({A!r})).flip(RuleSet.PRIMARY)
+from agent.rules.compile import compile_pair
+Nftables(compile_pair(loader.parse({A!r}))).flip(RuleSet.PRIMARY)
 """
     for number, network in enumerate(("192.168.0", "192.168.2")):
         machine.must("ip", "link", "add", f"eth{number}", "type", "veth", "peer", "name", f"far{number}")

@@ -117,7 +117,7 @@ def node() -> Iterator[Namespace]:
 @given(pair=pairs(), role=st.sampled_from(RuleSet))
 def test_any_pair_loads_and_says_nothing_else(node: Namespace, pair: Pair, role: RuleSet) -> None:
     with node.entered():
-        rules = Nftables(pair)
+        rules = Nftables(compile_pair(pair))
     rules.check(role)
     rules.load(role)
     other = next(each for each in RuleSet if each is not role)

@@ -7,6 +7,7 @@ import pytest
 
 from agent.config import loader
 from agent.core.roles import RuleSet
+from agent.rules.compile import compile_pair
 from agent.rules.holes import Hole
 from tests.netns.agent.rules.test_peer import ALLOWED, FORBIDDEN, packets, start_hostile
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
@@ -33,7 +34,7 @@ def test_the_firewall_itself_is_closed_but_for_management_and_answers(
     own = OWN[version]
     for interface, vip in firewall.pair.vips() if role is RuleSet.BACKUP else ():
         firewall.node.ip(f"address del {vip} dev {interface.name}")
-    rules = firewall.rules.succeed(loader.parse(PAIR_FILE.replace("policy:\n", TO_SELF)))
+    rules = firewall.rules.succeed(compile_pair(loader.parse(PAIR_FILE.replace("policy:\n", TO_SELF))))
     rules.load(role)
     with (
         listen(firewall.node, own, 22),

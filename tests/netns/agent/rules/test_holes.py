@@ -9,6 +9,7 @@ import pytest
 from agent.adapters.nft_monitor import RulesWatch
 from agent.config import loader
 from agent.core.roles import RuleSet
+from agent.rules.compile import compile_pair
 from agent.rules.gate import STOP_GAPS
 from agent.rules.holes import UNKNOWN, Change, Deed, Hole, holes
 from agent.rules.objects import TABLES
@@ -120,7 +121,7 @@ def is_open(firewall: Firewall, address: str, port: int) -> bool:
 @pytest.mark.parametrize("what", OPENED)
 def test_what_was_opened_is_closed_until_it_is_repaired(firewall: Firewall, what: str) -> None:
     role, wanted, commands = OPENED[what]
-    rules = firewall.rules.succeed(loader.parse(PAIR_FILE.replace("policy:\n", SERVICE)))
+    rules = firewall.rules.succeed(compile_pair(loader.parse(PAIR_FILE.replace("policy:\n", SERVICE))))
     rules.load(role)
     tables = listed(firewall)
     firewall.server.ip("route add 192.168.2.0/24 via 192.168.0.1")  # where nothing is translated any more
@@ -178,7 +179,7 @@ def test_what_we_do_ourselves_is_passed_over(firewall: Firewall) -> None:
     for role in (PRIMARY, BACKUP, PRIMARY):
         firewall.rules.flip(role)
         assert not watch.drain()
-    following = firewall.rules.succeed(loader.parse(PAIR_FILE.replace("https, ", "")))
+    following = firewall.rules.succeed(compile_pair(loader.parse(PAIR_FILE.replace("https, ", ""))))
     following.load(PRIMARY)
     assert watch.drain() <= {UNKNOWN}
     following.close({Hole.FORWARD, Hole.INPUT})

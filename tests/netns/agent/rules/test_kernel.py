@@ -17,6 +17,7 @@ from agent.config.loader import load, parse
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.model.pair import Pair, PortRange, Protocol, Service
+from agent.rules.compile import compile_pair
 from agent.rules.objects import TABLES
 from tests.checkout import GOLDEN
 from tests.netns.namespaces import Namespace, start_namespaces
@@ -61,7 +62,7 @@ def node() -> Iterator[Namespace]:
 
 def adapter_in(node: Namespace, pair: Pair = PAIR) -> Nftables:
     with node.entered():
-        return Nftables(pair)
+        return Nftables(compile_pair(pair))
 
 
 def ruleset(node: Namespace) -> object:
@@ -130,7 +131,7 @@ def test_a_transaction_that_fails_changes_nothing(node: Namespace) -> None:
     before = ruleset(node)
     unheard = Service("unheard", Protocol.TCP, (PortRange(1, 1),), helper="no-such-helper")
     broken = replace(PAIR, policy=(replace(PAIR.policy[0], services=(*PAIR.policy[0].services, unheard)),))
-    for rules in (adapter_in(node, broken), good.succeed(broken)):
+    for rules in (adapter_in(node, broken), good.succeed(compile_pair(broken))):
         with pytest.raises(ToolError, match="check the rules"):
             rules.check(RuleSet.BACKUP)
         with pytest.raises(ToolError, match="load the rules"):

@@ -10,6 +10,7 @@ import pytest
 
 from agent.config import loader
 from agent.core.roles import RuleSet
+from agent.rules.compile import compile_pair
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.packets import receive, udp
 
@@ -30,7 +31,7 @@ def load_limited(firewall: Firewall, limit: str) -> None:
     allowed = "  - {from: client, to: server, allow: [https, ftp, icmp, {udp: 5353}, {tcp: 8000-8010}]}"
     assert allowed in PAIR_FILE
     limited = f"  - {{from: client, to: server, name: few, allow: [{{udp: 5353}}], {limit}}}"
-    rules = firewall.rules.succeed(loader.parse(PAIR_FILE.replace(allowed, limited)))
+    rules = firewall.rules.succeed(compile_pair(loader.parse(PAIR_FILE.replace(allowed, limited))))
     rules.load(RuleSet.PRIMARY)
     assert rules.verify(RuleSet.PRIMARY).drift is None
 

@@ -68,7 +68,7 @@ def test_counts_live_through_a_change(firewall: Firewall) -> None:
     assert before["client to server: nothing else"] > 0
     # another rule before the ones that have counted, and one less behind them
     other = "[smtp, https, ftp, icmp, {tcp: 8000-8010}]"
-    rules = firewall.rules.succeed(pair_with(other))
+    rules = firewall.rules.succeed(compile_pair(pair_with(other)))
     loaded = rules.load(RuleSet.PRIMARY)
     assert rules.verify(RuleSet.PRIMARY).drift is None
     after = counts(firewall)
@@ -81,7 +81,10 @@ def test_counts_live_through_a_change(firewall: Firewall) -> None:
     whole = replace(rules.read(), counters=())
     with firewall.node.entered():
         assert (
-            Nftables(pair_with("[smtp, https, ftp, icmp, {tcp: 8000-8010}]")).load(RuleSet.PRIMARY) == loaded
+            Nftables(compile_pair(pair_with("[smtp, https, ftp, icmp, {tcp: 8000-8010}]"))).load(
+                RuleSet.PRIMARY
+            )
+            == loaded
         )
     assert replace(rules.read(), counters=()) == whole
     assert counts(firewall)["client to server: icmp"] == 0
@@ -94,7 +97,7 @@ def test_dynamic_elements_live_through_a_change(firewall: Firewall) -> None:
             PAIR_FILE.replace(f"{ALLOWED}}}\n", f"{line}  - {{from: client, to: server, {allow}}}\n")
         )
 
-    rules = firewall.rules.succeed(limited("allow: [https]"))
+    rules = firewall.rules.succeed(compile_pair(limited("allow: [https]")))
     rules.load(RuleSet.PRIMARY)
     with listen(firewall.server, SERVER, 8001):
         first = connect(firewall.client, SERVER, 8001)
@@ -106,7 +109,7 @@ def test_dynamic_elements_live_through_a_change(firewall: Firewall) -> None:
         assert rules.verify(RuleSet.PRIMARY).drift is None, (
             "elements that the packets bring are nobody's change"
         )
-        after = rules.succeed(limited("allow: [https, smtp]"))
+        after = rules.succeed(compile_pair(limited("allow: [https, smtp]")))
         after.load(RuleSet.PRIMARY)
         assert after.verify(RuleSet.PRIMARY).drift is None
         assert CLIENT in firewall.nft("list set inet hafw connections/few/4")
@@ -116,12 +119,12 @@ def test_dynamic_elements_live_through_a_change(firewall: Firewall) -> None:
 
 
 def test_a_change_also_changes_the_role(firewall: Firewall) -> None:
-    rules = firewall.rules.succeed(pair_with("[https]"))
+    rules = firewall.rules.succeed(compile_pair(pair_with("[https]")))
     rules.load(RuleSet.BACKUP)
     assert rules.verify(RuleSet.BACKUP).drift is None
     assert connect(firewall.client, SERVER, 443) is None
     # back to the first policy by way of one that was never loaded
-    again = rules.succeed(pair_with("[smtp]")).succeed(firewall.pair)
+    again = rules.succeed(compile_pair(pair_with("[smtp]"))).succeed(compile_pair(firewall.pair))
     again.load(RuleSet.PRIMARY)
     assert again.verify(RuleSet.PRIMARY).drift is None
 
@@ -129,7 +132,7 @@ def test_a_change_also_changes_the_role(firewall: Firewall) -> None:
 def test_what_another_hand_has_put_in_goes_with_a_change(firewall: Firewall) -> None:
     firewall.node.run("nft", "insert rule inet hafw forward accept")
     assert "chain forward has more: everything: accept" in str(firewall.rules.verify(RuleSet.PRIMARY).drift)
-    rules = firewall.rules.succeed(pair_with("[smtp]"))
+    rules = firewall.rules.succeed(compile_pair(pair_with("[smtp]")))
     rules.load(RuleSet.PRIMARY)
     assert rules.verify(RuleSet.PRIMARY).drift is None
     assert connect(firewall.client, SERVER, 443) is None
@@ -166,7 +169,7 @@ def test_a_repair_touches_only_what_was_edited(firewall: Firewall, command: str,
 def test_what_comes_in_between_look_and_change_does_not_stay(
     firewall: Firewall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rules = firewall.rules.succeed(pair_with("[smtp]"))
+    rules = firewall.rules.succeed(compile_pair(pair_with("[smtp]")))
     run = rules._run
 
     def meddle_and_run(text: str, purpose: str) -> None:
@@ -275,7 +278,7 @@ def test_exactly_the_forbidden_connections_end(firewall: Firewall) -> None:
             found = forbidden(firewall, new)
             assert sorted((flow.protocol, flow.target_port) for flow in found) == [(6, 8001), (17, 5353)]
             # the kernel agrees: they continue, because nobody asks the rules about them
-            rules = firewall.rules.succeed(new)
+            rules = firewall.rules.succeed(compile_pair(new))
             rules.load(RuleSet.PRIMARY)
             cut.send(b"still")
             assert cut_end.recv(5) == b"still"
@@ -309,7 +312,7 @@ def test_data_that_was_announced_ends_with_its_control_connection(firewall: Fire
                 assert forbidden(firewall, pair_with("[ftp]")) == []
                 found = forbidden(firewall, pair_with("[https]"))
                 assert [flow.target_port for flow in found] == [21, 5000]
-                firewall.rules.succeed(pair_with("[https]")).load(RuleSet.PRIMARY)
+                firewall.rules.succeed(compile_pair(pair_with("[https]"))).load(RuleSet.PRIMARY)
                 sent.sendall(b"still")
                 assert data.recv(5) == b"still"
                 with firewall.node.entered():
@@ -324,7 +327,7 @@ def test_connections_to_the_firewall_itself_end_but_for_management(
 ) -> None:
     to_self = "  - {from: client, to: self, allow: [{tcp: 8080}, {udp: 5300}]}\n"
     old = loader.parse(PAIR_FILE.replace("policy:\n", f"policy:\n{to_self}"))
-    rules = firewall.rules.succeed(old)
+    rules = firewall.rules.succeed(compile_pair(old))
     rules.load(RuleSet.PRIMARY)
     with listen(firewall.node, own, 22) as ssh, listen(firewall.node, own, 8080) as other:
         kept, cut = connect(firewall.client, own, 22), connect(firewall.client, own, 8080)
@@ -340,7 +343,7 @@ def test_connections_to_the_firewall_itself_end_but_for_management(
             assert forbidden(firewall, old) == []
             found = forbidden(firewall, firewall.pair)
             assert sorted((flow.protocol, flow.target_port) for flow in found) == [(6, 8080), (17, 5300)]
-            rules.succeed(firewall.pair).load(RuleSet.PRIMARY)
+            rules.succeed(compile_pair(firewall.pair)).load(RuleSet.PRIMARY)
             with firewall.node.entered():
                 assert connections.end_flows(found) == 2
             kept.send(b"and on")

@@ -362,7 +362,7 @@ def test_a_policy_does_what_it_says(wire: Wire, text: str, seed: int) -> None:
         return
     event("accepted")
     with wire.node.entered():
-        wire.pair, wire.rules = pair, Nftables(pair)
+        wire.pair, wire.rules = pair, Nftables(compile_pair(pair))
     model, table = Model(pair, "fw-1", WAYS), simulate(pair, "fw-1", WAYS)
     for role, fate in ((RuleSet.BACKUP, model.fate_on_backup), (RuleSet.PRIMARY, model.fate)):
         wire.be(role)

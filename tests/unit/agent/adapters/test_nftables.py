@@ -17,7 +17,7 @@ from agent.rules.nft_json import object_json
 from agent.rules.objects import TABLES, Object, Table
 from tests.checkout import GOLDEN
 
-PAIR = load(GOLDEN / "rules" / "described" / "hafw.yaml")
+COMPILED = compile_pair(load(GOLDEN / "rules" / "described" / "hafw.yaml"))
 GARBAGE = ["", "garbage", "[]", "{}", "null", '{"nftables": {}}', '{"nftables": [1]}', '{"nftables": [{}]}']
 
 
@@ -61,14 +61,14 @@ def faithful(rules: RuleSet) -> Callable[[str], tuple[int, str, str]]:
             return 0, "", ""
         (asked,) = json.loads(command)["nftables"]
         table = asked["list"]["table"]["name"]
-        return 0, listing_of((Table(table), *compile_pair(PAIR).objects(rules)), table), ""
+        return 0, listing_of((Table(table), *COMPILED.objects(rules)), table), ""
 
     return answer
 
 
 def test_a_load_is_one_transaction_and_read_back() -> None:
     context = FakeContext(faithful(RuleSet.BACKUP))
-    adapter = Nftables(PAIR, context, context)
+    adapter = Nftables(COMPILED, context, context)
     assert adapter.load(RuleSet.BACKUP).rules is RuleSet.BACKUP
     (dry, loaded), *reading = context.told
     assert not dry
@@ -79,12 +79,12 @@ def test_a_load_is_one_transaction_and_read_back() -> None:
 
 def test_a_load_of_which_nothing_is_there_afterwards_is_an_error() -> None:
     with pytest.raises(ToolError, match="not what was just loaded"):
-        Nftables(PAIR, FakeContext(faithful(RuleSet.PRIMARY))).load(RuleSet.BACKUP)
+        Nftables(COMPILED, FakeContext(faithful(RuleSet.PRIMARY))).load(RuleSet.BACKUP)
 
 
 def test_a_flip_is_one_command_and_no_look() -> None:
     context = FakeContext(lambda _: (0, "", ""))
-    Nftables(PAIR, context).flip(RuleSet.PRIMARY)
+    Nftables(COMPILED, context).flip(RuleSet.PRIMARY)
     assert len(context.told) == 1
     assert '"list"' not in context.told[0][1]
 
@@ -99,8 +99,8 @@ def test_a_look_that_was_overtaken_says_nothing(successor: bool) -> None:
         return faithful(RuleSet.BACKUP)(command)
 
     looking = FakeContext(overtaken)
-    adapter = Nftables(PAIR, context, looking)
-    changing = adapter.succeed(PAIR) if successor else adapter
+    adapter = Nftables(COMPILED, context, looking)
+    changing = adapter.succeed(COMPILED) if successor else adapter
     with pytest.raises(OvertakenError):
         adapter.verify(RuleSet.BACKUP)
     assert not any('"list"' in command for _, command in context.told), "the look has a context of its own"
@@ -116,7 +116,7 @@ def test_a_look_from_within_a_change_says_nothing() -> None:
             seen.append(error)
         return 0, "", ""
 
-    adapter = Nftables(PAIR, FakeContext(look_while_flipping), FakeContext(faithful(RuleSet.BACKUP)))
+    adapter = Nftables(COMPILED, FakeContext(look_while_flipping), FakeContext(faithful(RuleSet.BACKUP)))
     adapter.flip(RuleSet.PRIMARY)
     assert len(seen) == 1
 
@@ -135,7 +135,7 @@ def test_a_look_from_within_a_change_says_nothing() -> None:
 )
 def test_a_garbled_listing_is_an_error(text: str) -> None:
     context = FakeContext(lambda _: (0, text, ""))
-    adapter = Nftables(PAIR, context, context)
+    adapter = Nftables(COMPILED, context, context)
     for look in (adapter.read, lambda: adapter.verify(RuleSet.BACKUP), lambda: adapter.load(RuleSet.BACKUP)):
         with pytest.raises(ToolError, match="cannot be read back"):
             look()
@@ -143,7 +143,7 @@ def test_a_garbled_listing_is_an_error(text: str) -> None:
 
 def test_any_error_but_a_missing_table_is_an_error() -> None:
     def reading(reason: str) -> Nftables:
-        return Nftables(PAIR, FakeContext(lambda _: (-1, "", f"internal:0:0-0: Error: {reason}\n")))
+        return Nftables(COMPILED, FakeContext(lambda _: (-1, "", f"internal:0:0-0: Error: {reason}\n")))
 
     assert not reading("No such file or directory").read().present
     with pytest.raises(ToolError, match="cannot list the table: Permission denied"):
@@ -151,7 +151,7 @@ def test_any_error_but_a_missing_table_is_an_error() -> None:
 
 
 def test_bytes_that_are_no_text_are_an_error() -> None:
-    adapter = Nftables(PAIR, FakeContext(lambda _: (0, b"\xff".decode(), "")))
+    adapter = Nftables(COMPILED, FakeContext(lambda _: (0, b"\xff".decode(), "")))
     with pytest.raises(ToolError, match="UTF-8"):
         adapter.read()
 
@@ -159,7 +159,7 @@ def test_bytes_that_are_no_text_are_an_error() -> None:
 @pytest.mark.parametrize("status", [0, -1, 1])
 def test_an_error_is_told_in_its_first_line_whatever_the_status(status: int) -> None:
     errors = "\ninternal:0:0-0: Error: Could not process rule: Device or resource busy\n\nmore\n"
-    adapter = Nftables(PAIR, FakeContext(lambda _: (status, "", errors)))
+    adapter = Nftables(COMPILED, FakeContext(lambda _: (status, "", errors)))
     with pytest.raises(ToolError) as caught:
         adapter.flip(RuleSet.PRIMARY)
     expected = "nft cannot switch to the primary's rules: Could not process rule: Device or resource busy"
@@ -171,7 +171,7 @@ def test_an_error_is_told_in_its_first_line_whatever_the_status(status: int) -> 
 
 def test_a_failure_without_a_word_is_an_error_too() -> None:
     context = FakeContext(lambda _: (-1, "", ""))
-    for told in (Nftables(PAIR, context).load, Nftables(PAIR, context).check):
+    for told in (Nftables(COMPILED, context).load, Nftables(COMPILED, context).check):
         with pytest.raises(ToolError, match="no reason"):
             told(RuleSet.PRIMARY)
     assert [dry for dry, _ in context.told] == [False, True]

@@ -16,7 +16,7 @@ from agent.config.loader import load, parse
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError
 from agent.model.pair import Interface, Management, Pair, PortRange, Protocol, Service
-from agent.rules.compile import Compiled, compile_pair, compile_stop_gaps
+from agent.rules.compile import Compiled, compile_pair
 from agent.rules.nft_json import command_json, object_json
 from agent.rules.nft_parse import parse_object
 from agent.rules.objects import FAMILY, GATE_TABLE, TABLES, Commands, Rule, Set, Table
@@ -129,7 +129,7 @@ def test_what_nft_is_told_is_read_back_as_the_same(case: str, rules: RuleSet) ->
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_stop_gap_is_in_the_small_table_alone(case: str) -> None:
-    for hole, commands in compile_stop_gaps(pair_of(case)).items():
+    for hole, commands in compile_pair(pair_of(case)).stop_gaps.items():
         targets = [one.target for one in commands if not isinstance(one.target, Table)]
         assert {one.table for one in targets} == {GATE_TABLE}
         assert any(isinstance(one, Rule) for one in targets), hole
@@ -165,10 +165,6 @@ def test_what_is_next_to_each_other_is_one_element() -> None:
     assert elements(intervals(halves, 6), 6) == [Prefix("fd00::", 64)]
     assert elements(intervals(networks[:1], 4), 4) == ["10.0.0.3"]
     assert from_networks([ip_network("0.0.0.0/1"), ip_network("128.0.0.0/1")], 4) == of_version(4)
-
-
-def test_a_pair_is_compiled_once_for_all_its_tables(pair: Pair) -> None:
-    assert compile_pair(pair) is compile_pair(replace(pair))
 
 
 def test_a_comment_cannot_leave_its_place() -> None:
