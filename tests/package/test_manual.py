@@ -67,6 +67,33 @@ def test_every_command_and_option_is_in_its_page_and_no_other(program: str) -> N
     assert not documented, "the page has commands that are not there"
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_page_has_the_defaults_that_the_help_has(program: str) -> None:
+    found = sections(PAGES[program])
+    whole = next(found[name] for name in COMMANDS_ARE_IN if name in found)
+    checked = 0
+    for path, parser in walk(PROGRAMS[program]()):
+        text = found[" ".join(path)] if path else whole
+        for option, value in defaults_of(parser):
+            (item,) = re.findall(
+                rf"^\.It [^\n]*Fl {option[1:]}\b.*?(?=^\.It|^\.El)", text, re.DOTALL | re.MULTILINE
+            )
+            stated = re.search(r"Default:\s+(?:\.[A-Z][a-z] )?([^\s;]+)", item)
+            assert stated, f"{program} {' '.join(path)} {option}: no default"
+            assert stated.group(1).rstrip(".") == value, f"{program} {' '.join(path)} {option}"
+            checked += 1
+    assert checked
+
+
+def defaults_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    """The options whose default is a figure, a list or a choice, with it."""
+    for action in parser._actions:
+        stated = re.search(r"default: ([^;)\s]+)", action.help or "")
+        choices = {str(choice) for choice in action.choices or ()}
+        if stated and action.option_strings and (stated[1] in choices or re.search(r"^\d|,", stated[1])):
+            yield action.option_strings[-1], stated[1]
+
+
 def choices_of(parser: argparse.ArgumentParser) -> set[str]:
     subcommands = commands_of(parser)
     return {

@@ -16,17 +16,39 @@ from hafw_lab.spoken import choose_ink, show_painted, start_clock
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="measure", required=True, metavar="WHAT")
-    _add_failover(kinds.add_parser("failover", help="power loss: who survives, how long is the silence"))
+    _add_failover(
+        kinds.add_parser(
+            "failover", help="power loss: how many connections survive, how long the silence is"
+        )
+    )
     _add_handover(kinds.add_parser("handover", help="a hundred handovers: how long the agent itself takes"))
-    _add_flap(kinds.add_parser("flap", help="a link that flaps: how long until all is quiet again"))
+    _add_flap(kinds.add_parser("flap", help="a link that flaps: how long until the pair is stable again"))
     _add_hook(kinds.add_parser("hook", help="what the hook and the resident agent cost"))
-    _add_rules(kinds.add_parser("rules", help="rules: to load, to flip, to forward through, beside nft"))
+    _add_rules(
+        kinds.add_parser(
+            "rules", help="what rules cost: to load, to change the role, to forward through, beside nft"
+        )
+    )
 
 
 def _add_failover(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--agents", type=parse_agents, default="hafw,stock,stock-drop", metavar="A,B,...")
-    parser.add_argument("--sync", type=parse_modes, default="direct,cache", metavar="A,B,...")
-    parser.add_argument("--states", type=parse_counts, default="0,20000,300000", metavar="N,M,...")
+    parser.add_argument(
+        "--agents",
+        type=parse_agents,
+        default="hafw,stock,stock-drop",
+        metavar="A,B,...",
+        help="default: hafw,stock,stock-drop",
+    )
+    parser.add_argument(
+        "--sync", type=parse_modes, default="direct,cache", metavar="A,B,...", help="default: direct,cache"
+    )
+    parser.add_argument(
+        "--states",
+        type=parse_counts,
+        default="0,20000,300000",
+        metavar="N,M,...",
+        help="default: 0,20000,300000",
+    )
     parser.add_argument("--runs", type=parse_count, default=3, metavar="N", help="of each (default: 3)")
     add_advert_argument(parser)
     _finish(parser, failover.measure)
@@ -40,7 +62,9 @@ def _add_handover(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_flap(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--agents", type=parse_agents, default="hafw,stock", metavar="A,B,...")
+    parser.add_argument(
+        "--agents", type=parse_agents, default="hafw,stock", metavar="A,B,...", help="default: hafw,stock"
+    )
     parser.add_argument("--states", type=parse_count, default=300_000, metavar="N", help="default: 300000")
     parser.add_argument("--seconds", type=parse_count, default=60, metavar="N", help="default: 60")
     parser.add_argument("--rate", type=parse_count, default=10, metavar="HZ", help="default: 10")
@@ -58,13 +82,17 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=parse_count, default=5, metavar="N", help="of each (default: 5)")
     parser.add_argument("--slices", type=parse_count, default=60, metavar="N", help="default: 60")
     parser.add_argument(
-        "--most", type=parse_count, default=100_000, metavar="N", help="leave larger cases out"
+        "--most",
+        type=parse_count,
+        default=100_000,
+        metavar="N",
+        help="leave out larger cases (default: 100000)",
     )
     _finish(parser, rules.measure)
 
 
 def _finish(parser: argparse.ArgumentParser, measure: object) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.set_defaults(bench=measure)
 
 

@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for order, text in (
         ("save", "save the running lab, which continues"),
         ("load", "start a lab as it was saved, within seconds"),
-        ("rm", "forget one"),
+        ("rm", "remove a snapshot"),
     ):
         one = orders.add_parser(order, help=text)
         one.add_argument("snapshot", metavar="SNAPSHOT")
         if order != "rm":  # also after the order, where one looks for it
             add_late_lab_argument(one)
-    orders.add_parser("list", help="what is saved")
+    orders.add_parser("list", help="list the snapshots")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -32,10 +32,10 @@ _PYTHON = ("/usr/bin/python3", "-I", "-S", "-c")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="usb", required=True, metavar="list|attach|detach")
-    listing = verbs.add_parser("list", help="the devices, and where they are")
+    listing = verbs.add_parser("list", help="list the devices and where they are")
     listing.add_argument("--json", action="store_true", help="for programs")
     attach = verbs.add_parser("attach", help="hand a device to a machine")
-    detach = verbs.add_parser("detach", help="take it back")
+    detach = verbs.add_parser("detach", help="take the device back from the machine")
     for verb in (attach, detach):
         verb.add_argument("node")
         verb.add_argument(
@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     for verb in (listing, attach, detach):
         verb.add_argument(
-            "--from", dest="origin", default="", metavar="NODE", help="a device of that machine of the lab"
+            "--from",
+            dest="origin",
+            default="",
+            metavar="NODE",
+            help="devices of that machine instead of this one's",
         )
         add_lab_argument(verb)
 

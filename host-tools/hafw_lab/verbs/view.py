@@ -42,7 +42,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         help=f"how long the ticket is valid, at most {LONGEST_TICKET_S} (default: {TICKET_S})",
     )
     verb.add_argument(
-        "--take-over", action="store_true", help="even if somebody views it; that viewer closes"
+        "--take-over", action="store_true", help="even if another viewer is open; it is closed"
     )
     add_lab_argument(verb)
 
