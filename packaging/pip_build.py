@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How pip builds hafw: setuptools does it, in a copy of the checkout, so that nothing is left in that and it
-may be anybody's. What the Debian packages put beside the code goes into the package `agent` here.
+"""How pip builds hafw: setuptools does it, in a copy of the checkout, so that the checkout stays clean and
+may belong to another user. What the Debian packages put beside the code goes into the package `agent` here.
 """
 
 import importlib
