@@ -13,43 +13,44 @@ from agent.cli.main import find_host
 from agent.cli.status_text import exit_status, to_text
 from agent.config.loader import parse
 from tests.checkout import ROOT
+from tests.unit.agent.cli.hafw_run import LIMIT_S, PAIR, hafw
 from tests.unit.agent.small_pair import SMALL
 
-PAIR = ROOT / "examples" / "pair.yaml"
-LIMIT_S = 30
 # an empty /run and /var/log, so that no agent of this machine answers
 EMPTY = "mount -t tmpfs none /run && mount -t tmpfs none /var/log && exec"
 
 needs_root = pytest.mark.root(reason="needs a mount namespace of root's")
 
 
-def hafw(
-    *arguments: str | bytes | Path,
-    stdout: int | None = None,
-    prefix: str = "",
-    env: dict[str, str] | None = None,
-) -> "subprocess.CompletedProcess[bytes]":
-    argv: list[str | bytes | Path] = ["/usr/bin/python3", "-P", "-m", "agent", *arguments]
-    if prefix:
-        argv = ["unshare", "-mn", "--propagation", "private", "/bin/sh", "-c", f'{prefix} "$@"', "sh", *argv]
-    done = subprocess.run(
-        argv,
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "PYTHONPATH": str(ROOT),
-            "LC_ALL": "C.UTF-8",
-            "SUDO_UID": os.environ["SUDO_UID"],
-            **(env or {}),
-        },
-        stdout=subprocess.PIPE if stdout is None else stdout,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        timeout=LIMIT_S,
-        check=False,
+EACH_VERB = [
+    ("check", PAIR),
+    ("check", "/nonexistent/\x1bhafw.yaml"),
+    *(
+        ("render", what, PAIR, "--node", "fw-1")
+        for what in ("keepalived", "conntrackd", "modules", "networkd", "nftables", "sysctl")
+    ),
+    ("render", "keepalived", PAIR, "--node", "fw-3"),
+    ("plan", "backup", "primary", "--file", PAIR),
+    ("plan", "primary", "fault", "--file", PAIR, "--json"),
+    ("plan", "king", "queen"),
+    ("history", "-n", "x"),
+    ("--help",),
+    ("--version",),
+    ("rules", "show", "--file", PAIR),
+    (),
+    (b"\xff\xfe",),
+]
+
+
+@pytest.mark.parametrize("arguments", EACH_VERB, ids=lambda arguments: repr(arguments)[:40])
+def test_a_start_of_its_own_makes_no_difference(arguments: tuple[str | bytes | Path, ...]) -> None:
+    """Each verb brings all the modules that it needs."""
+    started, forked = hafw(*arguments, start=True), hafw(*arguments)
+    assert (started.returncode, started.stdout, started.stderr) == (
+        forked.returncode,
+        forked.stdout,
+        forked.stderr,
     )
-    assert b"Traceback" not in done.stderr, done.stderr.decode()
-    assert b"Exception ignored" not in done.stderr, done.stderr.decode()
-    return done
 
 
 def test_a_status_loads_nothing_of_the_agent() -> None:
@@ -350,76 +351,6 @@ def test_two_agents_on_one_node() -> None:
         done.stderr
         == "hafw: another hafw (process 4711) is running on this node; only one can run at a time\n"
     )
-
-
-def test_a_reader_that_has_gone() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    done = hafw("render", "keepalived", PAIR, "--node", "fw-1", stdout=write)
-    os.close(write)
-    assert done.returncode == 1
-    assert done.stderr == b""
-
-
-VERBS = ["check", "render", "plan", "status", "history", "setup", "rules", "agent", "settle"]
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_reader_of_the_help_who_has_gone(verb: str) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    done = hafw(verb, "--help", stdout=write)
-    os.close(write)
-    assert (done.returncode, done.stderr) == (1, b"")
-
-
-STREAMS = [
-    "<&-",
-    ">&-",
-    "2>&-",
-    "<&- >&- 2>&-",
-    ">/dev/full",
-    "2>/dev/full",
-    "2>&1 >/dev/full",
-    "2>&1 | true",
-]
-
-
-@pytest.mark.parametrize("streams", STREAMS)
-@pytest.mark.parametrize(
-    ("arguments", "status"),
-    [
-        (f"check {PAIR}", (0, 1)),
-        ("check /nonexistent", (2,)),
-        ("check --nonsense", (2,)),
-        (f"setup --root / --file {PAIR} --node fw-1", (1,)),
-        ("--help", (0, 1)),
-    ],
-)
-def test_streams_that_are_closed_or_full(
-    tmp_path: Path, streams: str, arguments: str, status: tuple[int, ...]
-) -> None:
-    script = f"{{ /usr/bin/python3 -P -m agent {arguments} 2>{tmp_path}/said; }}"
-    if "2>" in streams:  # what would be said there is nowhere, so look at the exit status
-        script = f"/usr/bin/python3 -P -m agent {arguments}"
-    command = f"set -o pipefail; {script} {streams}"
-    done = subprocess.run(
-        ["/bin/bash", "-c", command],
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "PYTHONPATH": str(ROOT),
-            "SUDO_UID": os.environ["SUDO_UID"],
-        },
-        capture_output=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    said = done.stdout + done.stderr
-    if (tmp_path / "said").exists():
-        said += (tmp_path / "said").read_bytes()
-    assert b"Traceback" not in said, said.decode()
-    assert b"Exception ignored" not in said, said.decode()
-    assert done.returncode in status, said.decode()
 
 
 @pytest.mark.parametrize(

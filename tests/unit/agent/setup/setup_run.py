@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from agent.__main__ import main
 from agent.config import loader
 from agent.paths import Paths
 from agent.setup.changes import Change, find_changes
 from agent.setup.plan import plan_setup
 from tests.checkout import ROOT
+from tests.forked import run_forked
 
 PAIR_FILE = ROOT / "examples" / "pair.yaml"
 PAIR, FILES = loader.load_with_files(PAIR_FILE)
 PATHS = Paths()
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LIMIT_S = 60
+ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
 HAND_MADE = "vrrp_instance old {\n    interface eth0\n}\n"
 WRITTEN = (
     "etc/conntrackd/conntrackd.conf",
@@ -41,28 +44,45 @@ def setup(
     *arguments: str | Path,
     stdin: int = subprocess.DEVNULL,
     prefix: tuple[str, ...] = (),
-    **more: object,
+    largest_file: int | None = None,
+    start: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
-    argv = (*prefix, sys.executable, "-P", "-m", "agent", "setup", "--root", str(root), *map(str, arguments))
-    limit = more.get("largest_file")
-    done = subprocess.run(
+    """With `prefix` or `largest_file`, and where `start` is true, with a Python of its own."""
+    argv = ("setup", "--root", str(root), *map(str, arguments))
+    if prefix or largest_file is not None or start:
+        done = start_hafw((*prefix, sys.executable, "-P", "-m", "agent", *argv), stdin, largest_file)
+    else:
+        forked = run_forked(main, argv, ENV, stdin)
+        done = subprocess.CompletedProcess(
+            forked.args, forked.returncode, forked.stdout.decode(), forked.stderr.decode()
+        )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def start_hafw(
+    argv: tuple[str, ...], stdin: int, largest_file: int | None
+) -> "subprocess.CompletedProcess[str]":
+    def limit_files() -> None:
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    return subprocess.run(
         argv,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"},
+        env=ENV,
         capture_output=True,
         stdin=stdin,
         text=True,
         timeout=LIMIT_S,
         check=False,
-        preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-        if isinstance(limit, int)
-        else None,
+        preexec_fn=limit_files,
     )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
-def install(root: Path, node: str = "fw-1", *arguments: str) -> "subprocess.CompletedProcess[str]":
-    done = setup(root, "--file", PAIR_FILE, "--node", node, "--yes", *arguments)
+def install(
+    root: Path, node: str = "fw-1", *arguments: str, start: bool = False
+) -> "subprocess.CompletedProcess[str]":
+    done = setup(root, "--file", PAIR_FILE, "--node", node, "--yes", *arguments, start=start)
     assert done.returncode == 0, done.stderr
     return done
 

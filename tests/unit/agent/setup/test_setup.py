@@ -34,8 +34,9 @@ from tests.unit.agent.setup.setup_run import (
 )
 
 
-def test_everything_a_node_needs_is_written(tmp_path: Path) -> None:
-    install(tmp_path)
+@pytest.mark.parametrize("start", [True, False])
+def test_everything_a_node_needs_is_written(tmp_path: Path, start: bool) -> None:
+    install(tmp_path, start=start)
     found = files_in(tmp_path)
     assert tuple(sorted(found)) == WRITTEN
     planned = {str(file.path)[1:]: file for file in plan_setup(PAIR, "fw-1", PATHS, FILES)}
