@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The table of transitions is the whole truth: nothing changes its answer after the look-up.
 
-Every phase, with all the knowledge that a decision could hang on, meets every event, and what comes of it is
-compared with the line of the table alone; then every line is exchanged for every other answer, and that is
-what is done.
+Every phase is given every event, with every field of `State` and `Settings` varied: each pair of values of
+two fields occurs. What comes of it is compared with the line of the table alone. Then every line is
+exchanged for every other answer, and that is what is done. What a line or a plan may depend on is named
+here, and nothing else changes it.
 """
 
 import itertools
+import random
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from enum import Enum
+from typing import Any, get_args
 
 import pytest
 
@@ -59,8 +63,6 @@ from agent.model.pair import AfterLimit, SyncMode
 
 NOW = 60_000_000_000
 LIMIT_S = 10.0
-ALL_SETTINGS = [Settings(mode, LIMIT_S, then) for mode, then in itertools.product(SyncMode, AfterLimit)]
-ALL_SETTINGS[-1] = replace(ALL_SETTINGS[-1], helpers=True)
 SHORT = Committed(10, 4, 6, skipped=False, evidence="log")
 SKIPPED = replace(SHORT, skipped=True)
 GOOD = Committed(10, 10, 0, skipped=False, evidence="log")
@@ -112,24 +114,86 @@ def every_event() -> Iterator[Event]:
         yield ActionDone(NOW, AwaitStates(1.0), StatesIn(1, heard, losses))
 
 
-def every_state() -> Iterator[State]:
-    """All that a step could be tempted by, in every phase: role, rules, clocks and debts."""
-    roles = (Role.UNKNOWN, Role.BACKUP, Role.PRIMARY)
-    for phase, role, loaded, whole, owed, late in itertools.product(
-        Phase, roles, (None, *RuleSet), (False, True), (False, True), (False, True)
-    ):
-        yield State(
-            phase=phase,
-            role=role,
-            loaded=loaded,
-            whole=whole,
-            promoted_ns=NOW - int((2 * LIMIT_S if late else LIMIT_S / 2) * 1e9),
-            commits=int(late),
-            ready=late,
-            coverage=Coverage(outside=0, suspicions=9),
-            owed=owed,
-            put_ns=2,
-        )
+VALUES: Mapping[str | Condition, tuple[Any, ...]] = {
+    "mode": tuple(SyncMode),
+    "limit_s": (LIMIT_S, 3.0),
+    "then": tuple(AfterLimit),
+    "refresh_s": (None, 5.0),
+    "shortest_timeout_s": (30.0, 3.0),
+    "repair": (False, True),
+    "helpers": (False, True),
+    "role": tuple(Role),
+    "loaded": (None, *RuleSet),
+    "whole": (False, True),
+    "promoted_ns": (NOW - int(2 * LIMIT_S * 1e9), NOW - int(LIMIT_S / 2 * 1e9)),
+    "commits": (0, 1, 2),
+    "flushed": (False, True),
+    "states": (0, 10, 1_000_000),
+    "problems": (False, True),  # whether there are any; which ones: the conditions below
+    "ready": (None, False, True),
+    "reading": (False, True),
+    "owed": (False, True),
+    "committing": (False, True),
+    "put_ns": (0, 2),  # before and after the event of RulesChanged at 1
+    "asked_ns": (0, NOW - 1_000_000_000),
+    "kernel": (0, 1_000_000),
+    "exact_ns": (0, NOW + 1),
+    "outside": (None, 0, 50),
+    "suspicions": (0, 1, 9),
+    "asked": (False, True),
+    "not_before_ns": (0, NOW + 1),
+    **dict.fromkeys(Condition, (False, True)),
+}
+"""All that a step could be tempted by, beside phase and event."""
+
+Row = dict[str | Condition, Any]
+
+
+def every_row() -> list[Row]:
+    """So many that every value of a field occurs with every value of every other field."""
+    chance = random.Random(10)
+    left = {
+        (one, first, other, second)
+        for one, other in itertools.combinations(VALUES, 2)
+        for first, second in itertools.product(VALUES[one], VALUES[other])
+    }
+    rows = []
+    while left:
+        rows.append(some_row(chance))
+        left -= {(*one, *other) for one, other in itertools.combinations(rows[-1].items(), 2)}
+    return rows
+
+
+def some_row(chance: random.Random) -> Row:
+    return {name: chance.choice(values) for name, values in VALUES.items()}
+
+
+def settings_of(row: Row) -> Settings:
+    return Settings(**{field.name: row[field.name] for field in fields(Settings)})
+
+
+def state_of(phase: Phase, row: Row) -> State:
+    plain = {field.name: row[field.name] for field in fields(State) if field.name in row}
+    coverage = Coverage(**{field.name: row[field.name] for field in fields(Coverage)})
+    problems = {condition: "words" for condition in Condition if row["problems"] and row[condition]}
+    return State(**plain | {"phase": phase, "coverage": coverage, "problems": problems})
+
+
+ROWS = every_row()
+EVENTS = tuple(every_event())
+
+
+def test_every_field_that_a_decision_could_hang_on_is_varied() -> None:
+    known = [field for owner in (Settings, State, Coverage) for field in fields(owner)]
+    varied = {name for name in VALUES if isinstance(name, str)}
+    assert len({field.name for field in known}) == len(known), "one name for two fields"
+    assert {field.name for field in known} == varied | {"phase", "coverage"}
+    for name, values in VALUES.items():
+        assert len(set(values)) > 1, name
+        if isinstance(values[-1], Enum):
+            assert set(values) >= set(type(values[-1])), name
+    assert {type(event) for event in EVENTS} == set(get_args(Event))
+    assert {type(action) for action in ACTIONS} == set(get_args(Action))
 
 
 Line = tuple[Phase, EventKind]
@@ -150,14 +214,14 @@ class Asked(dict[Line, Target]):
 
 PUT = "(Load|Switch)Rules"
 OPEN = (
-    f"(CompleteExpectations, )?{PUT} primary, SetTimer settle(, CompleteRemaining)?(, FlushCaches)?, "
-    "VerifyRules primary"
+    f"(CompleteExpectations, )?{PUT} primary, SetTimer settle(, CompleteRemaining)?(, FlushCaches)?"
+    "(, VerifyRules primary)?"
 )
 REREAD = "ResyncKernel, SendBulk(, SetTimer refresh)?"
 DOES = {
     Make.START: "LoadRules backup, SetReadiness False",
     Make.PROMOTE: f"(({PUT} backup, )?CommitStates, )?{OPEN}",
-    Make.FOLLOW: f"{PUT} backup(, SetTimer settle)?, VerifyRules backup(, ShortenTimers)?",
+    Make.FOLLOW: f"{PUT} backup(, SetTimer settle)?(, VerifyRules backup)?(, ShortenTimers)?",
     Make.OPEN: OPEN,
     Make.HOLD: "LoadRules backup, SetTimer retry",
     Make.RETRY: "SetTimer retry",
@@ -195,28 +259,103 @@ def assert_follows(target: Target, settings: Settings, state: State, event: Even
         assert re.fullmatch(DOES[make], ", ".join(map(words, taken.plan))), (taken.plan, seen)
 
 
-@pytest.mark.parametrize("settings", ALL_SETTINGS, ids=lambda one: f"{one.mode.value}-{one.then.value}")
-def test_every_phase_meets_every_event_as_the_table_says(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+def line_of(table: Asked) -> Line | None:
+    lines = [line for line in table.asked if line in TRANSITIONS]
+    assert len(lines) < 2
+    return lines[0] if lines else None
+
+
+@pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.value)
+def test_every_phase_handles_every_event_as_the_table_says(
+    phase: Phase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = Asked(TRANSITIONS)
     monkeypatch.setattr(machine, "TRANSITIONS", table)
-    ways: dict[object, tuple[Line, State, Event]] = {}
-    for state, event in itertools.product(every_state(), tuple(every_event())):
-        table.asked.clear()
-        taken = step(settings, state, event)
-        lines = [line for line in table.asked if line in TRANSITIONS]
-        if not lines:
-            assert (taken.state.phase, taken.plan) == (state.phase, None), (state, event)
-            continue
-        (line,) = lines
-        assert line[0] is state.phase
-        assert_follows(TRANSITIONS[line], settings, state, event, taken)
-        ways[line, state.whole, state.owed] = line, state, event
-    for line, state, event in ways.values():
+    ways: dict[object, tuple[Line, Settings, State, Event]] = {}
+    for row in ROWS:
+        settings, state = settings_of(row), state_of(phase, row)
+        for event in EVENTS:
+            table.asked.clear()
+            taken = step(settings, state, event)
+            line = line_of(table)
+            if line is None:
+                assert (taken.state.phase, taken.plan) == (phase, None), (settings, state, event)
+                continue
+            assert line[0] is phase
+            assert_follows(TRANSITIONS[line], settings, state, event, taken)
+            ways[line, state.whole, state.owed] = line, settings, state, event
+    assert {line for line, *_ in ways.values()} == {line for line in TRANSITIONS if line[0] is phase}
+    for line, settings, state, event in ways.values():
         for target in itertools.product(Phase, Make):
             monkeypatch.setattr(machine, "TRANSITIONS", {line: target})
             assert_follows(target, settings, state, event, step(settings, state, event))
+
+
+MEANING = {
+    *("limit_s", "then"),
+    *(
+        "role",
+        "loaded",
+        "whole",
+        "promoted_ns",
+        "commits",
+        "ready",
+        "reading",
+        "owed",
+        "committing",
+        "put_ns",
+    ),
+    *("exact_ns", "outside", "suspicions", "not_before_ns"),
+    *("problems", Condition.REPLICATION),
+}
+"""What the meaning of an event, and so its line, may depend on."""
+
+BULK = {"refresh_s", "shortest_timeout_s", "states"}
+PLAN: dict[Make, set[str]] = {
+    Make.START: set(),
+    Make.PROMOTE: {"mode", "helpers", "repair", "limit_s", "loaded", "whole", "promoted_ns"},
+    Make.FOLLOW: {"mode", "repair", "role", "whole"},
+    Make.OPEN: {"mode", "helpers", "repair", "whole", "owed"},
+    Make.HOLD: set(),
+    Make.RETRY: set(),
+    Make.ANNOUNCE: {"mode", "flushed", "owed", *BULK},
+    Make.CATCH_UP: set(),
+    Make.NOT_READY: {"mode", "asked_ns", "kernel"},
+    Make.REFRESH: BULK,
+    Make.REREAD: {"mode", *BULK},
+    Make.WAIT: set(),
+    Make.NOTHING: set(),
+}
+"""What a plan may depend on, beside the phases and the event."""
+
+
+def others(row: Row, kept: set[Any], chance: random.Random) -> Row:
+    return {name: row[name] if name in kept else value for name, value in some_row(chance).items()}
+
+
+@pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.value)
+def test_a_line_depends_on_nothing_but_what_is_named(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, chance = Asked(TRANSITIONS), random.Random(11)
+    monkeypatch.setattr(machine, "TRANSITIONS", table)
+    for row, event in itertools.product(chance.sample(ROWS, 10), EVENTS):
+        lines = []
+        for either in (row, others(row, MEANING, chance)):
+            table.asked.clear()
+            step(settings_of(either), state_of(phase, either), event)
+            lines.append(line_of(table))
+        assert lines[0] == lines[1], (phase, event, row)
+
+
+@pytest.mark.parametrize("make", Make, ids=lambda make: make.value)
+def test_a_plan_depends_on_nothing_but_what_is_named(make: Make) -> None:
+    chance = random.Random(12)
+    for row, before in itertools.product(ROWS, Phase):
+        now, event = chance.choice(tuple(Phase)), chance.choice(EVENTS)
+        made = [
+            PLANS[make](Move(settings_of(one), state_of(before, one), state_of(now, one), event))
+            for one in (row, others(row, set(PLAN[make]), chance))
+        ]
+        assert made[0] == made[1], (make, before, now, event, row)
 
 
 AFTER_LIMIT = State(Phase.PREPARING, Role.PRIMARY, RuleSet.BACKUP, whole=True)
