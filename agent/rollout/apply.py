@@ -15,7 +15,7 @@ import os
 import pwd
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from agent.adapters.ruleset_dump import read_table
 from agent.config import loader
 from agent.config.files import read
 from agent.core.roles import RuleSet
-from agent.errors import HafwError, ToolError, UnavailableError
+from agent.errors import ConfigError, HafwError, ToolError, UnavailableError
 from agent.model.pair import Pair
 from agent.model.records import Record, RecordKind
 from agent.paths import Paths
@@ -111,20 +111,23 @@ def apply(paths: Paths, pair_file: Path, confirm_s: int | None, *, cut: bool = F
         before = _find_before(on_disk, pair_file)
         if before is not None and not same_files(before.files, new.files):
             require_same_wires(on_disk.pair_of(before), new.pair, paths)
+        if confirm_s is not None and before is None:
+            raise HafwError("there is nothing that could come back", "apply without --confirm")
         fresh = generations.note(new.files, _who(), "apply", new.rules)
-        pending = None
-        if confirm_s is not None and fresh != before:
-            if before is None:
-                raise HafwError("there is nothing that could come back", "apply without --confirm")
-            pending = _set_pending(generations, fresh, before, confirm_s)
-        try:
-            generations.install(fresh.number, paths.pair_file)
-            applied = Applied(fresh, before, make_live(on_disk, new), pending)
-        except HafwError:
-            _take_back(on_disk, fresh, before, in_place=on_disk.is_installed(pair_file))
-            raise
-        applied = replace(applied, pending=_begin_window(generations, pending, confirm_s))
+        with _taken_back(on_disk, fresh, before):
+            applied = _put_in_force(on_disk, fresh, before, new, confirm_s)
         return _with_flows(applied, new, cut=cut)
+
+
+def _put_in_force(
+    on_disk: OnDisk, fresh: Generation, before: Generation | None, new: Checked, confirm_s: int | None
+) -> Applied:
+    generations, pending = on_disk.generations, None
+    if confirm_s is not None and before is not None and fresh != before:
+        pending = _set_pending(generations, fresh, before, confirm_s)
+    generations.install(fresh.number, on_disk.paths.pair_file)
+    by_agent = make_live(on_disk, new)
+    return Applied(fresh, before, by_agent, _begin_window(generations, pending, confirm_s))
 
 
 def _with_flows(applied: Applied, new: Checked, *, cut: bool) -> Applied:
@@ -147,12 +150,13 @@ def _with_flows(applied: Applied, new: Checked, *, cut: bool) -> Applied:
 
 
 def confirm(paths: Paths) -> Pending:
-    """Raises HafwError when nothing waits, or not any more."""
+    """Raises HafwError when nothing waits, or not any more, or what waits is not what is in force."""
     with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
         generations = on_disk.generations
         pending = generations.pending()
         if pending is None:
             raise HafwError("no apply is waiting for confirmation")
+        _require_in_force(on_disk, pending)
         generations.clear_pending()
         rollback_timer.stop()
         return pending
@@ -279,6 +283,17 @@ def _require_none_pending(generations: Generations) -> None:
         )
 
 
+def _require_in_force(on_disk: OnDisk, pending: Pending) -> None:
+    """A kill may have come between the note that it waits and its being put in force."""
+    found = on_disk.find_in_force()
+    if found is None or found.number != pending.number:
+        there = f"generation {found.number} is" if found is not None else "the kernel has no rules of ours"
+        raise HafwError(
+            f"generation {pending.number} waits for confirmation, but is not in force: {there}",
+            f"go back to generation {pending.back_to} with: hafw rules rollback",
+        )
+
+
 def _require_loadable(new: Checked) -> None:
     Nftables(new.table).check(RuleSet.BACKUP)
 
@@ -313,27 +328,62 @@ def _begin_window(
     return begun
 
 
-def _take_back(on_disk: OnDisk, fresh: Generation, before: Generation | None, *, in_place: bool) -> None:
-    """An apply that failed has not been. A file that was edited in its place stays as it is."""
-    if fresh == before:
+@contextlib.contextmanager
+def _taken_back(on_disk: OnDisk, fresh: Generation, before: Generation | None) -> Iterator[None]:
+    """What failed in here has not been. What waits for its confirmation is `fresh`, or stays waiting.
+
+    Each step is tried whatever became of the others, and the first error is the one that is raised. The
+    files come first: a kill before they are back must leave the timer.
+    """
+    try:
+        yield
+    except HafwError as error:
+        if fresh == before:
+            raise
+        pending = on_disk.generations.pending()
+        steps: list[Callable[[], None]] = [lambda: _restore_files(on_disk, before)]
+        if pending is not None and pending.number == fresh.number:
+            steps += [on_disk.generations.clear_pending, rollback_timer.stop]
+        steps.append(lambda: on_disk.generations.drop(fresh.number))
+        left = [text for step in steps if (text := _failure_of(step)) is not None]
+        if left:
+            raise HafwError(f"{error}; and it could not be taken back: {'; '.join(left)}") from error
+        raise
+
+
+def _failure_of(step: Callable[[], None]) -> str | None:
+    try:
+        step()
+    except HafwError as error:
+        return str(error)
+    return None
+
+
+def _restore_files(on_disk: OnDisk, before: Generation | None) -> None:
+    """A file that was edited in its place stays as it is, and one that nothing was written to."""
+    if before is None or _is_untouched(on_disk):
+        on_disk.generations.leave_installing()
         return
-    generations = on_disk.generations
-    if before is not None and not in_place:
-        generations.install(before.number, on_disk.paths.pair_file)
-        make_live(on_disk, checked(on_disk.pair_of(before), before.files))
-    if generations.pending() is not None:
-        generations.clear_pending()
-        rollback_timer.stop()
-    generations.drop(fresh.number)
+    on_disk.generations.install(before.number, on_disk.paths.pair_file)
+    make_live(on_disk, checked(on_disk.pair_of(before), before.files))
+
+
+def _is_untouched(on_disk: OnDisk) -> bool:
+    """Whether what is installed is what this command has found there."""
+    installed = on_disk.paths.pair_file
+    try:
+        return same_files(read(installed).readable, on_disk.read(installed).readable)
+    except ConfigError:
+        return False
 
 
 def _go_to(on_disk: OnDisk, target: Generation, who: str, why: str, new: Checked | None = None) -> Applied:
     """`new` is what `target` describes, where that was checked already."""
-    generations, paths = on_disk.generations, on_disk.paths
     before = on_disk.find_in_force()
-    fresh = generations.add(target.files, who, why, target.rules)
-    generations.install(fresh.number, paths.pair_file)
-    return Applied(fresh, before, make_live(on_disk, new))
+    fresh = on_disk.generations.add(target.files, who, why, target.rules)
+    with _taken_back(on_disk, fresh, before):
+        on_disk.generations.install(fresh.number, on_disk.paths.pair_file)
+        return Applied(fresh, before, make_live(on_disk, new))
 
 
 def _find_earlier(on_disk: OnDisk) -> Generation:

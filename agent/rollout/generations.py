@@ -167,6 +167,10 @@ class Generations:
             _install(main.parent / name, text)
         _remove(self._installing)
 
+    def leave_installing(self) -> None:
+        """What was begun is not brought to its end."""
+        _remove(self._installing)
+
     def finish(self, pair_file: Path) -> str | None:
         """What a power cut or a kill has left to do: an install to its end, a rollback that is due.
 

@@ -300,6 +300,73 @@ def test_kill_9_at_every_step_of_an_apply(machine: Machine) -> None:
     pytest.fail("the apply has not come to its end")
 
 
+def make_read_only(machine: Machine, path: str) -> None:
+    machine.must("mount", "--bind", path, path)
+    machine.must("mount", "-o", "remount,bind,ro", path)
+
+
+@pytest.mark.parametrize("arguments", [("apply", "/run/b.yaml", "--confirm", "600"), ("rollback", "1")])
+def test_what_cannot_be_put_in_place_has_not_been(machine: Machine, arguments: tuple[str, ...]) -> None:
+    """The directory of the pair file is read-only, so that no file can be put back either."""
+    if arguments[0] == "rollback":
+        machine.rules("apply", "/run/b.yaml")
+        machine.write("/run/b.yaml", A)
+    there, before = machine.read(PAIR_FILE), machine.rules("generations")
+    make_read_only(machine, "/etc/hafw")
+    said = machine.rules(*arguments, status=1)
+    assert "cannot use /etc/hafw/hafw.yaml: Read-only file system" in said
+    assert "taken back" not in said
+    machine.must("umount", "/etc/hafw")
+    assert machine.rules("generations") == before
+    assert "no apply is waiting" in machine.rules("confirm", status=1)
+    assert_in_force(machine, there)
+    assert machine.rules_json("apply", "/run/b.yaml")["generation"] > 1
+
+
+HALF = """
+import os, sys
+from agent.errors import HafwError
+from agent.rollout import apply
+real = apply.make_live
+def fail(on_disk, new=None):
+    os.system("mount --bind /etc/hafw /etc/hafw && mount -o remount,bind,ro /etc/hafw")
+    raise HafwError("the agent is away")
+apply.make_live = fail
+from agent.cli.main import main
+sys.exit(main(["rules", "apply", "/run/b.yaml", "--confirm", "600"]))
+"""
+
+
+def test_what_cannot_be_taken_back_is_told_and_done_by_the_next(machine: Machine) -> None:
+    """The new file is in its place when the directory becomes read-only."""
+    done = machine.run(sys.executable, "-P", "-c", HALF)
+    assert done.returncode == 1
+    assert done.stderr.startswith("hafw: the agent is away; and it could not be taken back: cannot use /etc")
+    assert not is_pending(machine)
+    assert len(machine.rules_json("generations")) == 1
+    machine.must("umount", "/etc/hafw")
+    assert "no apply is waiting" in machine.rules("confirm", status=1)
+    assert_in_force(machine, A)
+
+
+def test_only_what_is_in_force_is_confirmed(machine: Machine) -> None:
+    """A kill has come between the note that it waits and its being put in place."""
+    kept = -1
+    for left in range(1, 40):
+        killed(machine, left, "rules", "apply", "/run/b.yaml", "--confirm", "600")
+        if is_pending(machine):
+            kept = left
+            break
+    assert kept > 0
+    assert machine.digest() == RULES_A
+    said = machine.rules("confirm", status=1)
+    assert "generation 2 waits for confirmation, but is not in force: generation 1 is" in said
+    assert is_pending(machine)
+    machine.rules("rollback")
+    assert not is_pending(machine)
+    assert_in_force(machine, A)
+
+
 def test_a_boot_rolls_back_at_once(machine: Machine) -> None:
     machine.rules("apply", "/run/b.yaml", "--confirm", "3600")
     pending = machine.read("/var/lib/hafw/pending")
