@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import __version__
 from agent.cli import rules
-from agent.core.roles import Role, RuleSet
+from agent.core.roles import Role
 from agent.errors import ConfigError, HafwError
 from agent.paths import Paths
 from agent.setup import arguments as setup_arguments
@@ -295,27 +295,24 @@ def run_setup(arguments: argparse.Namespace, paths: Paths) -> int:
 
 def run_plan(arguments: argparse.Namespace, paths: Paths) -> int:
     """Both parts of the plan: what is done at once, and what when the role has settled."""
-    from agent.core.plan import Settings, plan_announce, plan_catch_up, plan_follow, plan_promote
+    from agent.core.plan import Settings
+    from agent.core.preview import preview
 
     pair = _load(arguments, paths)
     if arguments.node is not None:
         _find_node(pair, arguments.node)
     settings = Settings.of(pair, shortest_timeout_s=30.0)
-    role = ROLES[arguments.after]
-    if role is Role.PRIMARY:
-        at_once = plan_promote(settings, RuleSet.BACKUP, whole=True, remaining_s=settings.limit_s)
-        later = plan_announce(settings, 0, flushed=True)
-    else:
-        served = ROLES[arguments.before] is Role.PRIMARY
-        at_once = plan_follow(settings, role, whole=True, served=served)
-        later = plan_catch_up() if role is Role.BACKUP else ()
+    found = preview(settings, ROLES[arguments.before], ROLES[arguments.after])
     if arguments.json:
-        named = {"at_once": at_once, "when_settled": later}
+        named = {"at_once": found.at_once, "when_settled": found.when_settled}
         print(json.dumps({name: [_action(action) for action in plan] for name, plan in named.items()}))
         return 0
     print(f"{arguments.before} -> {arguments.after}, {settings.mode.value} mode")
-    for number, action in enumerate((*at_once, *later), 1):
+    actions = (*found.at_once, *found.when_settled)
+    for number, action in enumerate(actions, 1):
         print(f"{number:3}. {action.describe()}")
+    if not actions:
+        print("nothing is done: the role stays the same")
     return 0
 
 

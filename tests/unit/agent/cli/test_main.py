@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The command `hafw`, as a process: what it prints, its exit status, and never a traceback."""
 
+import itertools
 import json
 import os
 import shutil
@@ -9,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.main import find_host
+from agent.cli.main import ROLES, find_host, main
 from agent.cli.status_text import exit_status, to_text
 from agent.config.loader import parse
+from agent.core.actions import Timer
+from agent.core.events import TimerFired
+from agent.core.machine import TRANSITIONS, EventKind, Make
+from agent.core.plan import Settings
+from agent.core.roles import Role
+from agent.core.state import Phase
+from agent.model.pair import SyncMode
 from tests.checkout import ROOT
 from tests.unit.agent.cli.hafw_run import LIMIT_S, PAIR, hafw
+from tests.unit.agent.core.world import World
 from tests.unit.agent.small_pair import SMALL
 
 # an empty /run and /var/log, so that no agent of this machine answers
@@ -221,13 +230,67 @@ def test_plan(before: str, after: str) -> None:
     plan = json.loads(hafw("plan", before, after, "--file", PAIR, "--json").stdout)
     assert set(plan) == {"at_once", "when_settled"}
     described = [action["text"] for part in plan.values() for action in part]
-    assert [line.partition(". ")[2] for line in text.stdout.decode().splitlines()[1:]] == described
+    steps = text.stdout.decode().splitlines()[1:]
+    assert [line.partition(". ")[2] for line in steps if ". " in line] == described
     first = [action["text"] for action in plan["at_once"]][:3]
-    if after in ("primary", "master"):
+    if ROLES[after] is ROLES[before]:
+        assert described == []
+    elif ROLES[after] is Role.PRIMARY:
         assert first[0].startswith("give announced connections (FTP and the like) the translation")
         assert first[1].startswith("open the gate")
     else:
         assert first[0].startswith("close the gate")
+
+
+def printed_plan(capfd: pytest.CaptureFixture[str], before: str, after: str, file: Path = PAIR) -> list[str]:
+    capfd.readouterr()
+    assert main(["plan", before, after, "--file", str(file)]) == 0
+    head, *steps = capfd.readouterr().out.splitlines()
+    assert head.startswith(f"{before} -> {after}, ")
+    return steps
+
+
+@pytest.mark.parametrize("mode", SyncMode, ids=lambda mode: mode.value)
+def test_a_plan_is_what_the_machine_does(
+    mode: SyncMode, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pair.yaml"
+    file.write_text(PAIR.read_text().replace("  mode: direct", f"  mode: {mode.value}"))
+    settings = Settings.of(parse(file.read_text()), 30.0)
+    assert settings.mode is mode
+    for before, after in itertools.product(ROLES, repeat=2):
+        world = World(settings)
+        world.start()
+        world.run_dry()
+        world.see(ROLES[before])
+        world.run_dry()
+        world.timers.clear()
+        world.see(ROLES[after])
+        plan = list(world.plan)
+        world.work()
+        if Timer.SETTLE in world.timers:
+            world.handle(TimerFired(world.tick(1.0), Timer.SETTLE))
+            plan += world.plan
+        steps = [f"{number:3}. {action.describe()}" for number, action in enumerate(plan, 1)]
+        nothing = ["nothing is done: the role stays the same"]
+        assert printed_plan(capfd, before, after, file) == (steps or nothing), (before, after)
+
+
+def test_another_line_of_the_table_is_another_plan(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        (("backup", "primary"), (Phase.FOLLOWING, EventKind.PROMOTED), (Phase.HOLDING, Make.HOLD)),
+        (("backup", "primary"), (Phase.SERVING, EventKind.SETTLED), (Phase.SERVING, Make.REFRESH)),
+        (("primary", "backup"), (Phase.SERVING, EventKind.DEMOTED), (Phase.START, Make.START)),
+        (("fault", "backup"), (Phase.FOLLOWING, EventKind.SETTLED), (Phase.FOLLOWING, Make.NOT_READY)),
+        (("backup", "primary"), (Phase.PREPARING, EventKind.OPENED), (Phase.PREPARING, Make.OPEN)),  # no end
+    ]
+    for roles, line, target in lines:
+        before = printed_plan(capfd, *roles)
+        with monkeypatch.context() as patch:
+            patch.setitem(TRANSITIONS, line, target)
+            assert printed_plan(capfd, *roles) != before, line
 
 
 @needs_root
