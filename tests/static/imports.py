@@ -24,7 +24,10 @@ def tree_of(path: Path) -> ast.Module:
 
 @cache
 def imports_of(tree: ast.AST) -> tuple[str, ...]:
-    """Every module that is imported anywhere; `from a import b` counts as both a and a.b."""
+    """Every module that is imported anywhere; `from a import b` counts as both a and a.b.
+
+    A relative import keeps its dots, and so is a module that nothing allows.
+    """
     return tuple(_find_imports(tree))
 
 
@@ -33,7 +36,6 @@ def _find_imports(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            assert node.module
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
+            module = "." * node.level + (node.module or "")
+            yield module
+            yield from (f"{module}.{name.name}" for name in node.names)
