@@ -7,7 +7,8 @@
 
 A kill or a power cut after any of these steps leaves the old rules or the new ones, because nft's
 transaction is one, and every file is there as it was or as it is to be. What was begun is brought to its end
-by whoever comes next: a command, the timer, or the agent at its start.
+by whoever comes next: a command, the timer, or the agent at its start. Ctrl-C and its like come before the
+first of these steps or not at all.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
 from agent.adapters.nftables import Nftables
 from agent.adapters.ruleset_dump import read_table
+from agent.adapters.signals import finish_command
 from agent.config import loader
 from agent.config.files import read
 from agent.core.roles import RuleSet
@@ -113,6 +115,7 @@ def apply(paths: Paths, pair_file: Path, confirm_s: int | None, *, cut: bool = F
             require_same_wires(on_disk.pair_of(before), new.pair, paths)
         if confirm_s is not None and before is None:
             raise HafwError("there is nothing that could come back", "apply without --confirm")
+        finish_command()
         fresh = generations.note(new.files, _who(), "apply", new.rules)
         with _taken_back(on_disk, fresh, before):
             applied = _put_in_force(on_disk, fresh, before, new, confirm_s)
@@ -157,6 +160,7 @@ def confirm(paths: Paths) -> Pending:
         if pending is None:
             raise HafwError("no apply is waiting for confirmation")
         _require_in_force(on_disk, pending)
+        finish_command()
         generations.clear_pending()
         rollback_timer.stop()
         return pending
@@ -267,10 +271,12 @@ def _one_at_a_time(paths: Paths, wait_s: float, *, finish: bool = True) -> Itera
     make_run_dir(paths)
     with hold_lock(paths.rules_lock, wait_s):
         on_disk = OnDisk(paths)
-        done = on_disk.generations.finish(paths.pair_file) if finish else None
-        if done is not None:
-            _record(paths, done)
-            make_live(on_disk)
+        if finish and on_disk.generations.is_unfinished():
+            finish_command()
+            done = on_disk.generations.finish(paths.pair_file)
+            if done is not None:
+                _record(paths, done)
+                make_live(on_disk)
         yield on_disk
 
 
@@ -380,6 +386,7 @@ def _is_untouched(on_disk: OnDisk) -> bool:
 def _go_to(on_disk: OnDisk, target: Generation, who: str, why: str, new: Checked | None = None) -> Applied:
     """`new` is what `target` describes, where that was checked already."""
     before = on_disk.find_in_force()
+    finish_command()
     fresh = on_disk.generations.add(target.files, who, why, target.rules)
     with _taken_back(on_disk, fresh, before):
         on_disk.generations.install(fresh.number, on_disk.paths.pair_file)

@@ -171,6 +171,10 @@ class Generations:
         """What was begun is not brought to its end."""
         _remove(self._installing)
 
+    def is_unfinished(self) -> bool:
+        """Whether finish() may have anything to do."""
+        return os.path.lexists(self._installing) or os.path.lexists(self._pending)
+
     def finish(self, pair_file: Path) -> str | None:
         """What a power cut or a kill has left to do: an install to its end, a rollback that is due.
 

@@ -300,6 +300,45 @@ def test_kill_9_at_every_step_of_an_apply(machine: Machine) -> None:
     pytest.fail("the apply has not come to its end")
 
 
+INTERRUPTED = """
+import os, sys
+def interrupt(event, arguments):
+    if event == {event!r} and {place!r} in map(str, arguments):
+        os.kill(os.getpid(), {number})
+sys.addaudithook(interrupt)
+from agent.cli.main import main
+sys.exit(main({arguments!r}))
+"""
+
+
+def interrupted(event: str, place: str, number: signal.Signals, *arguments: str) -> str:
+    """A `hafw rules ...` that gets a signal when it does this to a file."""
+    wanted = ["rules", *arguments]
+    return INTERRUPTED.format(event=event, place=place, number=number.value, arguments=wanted)
+
+
+@pytest.mark.parametrize("place", ["/var/lib/hafw/installing", PAIR_FILE, "/run/hafw/rules.json"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_was_begun_is_finished_and_told(machine: Machine, place: str, number: signal.Signals) -> None:
+    for arguments, text, told in (
+        (["apply", "/run/b.yaml"], B, "generation 2 is in force (rules "),
+        (["rollback"], A, "rollback to generation 1\ngeneration 3 is in force (rules "),
+    ):
+        program = interrupted("os.rename", place, number, *arguments)
+        done = machine.run(sys.executable, "-P", "-c", program)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(told)
+        assert_in_force(machine, text)
+
+
+def test_an_interrupt_before_the_first_step_leaves_everything(machine: Machine) -> None:
+    before = machine.rules("generations")
+    program = interrupted("open", "/run/b.yaml", signal.SIGINT, "apply", "/run/b.yaml")
+    assert machine.run(sys.executable, "-P", "-c", program).returncode == 130
+    assert machine.rules("generations") == before
+    assert_in_force(machine, A)
+
+
 def make_read_only(machine: Machine, path: str) -> None:
     machine.must("mount", "--bind", path, path)
     machine.must("mount", "-o", "remount,bind,ro", path)

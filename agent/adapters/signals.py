@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Signals that would end a command while something is half done.
+
+Hard facts
+* A terminal that is closed, as by an SSH connection that breaks, sends SIGHUP.
+* A handler, unlike SIG_IGN and a mask, is not inherited by the programs that are started meanwhile.
+"""
+
+import signal
+from types import FrameType
+
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
+def finish_command() -> None:
+    """What this process has begun it does to its end, and tells: from here on it is not to be interrupted.
+    Only for a command that ends by itself soon, in its main thread."""
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _pass_over)
+
+
+def _pass_over(_number: int, _frame: FrameType | None) -> None:
+    """The answer says what has become of it."""
