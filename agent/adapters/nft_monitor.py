@@ -28,7 +28,7 @@ from agent.adapters.nfnetlink import (
     of_generic,
 )
 from agent.errors import UnavailableError
-from agent.rules.holes import UNKNOWN, Change, Deed
+from agent.rules.holes import UNKNOWN, Deed, TableChange
 from agent.rules.objects import TABLES
 
 _NFNLGRP_NFTABLES = 7
@@ -69,10 +69,10 @@ class RulesWatch:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def drain(self) -> frozenset[Change]:
+    def drain(self) -> frozenset[TableChange]:
         """Takes what waits off the socket, AT_ONCE messages at the most. What other programs did to our
         tables; UNKNOWN is among it when there was more than the socket holds."""
-        changes: set[Change] = set()
+        changes: set[TableChange] = set()
         strangers: set[int] = set()
         for _ in range(AT_ONCE):
             try:
@@ -100,7 +100,7 @@ class RulesWatch:
         self._socket.close()
 
 
-def _of_our_tables(batch: bytes) -> Iterator[tuple[int, Change]]:
+def _of_our_tables(batch: bytes) -> Iterator[tuple[int, TableChange]]:
     """The changes of our tables, and the port of who has made each."""
     for kind, _, port, content in messages(batch):
         family, body = of_generic(content)
@@ -111,14 +111,14 @@ def _of_our_tables(batch: bytes) -> Iterator[tuple[int, Change]]:
                 yield port, _change(kind, table, told)
 
 
-def _change(kind: int, table: str, told: dict[int, bytes]) -> Change:
+def _change(kind: int, table: str, told: dict[int, bytes]) -> TableChange:
     deed = _DEEDS.get(kind, Deed.OTHER)
     if kind == _NEW_TABLE and as_number(told.get(_TABLE_FLAGS)) & _DORMANT:
         deed = Deed.DORMANT
     if kind == _NEW_CHAIN and as_number(told.get(_CHAIN_POLICY)) == _ACCEPT:
         deed = Deed.OPENED
     chain = told.get(_NAME_OF_CHAIN[kind]) if kind in _NAME_OF_CHAIN else None
-    return Change(table, None if chain is None else as_text(chain), deed)
+    return TableChange(table, None if chain is None else as_text(chain), deed)
 
 
 def _own_ports() -> Iterator[int]:

@@ -18,12 +18,12 @@ AUTO_ASSIGN = Path("/proc/sys/net/netfilter/nf_conntrack_helper")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class KernelCheck:
     good: bool
     text: str
 
 
-def examine_kernel() -> tuple[Finding, ...]:
+def examine_kernel() -> tuple[KernelCheck, ...]:
     """Moves this process into a network namespace of its own, for good: it must have nothing else to do with
     the network. Raises UnavailableError where that or the trial is not possible."""
     _leave_the_network()
@@ -34,22 +34,22 @@ def examine_kernel() -> tuple[Finding, ...]:
         tracking.close()
 
 
-def judge_keeping(keeps: bool) -> Finding:
+def judge_keeping(keeps: bool) -> KernelCheck:
     if keeps:
-        return Finding(
+        return KernelCheck(
             True, "a replicated connection keeps its helper: FTP, SIP and the like survive a failover"
         )
-    return Finding(
+    return KernelCheck(
         False,
         "this kernel forgets the helper of a replicated connection: open FTP and SIP sessions get no"
         " new data connections after a failover; update to 5.17, or to 5.15.23 or 5.10.100 of their series",
     )
 
 
-def judge_automatic(automatic: bool) -> Finding:
+def judge_automatic(automatic: bool) -> KernelCheck:
     if not automatic:
-        return Finding(True, "helpers are bound by rules only, as they should be")
-    return Finding(
+        return KernelCheck(True, "helpers are bound by rules only, as they should be")
+    return KernelCheck(
         False,
         "this kernel binds helpers to ports by itself, so that a client can open ports that no rule names;"
         " set net.netfilter.nf_conntrack_helper=0",

@@ -15,7 +15,7 @@ from agent.errors import HafwError, ToolError
 from agent.installation import is_by_pip
 from agent.model.pair import Pair
 from agent.paths import Paths
-from agent.setup.changes import Change, Kept, diff_of, find_changes
+from agent.setup.changes import FileChange, Kept, diff_of, find_changes
 from agent.setup.hazards import Hazards, advice_for_both, find_hazards, refuse_hazards
 from agent.setup.host import find_ssh_session, host_warnings
 from agent.setup.notes import Argv, kept_notes, live_commands, rival_notes
@@ -31,7 +31,7 @@ class _Outcome:
     """What --json prints."""
 
     node: str
-    changes: tuple[Change, ...]
+    changes: tuple[FileChange, ...]
     notes: tuple[str, ...]
     commands: tuple[Argv, ...]
     hazards: Hazards
@@ -134,7 +134,7 @@ def _silent(_text: str) -> None:
     """--json prints one thing only, at the end."""
 
 
-def _summary(changes: tuple[Change, ...], kept: tuple[Kept, ...], node: str) -> str:
+def _summary(changes: tuple[FileChange, ...], kept: tuple[Kept, ...], node: str) -> str:
     if not changes:
         but = f", but for {' and '.join(str(file.path) for file in kept)}" if kept else ""
         return f"Nothing to do: every file of {node} is as the pair file wants it{but}.\n"

@@ -16,8 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from math import ceil
 
-from agent.core.conditions import Condition
-from agent.core.links import Finding
+from agent.core.conditions import Condition, Finding
 from agent.core.roles import Role
 from agent.model.pair import IPAddress
 
@@ -30,9 +29,9 @@ MASTER_DOWN_ADVERTS = 3.0 + 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """`by`, `peer`: the link-layer address that answered for the virtual address, and the one that answers
-    for the peer's own address there."""
+class Holder:
+    """Who answers for a virtual address on an interface. `by`, `peer`: the link-layer address that answered
+    for it (None: nobody), and the one that answers for the peer's own address there."""
 
     interface: str
     address: IPAddress
@@ -59,7 +58,7 @@ class Advertised:
 
 
 def judge_primaries(
-    role: Role, role_s: float, answers: tuple[Answer, ...], peer: str, advertised: tuple[str, ...] = ()
+    role: Role, role_s: float, holders: tuple[Holder, ...], peer: str, advertised: tuple[str, ...] = ()
 ) -> Finding | None:
     """`advertised`: by which interfaces the peer advertises itself beside this node. None when it cannot be
     said: no question, or a role that is too new."""
@@ -67,7 +66,7 @@ def judge_primaries(
         return Condition.TWO_PRIMARIES, True, "this node is not primary"
     if role_s < SETTLED_S:
         return None
-    others = [_words(answer, peer) for answer in answers if answer.by is not None]
+    others = [_words(holder, peer) for holder in holders if holder.by is not None]
     others += [f"{peer} advertises itself on {', '.join(advertised)}"] if advertised else []
     if not others:
         return Condition.TWO_PRIMARIES, True, "no other host answers for the virtual addresses"
@@ -76,25 +75,25 @@ def judge_primaries(
     return Condition.TWO_PRIMARIES, False, text
 
 
-def _words(answer: Answer, peer: str) -> str:
-    who = f"{peer} ({answer.by})" if answer.by == answer.peer else f"another host ({answer.by})"
-    return f"{who} answers for {answer.address} on {answer.interface}"
+def _words(holder: Holder, peer: str) -> str:
+    who = f"{peer} ({holder.by})" if holder.by == holder.peer else f"another host ({holder.by})"
+    return f"{who} answers for {holder.address} on {holder.interface}"
 
 
-def rounds_without_primary(role: Role, answers: tuple[Answer, ...], before: int) -> int | None:
+def rounds_without_primary(role: Role, holders: tuple[Holder, ...], before: int) -> int | None:
     """How many rounds in a row nobody has answered; None when nobody could be asked."""
-    if role is Role.PRIMARY or any(answer.by is not None for answer in answers):
+    if role is Role.PRIMARY or any(holder.by is not None for holder in holders):
         return 0
-    return before + 1 if answers else None
+    return before + 1 if holders else None
 
 
-def judge_no_primary(rounds: int, advert_interval_ms: int, answers: tuple[Answer, ...]) -> Finding | None:
+def judge_no_primary(rounds: int, advert_interval_ms: int, holders: tuple[Holder, ...]) -> Finding | None:
     """None while a takeover may still be on its way."""
     if not rounds:
         return Condition.NO_PRIMARY, True, "a host answers for the virtual addresses"
     takeover_s = MASTER_DOWN_ADVERTS * advert_interval_ms / 1000
     if rounds < 2 + ceil(takeover_s / ROUND_S):
         return None
-    asked = ", ".join(f"{answer.address} ({answer.interface})" for answer in answers)
+    asked = ", ".join(f"{holder.address} ({holder.interface})" for holder in holders)
     text = f"there is no primary: no host answers for {asked}, and this node is not primary either"
     return Condition.NO_PRIMARY, False, text

@@ -11,7 +11,7 @@ says of every instance that it is not master. Its D-Bus state and its last notic
 from dataclasses import dataclass
 from enum import Enum
 
-from agent.core.conditions import Condition
+from agent.core.conditions import Condition, Finding
 from agent.core.roles import Role
 
 
@@ -91,10 +91,6 @@ def _keeps_them(facts: Facts) -> bool:
         # who was primary is not closed for one address while nobody says that he is not
         return facts.served and not facts.bus and facts.word is None
     return not (facts.bus and facts.settled)
-
-
-Finding = tuple[Condition, bool, str]
-"""Which condition, whether ok, and the words for it."""
 
 
 def contradictions(facts: Facts) -> tuple[Finding, ...]:

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from agent.core.conditions import Condition
-from agent.core.links import Finding
+from agent.core.conditions import Condition, Finding
 
 
 class Ends(Enum):

@@ -159,6 +159,9 @@ CONDITIONS: dict[Condition, Line] = {
 }
 
 
+Finding = tuple[Condition, bool, str]
+"""What an observation says of a condition: whether it is ok, and the words for it."""
+
 STATES_IN_DOUBT = (C.SYNC_LINK, C.PEER_SILENT, C.CONNTRACKD, C.CONNTRACKD_SILENT, C.REPLICATION)
 """While one of these is open, the newest states of the peer may not be here."""
 

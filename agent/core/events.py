@@ -49,7 +49,7 @@ class ConditionSeen:
     text: str
 
 
-class Answer(Enum):
+class QueryResult(Enum):
     """What became of a question to conntrackd."""
 
     OK = "ok"
@@ -66,7 +66,7 @@ class ConntrackdAsked:
     """The statistics were asked for at a poll; REFUSED: the answer is invalid."""
 
     at_ns: int
-    answer: Answer
+    answer: QueryResult
     text: str = ""
 
 
@@ -115,7 +115,7 @@ class ActionFailed:
     action: Action
     reason: str
     retryable: bool = False
-    answer: Answer = Answer.REFUSED
+    answer: QueryResult = QueryResult.REFUSED
 
 
 Event = (

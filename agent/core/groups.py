@@ -16,8 +16,8 @@ instance for both families listens for one of them.
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from agent.core.conditions import Condition
-from agent.core.links import Finding, Link, find_fault
+from agent.core.conditions import Condition, Finding
+from agent.core.links import Link, find_fault
 from agent.core.roles import Role
 from agent.model.pair import IPAddress, Pair
 

@@ -3,8 +3,7 @@
 
 from collections.abc import Mapping
 
-from agent.core.assess import Finding
-from agent.core.conditions import Condition
+from agent.core.conditions import Condition, Finding
 
 _OF_THE_LIVING = (
     Condition.BUS,

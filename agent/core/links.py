@@ -5,12 +5,9 @@ and this node has not, and one that this node has and the pair file has not. Pur
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agent.core.conditions import Condition
+from agent.core.conditions import Condition, Finding
 from agent.core.roles import Role
 from agent.model.pair import Interface, IPInterface, Pair
-
-Finding = tuple[Condition, bool, str]
-"""A condition, whether it is ok, and the words for it."""
 
 NOT_A_WAY_IN = ("loopback", "dummy", "vrf")
 """Kinds of interfaces that no packet of others comes in by."""

@@ -49,11 +49,11 @@ from agent.core.coverage import wants_reread
 from agent.core.events import (
     ActionDone,
     ActionFailed,
-    Answer,
     ConditionSeen,
     ConntrackdAsked,
     ConntrackdStarted,
     Event,
+    QueryResult,
     Reloaded,
     RoleSeen,
     RulesChanged,
@@ -327,7 +327,7 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
         case RulesChanged() | Reloaded():
             return EventKind.RULES_CHANGED
         case ConntrackdAsked():
-            if event.answer is not Answer.OK:
+            if event.answer is not QueryResult.OK:
                 return EventKind.CONNTRACKD_LOST
             # it answers in the middle of a commit as well, which is not begun again then
             return EventKind.CONNTRACKD_ANSWERS if state.owed and not state.committing else None

@@ -10,8 +10,7 @@ A primary needs none of the peer's messages: whose states are served has the new
 
 from dataclasses import dataclass
 
-from agent.core.conditions import Condition
-from agent.core.links import Finding
+from agent.core.conditions import Condition, Finding
 from agent.core.roles import Role
 
 

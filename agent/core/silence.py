@@ -11,8 +11,7 @@ does not get round to hearing either.
 
 from dataclasses import dataclass, replace
 
-from agent.core.conditions import Condition
-from agent.core.links import Finding
+from agent.core.conditions import Condition, Finding
 
 SILENT_AFTER_S = 5.0
 SILENT_FOR_A_STATE_S = 30e-6

@@ -26,16 +26,16 @@ from agent.core.actions import (
     SwitchRules,
     VerifyRules,
 )
-from agent.core.conditions import CONDITIONS, Condition, Observation
+from agent.core.conditions import CONDITIONS, Condition, Finding, Observation
 from agent.core.coverage import Coverage, judge, read_again
 from agent.core.events import (
     ActionDone,
     ActionFailed,
-    Answer,
     ConditionSeen,
     ConntrackdAsked,
     ConntrackdStarted,
     Event,
+    QueryResult,
     Reloaded,
     RoleSeen,
     RulesChanged,
@@ -159,7 +159,7 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Condition
         case VerifyRules() | SetTimer() | CompleteExpectations() | CompleteRemaining():
             return state, ()
         case _:
-            answered, changes = note_all(state, _of_answer(event.action, Answer.OK, ""))
+            answered, changes = note_all(state, _of_answer(event.action, QueryResult.OK, ""))
             learned, more = _learn_outcome(answered, event)
             return learned, (*changes, *more)
 
@@ -215,14 +215,10 @@ def _learn_reread(state: State, at_ns: int, outcome: Reread) -> tuple[State, tup
     return note(replace(state, coverage=coverage), Condition.LOST_EVENTS, False, text)
 
 
-Verdict = tuple[Condition, bool, str]
-"""What an observation says of a condition: whether it is ok, and the words for it."""
-
-
-def _of_answer(asked: Action | None, answer: Answer, text: str) -> tuple[Verdict, ...]:
+def _of_answer(asked: Action | None, answer: QueryResult, text: str) -> tuple[Finding, ...]:
     """What an answer, or that none came, says of conntrackd itself. `asked`: None at a poll."""
-    reached, spoke = answer is not Answer.UNREACHABLE, answer is not Answer.NONE
-    verdicts: tuple[Verdict, ...] = (
+    reached, spoke = answer is not QueryResult.UNREACHABLE, answer is not QueryResult.NONE
+    findings: tuple[Finding, ...] = (
         (
             Condition.CONNTRACKD,
             reached,
@@ -235,10 +231,10 @@ def _of_answer(asked: Action | None, answer: Answer, text: str) -> tuple[Verdict
         ),
     )
     if not reached or not spoke or isinstance(asked, FlushCaches | ShortenTimers | RequestResync):
-        return verdicts  # nothing was read that could be clear or not
-    clear = answer is Answer.OK
+        return findings  # nothing was read that could be clear or not
+    clear = answer is QueryResult.OK
     words = "conntrackd's answers are valid again" if clear else text
-    return (*verdicts, (Condition.CONNTRACKD_UNCLEAR, clear, words))
+    return (*findings, (Condition.CONNTRACKD_UNCLEAR, clear, words))
 
 
 def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[ConditionChange, ...]]:
@@ -251,13 +247,13 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Condi
         case SetTimer() | CompleteExpectations() | CompleteRemaining():
             return state, ()  # its record says so: it may cost an announced connection, and no other
         case _:
-            verdicts = _of_answer(event.action, event.answer, event.reason)
-            if isinstance(event.action, FlushCaches) and event.answer is Answer.REFUSED:
-                verdicts = (*verdicts, (Condition.FLUSH, False, event.reason))
+            findings = _of_answer(event.action, event.answer, event.reason)
+            if isinstance(event.action, FlushCaches) and event.answer is QueryResult.REFUSED:
+                findings = (*findings, (Condition.FLUSH, False, event.reason))
             if isinstance(event.action, CommitStates):
                 # one that timed out waits in conntrackd's socket, where a flush would come behind it
                 state = replace(state, owed=True)
-            return note_all(state, verdicts)
+            return note_all(state, findings)
 
 
 def _catch_up_text(outcome: StatesIn) -> str:
@@ -297,9 +293,9 @@ def note(
     return replace(state, problems=problems), said
 
 
-def note_all(state: State, verdicts: Iterable[Verdict]) -> tuple[State, tuple[ConditionChange, ...]]:
+def note_all(state: State, findings: Iterable[Finding]) -> tuple[State, tuple[ConditionChange, ...]]:
     changes: list[ConditionChange] = []
-    for verdict in verdicts:
-        state, said = note(state, *verdict)
+    for finding in findings:
+        state, said = note(state, *finding)
         changes += said
     return state, tuple(changes)

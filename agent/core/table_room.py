@@ -8,8 +8,7 @@ that it gives up states that no answer has been seen of yet.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from agent.core.conditions import Condition
-from agent.core.links import Finding
+from agent.core.conditions import Condition, Finding
 
 FILLING, CLEARED = 0.80, 0.75
 FULL, NOT_FULL = 1.0, 0.95

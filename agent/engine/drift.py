@@ -12,7 +12,7 @@ from agent.core.plan import Settings
 from agent.core.state import State
 from agent.engine.executor import Executor
 from agent.errors import HafwError, OvertakenError
-from agent.rules.holes import Change, holes, sentence
+from agent.rules.holes import TableChange, holes, sentence
 
 REST = 2
 """Between two looks at the rules, as a multiple of how long the first has taken."""
@@ -51,7 +51,7 @@ class DriftCheck:
         self.is_checking = True
         self._group.create_task(self._check_until_still())
 
-    def rules_may_be_open(self, changes: Collection[Change]) -> None:
+    def rules_may_be_open(self, changes: Collection[TableChange]) -> None:
         """What another program has opened is closed within this turn, and then the rules come back, also
         where the pair file says that changes are only reported."""
         loaded = self._loop.state.loaded

@@ -21,8 +21,8 @@ from agent.adapters.nft_monitor import RulesWatch
 from agent.adapters.notices import Notice, NoticeSocket
 from agent.adapters.pace import Pace, PacedReader
 from agent.adapters.vrrp_process import VrrpProcess
-from agent.core.assess import Facts, Finding, VrrpState, assess, contradictions, serves
-from agent.core.conditions import Condition
+from agent.core.assess import Facts, VrrpState, assess, contradictions, serves
+from agent.core.conditions import Condition, Finding
 from agent.core.events import ConditionSeen, RoleSeen
 from agent.core.keepalived import (
     NOT_RUNNING,

@@ -5,7 +5,7 @@ import time
 
 from agent.adapters.conntrackd import Conntrackd, Statistics, kernel_states
 from agent.core.conditions import Condition
-from agent.core.events import Answer, ConditionSeen, ConntrackdAsked, ConntrackdStarted, StatesCounted
+from agent.core.events import ConditionSeen, ConntrackdAsked, ConntrackdStarted, QueryResult, StatesCounted
 from agent.core.replication import Losses, judge_losses
 from agent.engine.loop import Loop
 from agent.engine.result import answer_of
@@ -44,7 +44,7 @@ class ReplicationCheck:
             self._losses = None
             if not first:
                 self._loop.post(ConntrackdStarted(time.monotonic_ns()))
-        self._loop.post(ConntrackdAsked(time.monotonic_ns(), Answer.OK))
+        self._loop.post(ConntrackdAsked(time.monotonic_ns(), QueryResult.OK))
         self._check_losses(statistics)
         if counted is not None:
             self._loop.post(StatesCounted(*counted, statistics.internal))

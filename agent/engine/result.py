@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 from agent.core.actions import Action, Outcome
-from agent.core.events import ActionDone, ActionFailed, Answer
+from agent.core.events import ActionDone, ActionFailed, QueryResult
 from agent.errors import HafwError, MissingToolError, SilentError, ToolError, UnavailableError
 
 
@@ -28,8 +28,8 @@ def event_of(result: Result) -> ActionDone | ActionFailed:
     return ActionFailed(result.ended_ns, result.action, error.message, retryable, answer_of(error))
 
 
-def answer_of(error: HafwError) -> Answer:
+def answer_of(error: HafwError) -> QueryResult:
     """What a failed question says of whom it was asked."""
     if isinstance(error, UnavailableError | MissingToolError):
-        return Answer.UNREACHABLE
-    return Answer.NONE if isinstance(error, SilentError) else Answer.REFUSED
+        return QueryResult.UNREACHABLE
+    return QueryResult.NONE if isinstance(error, SilentError) else QueryResult.REFUSED

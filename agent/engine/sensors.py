@@ -26,16 +26,16 @@ from agent.adapters.table_room import read_room
 from agent.core.answers import (
     ROUND_S,
     Advertised,
-    Answer,
+    Holder,
     judge_no_primary,
     judge_primaries,
     rounds_without_primary,
 )
 from agent.core.chains import BaseChain, judge_chains
-from agent.core.conditions import Condition
+from agent.core.conditions import Condition, Finding
 from agent.core.events import ConditionSeen
 from agent.core.groups import Joined, judge_groups
-from agent.core.links import Finding, Link, judge_links, why_unusable
+from agent.core.links import Link, judge_links, why_unusable
 from agent.core.roles import Role
 from agent.core.silence import Silence, hear, judge_silence, unanswered
 from agent.core.table_room import Room, judge_room
@@ -181,14 +181,14 @@ class Sensors:
             role, since_ns = self._loop.state.role, self._loop.log.role_since_ns
             begun_ns = time.monotonic_ns()
             with self._looking("who answers for the virtual addresses"):
-                answers = await self._ask_round(role)
+                holders = await self._ask_round(role)
                 seen = await self._beside(adverts.read_advertised)
                 before = self._advertised if role is Role.PRIMARY else Advertised()
                 self._advertised = before.and_then(seen)
                 if role is self._loop.state.role and since_ns == self._loop.log.role_since_ns:
-                    self._judge_answers(role, (begun_ns - since_ns) / 1e9, answers)
+                    self._judge_holders(role, (begun_ns - since_ns) / 1e9, holders)
 
-    async def _ask_round(self, role: Role) -> tuple[Answer, ...]:
+    async def _ask_round(self, role: Role) -> tuple[Holder, ...]:
         asked = [
             (interface, link, vip)
             for interface in self.pair.data_interfaces
@@ -196,7 +196,7 @@ class Sensors:
         ]
         await self._beside(partial(self._question, asked))
         await asyncio.sleep(ANSWER_WAIT_S)
-        return await self._beside(partial(self._answers, asked))
+        return await self._beside(partial(self._holders, asked))
 
     def _question(self, asked: Sequence[Asked]) -> None:
         for interface, link, vip in asked:
@@ -204,25 +204,25 @@ class Sensors:
             for address in (vip, peer) if peer else (vip,):
                 self._neighbours.question(link.index, address)
 
-    def _answers(self, asked: Sequence[Asked]) -> tuple[Answer, ...]:
-        return tuple(self._answer(*one) for one in asked)
+    def _holders(self, asked: Sequence[Asked]) -> tuple[Holder, ...]:
+        return tuple(self._holder(*one) for one in asked)
 
-    def _answer(self, interface: Interface, link: Link, vip: IPAddress) -> Answer:
+    def _holder(self, interface: Interface, link: Link, vip: IPAddress) -> Holder:
         peer = _own_to_ask(interface, self._peer, vip)
-        return Answer(
+        return Holder(
             interface.name,
             vip,
             self._neighbours.answer(link.index, vip),
             self._neighbours.answer(link.index, peer) if peer else None,
         )
 
-    def _judge_answers(self, role: Role, role_s: float, answers: tuple[Answer, ...]) -> None:
-        rounds = rounds_without_primary(role, answers, self._rounds)
+    def _judge_holders(self, role: Role, role_s: float, holders: tuple[Holder, ...]) -> None:
+        rounds = rounds_without_primary(role, holders, self._rounds)
         advertised = self._advertised.beside(role_s, advertised_s(self.pair))
-        found = [judge_primaries(role, role_s, answers, self._peer, advertised)]
+        found = [judge_primaries(role, role_s, holders, self._peer, advertised)]
         if rounds is not None:
             self._rounds = rounds
-            found.append(judge_no_primary(rounds, self.pair.failover.advert_interval_ms, answers))
+            found.append(judge_no_primary(rounds, self.pair.failover.advert_interval_ms, holders))
         self._tell(*(one for one in found if one is not None))
 
     async def _watch_chains(self) -> None:

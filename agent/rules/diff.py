@@ -25,7 +25,7 @@ _PLACES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class LineChange:
     """One thing more (`added`) or less in `part` of the table."""
 
     part: str
@@ -60,7 +60,7 @@ def _parsed(element: object) -> object:
         return element
 
 
-def changes(old: Lines, new: Lines) -> tuple[Change, ...]:
+def changes(old: Lines, new: Lines) -> tuple[LineChange, ...]:
     """From `old` to `new`; within a part in its order, what goes before what comes."""
     parts = dict.fromkeys((*old, *new))
     return tuple(
@@ -93,12 +93,12 @@ def _elements(one: Set | Map) -> Iterator[str]:
     return (f"{value_text(key)} -> {verdict_text(mapped)}" for key, mapped in one.entries)
 
 
-def _changes_in(part: str, old: Sequence[str], new: Sequence[str]) -> Iterator[Change]:
+def _changes_in(part: str, old: Sequence[str], new: Sequence[str]) -> Iterator[LineChange]:
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     for verb, first, last, begin, end in matcher.get_opcodes():
         if verb != "equal":
-            yield from (Change(part, False, line) for line in old[first:last])
-            yield from (Change(part, True, line) for line in new[begin:end])
+            yield from (LineChange(part, False, line) for line in old[first:last])
+            yield from (LineChange(part, True, line) for line in new[begin:end])
 
 
 def title_of(part: str, zones: Mapping[str, str]) -> str:
@@ -111,7 +111,7 @@ def title_of(part: str, zones: Mapping[str, str]) -> str:
     return _PLACES.get(part, part)
 
 
-def to_text(found: Sequence[Change], zones: Mapping[str, str]) -> str:
+def to_text(found: Sequence[LineChange], zones: Mapping[str, str]) -> str:
     """A screen for people; empty when nothing differs."""
     lines: list[str] = []
     last = None
@@ -124,7 +124,7 @@ def to_text(found: Sequence[Change], zones: Mapping[str, str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def to_sentence(found: Sequence[Change], most: int = 4) -> str:
+def to_sentence(found: Sequence[LineChange], most: int = 4) -> str:
     """For one line of a record."""
     reported = [f"{one.part} has {'more' if one.added else 'less'}: {one.text}" for one in found[:most]]
     more = len(found) - most

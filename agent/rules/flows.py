@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import islice
 
 from agent.rules.delta import Model
-from agent.rules.simulate import FORBIDDING, Answer, Packet, verdict_of
+from agent.rules.simulate import FORBIDDING, Packet, Truth, verdict_of
 
 IPAddress = IPv4Address | IPv6Address
 Ends = tuple[IPAddress, IPAddress, int, int, int]
@@ -118,7 +118,7 @@ def _packet(flow: Flow, ingress: str, egress: str | None) -> Packet:
         protocol=flow.protocol,
         dport=flow.dport if flow.protocol in ICMP else flow.target_port,
         ct_state="new",
-        translated=Answer.NO if flow.daddr == flow.target else Answer.YES,
+        translated=Truth.NO if flow.daddr == flow.target else Truth.YES,
         asked=flow.daddr,
         asked_port=flow.dport,
     )

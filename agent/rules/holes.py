@@ -32,7 +32,7 @@ class Deed(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TableChange:
     """By another program. `chain` is None when it is about the table as a whole; `table` is None as well for
     more changes than the kernel could report."""
 
@@ -46,7 +46,7 @@ class Change:
         return f"chain {self.chain} of table {FAMILY} {self.table}"
 
 
-UNKNOWN = Change(None, None, Deed.OTHER)
+UNKNOWN = TableChange(None, None, Deed.OTHER)
 _BOTH = frozenset({Hole.FORWARD, Hole.INPUT})
 _POLICIES = {"forward": frozenset({Hole.FORWARD}), "input": frozenset({Hole.INPUT})}
 """The base chains that drop what no rule accepts: without rules they are closed."""
@@ -54,7 +54,7 @@ _CHECKS = {SOURCES: frozenset({Hole.FORWARD}), RAW_IN: _BOTH, CHECK: _BOTH}
 """What they do not drop passes on."""
 
 
-def holes(change: Change, rules: RuleSet) -> frozenset[Hole]:
+def holes(change: TableChange, rules: RuleSet) -> frozenset[Hole]:
     """What `change` may have opened of tables that are in the role of `rules`."""
     if change.table == GATE_TABLE:
         # a primary's gate is open; a backup has nothing to lose by being closed twice
@@ -73,7 +73,7 @@ def holes(change: Change, rules: RuleSet) -> frozenset[Hole]:
     return frozenset()
 
 
-def sentence(changes: Collection[tuple[Change, frozenset[Hole]]], closed: frozenset[Hole]) -> str:
+def sentence(changes: Collection[tuple[TableChange, frozenset[Hole]]], closed: frozenset[Hole]) -> str:
     """What was done, with the holes of each, and what is closed for it."""
     if Hole.TABLE in closed:
         what = f"table {FAMILY} {TABLE} is gone"

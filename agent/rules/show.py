@@ -15,7 +15,7 @@ from agent.rules.describe import sentence, value_text, verdict_text
 from agent.rules.gate import GATE
 from agent.rules.nft_parse import Entry, parse_object
 from agent.rules.objects import CounterObject, Rule, Set
-from agent.rules.simulate import Answer, Packet, applies, decision_in, entries_of_map
+from agent.rules.simulate import Packet, Truth, applies, decision_in, entries_of_map
 from agent.rules.statements import (
     IIFNAME,
     Concat,
@@ -165,25 +165,25 @@ class _Walk:
     def _chain(self, chain: str, depth: int) -> Iterator[Line]:
         for rule in self.table.rules.get(chain, []):
             surely = self._surely(rule)
-            if surely is Answer.NO:
+            if surely is Truth.NO:
                 continue
             yield self._line(chain, depth, rule)
             yield from self._leads(rule, depth)
-            if surely is Answer.YES and _decides(rule):
+            if surely is Truth.YES and _decides(rule):
                 return
 
-    def _surely(self, rule: Rule) -> Answer:
+    def _surely(self, rule: Rule) -> Truth:
         """Whether every packet of the interface meets the end of the rule; NO: none does."""
-        surely = Answer.YES
+        surely = Truth.YES
         for statement in rule.statements:
             if isinstance(statement, Decision | Reject | VerdictMap):
                 continue
             matched = applies(self.table, statement, self.packet)
-            if matched is Answer.NO:
-                return Answer.NO
+            if matched is Truth.NO:
+                return Truth.NO
             # a limit is a question of time, whatever the packet
-            if matched is Answer.UNKNOWN or isinstance(statement, Limit | ConnectionLimit | SetUpdate):
-                surely = Answer.UNKNOWN
+            if matched is Truth.UNKNOWN or isinstance(statement, Limit | ConnectionLimit | SetUpdate):
+                surely = Truth.UNKNOWN
         return surely
 
     def _line(self, chain: str, depth: int, rule: Rule) -> Line:

@@ -51,7 +51,7 @@ from agent.rules.statements import (
 IPAddress = IPv4Address | IPv6Address
 
 
-class Answer(Enum):
+class Truth(Enum):
     """Whether something holds for a packet."""
 
     YES = auto()
@@ -109,7 +109,7 @@ class Packet:
     dport: int | None = None
     """For ICMP its type."""
     ct_state: str | None = None
-    translated: Answer = Answer.UNKNOWN
+    translated: Truth = Truth.UNKNOWN
     """Whether the destination was rewritten."""
     asked: IPAddress | None = None
     """The destination and its port as they were when the connection came in."""
@@ -156,17 +156,17 @@ def _walk(table: Model, chain: str, packet: Packet, left: int) -> Verdict:
 
 def _decision_of(table: Model, rule: Rule, packet: Packet) -> Decision:
     """What one rule says."""
-    met = Answer.YES
+    met = Truth.YES
     for statement in rule.statements:
         if isinstance(statement, VerdictMap):
             decision = _look_up(table, statement, packet)
         else:
             decision = decision_in(statement)
             met = _both(met, applies(table, statement, packet)) if decision is _NEUTRAL else met
-        if met is Answer.NO:
+        if met is Truth.NO:
             return _NEUTRAL
         if decision is not _NEUTRAL:
-            return decision if met is Answer.YES else _UNDECIDED
+            return decision if met is Truth.YES else _UNDECIDED
     return _NEUTRAL
 
 
@@ -182,17 +182,17 @@ def decision_in(statement: Statement | Value) -> Decision:
 
 def _look_up(table: Model, vmap: VerdictMap, packet: Packet) -> Decision:
     for _, matched, mapped in entries_of_map(table, vmap, packet):
-        return decision_in(mapped) if matched is Answer.YES else _UNDECIDED
+        return decision_in(mapped) if matched is Truth.YES else _UNDECIDED
     return _NEUTRAL
 
 
 def entries_of_map(
     table: Model, vmap: VerdictMap, packet: Packet
-) -> list[tuple[Value, Answer, Statement | Value]]:
+) -> list[tuple[Value, Truth, Statement | Value]]:
     """Every key and verdict of a map that `packet` may get, with whether it does: YES or UNKNOWN."""
     value = _value(vmap.key, packet)
     found = [(key, _equal(table, value, key), mapped) for key, mapped in _map_entries(table, vmap)]
-    return [entry for entry in found if entry[1] is not Answer.NO]
+    return [entry for entry in found if entry[1] is not Truth.NO]
 
 
 def _map_entries(table: Model, vmap: VerdictMap) -> tuple[tuple[Value, Statement | Value], ...]:
@@ -202,35 +202,35 @@ def _map_entries(table: Model, vmap: VerdictMap) -> tuple[tuple[Value, Statement
     return named.entries if isinstance(named, Map) else ()
 
 
-def applies(table: Model, statement: Statement, packet: Packet) -> Answer:
+def applies(table: Model, statement: Statement, packet: Packet) -> Truth:
     """Whether a statement lets the rule continue with `packet`."""
     match statement:
         case Match():
             return _matches(table, statement, packet)
         case Limit() | ConnectionLimit():
-            return _answer(not statement.over)
+            return _truth(not statement.over)
         case SetUpdate():
             return _all(applies(table, one, packet) for one in statement.limits)
         case Raw(json={"quota": {**quota}}):
-            return _answer(not quota.get("inv", False))
+            return _truth(not quota.get("inv", False))
         case Raw():
-            return Answer.YES if statement.kind in _SILENT_RAW else Answer.UNKNOWN
-    return Answer.YES if isinstance(statement, _SILENT) else Answer.UNKNOWN
+            return Truth.YES if statement.kind in _SILENT_RAW else Truth.UNKNOWN
+    return Truth.YES if isinstance(statement, _SILENT) else Truth.UNKNOWN
 
 
-def _matches(table: Model, asked: Match, packet: Packet) -> Answer:
+def _matches(table: Model, asked: Match, packet: Packet) -> Truth:
     if asked.value == "confirmed" and packet.ct_state == "new":
-        return Answer.NO
+        return Truth.NO
     value = _value(asked.field, packet)
     if value is NoValue.ABSENT:
-        return Answer.NO
+        return Truth.NO
     equal = _equal(table, value, asked.value)
     match asked.operator:
         case "==" | "in":
             return equal
-        case "!=" if equal is not Answer.UNKNOWN:
-            return _answer(equal is Answer.NO)
-    return Answer.UNKNOWN
+        case "!=" if equal is not Truth.UNKNOWN:
+            return _truth(equal is Truth.NO)
+    return Truth.UNKNOWN
 
 
 def _value(field: Value, packet: Packet) -> Known:
@@ -263,8 +263,8 @@ def _ct(field: Ct, packet: Packet) -> Known:
             return NoValue.ABSENT if other else _known(packet.asked)
         case Ct("proto-dst", direction) if direction == ORIGINAL:
             return _known(packet.asked_port)
-        case Ct("status") if packet.translated is not Answer.UNKNOWN:
-            return "dnat" if packet.translated is Answer.YES else ""
+        case Ct("status") if packet.translated is not Truth.UNKNOWN:
+            return "dnat" if packet.translated is Truth.YES else ""
     return NoValue.UNKNOWN
 
 
@@ -306,7 +306,7 @@ def _field(name: str, there: Collection[str], packet: Packet) -> Known:
     return _known(getattr(packet, name)) if name in there else NoValue.UNKNOWN
 
 
-def _equal(table: Model, value: Known, wanted: Value) -> Answer:
+def _equal(table: Model, value: Known, wanted: Value) -> Truth:
     """Whether `value` is what is `wanted`, which may be a set of things."""
     match wanted:
         case NamedSet(name):
@@ -316,49 +316,49 @@ def _equal(table: Model, value: Known, wanted: Value) -> Answer:
         case Concat(parts) if isinstance(value, tuple) and len(value) == len(parts):
             return _all(_equal(table, one, part) for one, part in zip(value, parts, strict=True))
     if value is NoValue.ABSENT:
-        return Answer.NO
+        return Truth.NO
     if value is NoValue.UNKNOWN or isinstance(value, tuple):
-        return Answer.UNKNOWN
+        return Truth.UNKNOWN
     return _equal_to_one(value, wanted)
 
 
-def _in_named(table: Model, value: Known, name: str) -> Answer:
+def _in_named(table: Model, value: Known, name: str) -> Truth:
     if name in table.moving:
-        return Answer.UNKNOWN
+        return Truth.UNKNOWN
     match table.objects.get(("set", name)) or table.objects.get(("map", name)):
         case Set() as found:
             return _any(_equal(table, value, one) for one in found.elements)
         case Map() as found:
             return _any(_equal(table, value, key) for key, _ in found.entries)
-    return Answer.UNKNOWN
+    return Truth.UNKNOWN
 
 
-def _equal_to_one(value: IPAddress | int | str | NoValue, wanted: Value) -> Answer:
+def _equal_to_one(value: IPAddress | int | str | NoValue, wanted: Value) -> Truth:
     match value, wanted:
         case IPv4Address() | IPv6Address(), Prefix(address, length):
             network = ip_network(f"{address}/{length}", strict=False)
-            return _answer(value.version == network.version and value in network)
+            return _truth(value.version == network.version and value in network)
         case IPv4Address() | IPv6Address(), Range(str(first), str(last)):
             low, high = ip_address(first), ip_address(last)
-            return _answer(value.version == low.version and low.packed <= value.packed <= high.packed)
+            return _truth(value.version == low.version and low.packed <= value.packed <= high.packed)
         case IPv4Address() | IPv6Address(), str() if _is_address(wanted):
-            return _answer(value == ip_address(wanted))
+            return _truth(value == ip_address(wanted))
         case int(), Range(int(first), int(last)):
-            return _answer(first <= value <= last)
+            return _truth(first <= value <= last)
         case int(), int():
-            return _answer(value == wanted)
+            return _truth(value == wanted)
         case int(), "echo-request":
-            return _answer(value in _ECHO_REQUEST)
+            return _truth(value in _ECHO_REQUEST)
         case int(), str():
             # the name of a protocol, or an ICMP type that opens no connection
-            return _answer(value == PROTOCOLS.get(wanted, -1))
+            return _truth(value == PROTOCOLS.get(wanted, -1))
         case str(), str() if wanted.endswith("*"):
-            return _answer(value.startswith(wanted[:-1]))
+            return _truth(value.startswith(wanted[:-1]))
         case str(), str():
-            return _answer(value == wanted)
+            return _truth(value == wanted)
         case str(), Bits(names):
-            return _answer(value in names)
-    return Answer.UNKNOWN
+            return _truth(value in names)
+    return Truth.UNKNOWN
 
 
 def _is_address(text: str) -> bool:
@@ -369,19 +369,19 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _answer(truth: bool) -> Answer:
-    return Answer.YES if truth else Answer.NO
+def _truth(holds: bool) -> Truth:
+    return Truth.YES if holds else Truth.NO
 
 
-def _any(answers: Iterable[Answer]) -> Answer:
-    every = set(answers)
-    return next((one for one in (Answer.YES, Answer.UNKNOWN) if one in every), Answer.NO)
+def _any(truths: Iterable[Truth]) -> Truth:
+    every = set(truths)
+    return next((one for one in (Truth.YES, Truth.UNKNOWN) if one in every), Truth.NO)
 
 
-def _all(answers: Iterable[Answer]) -> Answer:
-    every = set(answers)
-    return next((one for one in (Answer.NO, Answer.UNKNOWN) if one in every), Answer.YES)
+def _all(truths: Iterable[Truth]) -> Truth:
+    every = set(truths)
+    return next((one for one in (Truth.NO, Truth.UNKNOWN) if one in every), Truth.YES)
 
 
-def _both(one: Answer, other: Answer) -> Answer:
+def _both(one: Truth, other: Truth) -> Truth:
     return _all((one, other))

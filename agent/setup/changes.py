@@ -22,7 +22,7 @@ _DPKG_STATUS = Path("/var/lib/dpkg/status")
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FileChange:
     """`target` is the file itself, where `path` may lead to it over a link. `old` is None for a new file,
     `new` is None for one that goes."""
 
@@ -50,12 +50,12 @@ class Kept:
 
 def find_changes(
     plan: Collection[PlannedFile], paths: Paths, root: Path, replace: Collection[str] = ()
-) -> tuple[tuple[Change, ...], tuple[Kept, ...]]:
+) -> tuple[tuple[FileChange, ...], tuple[Kept, ...]]:
     """In the order of the plan, leftovers last. `replace` has the names of hand-made files that may go.
 
     Raises HafwError for what cannot be read, is no regular file, or lies outside of `root`.
     """
-    changes: list[Change] = []
+    changes: list[FileChange] = []
     kept: list[Kept] = []
     foreign = (paths.keepalived_config, paths.conntrackd_config)
     for file in plan:
@@ -66,7 +66,7 @@ def find_changes(
         if old and file.path in foreign and _stays(old, file.path, root, replace):
             kept.append(Kept(file.path, old.decode(errors="replace"), file.text))
         else:
-            changes.append(Change(file.path, target, old, new, file.mode))
+            changes.append(FileChange(file.path, target, old, new, file.mode))
     return (*changes, *_leftovers(plan, paths, root)), tuple(kept)
 
 
@@ -111,7 +111,7 @@ def _stays(content: bytes, path: Path, root: Path, replace: Collection[str]) -> 
     return f"\n {path} {checksum}" not in status
 
 
-def _leftovers(plan: Collection[PlannedFile], paths: Paths, root: Path) -> Iterator[Change]:
+def _leftovers(plan: Collection[PlannedFile], paths: Paths, root: Path) -> Iterator[FileChange]:
     """Our own files for interfaces that the pair file no longer has."""
     planned = {file.path for file in plan}
     directory = find_target(paths.network_dir, root)
@@ -121,10 +121,10 @@ def _leftovers(plan: Collection[PlannedFile], paths: Paths, root: Path) -> Itera
             continue
         content = read_file(there)
         if content is not None and is_made_by_hafw(content):
-            yield Change(path, there, content, None, 0)
+            yield FileChange(path, there, content, None, 0)
 
 
-def diff_of(change: Change) -> str:
+def diff_of(change: FileChange) -> str:
     """A unified diff, as diff and git write it."""
     old_name = str(change.path) if change.old is not None else "/dev/null"
     new_name = str(change.path) if change.new is not None else "/dev/null"

@@ -8,7 +8,7 @@ from agent.errors import HafwError
 from agent.paths import Paths
 from agent.setup.arguments import BOTH_TOGETHER, DROP_OTHERS
 from agent.setup.blocks import NotUnderstoodError
-from agent.setup.changes import Change, is_made_by_hafw
+from agent.setup.changes import FileChange, is_made_by_hafw
 from agent.setup.foreign import what_would_go
 from agent.setup.wire import wire_differences
 
@@ -37,7 +37,7 @@ class Hazards:
         )
 
 
-def find_hazards(changes: Iterable[Change], paths: Paths) -> Hazards:
+def find_hazards(changes: Iterable[FileChange], paths: Paths) -> Hazards:
     changed = {
         change.path: (change.old.decode(errors="replace"), change.new.decode())
         for change in changes

@@ -10,7 +10,7 @@ from agent.paths import Paths
 from agent.render.conntrackd import hook_in as conntrackd_hook_in
 from agent.render.keepalived import hook_in as keepalived_hook_in
 from agent.setup.blocks import NotUnderstoodError
-from agent.setup.changes import Change, Kept
+from agent.setup.changes import FileChange, Kept
 from agent.setup.foreign import unfit_for_agent
 from agent.setup.routes import interfaces_files, matches_name, network_files, read_hint
 
@@ -20,7 +20,7 @@ _FIRST_OF_OURS = "60-hafw-"
 _IFACE = re.compile(r"^\s*iface\s+([^\s:]+)", re.MULTILINE)
 
 
-def live_commands(changes: Collection[Change], paths: Paths) -> tuple[Argv, ...]:
+def live_commands(changes: Collection[FileChange], paths: Paths) -> tuple[Argv, ...]:
     """What makes the changed files live on this node, in an order in which nothing is asked of a daemon that
     still has its old file."""
     if not changes:

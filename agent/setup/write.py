@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.adapters import atomic_file
 from agent.errors import HafwError
-from agent.setup.changes import Change, read_file
+from agent.setup.changes import FileChange, read_file
 
 BACKUP_SUFFIX = ".before-hafw"
 
@@ -40,7 +40,7 @@ def start_writing(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_change(change: Change, now: datetime) -> Path | None:
+def write_change(change: FileChange, now: datetime) -> Path | None:
     """Carries out one change; gives the place of the backup when there was something to keep.
 
     Raises HafwError; the file is then as it was, or as someone else has made it in the meantime.
@@ -68,7 +68,7 @@ def _explained(path: Path, error: OSError) -> HafwError:
     return HafwError(f"cannot write {path}: {error.strerror}", hint)
 
 
-def _keep_backup(change: Change, now: datetime) -> Path:
+def _keep_backup(change: FileChange, now: datetime) -> Path:
     """The first backup of a file is never written again; later ones carry the time."""
     content = change.old or b""
     first = change.target.with_name(change.target.name + BACKUP_SUFFIX)

@@ -15,7 +15,7 @@ from agent.rules import simulate as simulator
 from agent.rules.compile import compile_pair
 from agent.rules.delta import Model, model_of
 from agent.rules.objects import Rule
-from agent.rules.simulate import Answer, applies, verdict_of
+from agent.rules.simulate import Truth, applies, verdict_of
 from agent.rules.statements import ACCEPT, Prefix, Translate, Value, Verdict
 from tests.netns.wire import ICMP, ICMPV6, Packet
 
@@ -37,7 +37,7 @@ class Simulated:
             sport=40_000,
             dport=packet.number,
             ct_state="new",
-            translated=Answer.NO,
+            translated=Truth.NO,
             asked=packet.target,
             asked_port=packet.number,
         )
@@ -72,7 +72,7 @@ class Simulated:
     def _translated(self, packet: simulator.Packet, chain: str, kind: str) -> simulator.Packet:
         for rule in self.table.rules.get(chain, []):
             *asked, last = rule.statements
-            if not all(applies(self.table, one, packet) is Answer.YES for one in asked):
+            if not all(applies(self.table, one, packet) is Truth.YES for one in asked):
                 continue
             if not isinstance(last, Translate):
                 assert last == ACCEPT, rule
@@ -81,7 +81,7 @@ class Simulated:
             at = "daddr" if kind == "dnat" else "saddr"
             address = _moved(getattr(packet, at), rule, last.address)
             port = last.port if isinstance(last.port, int) else packet.dport
-            translated = Answer.YES if kind == "dnat" else packet.translated
+            translated = Truth.YES if kind == "dnat" else packet.translated
             moved: dict[str, Any] = {at: address, "dport": port, "translated": translated}
             return replace(packet, **moved)
         return packet

@@ -11,7 +11,7 @@ from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.rules.compile import compile_pair
 from agent.rules.gate import STOP_GAPS
-from agent.rules.holes import UNKNOWN, Change, Deed, Hole, holes
+from agent.rules.holes import UNKNOWN, Deed, Hole, TableChange, holes
 from agent.rules.objects import TABLES
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.packets import connect, echo, listen
@@ -187,7 +187,7 @@ def test_what_we_do_ourselves_is_passed_over(firewall: Firewall) -> None:
     assert watch.drain() <= {UNKNOWN}
     following.flip(BACKUP)
     firewall.node.run("nft", "delete table inet hafw-gate")
-    assert Change("hafw-gate", None, Deed.REMOVED) in watch.drain()
+    assert TableChange("hafw-gate", None, Deed.REMOVED) in watch.drain()
     watch.close()
 
 

@@ -8,7 +8,7 @@ import pytest
 from agent.core.answers import (
     ROUND_S,
     Advertised,
-    Answer,
+    Holder,
     judge_no_primary,
     judge_primaries,
     rounds_without_primary,
@@ -18,13 +18,13 @@ from agent.core.roles import Role
 
 VIP, OTHER = ip_address("192.168.0.100"), ip_address("192.168.2.100")
 PEER, STRANGER = "52:54:00:00:00:02", "52:54:00:00:00:99"
-SILENT = (Answer("eth0", VIP, None), Answer("eth1", OTHER, None))
-BY_PEER = (Answer("eth0", VIP, PEER, PEER), Answer("eth1", OTHER, None))
-BY_STRANGER = (Answer("eth0", VIP, STRANGER, PEER), Answer("eth1", OTHER, None))
+SILENT = (Holder("eth0", VIP, None), Holder("eth1", OTHER, None))
+BY_PEER = (Holder("eth0", VIP, PEER, PEER), Holder("eth1", OTHER, None))
+BY_STRANGER = (Holder("eth0", VIP, STRANGER, PEER), Holder("eth1", OTHER, None))
 
 
 @pytest.mark.parametrize(
-    ("role", "role_s", "answers", "ok", "words"),
+    ("role", "role_s", "holders", "ok", "words"),
     [
         (Role.PRIMARY, 60.0, SILENT, True, "no other host"),
         (Role.PRIMARY, 60.0, (), True, "no other host"),
@@ -41,8 +41,8 @@ BY_STRANGER = (Answer("eth0", VIP, STRANGER, PEER), Answer("eth1", OTHER, None))
         (Role.STOPPED, 60.0, BY_PEER, True, "not primary"),
     ],
 )
-def test_two_primaries(role: Role, role_s: float, answers: tuple[Answer, ...], ok: bool, words: str) -> None:
-    found = judge_primaries(role, role_s, answers, "fw-2")
+def test_two_primaries(role: Role, role_s: float, holders: tuple[Holder, ...], ok: bool, words: str) -> None:
+    found = judge_primaries(role, role_s, holders, "fw-2")
     assert found is not None
     assert found[:2] == (Condition.TWO_PRIMARIES, ok)
     assert words in found[2]

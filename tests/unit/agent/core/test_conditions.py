@@ -31,11 +31,11 @@ from agent.core.coverage import Coverage
 from agent.core.events import (
     ActionDone,
     ActionFailed,
-    Answer,
     ConditionSeen,
     ConntrackdAsked,
     ConntrackdStarted,
     Event,
+    QueryResult,
     Reloaded,
     RoleSeen,
     RulesChanged,
@@ -82,7 +82,7 @@ def observed_by_actions() -> Iterator[tuple[Event, set[Observation]]]:
         # nothing can be lost of what was not waited for
         over = {By.LOSSES} if isinstance(action, AwaitStates) else set()
         yield ActionDone(NOW, action, outcome), looks | over
-        for answer in Answer:
+        for answer in QueryResult:
             yield ActionFailed(NOW, action, "a reason", False, answer), looks
             yield ActionFailed(NOW, action, "a reason", True, answer), looks
     yield ActionDone(NOW, CommitStates(1.0), SHORT), {By.QUESTION, By.COMMIT}
@@ -99,7 +99,7 @@ def observed() -> Iterator[tuple[Event, set[Observation]]]:
     """Everything that can happen, with the observations that it is."""
     yield from observed_by_actions()
     yield RulesChanged(NOW, "the table is gone"), {By.RULES}
-    for answer in Answer:
+    for answer in QueryResult:
         yield ConntrackdAsked(NOW, answer, "a reason"), {By.QUESTION}
     for kernel, cached in ((10, 10), (5000, 10)):
         yield StatesCounted(NOW, kernel, cached), {By.COUNT}
@@ -185,7 +185,7 @@ def test_a_refused_flush_is_not_over_because_conntrackd_answers_something_else()
     for event in (
         ActionFailed(NOW, FlushCaches(), "a commit was still running", retryable=True),
         ActionDone(NOW, SendBulk(), Sent(10)),
-        ConntrackdAsked(NOW, Answer.OK),
+        ConntrackdAsked(NOW, QueryResult.OK),
         ActionFailed(NOW, FlushCaches(), "a commit was still running", retryable=True),
         ActionDone(NOW, FlushCaches()),
     ):
@@ -196,11 +196,11 @@ def test_a_refused_flush_is_not_over_because_conntrackd_answers_something_else()
 
 
 def test_one_that_hangs_is_not_called_dead() -> None:
-    state = step(Settings(), State(), ConntrackdAsked(NOW, Answer.NONE, "no answer within 5 s")).state
+    state = step(Settings(), State(), ConntrackdAsked(NOW, QueryResult.NONE, "no answer within 5 s")).state
     assert state.problems.keys() == {Condition.CONNTRACKD_SILENT}
-    state = step(Settings(), state, ConntrackdAsked(NOW, Answer.UNREACHABLE, "cannot connect")).state
+    state = step(Settings(), state, ConntrackdAsked(NOW, QueryResult.UNREACHABLE, "cannot connect")).state
     assert state.problems.keys() == {Condition.CONNTRACKD}
-    assert step(Settings(), state, ConntrackdAsked(NOW, Answer.OK)).state.problems == {}
+    assert step(Settings(), state, ConntrackdAsked(NOW, QueryResult.OK)).state.problems == {}
 
 
 def test_the_newest_words_are_kept() -> None:

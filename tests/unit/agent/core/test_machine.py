@@ -12,11 +12,11 @@ from agent.core.actions import CommitStates, Timer
 from agent.core.conditions import Condition
 from agent.core.events import (
     ActionFailed,
-    Answer,
     ConditionSeen,
     ConntrackdAsked,
     ConntrackdStarted,
     Event,
+    QueryResult,
     Reloaded,
     RoleSeen,
     RulesChanged,
@@ -95,9 +95,9 @@ def _simple(name: str, now: int) -> Event:
     if name == "states-lost":
         return StatesCounted(now, kernel=60_000, cached=10)
     if name == "conntrackd-lost":
-        return ConntrackdAsked(now, Answer.UNREACHABLE, "cannot connect")
+        return ConntrackdAsked(now, QueryResult.UNREACHABLE, "cannot connect")
     if name == "conntrackd-answers":
-        return ConntrackdAsked(now, Answer.OK)
+        return ConntrackdAsked(now, QueryResult.OK)
     return ConntrackdStarted(now)
 
 
@@ -254,7 +254,7 @@ def test_what_can_still_be_had_is_committed_before_any_cache_is_emptied() -> Non
     world = make_world("cache")
     world.see(Role.BACKUP)
     world.run_dry()
-    world.broken, world.answer = frozenset({"CommitStates", "FlushCaches"}), Answer.NONE
+    world.broken, world.answer = frozenset({"CommitStates", "FlushCaches"}), QueryResult.NONE
     world.see(Role.PRIMARY)
     world.work()
     for _ in range(3):  # settled, settled again, rules repaired: it still hangs
@@ -277,7 +277,7 @@ def test_what_can_still_be_had_is_committed_before_any_cache_is_emptied() -> Non
 
 def test_a_late_commit_that_is_skipped_empties_nothing() -> None:
     world = make_world("cache")
-    world.broken, world.answer = frozenset({"CommitStates"}), Answer.NONE
+    world.broken, world.answer = frozenset({"CommitStates"}), QueryResult.NONE
     world.see(Role.PRIMARY)
     world.work()
     world.broken, world.skipped = frozenset(), True
@@ -290,7 +290,7 @@ def test_a_late_commit_that_is_skipped_empties_nothing() -> None:
 def test_a_late_commit_that_takes_long_is_not_restarted() -> None:
     """conntrackd answers other questions between the steps of a commit."""
     world = make_world("cache")
-    world.broken, world.answer = frozenset({"CommitStates"}), Answer.NONE
+    world.broken, world.answer = frozenset({"CommitStates"}), QueryResult.NONE
     world.see(Role.PRIMARY)
     world.work()
     world.broken = frozenset()
@@ -318,7 +318,7 @@ def test_an_agent_that_comes_back_knows_whether_a_commit_is_owed(owed: bool) -> 
 
 def test_the_alarm_of_the_limit_is_said_once() -> None:
     world = make_world("cache-closed")
-    world.broken, world.answer = frozenset({"CommitStates"}), Answer.NONE
+    world.broken, world.answer = frozenset({"CommitStates"}), QueryResult.NONE
     world.see(Role.PRIMARY)
     for _ in range(5):
         world.work()

@@ -43,11 +43,11 @@ from agent.core.coverage import Coverage
 from agent.core.events import (
     ActionDone,
     ActionFailed,
-    Answer,
     ConditionSeen,
     ConntrackdAsked,
     ConntrackdStarted,
     Event,
+    QueryResult,
     Reloaded,
     RoleSeen,
     RulesChanged,
@@ -95,7 +95,7 @@ def every_event() -> Iterator[Event]:
     yield RulesChanged(NOW, "gone")
     yield RulesChanged(1, "seen before the rules came back")
     yield Reloaded(NOW)
-    for answer in Answer:
+    for answer in QueryResult:
         yield ConntrackdAsked(NOW, answer, "words")
     yield ConntrackdStarted(NOW)
     yield StatesCounted(NOW, 60_000, 10)
@@ -106,8 +106,8 @@ def every_event() -> Iterator[Event]:
         yield ConditionSeen(NOW, condition, ok, "words")
     for action in ACTIONS:
         yield ActionDone(NOW, action)
-        yield ActionFailed(NOW, action, "no", False, Answer.NONE)
-        yield ActionFailed(NOW, action, "no", True, Answer.REFUSED)
+        yield ActionFailed(NOW, action, "no", False, QueryResult.NONE)
+        yield ActionFailed(NOW, action, "no", True, QueryResult.REFUSED)
     for commit, late in itertools.product((GOOD, SHORT, SKIPPED), (False, True)):
         yield ActionDone(NOW, CommitStates(1.0, late), commit)
     for heard, losses in itertools.product((False, True), ("", "lost")):

@@ -26,7 +26,7 @@ from agent.core.actions import (
     Timer,
     VerifyRules,
 )
-from agent.core.events import ActionDone, ActionFailed, Answer, Event, RoleSeen, Started, TimerFired
+from agent.core.events import ActionDone, ActionFailed, Event, QueryResult, RoleSeen, Started, TimerFired
 from agent.core.machine import step
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
@@ -49,7 +49,7 @@ class World:
     """Nothing comes from the peer."""
     losses: str = ""
     """What the next catch-ups cannot take of what the peer sends."""
-    answer: Answer = Answer.UNREACHABLE
+    answer: QueryResult = QueryResult.UNREACHABLE
     """What comes of a question that is broken."""
     state: State = field(default_factory=State)
     plan: deque[Action] = field(default_factory=deque)

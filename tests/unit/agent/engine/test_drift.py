@@ -10,7 +10,7 @@ import pytest
 from agent.core.actions import Timer
 from agent.core.roles import Role, RuleSet
 from agent.model.records import RecordKind
-from agent.rules.holes import UNKNOWN, Change, Deed
+from agent.rules.holes import UNKNOWN, Deed, TableChange
 from agent.rules.objects import GATE_TABLE
 from tests.unit.agent.engine.bench import Bench
 
@@ -97,7 +97,7 @@ def test_a_flush_closes_first_and_loads_then_whatever_the_pair_file_says(
             assert bench.host.done == [], "it was not gone"
             bench.host.flushed = True
             bench.drift.rules_may_be_open(())
-            bench.drift.rules_may_be_open({Change(GATE_TABLE, None, Deed.REMOVED)})
+            bench.drift.rules_may_be_open({TableChange(GATE_TABLE, None, Deed.REMOVED)})
             assert bench.host.done == [], "the gate of a primary is open"
             bench.drift.rules_may_be_open({UNKNOWN})
             assert bench.host.done == ["close"]

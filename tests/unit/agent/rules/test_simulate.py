@@ -17,7 +17,7 @@ from agent.rules.nft_json import object_json
 from agent.rules.nft_parse import parse_rule, parse_statement
 from agent.rules.objects import TABLE, Chain, Rule, Set, base_chain, make_rule
 from agent.rules.show import show
-from agent.rules.simulate import Answer, Packet, verdict_of
+from agent.rules.simulate import Packet, Truth, verdict_of
 from agent.rules.statements import (
     ACCEPT,
     DROP,
@@ -55,7 +55,7 @@ TCP, UDP, ICMP = 6, 17, 1
 
 
 def through(protocol: int, port: int, iifname: str = "eth1", oifname: str = "eth0") -> Packet:
-    return Packet(iifname, oifname, CLIENT, SERVER, protocol, 40_000, port, "new", translated=Answer.NO)
+    return Packet(iifname, oifname, CLIENT, SERVER, protocol, 40_000, port, "new", translated=Truth.NO)
 
 
 @pytest.mark.parametrize(

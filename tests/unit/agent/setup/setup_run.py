@@ -12,7 +12,7 @@ import pytest
 from agent.__main__ import main
 from agent.config import loader
 from agent.paths import Paths
-from agent.setup.changes import Change, find_changes
+from agent.setup.changes import FileChange, find_changes
 from agent.setup.plan import plan_setup
 from tests.checkout import ROOT
 from tests.forked import run_forked
@@ -100,5 +100,5 @@ def write(root: Path, name: str, text: str) -> Path:
     return path
 
 
-def changes_below(root: Path, node: str = "fw-1", replace: tuple[str, ...] = ()) -> tuple[Change, ...]:
+def changes_below(root: Path, node: str = "fw-1", replace: tuple[str, ...] = ()) -> tuple[FileChange, ...]:
     return find_changes(plan_setup(PAIR, node, PATHS, FILES), PATHS, root, replace)[0]

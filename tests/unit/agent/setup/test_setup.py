@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.setup.changes import Change, diff_of
+from agent.setup.changes import FileChange, diff_of
 from agent.setup.notes import live_commands, rival_notes
 from agent.setup.plan import PlannedFile, plan_setup
 from agent.setup.write import write_change
@@ -76,7 +76,7 @@ def test_the_diff_can_be_given_to_patch(tmp_path: Path) -> None:
             place.unlink(missing_ok=True)
             if old is not None:
                 place.write_bytes(old)
-            change = Change(Path("/file"), place, old, new, 0o644)
+            change = FileChange(Path("/file"), place, old, new, 0o644)
             subprocess.run(
                 ("git", "apply", "-p1", "--whitespace=nowarn"),
                 input=git_form(diff_of(change)),
@@ -95,7 +95,7 @@ def git_form(diff: str) -> str:
 
 
 def test_a_diff_does_not_move_the_cursor() -> None:
-    change = Change(Path("/file"), Path("/file"), b"\x1b[2J\r\xff\xc2\x9b\n", None, 0)
+    change = FileChange(Path("/file"), Path("/file"), b"\x1b[2J\r\xff\xc2\x9b\n", None, 0)
     assert "-\\x1b[2J\\r\\xff\\x9b\n" in diff_of(change)
 
 
@@ -256,7 +256,9 @@ def test_restart_runs_the_commands_that_it_would_print(tmp_path: Path, failing: 
         Path("/"), *arguments, prefix=("unshare", "-m", "--propagation", "private", "sh", "-c", own, "sh")
     )
     asked = (tmp_path / "asked").read_text().splitlines()
-    planned = (Change(file.path, file.path, None, b"", 0) for file in plan_setup(PAIR, "fw-1", PATHS, FILES))
+    planned = (
+        FileChange(file.path, file.path, None, b"", 0) for file in plan_setup(PAIR, "fw-1", PATHS, FILES)
+    )
     wanted = [" ".join(argv[1:]) for argv in live_commands(tuple(planned), PATHS)]
     if failing == "none":
         assert (done.returncode, asked) == (0, wanted), done.stderr
@@ -268,7 +270,7 @@ def test_restart_runs_the_commands_that_it_would_print(tmp_path: Path, failing: 
 
 def test_commands_come_in_an_order_that_works() -> None:
     every = tuple(
-        Change(file.path, file.path, None, b"", file.mode) for file in plan_setup(PAIR, "fw-1", PATHS)
+        FileChange(file.path, file.path, None, b"", file.mode) for file in plan_setup(PAIR, "fw-1", PATHS)
     )
     commands = [" ".join(argv) for argv in live_commands(every, PATHS)]
     assert commands[0] == "systemctl daemon-reload"
