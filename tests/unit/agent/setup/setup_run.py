@@ -69,7 +69,8 @@ def start_hafw(
 
     return subprocess.run(
         argv,
-        env=ENV,
+        # Python keeps what it has compiled also where the limit has cut it short, and fails on it ever after
+        env={**ENV, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         stdin=stdin,
         text=True,
