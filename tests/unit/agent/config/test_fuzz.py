@@ -71,12 +71,13 @@ def test_any_text(text: str) -> None:
     assert not is_pair(text)
 
 
+def lists_and_mappings(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    """Of no more than five: with more, most trees grow too large, and are thrown away and drawn again."""
+    return st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5)
+
+
 @UNHURRIED
-@given(
-    st.recursive(
-        st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner)
-    )
-)
+@given(st.recursive(st.text(max_size=5), lists_and_mappings))
 def test_any_json(value: object) -> None:
     """JSON is YAML: trees of every shape."""
     assert not is_pair(json.dumps(value))

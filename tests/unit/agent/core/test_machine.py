@@ -117,15 +117,21 @@ def assert_safe(world: World) -> None:
 def test_every_plan_may_be_cut_after_every_action_and_met_with_every_event(
     name: str, loaded: RuleSet | None
 ) -> None:
+    met: set[str] = set()
     for first in EVENTS:
         story = make_world(name, loaded)
         story.see(Role.BACKUP if first == "primary" else Role.PRIMARY)
         for cut in story.cuts():
             happen(cut, first)
-            for second_cut, second in itertools.product(cut.cuts(), EVENTS):
-                world = second_cut.copy()
-                happen(world, second)
-                assert_safe(world)
+            for second_cut in cut.cuts():
+                if (same := second_cut.future) in met:
+                    continue  # by way of another event or cut
+                met.add(same)
+                for second in EVENTS:
+                    world = second_cut.copy()
+                    happen(world, second)
+                    assert_safe(world)
+    assert len(met) > 100, "the cuts are not made"
 
 
 @pytest.mark.parametrize("name", ALL)

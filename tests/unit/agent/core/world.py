@@ -4,7 +4,7 @@
 import copy
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.core.actions import (
     Action,
@@ -97,6 +97,11 @@ class World:
             yield self.copy()
             if not self.work(1):
                 return
+
+    @property
+    def future(self) -> str:
+        """What all that can come hangs on. Of the log that is the last action."""
+        return repr(replace(self, log=self.log[-1:], changes=[]))
 
     def copy(self) -> "World":
         other = copy.copy(self)
