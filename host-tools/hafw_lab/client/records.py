@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The agent's records, as a node gives them. Pure."""
+"""The agent's records, as a node gives them, and as lines for people. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -18,3 +18,12 @@ def parse_records(text: str) -> tuple[Record, ...]:
         if isinstance(record, dict):
             records.append(record)
     return tuple(records)
+
+
+def readable(line: str) -> str:
+    """A record as a line to read, as `journalctl` would show it; any other line as it is."""
+    end = "\n" if line.endswith("\n") else ""
+    for record in parse_records(line) if line.startswith("{") else ():
+        if "message" in record:
+            return f"{record.get('t', '')} {record['message']}{end}"
+    return line

@@ -192,5 +192,9 @@ class PoweredNamespaces(Powered):
             raise LabError(f"{self.plan.name}: {path}: {error.strerror}") from error
 
     def log_names(self) -> list[str]:
-        files = (path for path in self._log_store.iterdir() if path.is_file() and not path.is_symlink())
-        return sorted(path.name for path in files)
+        """Below LOGS, also in the folders there: the agent's records are in one of its own."""
+        store = self._log_store
+        files = (Path(folder) / name for folder, _, names in os.walk(store) for name in names)
+        return sorted(
+            str(path.relative_to(store)) for path in files if path.is_file() and not path.is_symlink()
+        )

@@ -22,6 +22,7 @@ from hafw_lab.arguments.machines import add_machine_arguments, choose_machines
 from hafw_lab.client import registry
 from hafw_lab.client.lab import Lab, LabStatus, NodeStatus
 from hafw_lab.client.node import Node
+from hafw_lab.client.records import readable
 from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
 from hafw_lab.model.fault import Fault
@@ -295,16 +296,22 @@ def _logs(args: argparse.Namespace) -> int:
     if not status.logs:
         stage = f": lab {lab.name!r} is starting: {whole.starting}" if whole.starting else ""
         raise LabError(f"{args.node} has no logs yet{stage}", "hafw-lab status shows the progress")
-    names = [name for name in status.logs if args.service in (None, name.partition(".")[0])]
+    names = [name for name in status.logs if args.service in (None, _service_of(name))]
     if not names:
-        known = ", ".join(sorted({name.partition(".")[0] for name in status.logs}))
+        known = ", ".join(sorted({_service_of(name) for name in status.logs}))
         raise LabError(f"{args.node} has no log of {args.service!r}", f"there are logs of {known}")
     if args.follow and status.alive:
         return _follow(node, ["tail", "-n", "20", "-F", *(f"/var/log/{name}" for name in names)])
     for name in names:
+        head = "" if args.service else f"{_service_of(name):11} "
         for line in node.read_text(f"/var/log/{name}").splitlines():
-            pass_on(f"{line}\n" if len(names) == 1 else f"{name.partition('.')[0]:11} {line}\n")
+            pass_on(f"{head}{readable(line)}\n")
     return 0
+
+
+def _service_of(log: str) -> str:
+    """Of `keepalived.log`, and of the agent `agent.log` and its records in `hafw/agent.jsonl`."""
+    return log.rpartition("/")[2].partition(".")[0]
 
 
 def _machine_logs(args: argparse.Namespace, lab: Lab) -> int:
@@ -327,7 +334,7 @@ def _follow(node: Node, argv: Sequence[str]) -> int:
         assert process.stdout is not None
         try:
             while part := process.stdout.readline(_LONGEST_LINE):
-                pass_on(part.decode(errors="replace"))
+                pass_on(readable(part.decode(errors="replace")))
         finally:
             process.kill()
     return process.returncode
