@@ -1,25 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """hafw, the agent."""
 
-from pathlib import Path
+import os
 
-_HERE = Path(__file__).parent
+_HERE = os.path.dirname(__file__)
 
 
 def _find_version() -> str:
     """The changelog of the Debian packages has it, and nothing else; their build writes it beside this
     file."""
+    above = os.path.dirname(_HERE)
     try:
-        return (_HERE / "VERSION").read_text().strip()
+        return _first_line(_HERE, "VERSION")
     except OSError:
         pass
     for place in ("packaging/debian/changelog", "debian/changelog"):
         try:
-            first = (_HERE.parent / place).read_text().partition("\n")[0]
+            return _first_line(above, place).partition("(")[2].partition(")")[0]
         except OSError:
             continue
-        return first.partition("(")[2].partition(")")[0]
     return "unknown"
+
+
+def _first_line(*place: str) -> str:
+    # not pathlib, which takes its time: until this is loaded nothing of ours handles an interrupt
+    with open(os.path.join(*place), encoding="utf-8") as file:
+        return file.readline().strip()
 
 
 __version__ = _find_version()

@@ -4,16 +4,17 @@
 import sys
 from collections.abc import Sequence
 
-from agent.installation import say_missing
+from agent import entry
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        from agent.cli.main import main as run
+    return entry.run("hafw", _load, sys.argv[1:] if argv is None else argv)
 
-        return run(argv)
-    except ModuleNotFoundError as error:
-        return say_missing("hafw", error)
+
+def _load() -> entry.Main:
+    from agent.cli.main import main as run
+
+    return run
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -63,7 +64,7 @@ def add_to(command: argparse.ArgumentParser) -> None:
     verb = add("rollback", run_rollback, "go back to an earlier generation")
     verb.add_argument("number", type=int, nargs="?", metavar="NUMBER", help="default: the one before")
     verb.add_argument("--unconfirmed", help=argparse.SUPPRESS)  # what the timer of an apply calls
-    verb.add_argument("--after", type=float, default=0.0, help=argparse.SUPPRESS)
+    verb.add_argument("--after", type=_delay, default=0.0, help=argparse.SUPPRESS)
     _add_json(verb)
     verb = add("generations", run_generations, "list the pair files that were in force, or print one")
     verb.add_argument("number", type=int, nargs="?", metavar="NUMBER", help="print this one")
@@ -90,6 +91,13 @@ def _add_trace(verb: argparse.ArgumentParser) -> None:
 
 def _seconds(text: str) -> int:
     return _number(text, 1, LONGEST_CONFIRM_S)
+
+
+def _delay(text: str) -> float:
+    found = float(text) if re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", text, re.ASCII) else -1.0
+    if not 0 <= found <= LONGEST_CONFIRM_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {LONGEST_CONFIRM_S}")
+    return found
 
 
 def _port(text: str) -> int:

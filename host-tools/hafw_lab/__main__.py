@@ -4,16 +4,29 @@
 import sys
 from collections.abc import Sequence
 
-from agent.installation import say_missing
+from agent import __version__, entry
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        from hafw_lab.verbs.main import main as run
+    given = sys.argv[1:] if argv is None else argv
+    return entry.run("hafw-lab", _load_version if given[:1] == ["--version"] else _load, given)
 
-        return run(sys.argv[1:] if argv is None else argv)
-    except ModuleNotFoundError as error:
-        return say_missing("hafw-lab", error)
+
+def _load() -> entry.Main:
+    from hafw_lab.verbs.main import main as run
+
+    return run
+
+
+def _load_version() -> entry.Main:
+    """Without any library, as one that is missing may be why it is asked for."""
+    from hafw_lab.spoken import show
+
+    def run(_: Sequence[str]) -> int:
+        show(f"hafw-lab {__version__}")
+        return 0
+
+    return run
 
 
 if __name__ == "__main__":

@@ -383,10 +383,10 @@ def _end_in_order(number: int, _: FrameType | None) -> None:
 def main(argv: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end_in_order)
-    late_verb = argv[0] if argv and argv[0] in LATE_VERBS else None
-    late = load_verb(late_verb) if late_verb else None
     args: argparse.Namespace | None = None
     try:
+        late_verb = argv[0] if argv and argv[0] in LATE_VERBS else None
+        late = load_verb(late_verb) if late_verb else None
         try:
             args = make_parser(late, late_verb).parse_args(argv)
             run: Callable[[argparse.Namespace], int] = args.run

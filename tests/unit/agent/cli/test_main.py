@@ -175,6 +175,11 @@ WRONG = [
     ("agent", "more"),
     (b"\xff\xfe",),
     ("check", str(PAIR), "--node", "fw-1"),
+    *(
+        ("rules", "rollback", "--unconfirmed", "x", "--after", text)
+        for text in ("nan", "-1", "1e30", "inf", "")
+    ),
+    ("rules", "rollback", "--unconfirmed", "x", "--after", "86401"),
 ]
 
 
