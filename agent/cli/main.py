@@ -338,13 +338,14 @@ def run_status(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.adapters.control import ask_status
     from agent.cli.status_text import exit_status, to_text
     from agent.errors import UnavailableError
+    from agent.model import schema
 
     try:
         values = ask_status(paths.control_socket)
     except UnavailableError as given:
         error = given if _can_start(paths) else UnavailableError(given.message, _NO_PAIR_FILE)
         if arguments.json:
-            print(json.dumps({"schema": 1, "error": str(error)}))
+            print(json.dumps({"schema": schema.STATUS, "error": str(error)}))
         else:
             complain(f"hafw: {error}")
         return 3

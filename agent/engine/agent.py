@@ -37,6 +37,7 @@ from agent.engine.refusals import Refusals
 from agent.engine.sensors import Sensors
 from agent.engine.status_line import status_line
 from agent.errors import HafwError
+from agent.model import schema
 from agent.model.pair import Pair
 from agent.model.records import Record, RecordKind
 from agent.paths import Paths
@@ -211,7 +212,7 @@ class Agent:
             # until the loop has handled the reload, what it says of the rules is about the old ones
             await watchdog.through(self.loop)
             refused = await self._wait_loaded()
-        found = {"schema": status.SCHEMA, "rules": self.rules.digest}
+        found = {"schema": schema.STATUS, "rules": self.rules.digest}
         return found if refused is None else {**found, "error": refused}
 
     async def _wait_loaded(self) -> str | None:

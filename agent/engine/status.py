@@ -12,10 +12,10 @@ from agent.core.roles import RuleSet, rule_set_for
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.errors import HafwError, OvertakenError
+from agent.model import schema
 from agent.model.pair import Pair, SyncMode
 from agent.model.records import to_fields
 
-SCHEMA = 2
 STATISTICS_LIMIT_S = 2.0
 """A conntrackd that is busy with a bulk answers late; a status is wanted soon."""
 LOOKS = 3
@@ -37,7 +37,7 @@ async def describe(
     rules = await _describe_rules(loop, look)
     state = loop.state
     return {
-        "schema": SCHEMA,
+        "schema": schema.STATUS,
         "pair": pair.name,
         "node": node,
         "peer": pair.peer_of(node).name,

@@ -19,6 +19,7 @@ from agent.core.machine import TRANSITIONS, EventKind, Make
 from agent.core.plan import Settings
 from agent.core.roles import Role
 from agent.core.state import Phase
+from agent.model import schema
 from agent.model.pair import SyncMode
 from tests.checkout import ROOT
 from tests.unit.agent.cli.hafw_run import LIMIT_S, PAIR, hafw
@@ -305,7 +306,9 @@ def test_status_without_an_agent_is_unknown_to_a_monitor() -> None:
     assert done.stderr.startswith(b"hafw: the agent at /run/hafw/control.sock does not answer")
     done = hafw("status", "--json", prefix=EMPTY)
     assert done.returncode == 3
-    assert json.loads(done.stdout)["error"].startswith("the agent at ")
+    answer = json.loads(done.stdout)
+    assert answer["error"].startswith("the agent at ")
+    assert answer["schema"] == schema.STATUS, "not that of an agent's answer"
     assert done.stderr == b""
 
 
