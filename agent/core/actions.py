@@ -169,6 +169,19 @@ class SetReadiness:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkOwed:
+    """For the next agent, which finds the gate open and knows nothing else: whether a commit is owed."""
+
+    owed: bool
+    abandonable: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return (
+            "note for the next agent that a commit is owed" if self.owed else "note that no commit is owed"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     timer: Timer
     after_s: float
@@ -184,7 +197,7 @@ _PURPOSE = {
     Timer.RETRY: "try again",
 }
 
-AtOnce = CompleteExpectations | LoadRules | SwitchRules | SetReadiness
+AtOnce = CompleteExpectations | LoadRules | SwitchRules | SetReadiness | MarkOwed
 """Done within the call: microseconds to milliseconds."""
 
 Asked = (

@@ -250,21 +250,27 @@ def _make_promote(move: Move) -> Plan:
     if remaining_s <= 0:
         # holding: the limit is over, every further try gets as long again
         remaining_s = settings.limit_s
-    return plans.plan_promote(settings, now.loaded, whole=now.whole, remaining_s=remaining_s)
+    return plans.plan_promote(
+        settings, now.loaded, whole=now.whole, remaining_s=remaining_s, marked=now.marked
+    )
 
 
 def _make_follow(move: Move) -> Plan:
     served = move.before.phase in (Phase.SERVING, Phase.PREPARING, Phase.HOLDING)
-    return plans.plan_follow(move.settings, move.now.role, whole=move.now.whole, served=served)
+    now = move.now
+    return plans.plan_follow(move.settings, now.role, whole=now.whole, served=served, marked=now.marked)
 
 
 def _make_open(move: Move) -> Plan:
-    return plans.plan_open(move.settings, whole=move.now.whole, owed=move.now.owed)
+    now = move.now
+    return plans.plan_open(move.settings, whole=now.whole, owed=now.owed, marked=now.marked)
 
 
 def _make_announce(move: Move) -> Plan:
     now = move.now
-    return plans.plan_announce(move.settings, now.states, flushed=now.flushed, owed=now.owed)
+    return plans.plan_announce(
+        move.settings, now.states, flushed=now.flushed, owed=now.owed, marked=now.marked
+    )
 
 
 def _make_not_ready(move: Move) -> Plan:

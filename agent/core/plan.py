@@ -16,6 +16,7 @@ from agent.core.actions import (
     CompleteRemaining,
     FlushCaches,
     LoadRules,
+    MarkOwed,
     Plan,
     RequestResync,
     ResyncKernel,
@@ -104,33 +105,46 @@ def plan_start() -> Plan:
     return (LoadRules(RuleSet.BACKUP), SetReadiness(ready=False))
 
 
-def plan_promote(settings: Settings, loaded: RuleSet | None, *, whole: bool, remaining_s: float) -> Plan:
+def plan_promote(
+    settings: Settings, loaded: RuleSet | None, *, whole: bool, remaining_s: float, marked: bool
+) -> Plan:
     """In cache mode a gate that is still open, because its closing was cut off, is closed before the
     commit."""
     if settings.mode is SyncMode.DIRECT:
-        return plan_open(settings, whole=whole)
+        return plan_open(settings, whole=whole, marked=marked)
     closed = whole and loaded is RuleSet.BACKUP
     close: Plan = () if closed else (put_rules(RuleSet.BACKUP, whole=whole),)
-    return (*close, CommitStates(remaining_s), *plan_open(settings, whole=True))
+    return (*close, CommitStates(remaining_s), *plan_open(settings, whole=True, marked=marked))
 
 
-def plan_open(settings: Settings, *, whole: bool, owed: bool = False) -> Plan:
+def plan_open(settings: Settings, *, whole: bool, marked: bool, owed: bool = False) -> Plan:
     """Open the gate now.
 
     In cache mode the external cache is emptied at once: a second commit of the same states would put old
-    ones over live ones. Unless a commit is `owed`: then it has states that the kernel never got. The plan
-    serves as well for a primary whose rules must be made again.
+    ones over live ones. Unless a commit is `owed`: then it has states that the kernel never got, and the
+    next agent, which finds the gate open, must know that. The plan serves as well for a primary whose rules
+    must be made again.
     """
+    owed = owed and settings.mode is SyncMode.CACHE
+    mark: Plan = (MarkOwed(owed=True),) if owed and not marked else ()
+    unmark: Plan = () if owed else plan_unmark(marked=marked)
     complete: Plan = (CompleteExpectations(EXPECTATIONS_LIMIT_S),) if settings.helpers else ()
     remaining: Plan = (CompleteRemaining(),) if settings.helpers else ()
     open_gate = put_rules(RuleSet.PRIMARY, whole=whole)
     flush: Plan = (FlushCaches(),) if settings.mode is SyncMode.CACHE and not owed else ()
     verify = plan_verify(settings, RuleSet.PRIMARY)
     settle = SetTimer(Timer.SETTLE, SETTLE_AFTER_S)
-    return (*complete, open_gate, settle, *remaining, *flush, *verify)
+    return (*mark, *complete, open_gate, settle, *unmark, *remaining, *flush, *verify)
 
 
-def plan_announce(settings: Settings, states: int, *, flushed: bool, owed: bool = False) -> Plan:
+def plan_unmark(*, marked: bool) -> Plan:
+    """`marked`: the next agent would take it that a commit is owed."""
+    return (MarkOwed(owed=False),) if marked else ()
+
+
+def plan_announce(
+    settings: Settings, states: int, *, flushed: bool, marked: bool, owed: bool = False
+) -> Plan:
     """A settled primary: conntrackd knows all states and so does the peer.
 
     A commit that is `owed` is made now: it puts old states over new ones, of which there are few,
@@ -139,7 +153,8 @@ def plan_announce(settings: Settings, states: int, *, flushed: bool, owed: bool 
     direct = settings.mode is SyncMode.DIRECT
     commit: Plan = (CommitStates(LATE_COMMIT_S, late=True),) if owed and not direct else ()
     flush: Plan = () if direct or flushed else (FlushCaches(),)
-    return (SetReadiness(ready=True), *commit, *flush, *plan_reread(settings, states))
+    unmark = plan_unmark(marked=marked)
+    return (SetReadiness(ready=True), *commit, *unmark, *flush, *plan_reread(settings, states))
 
 
 def plan_refresh(settings: Settings, states: int) -> Plan:
@@ -157,12 +172,13 @@ def plan_reread(settings: Settings, states: int) -> Plan:
     return (ResyncKernel(), SendBulk(), *refresh)
 
 
-def plan_follow(settings: Settings, role: Role, *, whole: bool, served: bool) -> Plan:
+def plan_follow(settings: Settings, role: Role, *, whole: bool, served: bool, marked: bool) -> Plan:
     """`served`: this node was primary until now, so its kernel has states that only the past role needed."""
     shorten: Plan = (ShortenTimers(),) if served and settings.mode is SyncMode.CACHE else ()
     settle: Plan = (SetTimer(Timer.SETTLE, SETTLE_AFTER_S),) if role is Role.BACKUP else ()
     close_gate = put_rules(RuleSet.BACKUP, whole=whole)
-    return (close_gate, *settle, *plan_verify(settings, RuleSet.BACKUP), *shorten)
+    unmark = plan_unmark(marked=marked)
+    return (close_gate, *settle, *unmark, *plan_verify(settings, RuleSet.BACKUP), *shorten)
 
 
 def plan_hold() -> Plan:

@@ -14,6 +14,7 @@ from agent.core.actions import (
     CompleteRemaining,
     FlushCaches,
     LoadRules,
+    MarkOwed,
     RequestResync,
     Reread,
     ResyncKernel,
@@ -65,12 +66,13 @@ class State:
     ours.
 
     `flushed`: nothing of a commit is left in the external cache. `states`: how many went out with the last
-    bulk. `ready`: what was reported to keepalived of the states. `problems`: conditions that are not ok
-    now, with the newest words for each. `reading`: conntrackd reads the kernel's table, or is about to, and
-    sends all of it after that. `owed`: no commit of this promotion was answered (cache mode), so that
-    conntrackd may still have states for the kernel. `committing`: that commit is being made, or is about to.
-    `put_ns`: when all rules were last put in force. `asked_ns`: when the peer was last asked for all its
-    states. `kernel`: how many states the kernel had when last counted.
+    bulk. `ready`: what was reported to keepalived of the states. `problems`: conditions that are not ok now,
+    with the newest words for each. `reading`: conntrackd reads the kernel's table, or is about to, and sends
+    all of it after that. `owed`: no commit of this promotion was answered (cache mode), so that conntrackd
+    may still have states for the kernel. `marked`: the next agent will find that a commit is owed.
+    `committing`: that commit is being made, or is about to. `put_ns`: when all rules were last put in force.
+    `asked_ns`: when the peer was last asked for all its states. `kernel`: how many states the kernel had
+    when last counted.
     """
 
     phase: Phase = Phase.START
@@ -86,6 +88,7 @@ class State:
     coverage: Coverage = field(default_factory=Coverage)
     reading: bool = False
     owed: bool = False
+    marked: bool = False
     committing: bool = False
     put_ns: int = 0
     asked_ns: int = 0
@@ -105,7 +108,7 @@ def learn(state: State, event: Event) -> tuple[State, tuple[ConditionChange, ...
     """What an event tells, whatever the phase: about rules, states and conditions."""
     match event:
         case Started():
-            return replace(state, loaded=event.loaded, owed=event.owed), ()
+            return replace(state, loaded=event.loaded, owed=event.owed, marked=event.owed), ()
         case RulesChanged() if is_stale(state, event):
             return state, ()
         case RulesChanged():
@@ -156,6 +159,8 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Condition
             return replace(state, loaded=rules), ()
         case SetReadiness(ready=ready):
             return replace(state, ready=ready), ()
+        case MarkOwed(owed=owed):
+            return replace(state, marked=owed), ()
         case VerifyRules() | SetTimer() | CompleteExpectations() | CompleteRemaining():
             return state, ()
         case _:
@@ -246,6 +251,8 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Condi
             return replace(state, ready=ready), ()  # what it should say; a poll rewrites it
         case SetTimer() | CompleteExpectations() | CompleteRemaining():
             return state, ()  # its record says so: it may cost an announced connection, and no other
+        case MarkOwed():
+            return state, ()  # its record says so; the next plan for the gate tries it again
         case _:
             findings = _of_answer(event.action, event.answer, event.reason)
             if isinstance(event.action, FlushCaches) and event.answer is QueryResult.REFUSED:

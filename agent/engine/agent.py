@@ -28,6 +28,7 @@ from agent.core.plan import Settings
 from agent.core.roles import RuleSet
 from agent.core.state import State
 from agent.engine import crash, status, watchdog
+from agent.engine.commit_mark import CommitMark
 from agent.engine.drift import DriftCheck
 from agent.engine.executor import Executor
 from agent.engine.loop import Loop
@@ -70,11 +71,13 @@ class Agent:
         # the thread has the interpreter
         self._aside = ThreadPoolExecutor(1, "aside")
         readiness = Readiness(paths.readiness, not_ready(pair))
-        self.executor = Executor(self.rules, self.conntrackd, readiness, complete_expectations, self._beside)
+        self._mark = CommitMark(paths.commit_owed)
+        self.executor = Executor(
+            self.rules, self.conntrackd, readiness, self._mark, complete_expectations, self._beside
+        )
         self.sink = open_sink(paths)
         self.loop = Loop(Settings.of(pair, shortest_timeout_s()), self.executor, self.sink.write)
         self.manager = ServiceManager()
-        self._owed: bool | None = None
         drift = DriftCheck(self.loop, self.executor)
         refuse = Refusals(self.sink.write).refuse
         self.observer = Observer(pair, paths, self.conntrackd, self.loop, drift, refuse)
@@ -83,9 +86,8 @@ class Agent:
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
         self.loop.on_change = self._state_changed
-        owed = self.paths.commit_owed.exists()
         left = self.rules.read().rules
-        self.loop.post(Started(time.monotonic_ns(), left, owed))
+        self.loop.post(Started(time.monotonic_ns(), left, self._mark.read()))
         self.observer.was_primary = left is RuleSet.PRIMARY
         if self._taken.instead_of is not None:
             self._say_configuration(False, self._taken.instead_of)
@@ -151,12 +153,6 @@ class Agent:
 
     def _state_changed(self, state: State) -> None:
         self.manager.say_status(status_line(state))
-        owed = state.owed and state.phase.is_open
-        # without the mark the next agent takes it that all states are in
-        with contextlib.suppress(OSError):
-            if owed != self._owed:
-                self.paths.commit_owed.touch() if owed else self.paths.commit_owed.unlink(missing_ok=True)
-        self._owed = owed
 
     async def settle(self) -> None:
         """Once: look, do what the role needs, and end when it is done."""

@@ -26,6 +26,7 @@ from agent.core.actions import (
     CompleteRemaining,
     FlushCaches,
     LoadRules,
+    MarkOwed,
     Outcome,
     Plan,
     RequestResync,
@@ -40,6 +41,7 @@ from agent.core.actions import (
 )
 from agent.core.events import TimerFired
 from agent.core.roles import RuleSet
+from agent.engine.commit_mark import CommitMark
 from agent.engine.readiness import Readiness
 from agent.engine.result import Result
 from agent.engine.transition_log import Transition
@@ -109,6 +111,7 @@ class Executor:
         rules: RulesAdapter,
         states: StatesAdapter,
         readiness: Readiness,
+        mark: CommitMark,
         complete: Complete,
         beside: Beside = in_place,
     ) -> None:
@@ -116,6 +119,7 @@ class Executor:
         self._beside = beside
         self._states = states
         self.readiness = readiness
+        self._mark = mark
         self._complete = complete
         self._plan: deque[Action] = deque()
         self._running: Running | None = None
@@ -232,6 +236,8 @@ class Executor:
                 self.rules.flip(action.rules)
             case SetReadiness():
                 self.readiness.write(action.ready)
+            case MarkOwed():
+                self._mark.write(action.owed)
         return None
 
     async def _carry_out_beside(self, action: Asked) -> Outcome | None:

@@ -51,6 +51,7 @@ ACTIONS = (
     "AwaitStates",
     "ShortenTimers",
     "SetReadiness",
+    "MarkOwed",
 )
 
 EVENTS: dict[str, object] = {
@@ -271,11 +272,15 @@ def test_what_can_still_be_had_is_committed_before_any_cache_is_emptied() -> Non
     assert world.state.phase is Phase.SERVING
     assert "FlushCaches" not in world.log, "it would wait in conntrackd's socket"
     assert Condition.STATES in world.state.problems
+    assert world.marked
+    assert world.log.count("MarkOwed") == 1
     world.broken = frozenset()
     world.log.clear()
     happen(world, "conntrackd-answers")
     world.work()
-    assert world.log == ["SetReadiness", "CommitStates", "FlushCaches", "ResyncKernel", "SendBulk"]
+    done = ["SetReadiness", "CommitStates", "MarkOwed", "FlushCaches", "ResyncKernel", "SendBulk"]
+    assert world.log == done
+    assert not world.marked
     assert not world.state.problems
     happen(world, "conntrackd-answers")
     assert not world.plan, "nothing is owed any more"
@@ -311,13 +316,39 @@ def test_a_late_commit_that_takes_long_is_not_restarted() -> None:
     assert not world.state.committing
 
 
+def test_a_role_that_is_lost_owes_no_commit() -> None:
+    world = make_world("cache")
+    world.broken, world.answer = frozenset({"CommitStates"}), QueryResult.NONE
+    world.see(Role.PRIMARY)
+    world.work()
+    assert world.marked
+    world.see(Role.BACKUP)
+    world.work()
+    assert not world.marked
+
+
+def test_a_mark_that_cannot_be_made_holds_nothing_up_and_is_tried_again() -> None:
+    world = make_world("cache")
+    world.broken, world.answer = frozenset({"CommitStates", "MarkOwed"}), QueryResult.NONE
+    world.see(Role.PRIMARY)
+    world.work()
+    assert world.state.phase is Phase.SERVING
+    assert not world.state.marked
+    world.broken = frozenset({"CommitStates"})
+    happen(world, "drift")
+    world.work()
+    assert world.marked
+    assert world.state.marked
+
+
 @pytest.mark.parametrize("owed", [True, False])
 def test_an_agent_that_comes_back_knows_whether_a_commit_is_owed(owed: bool) -> None:
     world = World(CACHE, loaded=RuleSet.PRIMARY)
-    world.usable = True
+    world.usable, world.marked = True, owed
     world.handle(Started(world.tick(), RuleSet.PRIMARY, owed))
     world.see(Role.PRIMARY)
     world.run_dry()
+    assert not world.marked
     assert ("CommitStates" in world.log) is owed
     assert "FlushCaches" in world.log
 

@@ -27,6 +27,7 @@ from agent.core.actions import (
     CompleteRemaining,
     FlushCaches,
     LoadRules,
+    MarkOwed,
     RequestResync,
     ResyncKernel,
     SendBulk,
@@ -83,6 +84,7 @@ ACTIONS: tuple[Action, ...] = (
     AwaitStates(1.0),
     ShortenTimers(),
     SetReadiness(ready=True),
+    MarkOwed(owed=True),
     SetTimer(Timer.RETRY, 1.0),
 )
 
@@ -133,6 +135,7 @@ VALUES: Mapping[str | Condition, tuple[Any, ...]] = {
     "ready": (None, False, True),
     "reading": (False, True),
     "owed": (False, True),
+    "marked": (False, True),
     "committing": (False, True),
     "put_ns": (0, 2),  # before and after the event of RulesChanged at 1
     "asked_ns": (0, NOW - 1_000_000_000),
@@ -214,18 +217,21 @@ class Asked(dict[Line, Target]):
 
 PUT = "(Load|Switch)Rules"
 OPEN = (
-    f"(CompleteExpectations, )?{PUT} primary, SetTimer settle(, CompleteRemaining)?(, FlushCaches)?"
+    f"(MarkOwed True, )?(CompleteExpectations, )?{PUT} primary, SetTimer settle"
+    "(, MarkOwed False)?(, CompleteRemaining)?(, FlushCaches)?"
     "(, VerifyRules primary)?"
 )
 REREAD = "ResyncKernel, SendBulk(, SetTimer refresh)?"
 DOES = {
     Make.START: "LoadRules backup, SetReadiness False",
     Make.PROMOTE: f"(({PUT} backup, )?CommitStates, )?{OPEN}",
-    Make.FOLLOW: f"{PUT} backup(, SetTimer settle)?(, VerifyRules backup)?(, ShortenTimers)?",
+    Make.FOLLOW: (
+        f"{PUT} backup(, SetTimer settle)?(, MarkOwed False)?(, VerifyRules backup)?(, ShortenTimers)?"
+    ),
     Make.OPEN: OPEN,
     Make.HOLD: "LoadRules backup, SetTimer retry",
     Make.RETRY: "SetTimer retry",
-    Make.ANNOUNCE: f"SetReadiness True, (CommitStates, )?(FlushCaches, )?{REREAD}",
+    Make.ANNOUNCE: f"SetReadiness True, (CommitStates, )?(MarkOwed False, )?(FlushCaches, )?{REREAD}",
     Make.CATCH_UP: "RequestResync, AwaitStates, SetReadiness True",
     Make.NOT_READY: "SetReadiness False, SetTimer retry",
     Make.REFRESH: "SetTimer refresh, SendBulk",
@@ -242,6 +248,8 @@ def words(action: Action) -> str:
             return f"{name} {action.rules.value}"
         case SetReadiness():
             return f"{name} {action.ready}"
+        case MarkOwed():
+            return f"{name} {action.owed}"
         case SetTimer():
             return f"{name} {action.timer.value}"
         case _:
@@ -313,12 +321,12 @@ MEANING = {
 BULK = {"refresh_s", "shortest_timeout_s", "states"}
 PLAN: dict[Make, set[str]] = {
     Make.START: set(),
-    Make.PROMOTE: {"mode", "helpers", "repair", "limit_s", "loaded", "whole", "promoted_ns"},
-    Make.FOLLOW: {"mode", "repair", "role", "whole"},
-    Make.OPEN: {"mode", "helpers", "repair", "whole", "owed"},
+    Make.PROMOTE: {"mode", "helpers", "repair", "limit_s", "loaded", "whole", "promoted_ns", "marked"},
+    Make.FOLLOW: {"mode", "repair", "role", "whole", "marked"},
+    Make.OPEN: {"mode", "helpers", "repair", "whole", "owed", "marked"},
     Make.HOLD: set(),
     Make.RETRY: set(),
-    Make.ANNOUNCE: {"mode", "flushed", "owed", *BULK},
+    Make.ANNOUNCE: {"mode", "flushed", "owed", "marked", *BULK},
     Make.CATCH_UP: set(),
     Make.NOT_READY: {"mode", "asked_ns", "kernel"},
     Make.REFRESH: BULK,

@@ -13,6 +13,7 @@ from agent.core.actions import (
     Committed,
     FlushCaches,
     LoadRules,
+    MarkOwed,
     Outcome,
     Reread,
     ResyncKernel,
@@ -57,6 +58,8 @@ class World:
     changes: list[ConditionChange] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     ready: bool | None = None
+    marked: bool = False
+    """The next agent will find that a commit is owed."""
     usable: bool = False
     """The states of the peer are in the kernel, or were given up with an alarm since the promotion."""
     now: int = 0
@@ -139,6 +142,8 @@ class World:
                     assert self.loaded is not None, "switched rules that were never loaded"
                 if action.rules is RuleSet.PRIMARY:
                     assert self.usable, f"the gate opened before the states were usable: {self.log}"
+                    unknown = self.state.owed and not self.marked and "MarkOwed" not in self.broken
+                    assert not unknown, f"the next agent would not know of the commit: {self.log}"
                     completed = "CompleteExpectations" in self.log[-2:-1]
                     assert completed is self.settings.helpers, (
                         f"expectations were left as they came: {self.log}"
@@ -154,6 +159,8 @@ class World:
                 assert self.settings.mode is SyncMode.CACHE, "conntrackd -t in direct mode wipes the states"
             case SetReadiness():
                 self.ready = action.ready
+            case MarkOwed():
+                self.marked = action.owed
             case SetTimer():
                 self.timers.add(action.timer)
             case AwaitStates():

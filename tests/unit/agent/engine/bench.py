@@ -11,6 +11,7 @@ from agent.core.actions import Timer
 from agent.core.events import RoleSeen, Started, TimerFired
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
+from agent.engine.commit_mark import CommitMark
 from agent.engine.drift import DriftCheck
 from agent.engine.executor import Executor
 from agent.engine.loop import Loop
@@ -31,7 +32,9 @@ class Bench:
         self.sink = MemorySink()
         self.ready = tmp_path / "ready"
         readiness = Readiness(self.ready, -11)
-        self.executor = Executor(self.host, self.host, readiness, self.host.complete, self.host.beside)
+        self.owed = tmp_path / "commit-owed"
+        mark = CommitMark(self.owed)
+        self.executor = Executor(self.host, self.host, readiness, mark, self.host.complete, self.host.beside)
         self.loop = Loop(Settings(mode=mode, repair=repair, helpers=helpers), self.executor, self.sink.write)
         self.drift = DriftCheck(self.loop, self.executor)
 

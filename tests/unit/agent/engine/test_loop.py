@@ -4,6 +4,7 @@
 import asyncio
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from agent.core.actions import Committed, SwitchRules, Timer
 from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, Started
 from agent.core.roles import Role, RuleSet
+from agent.core.state import Phase
 from agent.model.pair import SyncMode
 from agent.model.records import RecordKind
 from tests.unit.agent.engine.bench import LIMIT_S, Bench
@@ -72,6 +74,32 @@ def test_expectations_that_cannot_be_completed_keep_no_gate_closed(tmp_path: Pat
         failed = [record.step for record in bench.sink.of(RecordKind.STEP) if record.result == "failed"]
         assert failed == ["CompleteExpectations", "CompleteRemaining"]
         assert not bench.sink.of(RecordKind.ALARM), "it says nothing of conntrackd"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_gate_that_opens_without_its_states_is_marked_for_the_next_agent(
+    tmp_path: Path, writable: bool
+) -> None:
+    """Also where the mark cannot be made: that is a failed step, and holds up nothing."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, SyncMode.CACHE)
+        bench.loop.settings = replace(bench.loop.settings, limit_s=1e-6)
+        if not writable:
+            bench.owed.mkdir()
+        bench.host.failing = {"commit", "flush"}
+        async with bench.running(as_role=Role.BACKUP):
+            bench.role(Role.PRIMARY)
+            async with asyncio.timeout(LIMIT_S):
+                await bench.loop.until(lambda: bench.loop.state.phase is Phase.SERVING)
+            assert bench.owed.is_file() is writable
+            bench.role(Role.BACKUP)
+            await bench.at_rest()
+            assert bench.owed.exists() is not writable
+        words = [record.result for record in bench.sink.of(RecordKind.STEP) if record.step == "MarkOwed"]
+        assert words == (["done", "done"] if writable else ["failed"])
 
     asyncio.run(scenario())
 

@@ -15,6 +15,7 @@ from agent.adapters.process import run
 from agent.config import loader
 from agent.core.plan import Settings
 from agent.core.roles import Role
+from agent.engine.commit_mark import CommitMark
 from agent.engine.drift import DriftCheck
 from agent.engine.executor import Executor
 from agent.engine.loop import Loop
@@ -41,7 +42,13 @@ class Bench:
         )
         self.sink = MemorySink()
         host = FakeHost()
-        executor = Executor(host, host, Readiness(self.paths.readiness, -100), host.complete)
+        executor = Executor(
+            host,
+            host,
+            Readiness(self.paths.readiness, -100),
+            CommitMark(self.paths.commit_owed),
+            host.complete,
+        )
         self.loop = Loop(Settings(), executor, self.sink.write)
         conntrackd = Conntrackd(self.paths, PAIR.sync.mode, run, expectations=False)
         drift = DriftCheck(self.loop, executor)

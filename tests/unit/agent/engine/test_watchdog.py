@@ -17,6 +17,7 @@ from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.engine import executor as executor_module
 from agent.engine import watchdog
+from agent.engine.commit_mark import CommitMark
 from agent.engine.executor import Executor
 from agent.engine.loop import Loop
 from agent.engine.readiness import Readiness
@@ -29,7 +30,9 @@ class Bench:
     def __init__(self, tmp_path: Path) -> None:
         self.host = FakeHost(loaded=RuleSet.BACKUP)
         readiness = Readiness(tmp_path / "ready", -11)
-        executor = Executor(self.host, self.host, readiness, self.host.complete)
+        executor = Executor(
+            self.host, self.host, readiness, CommitMark(tmp_path / "owed"), self.host.complete
+        )
         self.loop = Loop(Settings(), executor, MemorySink().write)
         self.ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.ear.setblocking(False)
