@@ -21,7 +21,7 @@ from hafw_lab.room import explain_full, is_full, tells_full
 from hafw_lab.source_paths import SEARCH_PATH
 from hafw_lab.terminal import clean
 
-_SAY_EVERY_S = 2.0
+SAY_EVERY_S = 2.0
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "ftp_proxy")
 _LAST_LINES = 6
 
@@ -150,7 +150,7 @@ def _watch(process: "subprocess.Popen[bytes]", name: str, watched: _Watched) -> 
         said_at = watched.started
         rest = b""
         while True:
-            ready = selector.select(_SAY_EVERY_S / 2)
+            ready = selector.select(SAY_EVERY_S / 2)
             now = time.monotonic()
             if ready:
                 data = os.read(process.stdout.fileno(), 65536)
@@ -159,7 +159,7 @@ def _watch(process: "subprocess.Popen[bytes]", name: str, watched: _Watched) -> 
                 os.write(watched.log, data)
                 *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
                 watched.last.extend(text for line in lines if (text := clean(line.decode(errors="replace"))))
-            if now - said_at >= _SAY_EVERY_S:
+            if now - said_at >= SAY_EVERY_S:
                 said_at = now
                 seconds = f"{now - watched.started:.0f} s"
                 watched.say(f"{watched.what}, {seconds}: {watched.last[-1][:90] if watched.last else '...'}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import loader
+from hafw_lab import long_command
 from hafw_lab.compose import pair_file
 from hafw_lab.errors import LabError
 from hafw_lab.image import cpio, seed, store
@@ -185,12 +186,21 @@ def test_dependencies_of_a_package(tmp_path: Path) -> None:
 # -- long programs --
 
 
-def test_progress_and_failure_of_a_long_program(tmp_path: Path) -> None:
+def test_progress_and_failure_of_a_long_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_command, "SAY_EVERY_S", 0.1)
+    heard = tmp_path / "heard"
+    os.mkfifo(heard)
     said: list[str] = []
-    program = "import sys, time; print('begun', flush=True); time.sleep(3); print('oh'); sys.exit(3)"
+
+    def say(text: str) -> None:
+        if "begun" in text and not any("begun" in line for line in said):
+            heard.write_text("")  # it waits for a writer
+        said.append(text)
+
+    program = f"import sys; print('begun', flush=True); open('{heard}').read(); print('oh'); sys.exit(3)"
     argv = [sys.executable, "-c", program]
     with pytest.raises(LabError, match=r"(?s)making x: .*ended with status 3: begun; oh; .*log"):
-        run_shown(argv, said.append, "making x", log=tmp_path / "log", timeout_s=60)
+        run_shown(argv, say, "making x", log=tmp_path / "log", timeout_s=60)
     assert any("begun" in line for line in said)
     assert (tmp_path / "log").read_text() == "begun\noh\n"
 
