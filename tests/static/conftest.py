@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What every static test looks at: our own files, not what tools left beside them."""
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from tests.checkout import ROOT
 
 LEFT_OUT = {".git", ".cache", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "__pycache__"}
+"""Where git does not say which files are ours: in a tree without it, as a package is built from."""
 
 
 @pytest.fixture(scope="session")
@@ -17,18 +20,33 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def files(root: Path) -> tuple[Path, ...]:
-    """Every file of the tree; links count as what they point to."""
-    found: list[Path] = []
-    waiting = [root]
-    while waiting:
-        for path in sorted(waiting.pop().iterdir()):
-            if path.name in LEFT_OUT or path.is_symlink():
-                continue
-            if path.is_dir():
-                waiting.append(path)
-            elif path.is_file():
-                found.append(path)
-    return tuple(sorted(found))
+    return files_below(root)
+
+
+def files_below(root: Path) -> tuple[Path, ...]:
+    """Every file of the tree without links, and without what git ignores: a virtual environment, a build."""
+    listed = ask_git(root) if (root / ".git").exists() else None
+    found = walk(root) if listed is None else listed
+    return tuple(sorted(path for path in found if path.is_file() and not path.is_symlink()))
+
+
+def ask_git(root: Path) -> list[Path] | None:
+    """None if git is missing, or does not read what belongs to somebody else."""
+    argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        return None
+    return [root / name for name in done.stdout.split("\0") if name] if done.returncode == 0 else None
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            if path.name not in LEFT_OUT and not (path / "pyvenv.cfg").exists():
+                yield from walk(path)
+        else:
+            yield path
 
 
 @pytest.fixture(scope="session")
