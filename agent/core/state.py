@@ -62,37 +62,43 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`loaded` and `whole` are what we know of the rules in the kernel: which set, and that all of it is
-    ours.
-
-    `flushed`: nothing of a commit is left in the external cache. `states`: how many went out with the last
-    bulk. `ready`: what was reported to keepalived of the states. `problems`: conditions that are not ok now,
-    with the newest words for each. `reading`: conntrackd reads the kernel's table, or is about to, and sends
-    all of it after that. `owed`: no commit of this promotion was answered (cache mode), so that conntrackd
-    may still have states for the kernel. `marked`: the next agent will find that a commit is owed.
-    `committing`: that commit is being made, or is about to. `put_ns`: when all rules were last put in force.
-    `asked_ns`: when the peer was last asked for all its states. `kernel`: how many states the kernel had
-    when last counted.
-    """
+    """What the machine knows between two events."""
 
     phase: Phase = Phase.START
     role: Role = Role.UNKNOWN
     loaded: RuleSet | None = None
+    """Which of our rule sets is in the kernel."""
     whole: bool = False
+    """All of the rules in the kernel are as we made them."""
     promoted_ns: int = 0
+    """When this node became primary; the limit of the gate counts from here."""
     commits: int = 0
+    """How many commits of this promotion conntrackd has answered."""
     flushed: bool = True
+    """Nothing of a commit is left in the external cache."""
     states: int = 0
+    """How many went out with the last bulk."""
     problems: Mapping[Condition, str] = field(default_factory=dict)
+    """The conditions that are not ok now, with the newest words for each."""
     ready: bool | None = None
+    """What was reported to keepalived of the states."""
     coverage: Coverage = field(default_factory=Coverage)
+    """Whether conntrackd knows all states of this kernel."""
     reading: bool = False
+    """conntrackd reads the kernel's table, or is about to, and sends all of it after that."""
     owed: bool = False
+    """No commit of this promotion was answered (cache mode): conntrackd may still have states for the
+    kernel."""
     marked: bool = False
+    """The next agent will find that a commit is owed."""
     committing: bool = False
+    """The commit that was owed is being made, or is about to."""
     put_ns: int = 0
+    """When all rules were last put in force."""
     asked_ns: int = 0
+    """When the peer was last asked for all its states."""
     kernel: int = 0
+    """How many states the kernel had when last counted."""
 
 
 @dataclass(frozen=True, slots=True)
