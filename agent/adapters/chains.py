@@ -19,9 +19,9 @@ from agent.adapters.nfnetlink import (
     as_number,
     as_text,
     attribute,
-    attributes,
     generic,
     of_generic,
+    parse_attributes,
 )
 from agent.core.chains import BaseChain, Ends
 
@@ -64,32 +64,32 @@ class Chains:
         """The base chains of type filter, without those of the tables `not_of` (family, name). Raises
         UnavailableError."""
         dormant = {
-            (family, told[_TABLE_NAME])
-            for family, told in self._dump(_GET_TABLE, 0, b"")
-            if as_number(told.get(_TABLE_FLAGS)) & _DORMANT
+            (family, attributes[_TABLE_NAME])
+            for family, attributes in self._dump(_GET_TABLE, 0, b"")
+            if as_number(attributes.get(_TABLE_FLAGS)) & _DORMANT
         }
         found = []
-        for family, told in self._dump(_GET_CHAIN, 0, b""):
-            table, words = told[_CHAIN_TABLE], _FAMILIES.get(family, "")
-            if not words or _CHAIN_HOOK not in told or told.get(_CHAIN_TYPE) != b"filter\0":
+        for family, attributes in self._dump(_GET_CHAIN, 0, b""):
+            table, words = attributes[_CHAIN_TABLE], _FAMILIES.get(family, "")
+            if not words or _CHAIN_HOOK not in attributes or attributes.get(_CHAIN_TYPE) != b"filter\0":
                 continue
             if (family, table) not in dormant and (words, as_text(table)) not in not_of:
-                found.append(self._base_chain(family, told))
+                found.append(self._base_chain(family, attributes))
         return tuple(found)
 
-    def _base_chain(self, family: int, told: dict[int, bytes]) -> BaseChain:
+    def _base_chain(self, family: int, attributes: dict[int, bytes]) -> BaseChain:
         hooks = _NETDEV_HOOKS if _FAMILIES[family] == "netdev" else _HOOKS
-        hook = dict(attributes(told[_CHAIN_HOOK]))
+        hook = dict(parse_attributes(attributes[_CHAIN_HOOK]))
         devices = [hook[_HOOK_DEVICE]] if _HOOK_DEVICE in hook else []
-        devices += [name for _, name in attributes(hook.get(_HOOK_DEVICES, b""))]
-        if as_number(told.get(_CHAIN_USE)) > MAX_RULES:
+        devices += [name for _, name in parse_attributes(hook.get(_HOOK_DEVICES, b""))]
+        if as_number(attributes.get(_CHAIN_USE)) > MAX_RULES:
             ends = Ends.OPEN
         else:
-            ends = self._end_of(family, told[_CHAIN_TABLE], told[_CHAIN_NAME], 0)
+            ends = self._end_of(family, attributes[_CHAIN_TABLE], attributes[_CHAIN_NAME], 0)
         if ends is Ends.OPEN:
-            drops = _CHAIN_POLICY in told and as_number(told[_CHAIN_POLICY]) == _DROP
+            drops = _CHAIN_POLICY in attributes and as_number(attributes[_CHAIN_POLICY]) == _DROP
             ends = Ends.POLICY_DROP if drops else Ends.ACCEPT
-        place = (as_text(told[_CHAIN_TABLE]), as_text(told[_CHAIN_NAME]))
+        place = (as_text(attributes[_CHAIN_TABLE]), as_text(attributes[_CHAIN_NAME]))
         words = hooks.get(as_number(hook[_HOOK_NUMBER]), "")
         return BaseChain(
             _FAMILIES[family], *place, words, ends, tuple(sorted({as_text(name) for name in devices}))
@@ -99,8 +99,8 @@ class Chains:
         """What becomes of a packet that meets no condition of this chain."""
         asked = attribute(_RULE_TABLE, table) + attribute(_RULE_CHAIN, chain)
         rules = self._dump(_GET_RULE, family, asked)
-        for _, told in rules[:MAX_RULES]:
-            code, target = _verdict(told.get(_RULE_EXPRESSIONS, b""))
+        for _, attributes in rules[:MAX_RULES]:
+            code, target = _verdict(attributes.get(_RULE_EXPRESSIONS, b""))
             if code in (_JUMP, _GOTO) and depth < DEEPEST:
                 ends = self._end_of(family, table, target, depth + 1)
                 if ends is not Ends.OPEN or code == _GOTO:
@@ -111,18 +111,18 @@ class Chains:
                 return Ends.OPEN
         return Ends.OPEN
 
-    def _dump(self, kind: int, family: int, body: bytes) -> list[tuple[int, dict[int, bytes]]]:
+    def _dump(self, message_type: int, family: int, body: bytes) -> list[tuple[int, dict[int, bytes]]]:
         """Family and attributes."""
-        told = map(of_generic, self._socket.dump(kind, generic(family, body)))
-        return [(family, dict(attributes(body))) for family, body in told]
+        messages = map(of_generic, self._socket.dump(message_type, generic(family, body)))
+        return [(family, dict(parse_attributes(body))) for family, body in messages]
 
 
 def _verdict(expressions: bytes) -> tuple[int | None, bytes]:
     """Of a rule that asks for nothing: what it does and where it leads to. None for one with a condition."""
     for name, data in _each(expressions):
         if name == b"immediate":
-            value = dict(attributes(dict(attributes(data)).get(_IMMEDIATE_DATA, b"")))
-            verdict = dict(attributes(value.get(_DATA_VERDICT, b"")))
+            value = dict(parse_attributes(dict(parse_attributes(data)).get(_IMMEDIATE_DATA, b"")))
+            verdict = dict(parse_attributes(value.get(_DATA_VERDICT, b"")))
             code = verdict.get(_VERDICT_CODE)
             found = struct.unpack("!i", code)[0] if code is not None else None
             return found, verdict.get(_VERDICT_CHAIN, b"")
@@ -134,6 +134,6 @@ def _verdict(expressions: bytes) -> tuple[int | None, bytes]:
 
 
 def _each(expressions: bytes) -> Iterator[tuple[bytes, bytes]]:
-    for _, element in attributes(expressions):
-        told = dict(attributes(element))
-        yield told.get(_EXPRESSION_NAME, b"").rstrip(b"\0"), told.get(_EXPRESSION_DATA, b"")
+    for _, element in parse_attributes(expressions):
+        attributes = dict(parse_attributes(element))
+        yield attributes.get(_EXPRESSION_NAME, b"").rstrip(b"\0"), attributes.get(_EXPRESSION_DATA, b"")

@@ -24,10 +24,10 @@ from agent.adapters.nfnetlink import (
     NETFILTER,
     as_number,
     attribute,
-    attributes,
     generic,
     nest,
     of_generic,
+    parse_attributes,
 )
 from agent.errors import UnavailableError
 from agent.rules.flows import Ends, Flow
@@ -50,8 +50,8 @@ def read_flows() -> list[Flow]:
     """Every connection of this network namespace. UnavailableError when the kernel does not report them."""
     try:
         with closing(NetlinkSocket(NETFILTER)) as asked:
-            told = asked.each(_GET, generic(socket.AF_UNSPEC))
-            return [flow for content in told if (flow := _flow(*of_generic(content))) is not None]
+            replies = asked.each(_GET, generic(socket.AF_UNSPEC))
+            return [flow for content in replies if (flow := _flow(*of_generic(content))) is not None]
     except UnavailableError as error:
         raise UnavailableError(f"cannot read the connections: {error.message}", "run as root") from error
 
@@ -70,27 +70,34 @@ def end_flows(flows: Iterable[Flow]) -> int:
 
 def _flow(family: int, body: bytes) -> Flow | None:
     """None for what has no addresses."""
-    found = dict(attributes(body))
-    original, reply = _ends(found.get(_ORIG, b"")), _ends(found.get(_REPLY, b""))
+    attributes = dict(parse_attributes(body))
+    original, reply = _ends(attributes.get(_ORIG, b"")), _ends(attributes.get(_REPLY, b""))
     if original is None or reply is None:
         return None
     saddr, daddr, protocol, sport, dport = original
-    named = (attribute(kind, found[kind]) for kind in (_ID, _ZONE) if kind in found)
-    key = b"".join((nest(_ORIG, found[_ORIG]), *named))
-    master = _ends(found.get(_MASTER, b""))
-    expected = bool(as_number(found.get(_STATUS)) & _EXPECTED)
+    named = (
+        attribute(attribute_type, attributes[attribute_type])
+        for attribute_type in (_ID, _ZONE)
+        if attribute_type in attributes
+    )
+    key = b"".join((nest(_ORIG, attributes[_ORIG]), *named))
+    master = _ends(attributes.get(_MASTER, b""))
+    expected = bool(as_number(attributes.get(_STATUS)) & _EXPECTED)
     return Flow(family, key, saddr, daddr, protocol, sport, dport, reply[0], reply[3], expected, master)
 
 
 def _ends(data: bytes) -> Ends | None:
     """Source, target, protocol and ports; for ICMP the type is the port of the target, and of the reply's
     source too."""
-    found = dict(attributes(data))
-    addresses, protocol = dict(attributes(found.get(1, b""))), dict(attributes(found.get(2, b"")))
+    attributes = dict(parse_attributes(data))
+    addresses, protocol = (
+        dict(parse_attributes(attributes.get(1, b""))),
+        dict(parse_attributes(attributes.get(2, b""))),
+    )
     source, target = addresses.get(1) or addresses.get(3), addresses.get(2) or addresses.get(4)
     if source is None or target is None or 1 not in protocol:
         return None
-    kind = protocol.get(5) or protocol.get(8)
+    icmp_type = protocol.get(5) or protocol.get(8)
     ports = [struct.unpack("!H", protocol.get(place, b"\0\0"))[0] for place in (2, 3)]
-    sport, dport = (0, kind[0]) if kind else ports
+    sport, dport = (0, icmp_type[0]) if icmp_type else ports
     return ip_address(source), ip_address(target), protocol[1][0], sport, dport

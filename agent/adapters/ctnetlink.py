@@ -37,13 +37,13 @@ from agent.adapters.nfnetlink import (
     REQUEST,
     Message,
     attribute,
-    attributes,
     error_number,
     generic,
     message,
     messages,
     nest,
     of_generic,
+    parse_attributes,
 )
 from agent.errors import UnavailableError
 
@@ -137,18 +137,18 @@ class Conntrack:
             raise UnavailableError(
                 "connection tracking refuses a test connection", "is its FTP helper there?"
             )
-        return _HELP in dict(attributes(answer))
+        return _HELP in dict(parse_attributes(answer))
 
-    def ask(self, kind: int, family: int, body: bytes, flags: int) -> bytes | None:
+    def ask(self, message_type: int, family: int, body: bytes, flags: int) -> bytes | None:
         """The attributes of the answer; None when the kernel refuses. UnavailableError when it is silent."""
-        self._send(kind, family, body, flags)
+        self._send(message_type, family, body, flags)
         answer, _, _, content = next(messages(self._receive()), _NONE)
         refused = answer == ERROR and error_number(content)
         return None if refused else of_generic(content)[1]
 
-    def dump(self, kind: int, flags: int) -> Iterator[tuple[int, bytes]]:
-        """Everything of a kind, as (family, attributes). UnavailableError when it breaks off."""
-        self._send(kind, socket.AF_UNSPEC, b"", flags)
+    def dump(self, message_type: int, flags: int) -> Iterator[tuple[int, bytes]]:
+        """Everything of a type, as (family, attributes). UnavailableError when it breaks off."""
+        self._send(message_type, socket.AF_UNSPEC, b"", flags)
         while True:
             for answer, _, _, content in messages(self._receive()):
                 if answer in (DONE, ERROR):
@@ -157,9 +157,9 @@ class Conntrack:
                     return
                 yield of_generic(content)
 
-    def _send(self, kind: int, family: int, body: bytes, flags: int) -> None:
+    def _send(self, message_type: int, family: int, body: bytes, flags: int) -> None:
         try:
-            self._socket.send(message(kind, flags, generic(family, body)))
+            self._socket.send(message(message_type, flags, generic(family, body)))
         except OSError as error:
             if error.errno not in (
                 errno.EAGAIN,
@@ -178,22 +178,22 @@ class Conntrack:
 
 
 def _announced(batch: bytes) -> Iterator[Announced]:
-    for kind, _, port, content in messages(batch):
-        if kind == EXPECTATIONS | _MSG_NEW and port == 0:
+    for message_type, _, port, content in messages(batch):
+        if message_type == EXPECTATIONS | _MSG_NEW and port == 0:
             family, body = of_generic(content)
-            found = dict(attributes(body))
+            found = dict(parse_attributes(body))
             master, expected = found[_EXPECT_MASTER], found[_EXPECT_TUPLE]
             yield Announced(family, _protocol(master), master, expected)
 
 
 def _protocol(connection: bytes) -> int:
-    return dict(attributes(dict(attributes(connection))[2]))[1][0]
+    return dict(parse_attributes(dict(parse_attributes(connection))[2]))[1][0]
 
 
-def _tuple(kind: int, source: str, target: str, ports: tuple[int, int]) -> bytes:
+def _tuple(attribute_type: int, source: str, target: str, ports: tuple[int, int]) -> bytes:
     ends = (attribute(number, socket.inet_aton(end)) for number, end in ((1, source), (2, target)))
     both = (attribute(number, struct.pack("!H", port)) for number, port in ((2, ports[0]), (3, ports[1])))
-    return nest(kind, nest(1, *ends), nest(2, attribute(1, bytes([socket.IPPROTO_TCP])), *both))
+    return nest(attribute_type, nest(1, *ends), nest(2, attribute(1, bytes([socket.IPPROTO_TCP])), *both))
 
 
 # addresses that RFC 5737 keeps for documentation, translated to a third one

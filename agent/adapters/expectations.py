@@ -32,8 +32,8 @@ from agent.adapters.nfnetlink import (
     REQUEST,
     Attributes,
     attribute,
-    attributes,
     nest,
+    parse_attributes,
 )
 from agent.core.actions import Completed
 from agent.errors import UnavailableError
@@ -102,7 +102,7 @@ def complete_all(tracking: Conntrack, is_told: Callable[[], bool]) -> Completed:
     try:
         incomplete = []
         for family, body in tracking.dump(EXPECTATIONS | _MSG_GET, REQUEST | DUMP):
-            found = dict(attributes(body))
+            found = dict(parse_attributes(body))
             if _NAT not in found and {*_NESTS, _HELPER} <= found.keys():
                 incomplete.append((family, found))
             if is_over():
@@ -123,7 +123,7 @@ def _complete(tracking: Conntrack, family: int, found: Attributes) -> bool:
     answer = tracking.ask(CONNTRACK | _MSG_GET, family, nest(_MASTER, found[_MASTER]), REQUEST)
     if answer is None:
         return False
-    master = dict(attributes(answer))
+    master = dict(parse_attributes(answer))
     translation = find_translation(_read_way(found[_TUPLE]), _read_way(master[1]), _read_way(master[2]))
     if translation is None:
         return False
@@ -151,7 +151,7 @@ def _announce_again(tracking: Conntrack, family: int, expected: bytes) -> bool:
     answer = tracking.ask(EXPECTATIONS | _MSG_GET, family, nest(_TUPLE, expected), REQUEST)
     if answer is None:
         return False
-    found = dict(attributes(answer))
+    found = dict(parse_attributes(answer))
     if any(found.get(_CLASS, b"")):
         return False  # the peer would keep one of several, and here the helper would read all of the voice
     # without its master the kernel would not take it back
@@ -183,7 +183,7 @@ def _nat(family: int, protocol: int, translation: Translation) -> bytes:
 
 
 def _read_way(data: bytes) -> Way:
-    parts = dict(attributes(data))
-    addresses, ports = dict(attributes(parts[1])), dict(attributes(parts[2]))
+    parts = dict(parse_attributes(data))
+    addresses, ports = dict(parse_attributes(parts[1])), dict(parse_attributes(parts[2]))
     source, target = (addresses.get(old) or addresses.get(new, b"") for old, new in ((1, 3), (2, 4)))
     return Way(ports[1][0], End(source, ports.get(2, b"")), End(target, ports.get(3, b"")))

@@ -12,7 +12,7 @@ import struct
 from ipaddress import IPv4Interface, IPv6Interface
 
 from agent.adapters.netlink_socket import ROUTE, NetlinkSocket
-from agent.adapters.nfnetlink import as_text, attribute, attributes
+from agent.adapters.nfnetlink import as_text, attribute, parse_attributes
 from agent.core.links import Link
 from agent.model.pair import IPInterface
 
@@ -55,10 +55,10 @@ class Links:
 
 def _link(content: bytes, addresses: dict[int, list[IPInterface]]) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(content)
-    told = dict(attributes(content[_LINK.size :]))
-    kind = dict(attributes(told.get(_INFO, b""))).get(_INFO_KIND, b"")
+    attributes = dict(parse_attributes(content[_LINK.size :]))
+    kind = dict(parse_attributes(attributes.get(_INFO, b""))).get(_INFO_KIND, b"")
     return Link(
-        name=as_text(told.get(_NAME)),
+        name=as_text(attributes.get(_NAME)),
         index=index,
         kind="loopback" if flags & _LOOPBACK else as_text(kind),
         up=bool(flags & _UP),
@@ -69,9 +69,9 @@ def _link(content: bytes, addresses: dict[int, list[IPInterface]]) -> Link:
 
 def _address(content: bytes) -> tuple[int, IPInterface | None]:
     family, length, _, _, index = _ADDR.unpack_from(content)
-    told = dict(attributes(content[_ADDR.size :]))
+    attributes = dict(parse_attributes(content[_ADDR.size :]))
     # with a peer (point to point) the first is the peer's, the second our own
-    raw = told.get(_LOCAL) or told.get(_ADDRESS) or b""
+    raw = attributes.get(_LOCAL) or attributes.get(_ADDRESS) or b""
     if (family, len(raw)) == (socket.AF_INET, 4):
         return index, IPv4Interface((raw, length))
     if (family, len(raw)) == (socket.AF_INET6, 16):

@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass
 
 from agent.adapters.netlink_socket import CREATE, REPLACE, ROUTE, NetlinkSocket
-from agent.adapters.nfnetlink import attribute, attributes
+from agent.adapters.nfnetlink import attribute, parse_attributes
 from agent.model.pair import IPAddress
 
 _NEW, _GET = 28, 30
@@ -59,7 +59,7 @@ class Neighbours:
         if content is None:
             return None
         state = _HEADER.unpack_from(content)[3]
-        return _Entry(state, dict(attributes(content[_HEADER.size :])).get(_LINK_ADDRESS, b""))
+        return _Entry(state, dict(parse_attributes(content[_HEADER.size :])).get(_LINK_ADDRESS, b""))
 
 
 def _entry(index: int, address: IPAddress, state: int, flags: int) -> bytes:

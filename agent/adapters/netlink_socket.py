@@ -68,21 +68,21 @@ class NetlinkSocket:
                 if error.errno != errno.ENOBUFS:
                     raise UnavailableError(f"netlink: {error.strerror}") from error
 
-    def dump(self, kind: int, body: bytes) -> list[bytes]:
-        """Everything of a kind: what follows the header of each message. UnavailableError when it is not
+    def dump(self, message_type: int, body: bytes) -> list[bytes]:
+        """Everything of a type: what follows the header of each message. UnavailableError when it is not
         whole."""
         found: list[bytes] = []
         size = 0
-        for content in self.each(kind, body):
+        for content in self.each(message_type, body):
             size += len(content)
             if size > MAX_ANSWER:
                 raise UnavailableError(f"netlink: an answer of more than {MAX_ANSWER >> 20} MiB")
             found.append(content)
         return found
 
-    def each(self, kind: int, body: bytes) -> Iterator[bytes]:
+    def each(self, message_type: int, body: bytes) -> Iterator[bytes]:
         """dump(), one after the other, however many there are."""
-        self._send(kind, REQUEST | DUMP, body)
+        self._send(message_type, REQUEST | DUMP, body)
         while True:
             for answer, flags, _, content in messages(self._receive()):
                 if flags & INTERRUPTED:
@@ -93,24 +93,24 @@ class NetlinkSocket:
                     raise UnavailableError(f"netlink: {os.strerror(error_number(content))}")
                 yield content
 
-    def ask(self, kind: int, body: bytes) -> bytes | None:
+    def ask(self, message_type: int, body: bytes) -> bytes | None:
         """One thing; None when it is not there."""
-        self._send(kind, REQUEST, body)
+        self._send(message_type, REQUEST, body)
         for answer, _, _, content in messages(self._receive()):
             if answer != ERROR:
                 return content
         return None
 
-    def tell(self, kind: int, flags: int, body: bytes) -> int:
+    def tell(self, message_type: int, flags: int, body: bytes) -> int:
         """Something to be done; the number of the error when the kernel refuses, or 0."""
-        self._send(kind, REQUEST | ACK | flags, body)
+        self._send(message_type, REQUEST | ACK | flags, body)
         answers = messages(self._receive())
         return next((error_number(content) for answer, _, _, content in answers if answer == ERROR), 0)
 
-    def _send(self, kind: int, flags: int, body: bytes) -> None:
+    def _send(self, message_type: int, flags: int, body: bytes) -> None:
         self.drain()  # what a broken-off question has left
         try:
-            self._socket.send(message(kind, flags, body))
+            self._socket.send(message(message_type, flags, body))
         except OSError as error:
             raise UnavailableError(f"netlink: {error.strerror}") from error
 

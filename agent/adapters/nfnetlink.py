@@ -7,7 +7,7 @@ Hard facts
   that fill them up. One whose size is less than its header would be read forever.
 * A message of netfilter's has four bytes before its attributes: the family, a version, two of a resource.
 * An answer to a message with NLM_F_ACK is an error of number 0. A dump ends with a message of its own.
-* The two upper bits of an attribute's kind are flags: nested, and in network byte order.
+* The two upper bits of an attribute's type are flags: nested, and in network byte order.
 """
 
 import errno
@@ -22,25 +22,25 @@ ERROR, DONE, OVERRUN = 2, 3, 4
 INTERRUPTED = 0x10
 """A flag: what is dumped has changed meanwhile."""
 CONNTRACK, EXPECTATIONS, NFTABLES = 1 << 8, 2 << 8, 10 << 8
-"""Netfilter's subsystems: the high byte of a message's kind."""
+"""Netfilter's subsystems: the high byte of a message's type."""
 _HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("!BBH")
 _ATTRIBUTE = struct.Struct("=HH")
-_NESTED, _KIND = 0x8000, 0x3FFF
+_NESTED, _TYPE = 0x8000, 0x3FFF
 
 Attributes = dict[int, bytes]
 Message = tuple[int, int, int, bytes]
-"""Kind, flags, the port of the program that has caused it (0: the kernel), and what follows."""
+"""Type, flags, the port of the program that has caused it (0: the kernel), and what follows."""
 
 
-def message(kind: int, flags: int, content: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(content), kind, flags, 1, 0) + content
+def message(message_type: int, flags: int, content: bytes) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(content), message_type, flags, 1, 0) + content
 
 
 def messages(batch: bytes) -> Iterator[Message]:
     while len(batch) >= _HEADER.size:
-        size, kind, flags, _, port = _HEADER.unpack_from(batch)
-        yield kind, flags, port, batch[_HEADER.size : size]
+        size, message_type, flags, _, port = _HEADER.unpack_from(batch)
+        yield message_type, flags, port, batch[_HEADER.size : size]
         batch = batch[max(_HEADER.size, _filled(size)) :]
 
 
@@ -59,19 +59,19 @@ def of_generic(content: bytes) -> tuple[int, bytes]:
     return content[0] if content else 0, content[_GENERIC.size :]
 
 
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def parse_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     while len(data) >= _ATTRIBUTE.size:
-        size, kind = _ATTRIBUTE.unpack_from(data)
-        yield kind & _KIND, data[_ATTRIBUTE.size : max(_ATTRIBUTE.size, size)]
+        size, attribute_type = _ATTRIBUTE.unpack_from(data)
+        yield attribute_type & _TYPE, data[_ATTRIBUTE.size : max(_ATTRIBUTE.size, size)]
         data = data[max(_ATTRIBUTE.size, _filled(size)) :]
 
 
-def attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+def attribute(attribute_type: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), attribute_type) + value + bytes(-len(value) % 4)
 
 
-def nest(kind: int, *inside: bytes) -> bytes:
-    return attribute(kind | _NESTED, b"".join(inside))
+def nest(attribute_type: int, *inside: bytes) -> bytes:
+    return attribute(attribute_type | _NESTED, b"".join(inside))
 
 
 def as_text(value: bytes | None) -> str:

@@ -23,9 +23,9 @@ from agent.adapters.nfnetlink import (
     NFTABLES,
     as_number,
     as_text,
-    attributes,
     messages,
     of_generic,
+    parse_attributes,
 )
 from agent.errors import UnavailableError
 from agent.rules.holes import UNKNOWN, Deed, TableChange
@@ -102,22 +102,22 @@ class RulesWatch:
 
 def _of_our_tables(batch: bytes) -> Iterator[tuple[int, TableChange]]:
     """The changes of our tables, and the port of who has made each."""
-    for kind, _, port, content in messages(batch):
+    for message_type, _, port, content in messages(batch):
         family, body = of_generic(content)
-        if kind in _KINDS and family == _INET:
-            told = dict(attributes(body))
-            table = _OURS.get(told.get(_TABLE, b""))
+        if message_type in _KINDS and family == _INET:
+            attributes = dict(parse_attributes(body))
+            table = _OURS.get(attributes.get(_TABLE, b""))
             if table is not None:
-                yield port, _change(kind, table, told)
+                yield port, _change(message_type, table, attributes)
 
 
-def _change(kind: int, table: str, told: dict[int, bytes]) -> TableChange:
-    deed = _DEEDS.get(kind, Deed.OTHER)
-    if kind == _NEW_TABLE and as_number(told.get(_TABLE_FLAGS)) & _DORMANT:
+def _change(message_type: int, table: str, attributes: dict[int, bytes]) -> TableChange:
+    deed = _DEEDS.get(message_type, Deed.OTHER)
+    if message_type == _NEW_TABLE and as_number(attributes.get(_TABLE_FLAGS)) & _DORMANT:
         deed = Deed.DORMANT
-    if kind == _NEW_CHAIN and as_number(told.get(_CHAIN_POLICY)) == _ACCEPT:
+    if message_type == _NEW_CHAIN and as_number(attributes.get(_CHAIN_POLICY)) == _ACCEPT:
         deed = Deed.OPENED
-    chain = told.get(_NAME_OF_CHAIN[kind]) if kind in _NAME_OF_CHAIN else None
+    chain = attributes.get(_NAME_OF_CHAIN[message_type]) if message_type in _NAME_OF_CHAIN else None
     return TableChange(table, None if chain is None else as_text(chain), deed)
 
 

@@ -33,9 +33,9 @@ from agent.adapters.nfnetlink import (
     Attributes,
     as_number,
     as_text,
-    attributes,
     messages,
     of_generic,
+    parse_attributes,
 )
 from agent.adapters.ruleset_dump import Ruleset, read_ruleset
 from agent.errors import HafwError, ToolError, UnavailableError
@@ -186,11 +186,11 @@ def marking(ingress: str) -> str:
 def watch(peer: str, frame: bytes) -> list[Event]:
     """Sends `frame` into the other end and reads what the kernel tells, until it is quiet."""
     with (
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER) as told,
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER) as monitor,
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as wire,
     ):
-        told.bind((0, 0))
-        told.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _NFNLGRP_NFTRACE)
+        monitor.bind((0, 0))
+        monitor.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _NFNLGRP_NFTRACE)
         try:
             wire.bind((peer, 0))
             wire.send(frame)
@@ -199,30 +199,30 @@ def watch(peer: str, frame: bytes) -> list[Event]:
                 f"cannot send into the copy of the interface: {error.strerror}"
             ) from error
         found: list[Event] = []
-        while select.select([told], [], [], _QUIET_S if found else _FIRST_S)[0]:
-            found += _events(told.recv(1 << 16))
+        while select.select([monitor], [], [], _QUIET_S if found else _FIRST_S)[0]:
+            found += _events(monitor.recv(1 << 16))
     return found
 
 
 def _events(batch: bytes) -> Iterator[Event]:
-    for kind, _, _, content in messages(batch):
-        if kind == _MSG_TRACE:
+    for message_type, _, _, content in messages(batch):
+        if message_type == _MSG_TRACE:
             family, body = of_generic(content)
-            yield _event(family, dict(attributes(body)))
+            yield _event(family, dict(parse_attributes(body)))
 
 
-def _event(family: int, told: Attributes) -> Event:
-    verdict = dict(attributes(told.get(_VERDICT, b"")))
+def _event(family: int, attributes: Attributes) -> Event:
+    verdict = dict(parse_attributes(attributes.get(_VERDICT, b"")))
     code = struct.unpack("!i", verdict[1])[0] if 1 in verdict else None
-    policy = told.get(_POLICY)
+    policy = attributes.get(_POLICY)
     if policy is not None:
         (code,) = struct.unpack("!i", policy)
-    handle = told.get(_HANDLE)
+    handle = attributes.get(_HANDLE)
     return Event(
-        kind=_TYPES.get(as_number(told.get(_TYPE)), "other"),
+        kind=_TYPES.get(as_number(attributes.get(_TYPE)), "other"),
         family=_FAMILIES.get(family, str(family)),
-        table=as_text(told.get(_TABLE)),
-        chain=as_text(told.get(_CHAIN)),
+        table=as_text(attributes.get(_TABLE)),
+        chain=as_text(attributes.get(_CHAIN)),
         handle=struct.unpack("!Q", handle)[0] if handle else None,
         verdict=_VERDICTS.get(code, str(code)) if code is not None else "continue",
         target=as_text(verdict.get(2)) or None,

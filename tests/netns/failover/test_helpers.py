@@ -17,7 +17,7 @@ import pytest
 
 from agent.adapters.ctnetlink import Conntrack
 from agent.adapters.expectations import announce_again
-from agent.adapters.nfnetlink import EXPECTATIONS, attribute, attributes, nest
+from agent.adapters.nfnetlink import EXPECTATIONS, attribute, nest, parse_attributes
 from agent.adapters.nftables import Nftables
 from agent.config import loader
 from agent.core.roles import RuleSet
@@ -225,7 +225,7 @@ def shorten_expectations() -> None:
     found = list(tracking.dump(EXPECTATIONS | 1, 0x301))
     assert found
     for family, body in found:
-        kept = b"".join(nest(kind, value) for kind, value in attributes(body) if kind in (1, 2, 3))
+        kept = b"".join(nest(kind, value) for kind, value in parse_attributes(body) if kind in (1, 2, 3))
         assert tracking.ask(EXPECTATIONS, family, kept + attribute(4, bytes((0, 0, 0, 1))), 0x5) is not None
     tracking.close()
 

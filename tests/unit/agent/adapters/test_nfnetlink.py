@@ -7,7 +7,15 @@ import struct
 import pytest
 
 from agent.adapters import nfnetlink
-from agent.adapters.nfnetlink import attribute, attributes, error_number, generic, message, messages, nest
+from agent.adapters.nfnetlink import (
+    attribute,
+    error_number,
+    generic,
+    message,
+    messages,
+    nest,
+    parse_attributes,
+)
 from tests.checkout import ROOT
 
 
@@ -19,16 +27,16 @@ def test_what_is_packed_is_read_back() -> None:
     assert (kind, flags, port, last) == (0xA03, 1, 0, nfnetlink.DONE)
     family, found = nfnetlink.of_generic(content)
     assert family == 2
-    told = dict(attributes(found))
-    assert set(told) == {4, 5}
-    assert list(attributes(told[4])) == inside
+    outer = dict(parse_attributes(found))
+    assert set(outer) == {4, 5}
+    assert list(parse_attributes(outer[4])) == inside
 
 
 def test_a_size_that_is_too_small_or_too_large_ends_all_the_same() -> None:
     for size in (0, 3, 5, 1 << 31):
         assert len([*messages(struct.pack("=IHHII", size, 16, 0, 1, 0) * 2)]) <= 2
     for size in (0, 3, 5, 0xFFFF):
-        assert len([*attributes(struct.pack("=HH", size, 1) * 2)]) <= 2
+        assert len([*parse_attributes(struct.pack("=HH", size, 1) * 2)]) <= 2
 
 
 @pytest.mark.parametrize("rest", range(16))
