@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkout import ROOT
-from tests.package.programs import PROGRAMS, commands_of, options_of, walk
+from tests.programs import PROGRAMS, commands_of, options_of, walk
 
 # For each line of its input: sets the words as readline would, calls the function that is registered, and
 # prints what that offers.

@@ -2,9 +2,7 @@
 """The man pages have every command, option, key and field that the programs have, and no other."""
 
 import argparse
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import pairwise
@@ -20,7 +18,7 @@ from agent.model import records
 from agent.model.pair import AfterLimit, SyncMode
 from agent.model.services import SERVICES
 from tests.checkout import ROOT
-from tests.package.programs import PROGRAMS, commands_of, options_of, walk
+from tests.programs import PROGRAMS, commands_of, options_of, walk
 
 MAN = ROOT / "packaging" / "debian" / "man"
 PAGES = {"hafw": MAN / "hafw.8", "hafw-lab": MAN / "hafw-lab.1"}
@@ -169,17 +167,6 @@ def a_full_record() -> records.Record:
         if getattr(record, field.name) is None:
             object.__setattr__(record, field.name, "x" if field.type == str | None else 1)
     return record
-
-
-@pytest.mark.parametrize("page", sorted(MAN.iterdir()), ids=lambda page: page.name)
-def test_pages_are_rendered_without_a_warning(page: Path) -> None:
-    """By groff, as `man` does and lintian demands, and by mandoc, which knows the language better."""
-    environment = {**os.environ, "LC_ALL": "C.UTF-8", "MANROFFSEQ": "", "MANWIDTH": "80"}
-    man = ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(page)]
-    for argv in (man, ["mandoc", "-Tlint", "-Wwarning", str(page)]):
-        done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=60, check=False)
-        said = done.stderr + (done.stdout if argv[0] == "mandoc" else "")
-        assert (done.returncode, said) == (0, ""), argv[0]
 
 
 def test_every_page_is_in_a_package() -> None:
