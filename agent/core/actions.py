@@ -159,7 +159,7 @@ class ShortenTimers:
 
 @dataclass(frozen=True, slots=True)
 class SetReadiness:
-    """Tell keepalived (track_file) whether this node has the states that a primary needs."""
+    """Report to keepalived (track_file) whether this node has the states that a primary needs."""
 
     ready: bool
     abandonable: ClassVar[bool] = False

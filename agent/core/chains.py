@@ -12,7 +12,7 @@ from agent.core.conditions import Condition, Finding
 
 
 class Ends(Enum):
-    """What becomes of a packet that meets no condition of a chain."""
+    """What becomes of a packet that matches no condition of a chain."""
 
     OPEN = "continues"
     ACCEPT = "is accepted"

@@ -71,7 +71,7 @@ class Condition(Enum):
     READINESS = "readiness"
     """Somebody else wrote the file by which keepalived chooses the primary, or nobody can."""
     STALL = "stall"
-    """The agent itself stood still."""
+    """The agent itself stalled: it was stopped, or did not get the processor."""
 
 
 class Observation(Enum):

@@ -31,7 +31,7 @@ NEEDLESS_AGAIN_S = 600.0
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """`outside`: states of the kernel that do not belong into the cache, None as long as that is not known.
-    `asked`: conntrackd was told to read the table because states were missing."""
+    `asked`: conntrackd was asked to read the table because states were missing."""
 
     exact_ns: int = 0
     outside: int | None = None

@@ -62,8 +62,8 @@ def judge_instances(silent: Mapping[str, str], proven: bool) -> tuple[Finding, .
 def judge_process(pid: int | None, state: str) -> Finding:
     """`state`: the kernel's letter for it."""
     runs = state not in "Tt"
-    told = "is stopped (SIGSTOP?): it neither sends nor hears advertisements; kill -CONT"
-    text = f"keepalived's VRRP process {pid} " + ("runs" if runs else f"{told} {pid}")
+    stopped = "is stopped (SIGSTOP?): it neither sends nor hears advertisements; kill -CONT"
+    text = f"keepalived's VRRP process {pid} " + ("runs" if runs else f"{stopped} {pid}")
     return Condition.KEEPALIVED_STOPPED, runs, text
 
 

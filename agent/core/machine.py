@@ -3,9 +3,9 @@
 
 Theory of operation
 -------------------
-keepalived has put the virtual addresses in place, and announced them, before anybody is told. Packets of
-established connections therefore arrive at a new primary while its states may still be outside the kernel.
-Any answer it gave them would end the connection; so until the states are usable its gate drops them
+keepalived has put the virtual addresses in place, and announced them, before the agent is notified. Packets
+of established connections therefore arrive at a new primary while its states may still be outside the
+kernel. Any answer it gave them would end the connection; so until the states are usable its gate drops them
 silently, and TCP repairs the gap by itself.
 
     START       nothing is known. The gate is closed.

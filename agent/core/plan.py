@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Plans: what to do for a role, as actions in an order that is safe to cut after any of them.
 
-The gate decides what a packet meets, so rules come first when a role is lost and states come first when it
-is won. What peers or later failovers need, but no packet waits for, comes after the timer SETTLE: a link
+The gate decides what happens to a packet, so rules come first when a role is lost and states come first when
+it is won. What peers or later failovers need, but no packet waits for, comes after the timer SETTLE: a link
 that flaps ten times a second must not make conntrackd read or send its whole table ten times a second.
 """
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What conntrackd could not do with the peer's messages, by its own counters. Pure.
 
-The counters only grow. That they stand still says nothing of what they counted before: states that were lost
-are still missing. So a growth begins the condition, and a catch-up during which nothing is lost ends it: by
-then all of the peer's states have come in again.
+The counters only grow. That they do not change says nothing of what they counted before: states that were
+lost are still missing. So a growth begins the condition, and a catch-up during which nothing is lost ends
+it: by then all of the peer's states have come in again.
 
 A primary needs none of the peer's messages: whose states are served has the newest.
 """

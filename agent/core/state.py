@@ -111,7 +111,7 @@ class ConditionChange:
 
 
 def learn(state: State, event: Event) -> tuple[State, tuple[ConditionChange, ...]]:
-    """What an event tells, whatever the phase: about rules, states and conditions."""
+    """What an event says, whatever the phase: about rules, states and conditions."""
     match event:
         case Started():
             return replace(state, loaded=event.loaded, owed=event.owed, marked=event.owed), ()

@@ -97,16 +97,16 @@ class Agent:
         """Resident: until cancelled."""
         self._listen_for_notices()
         async with asyncio.TaskGroup() as group:
-            told = asyncio.Event()
+            reload_asked = asyncio.Event()
             # before anybody can see that the agent runs: until then the signal would end it
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_asked.set)
             server = await control_server.serve(self.paths.control_socket, self._status, self._answer_reload)
             self.observer.start(group)
             self.sensors = Sensors(self.pair, self.node, self.paths, self.loop)
             group.create_task(self.sensors.run())
             self.begin()
             working = group.create_task(self.loop.run())
-            group.create_task(self._reload_when(told))
+            group.create_task(self._reload_when(reload_asked))
             how = (
                 ""
                 if scheduling.take_precedence()
@@ -178,10 +178,10 @@ class Agent:
         )
         return {**values, "records_lost": self.sink.lost}
 
-    async def _reload_when(self, told: asyncio.Event) -> None:
+    async def _reload_when(self, asked: asyncio.Event) -> None:
         while True:
-            await told.wait()
-            told.clear()
+            await asked.wait()
+            asked.clear()
             await self._reload()
 
     async def _reload(self) -> str | None:
@@ -257,10 +257,10 @@ def run_resident(taken: Taken, node: str, paths: Paths) -> None:
     make_run_dir(paths)
     process.use_pidfd_children()
     with hold_lock(paths.lock, LOCK_WAIT_S):
-        asyncio.run(_until_told(Agent(taken, node, paths)))
+        asyncio.run(_until_signalled(Agent(taken, node, paths)))
 
 
-async def _until_told(agent: Agent) -> None:
+async def _until_signalled(agent: Agent) -> None:
     working = asyncio.current_task()
     assert working is not None
     running = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ REST = 2
 
 
 class Knows(Protocol):
-    """Which rules were loaded, whether external changes are repaired, and who is told."""
+    """Which rules were loaded, whether external changes are repaired, and where events go."""
 
     settings: Settings
     state: State

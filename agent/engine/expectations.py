@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a helper's work leaves to be told to the peer once more (FTP, SIP and the like)."""
+"""What a helper's work leaves to be reported to the peer once more (FTP, SIP and the like)."""
 
 import asyncio
 import socket

@@ -37,7 +37,7 @@ class Loop:
         self.state = State()
         self.on_change: Callable[[State], None] = lambda _state: None
         """Called with every state that differs from the one before; must return at once."""
-        self.pulse = Pulse(self._stood_still)
+        self.pulse = Pulse(self._report_stall)
         self.log = TransitionLog(write, self.pulse.stalled_ns)
         self._executor = executor
         self._queue: deque[Event | Beat] = deque()
@@ -117,8 +117,7 @@ class Loop:
             self._executor.replace(taken.plan)
         self._executor.work(self.log.current)
 
-    def _stood_still(self, still: bool, seconds: float) -> None:
-        text = (
-            f"the agent itself was stopped for {seconds:.1f} s" if still else "the agent is not interrupted"
-        )
-        self.post(ConditionSeen(time.monotonic_ns(), Condition.STALL, not still, text))
+    def _report_stall(self, stalled: bool, seconds: float) -> None:
+        stopped, over = f"the agent itself was stopped for {seconds:.1f} s", "the agent is not interrupted"
+        text = stopped if stalled else over
+        self.post(ConditionSeen(time.monotonic_ns(), Condition.STALL, not stalled, text))

@@ -159,15 +159,15 @@ class Observer:
     def _catch_up(self, noticed_ns: int | None) -> int | None:
         """After a halt of this process: what waits to be read has the moment at which it was sent, and what
         has none may be as old as the halt is long."""
-        stood_still_ns = self._loop.pulse.behind_since_ns(time.monotonic_ns())
-        if self._catching_up or stood_still_ns is None:
+        stalled_since_ns = self._loop.pulse.behind_since_ns(time.monotonic_ns())
+        if self._catching_up or stalled_since_ns is None:
             return noticed_ns
         self._catching_up = True
         try:
             self.notices.receive()
         finally:
             self._catching_up = False
-        return min(noticed_ns or stood_still_ns, stood_still_ns)
+        return min(noticed_ns or stalled_since_ns, stalled_since_ns)
 
     def look(self) -> Facts:
         """What is true now: addresses, process, and what keepalived has said of its instances."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether this process itself stands still: stopped by a signal, or kept from the processor, or busy.
+"""Whether this process itself stalls: stopped by a signal, or kept from the processor, or busy.
 
 What happened meanwhile is seen only afterwards, so it seems to have taken no time. A beat that comes late
 says how long nothing was seen; the records count that in.
@@ -42,7 +42,7 @@ class Pulse:
         return self._timer is not None and now_ns - self.last_ns > STALL_NS
 
     def behind_since_ns(self, now_ns: int) -> int | None:
-        """When the halt began whose events are read now: one that still lasts, or has ended a moment ago. A
+        """When the stall began whose events are read now: one that still lasts, or has ended a moment ago. A
         wait that was interrupted ends without events, and the beat comes before them."""
         if self.is_late(now_ns):
             return self.last_ns
@@ -51,7 +51,7 @@ class Pulse:
         return None
 
     def stalled_ns(self, begin_ns: int, end_ns: int) -> int:
-        """How much of that time this process stood still."""
+        """How much of that time this process was stalled."""
         stalls = [*self._stalls]
         if self.is_late(end_ns):
             stalls.append((self.last_ns, end_ns))

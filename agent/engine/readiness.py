@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The file by which keepalived is told whether the states are in (its track_file)."""
+"""The file that reports to keepalived whether the states are in (its track_file)."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Readiness:
             atomic_file.write(self._path, f"{self._number(ready)}\n", 0o644)
         except OSError as error:
             raise HafwError(
-                f"cannot tell keepalived of readiness in {self._path}: {error.strerror}"
+                f"cannot report the readiness to keepalived in {self._path}: {error.strerror}"
             ) from error
 
     def restore(self, ready: bool) -> str | None:

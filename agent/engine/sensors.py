@@ -260,7 +260,7 @@ class Sensors:
 
     @contextlib.contextmanager
     def _looking(self, at: str) -> Iterator[None]:
-        """What cannot be looked at is a condition of its own, which ends with the next look. A look that met
+        """What cannot be looked at is a condition of its own, which ends with the next look. A look during
         a change is made again; that much is not worth a word."""
         try:
             yield

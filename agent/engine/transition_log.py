@@ -29,7 +29,7 @@ MAX_STEPS = 50
 
 @dataclass(slots=True)
 class Transition:
-    """What is told about the way from one role to another, until its rules are in force."""
+    """What is recorded of the way from one role to another, until its rules are in force."""
 
     identity: str
     seen: RoleSeen
@@ -43,7 +43,7 @@ class Transition:
 
 class TransitionLog:
     def __init__(self, write: Callable[[Record], None], stalled_ns: Callable[[int, int], int]) -> None:
-        """`stalled_ns`: how long the agent itself stood still between two moments."""
+        """`stalled_ns`: how long the agent itself was stalled between two moments."""
         self._write = write
         self._stalled_ns = stalled_ns
         self.current: Transition | None = None

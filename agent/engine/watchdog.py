@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The watchdog's food: proof that the loop gets on with its work.
 
-A beat goes through the loop's own queue, so it comes back only when everything before it was met; and it
+A beat goes through the loop's own queue, so it comes back only when everything before it was handled; and it
 counts only while no step takes longer than it may. A hung call, a full queue and a step that never ends all
 starve the watchdog; the service manager then ends the process, and a new one begins with a look at what is
 true.
@@ -35,7 +35,7 @@ async def feed(loop: Beating, manager: ServiceManager, flush: Callable[[], None]
 
 
 async def through(loop: Beating) -> None:
-    """Until all that was posted to the loop before has been met."""
-    met = asyncio.Event()
-    loop.beat(met.set)
-    await met.wait()
+    """Until all that was posted to the loop before has been handled."""
+    handled = asyncio.Event()
+    loop.beat(handled.set)
+    await handled.wait()

@@ -69,7 +69,7 @@ class Guest:
         return "failed: " + ", ".join(failed.split())
 
     async def set_clock(self) -> None:
-        """After a time in which it stood still. Raises LabError."""
+        """After a time in which it was stopped. Raises LabError."""
         await self._agent.set_clock()
 
     async def shut_down(self) -> None:

@@ -311,7 +311,7 @@ def test_a_commit_asked_for_while_another_one_runs(lab: Lab, mode: SyncMode) -> 
         begun = commits_begun(heir)
         with heir.popen(["conntrackd", "-c"]) as by_hand:
             until(lambda: commits_begun(heir) > begun, 5, "conntrackd does not begin to commit")
-            # it stands still in the middle of that until the agent asks it for the same
+            # it stops in the middle of that until the agent asks it for the same
             heir.signal_service("conntrackd", signal.SIGSTOP)
             take_over(lab)
             until(lambda: questions(heir) > 0, 5, "the agent asks conntrackd for nothing")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether conntrackd knows what its kernel knows: when it is told to read everything again, and what is
+"""Whether conntrackd knows what its kernel knows: when it is asked to read everything again, and what is
 said."""
 
 from agent.core.actions import Reread, ResyncKernel, SendBulk, SetTimer, Timer

@@ -115,24 +115,24 @@ def assert_safe(world: World) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("loaded", [None, RuleSet.BACKUP, RuleSet.PRIMARY])
-def test_every_plan_may_be_cut_after_every_action_and_met_with_every_event(
+def test_every_plan_may_be_cut_after_every_action_and_followed_by_every_event(
     name: str, loaded: RuleSet | None
 ) -> None:
-    met: set[str] = set()
+    seen: set[str] = set()
     for first in EVENTS:
         story = make_world(name, loaded)
         story.see(Role.BACKUP if first == "primary" else Role.PRIMARY)
         for cut in story.cuts():
             happen(cut, first)
             for second_cut in cut.cuts():
-                if (same := second_cut.future) in met:
+                if (same := second_cut.future) in seen:
                     continue  # by way of another event or cut
-                met.add(same)
+                seen.add(same)
                 for second in EVENTS:
                     world = second_cut.copy()
                     happen(world, second)
                     assert_safe(world)
-    assert len(met) > 100, "the cuts are not made"
+    assert len(seen) > 100, "the cuts are not made"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -467,7 +467,7 @@ def test_promotion_clock_starts_at_the_promotion() -> None:
 
 
 def test_what_was_seen_before_the_rules_came_back_is_over() -> None:
-    """One flush is seen by its notice and by a look; the second is met when the first has been cured."""
+    """One flush is seen by its notice and by a look; the second is handled when the first has been cured."""
     world = make_world("direct")
     world.see(Role.PRIMARY)
     world.run_dry()

@@ -151,7 +151,7 @@ def test_the_newest_observation_wins_at_the_next_action_boundary(tmp_path: Path)
 
 
 def test_a_long_plan_needs_no_deep_stack(tmp_path: Path) -> None:
-    """Each result was met within the call that carried its action out."""
+    """Each result was handled within the call that carried its action out."""
     many = sys.getrecursionlimit()
 
     async def scenario() -> None:
@@ -167,7 +167,7 @@ def test_a_long_plan_needs_no_deep_stack(tmp_path: Path) -> None:
 
 
 def test_the_result_of_an_action_comes_before_what_waits(tmp_path: Path) -> None:
-    """A role that is seen while an action is carried out meets a core that knows of this action."""
+    """A role that is seen while an action is carried out reaches a core that knows of this action."""
 
     async def scenario() -> None:
         bench = Bench(tmp_path, helpers=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""That the agent itself stood still is seen, said, and counted in."""
+"""That the agent itself was stalled is seen, said, and counted in."""
 
 import asyncio
 import time

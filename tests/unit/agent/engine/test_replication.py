@@ -55,12 +55,12 @@ def test_a_conntrackd_that_restarts_before_the_first_poll_is_another_one(
     asyncio.run(scenario())
 
 
-def test_the_first_loss_of_all_is_told(tmp_path: Path) -> None:
+def test_the_first_loss_of_all_is_reported(tmp_path: Path) -> None:
     """Counters of 0 are counters as well."""
     recorded = (RECORDED / "direct-statistics.txt").read_text()
-    told = tmp_path / "told"
+    printed = tmp_path / "printed"
     tool = tmp_path / "conntrackd"
-    tool.write_text(f"#!/bin/sh\nexec cat {told}\n")
+    tool.write_text(f"#!/bin/sh\nexec cat {printed}\n")
     tool.chmod(0o755)
 
     async def scenario() -> None:
@@ -68,7 +68,7 @@ def test_the_first_loss_of_all_is_told(tmp_path: Path) -> None:
         bench.paths.conntrackd_socket.touch()
         for lost in (0, 500):
             assert "0 Lost msgs" in recorded
-            told.write_text(recorded.replace("0 Lost msgs", f"{lost} Lost msgs"))
+            printed.write_text(recorded.replace("0 Lost msgs", f"{lost} Lost msgs"))
             await bench.replication.check()
         problems = [one for one in events_of(bench.loop) if isinstance(one, ConditionSeen) and not one.ok]
         assert [one.condition for one in problems] == [Condition.REPLICATION]

@@ -85,7 +85,7 @@ def test_a_loop_that_works_feeds_it_and_what_waits_is_written(tmp_path: Path) ->
 
 
 class Stuck:
-    """A loop that takes beats and comes to them when it is told to."""
+    """A loop that takes beats and handles them when it is asked to."""
 
     def __init__(self) -> None:
         self.beats: list[Callable[[], None]] = []
@@ -97,7 +97,7 @@ class Stuck:
         return None
 
 
-def test_a_loop_that_does_not_meet_its_events_starves_it(tmp_path: Path) -> None:
+def test_a_loop_that_does_not_handle_its_events_starves_it(tmp_path: Path) -> None:
     async def scenario() -> None:
         bench, stuck = Bench(tmp_path), Stuck()
         feeding = asyncio.create_task(watchdog.feed(stuck, bench.manager, bench.flush))
