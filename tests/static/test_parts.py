@@ -70,3 +70,32 @@ def test_the_check_and_the_help_name_every_part(root: Path) -> None:
     left_out = ", ".join(PARTS[2:-1]) + f" and {PARTS[-1]}"
     assert f"left out: the parts {left_out}" in text
     assert all(part in text[text.index("usage: ./run") :] for part in PARTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needs_machines"),
+    [
+        (("--part", "static"), False),
+        (("-q", "--part=static", "--part", "unit", "-k", "gate"), False),
+        (("-q", "tests/static/test_tools.py::test_ruff"), False),
+        (("-q", "--part", "static", "--deselect", "tests/vm"), False),
+        (("--part", "static", "--part", "vm"), True),
+        (("tests/unit/agent", "tests/vm"), True),
+        (("-k", "gate"), True),
+        ((), True),
+    ],
+)
+def test_a_part_needs_its_own_packages_only(
+    root: Path, tmp_path: Path, arguments: tuple[str, ...], needs_machines: bool
+) -> None:
+    """Of a user who is not root, on a machine that has none."""
+    for name, code in (("dpkg-query", "exit 1"), ("id", "echo 1000")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    argv = [str(root / "run"), "test", *arguments]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    missing = done.stderr.partition("these packages are missing: ")[2].splitlines()[0].split()
+    assert "shellcheck" in missing
+    assert ("qemu-system-x86" in missing) is needs_machines
