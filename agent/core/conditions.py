@@ -6,8 +6,7 @@ begins the condition; the next look of the same kind that does not find it ends 
 that conntrackd answers a question does not end what a refused flush began. The one exception says so
 (`of_role`): what was about a role of this node is over with that role.
 
-To add one: a member here, a line in CONDITIONS, a line in systemd/hafw.catalog that says what to do, and an
-event ConditionSeen after every look, whether ok or not.
+CONTRIBUTING.md lists what goes with a new one.
 """
 
 from collections.abc import Mapping

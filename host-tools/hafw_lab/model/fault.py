@@ -38,14 +38,16 @@ class Fault:
     def parse(text: str) -> "Fault":
         """Raises LabError with what can be written instead."""
         kind, colon, link = text.partition(":")
-        known = ", ".join("link:IF" if one is FaultKind.LINK else one.value for one in FaultKind)
         if (
             kind not in {one.value for one in FaultKind}
             or bool(link) != (kind == "link")
             or (colon and not link)
         ):
-            raise LabError(f"there is no fault {text!r}", f"choose one of {known}")
+            raise LabError(f"there is no fault {text!r}", f"choose one of {', '.join(KNOWN)}")
         return Fault(FaultKind(kind), link or None)
 
 
+KNOWN = tuple("link:IF" if one is FaultKind.LINK else one.value for one in FaultKind)
+"""How each is written."""
+OF_MACHINES = (FaultKind.RESET.value, FaultKind.PAUSE.value)
 POWER, PAUSE = Fault(FaultKind.POWER), Fault(FaultKind.PAUSE)

@@ -25,7 +25,7 @@ from hafw_lab.client.node import Node
 from hafw_lab.client.records import readable
 from hafw_lab.doctor import examine
 from hafw_lab.errors import LabError
-from hafw_lab.model.fault import Fault
+from hafw_lab.model.fault import KNOWN, OF_MACHINES, Fault
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology_file import choose_topology
 from hafw_lab.node.enter import become_inside
@@ -54,8 +54,7 @@ _EXAMPLES = """examples:
   hafw-lab up                            the pair, its client and its server, until `hafw-lab down`
   hafw-lab status
   hafw-lab exec client -- ping -c3 192.168.0.3
-  hafw-lab fail fw-1 --how power         cut its power; also shutdown, link:eth0, keepalived,
-                                         keepalived-stop, conntrackd, agent, bus; of machines reset, pause
+  hafw-lab fail fw-1 --how power         cut its power; others: hafw-lab fail --help
   hafw-lab logs fw-2 keepalived
   hafw-lab heal fw-1
   hafw-lab down
@@ -100,13 +99,8 @@ def make_parser(late: ModuleType | None = None, late_verb: str | None = None) ->
     _add_logs(add("logs", "what the daemons of a node said", _logs))
     fail = add("fail", "break something; it stays broken until heal", _fail)
     fail.add_argument("node")
-    known = (
-        "power, shutdown, link:IF, keepalived, keepalived-stop, conntrackd, agent, bus; of a machine also"
-        " reset, pause"
-    )
-    fail.add_argument(
-        "--how", type=_fault, default="power", metavar="FAULT", help=f"{known} (default: power)"
-    )
+    known = f"{', '.join(KNOWN)}; {' and '.join(OF_MACHINES)} of machines only (default: power)"
+    fail.add_argument("--how", type=_fault, default="power", metavar="FAULT", help=known)
     add("heal", "repair everything that is broken on a node", _heal).add_argument("node")
     add("doctor", "can this machine run the lab, and how well", _doctor).add_argument(
         "--json", action="store_true", help="for programs"
