@@ -54,9 +54,15 @@ def read_regular(path: Path, most: int, *, else_do: str = "") -> bytes:
 
 
 def _require_regular(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "is not a regular file")
-        raise UnfitFileError(path, f"{kind}; name a regular file")
+    kind = _other_kind(found)
+    if kind is not None:
+        raise UnfitFileError(path, kind)
+
+
+def _other_kind(found: os.stat_result) -> str | None:
+    if stat.S_ISREG(found.st_mode):
+        return None
+    return f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'is not a regular file')}; name a regular file"
 
 
 def _read(descriptor: int, most: int) -> bytes:
@@ -79,10 +85,18 @@ def find_weakness(path: Path) -> str | None:
         for place in _places(path):
             weakness = _weakness(place, os.lstat(place), trusted)
             if weakness is not None:
-                return f"is not safe: {place} {weakness}"
+                # chmod of a device or of /tmp would be the wrong cure
+                return _find_other_kind(path) or f"is not safe: {place} {weakness}"
     except (OSError, ValueError):
         pass  # whoever reads it says what is wrong
     return None
+
+
+def _find_other_kind(path: Path) -> str | None:
+    try:
+        return _other_kind(os.stat(path))
+    except OSError:
+        return None
 
 
 def _weakness(place: Path, found: os.stat_result, trusted: frozenset[int]) -> str | None:

@@ -13,6 +13,7 @@ from agent.adapters import unix_socket
 from agent.adapters.control import RELOAD, SIGN_OF_LIFE, STATUS
 from agent.adapters.pace import Pace, PacedReader
 from agent.errors import HafwError
+from agent.file_cures import cure_of
 
 Answer = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -118,7 +119,7 @@ async def serve(path: Path, answer: Answer, reload: Answer | None = None) -> Ser
     except OSError as error:
         listener.close()
         message = f"cannot listen for `hafw status` at {path}: {error.strerror or error}"
-        raise HafwError(message, "run as root, once on each node") from error
+        raise HafwError(message, cure_of(error) or "run it once on each node") from error
     finally:
         os.umask(mask)
     return Server(listener, {STATUS: answer, **({RELOAD: reload} if reload else {})})

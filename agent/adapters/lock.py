@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import HafwError, UnavailableError
+from agent.file_cures import cure_of
 from agent.paths import Paths
 
 
@@ -22,9 +23,7 @@ def hold_lock(path: Path, wait_s: float) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise HafwError(
-            f"cannot open {path}: {error.strerror}", "run as root; is it a directory?"
-        ) from error
+        raise HafwError(f"cannot open {path}: {error.strerror}", cure_of(error)) from error
     try:
         _lock(descriptor, path, time.monotonic() + wait_s)
         with contextlib.suppress(OSError):  # only says who: on a full disk it is locked all the same
@@ -61,4 +60,4 @@ def make_run_dir(paths: Paths) -> None:
     try:
         paths.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
-        raise HafwError(f"cannot make {paths.run_dir}: {error.strerror}", "run as root") from error
+        raise HafwError(f"cannot make {paths.run_dir}: {error.strerror}", cure_of(error)) from error

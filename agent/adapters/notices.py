@@ -21,6 +21,7 @@ from pathlib import Path
 from agent.adapters import unix_socket
 from agent.core.assess import VrrpState
 from agent.errors import HafwError
+from agent.file_cures import cure_of
 
 MAX_BYTES = 1024
 OLDEST_S = 60.0
@@ -101,7 +102,7 @@ class NoticeSocket:
             made = _bind(path)
         except OSError as error:
             message = f"cannot listen for notices at {path}: {error.strerror or error}"
-            raise HafwError(message, "run as root, once on each node") from error
+            raise HafwError(message, cure_of(error) or "run it once on each node") from error
         self._path = path
         self.adopt(made)
 

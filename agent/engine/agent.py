@@ -38,6 +38,7 @@ from agent.engine.refusals import Refusals
 from agent.engine.sensors import Sensors
 from agent.engine.status_line import status_line
 from agent.errors import HafwError
+from agent.file_cures import cure_of
 from agent.model import schema
 from agent.model.pair import Pair
 from agent.model.records import Record, RecordKind
@@ -292,9 +293,7 @@ def run_settle(taken: Taken, node: str, paths: Paths) -> None:
     try:
         atomic_file.write(mark, "")  # touching could wait at a pipe of that name
     except OSError as error:
-        raise HafwError(
-            f"cannot make {mark}: {error.strerror}", "run as root; is it a directory?"
-        ) from error
+        raise HafwError(f"cannot make {mark}: {error.strerror}", cure_of(error)) from error
     while mark.exists():
         try:
             with hold_lock(paths.lock, 0.0):

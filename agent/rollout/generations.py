@@ -30,6 +30,7 @@ from typing import Any
 from agent.adapters import atomic_file
 from agent.config.files import MAX_ALL_BYTES, NAME, Files
 from agent.errors import HafwError
+from agent.file_cures import cure_of
 from agent.regular_file import read_regular
 
 KEPT = 10
@@ -365,4 +366,4 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HafwError(f"cannot use {path}: {error.strerror}", "run as root; is the disk full?") from error
+        raise HafwError(f"cannot use {path}: {error.strerror}", cure_of(error)) from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import HafwError
+from agent.file_cures import cure_of
 from agent.paths import Paths
 from agent.setup.plan import MADE_BY_HAFW, PlannedFile
 from agent.streams import harmless
@@ -87,7 +88,7 @@ def read_file(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise HafwError(f"cannot read {path}: {error.strerror}", "run hafw setup as root") from error
+        raise HafwError(f"cannot read {path}: {error.strerror}", cure_of(error)) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise HafwError(f"{path} is not a regular file", "look at what leads there, and correct it")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.adapters import atomic_file
 from agent.errors import HafwError
+from agent.file_cures import cure_of
 from agent.setup.changes import FileChange, read_file
 
 BACKUP_SUFFIX = ".before-hafw"
@@ -62,10 +63,8 @@ def write_change(change: FileChange, now: datetime) -> Path | None:
 
 
 def _explained(path: Path, error: OSError) -> HafwError:
-    hint = (
-        "run it as root" if isinstance(error, PermissionError) else "correct that, then run hafw setup again"
-    )
-    return HafwError(f"cannot write {path}: {error.strerror}", hint)
+    cure = cure_of(error) or "correct that"
+    return HafwError(f"cannot write {path}: {error.strerror}", f"{cure}, then run hafw setup again")
 
 
 def _keep_backup(change: FileChange, now: datetime) -> Path:

@@ -175,3 +175,16 @@ def test_an_ordinary_user_checks_a_draft_of_his_own(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (directory / "hafw.yaml").chmod(0o666)
     loader.load(directory / "hafw.yaml")
+
+
+@needs_root
+def test_the_kind_of_a_file_comes_before_its_mode(tmp_path: Path) -> None:
+    """chmod of a device, or of a directory like /tmp, would be followed by somebody."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    for path, kind in ((Path("/dev/null"), "is a device"), (theirs, "is a directory")):
+        with pytest.raises(ConfigError) as caught:
+            loader.load(path)
+        assert f"{kind}; name a regular file" in str(caught.value)
+        assert "chmod" not in str(caught.value)

@@ -353,7 +353,7 @@ def test_what_cannot_be_put_in_place_has_not_been(machine: Machine, arguments: t
     there, before = machine.read(PAIR_FILE), machine.rules("generations")
     make_read_only(machine, "/etc/hafw")
     said = machine.rules(*arguments, status=1)
-    assert "cannot use /etc/hafw/hafw.yaml: Read-only file system" in said
+    assert "cannot use /etc/hafw/hafw.yaml: Read-only file system; its file system is read-only" in said
     assert "taken back" not in said
     machine.must("umount", "/etc/hafw")
     assert machine.rules("generations") == before
