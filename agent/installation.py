@@ -15,6 +15,7 @@ _PACKAGES = {
     "systemd": "python3-systemd",
     "yaml": "python3-yaml",
 }
+_DEBIAN = "/usr"
 _SAME = {"dbus_fast": "dbus_next"}
 """Asked for when the other is not there."""
 
@@ -33,10 +34,27 @@ def say_missing(program: str, error: ModuleNotFoundError) -> int:
     packages = " ".join(
         package for name, package in _PACKAGES.items() if name == needed or _is_missing(name)
     )
-    inside = sys.prefix != sys.base_prefix
-    hint = ", and make the virtual environment with --system-site-packages" if inside else ""
-    sys.stderr.write(f"{program}: Python cannot import {library}; install from Debian: {packages}{hint}\n")
+    hint = _find_other_python()
+    text = f"{program}: Python cannot import {library}; install from Debian: {packages}"
+    sys.stderr.write(f"{text}, and {hint}\n" if hint else f"{text}\n")
     return 1
+
+
+def _find_other_python() -> str | None:
+    """What to do where this Python does not see Debian's packages."""
+    if sys.prefix == sys.base_prefix:
+        return None if sys.base_prefix == _DEBIAN else f"run it with {_DEBIAN}/bin/python3"
+    if sys.base_prefix == _DEBIAN and _sees_system(Path(sys.prefix)):
+        return None
+    return f"make the virtual environment with {_DEBIAN}/bin/python3 -m venv --system-site-packages"
+
+
+def _sees_system(environment: Path) -> bool:
+    try:
+        lines = (environment / "pyvenv.cfg").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.replace(" ", "").lower() == "include-system-site-packages=true" for line in lines)
 
 
 def _is_missing(library: str) -> bool:

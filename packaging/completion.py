@@ -7,7 +7,6 @@ completion.py hafw >FILE
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from string import Template
 
 Kinds = dict[str, str]
@@ -144,11 +143,13 @@ def _arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def _kind(action: argparse.Action, kinds: Kinds) -> str:
+    from agent.arguments import parse_path
+
     if action.choices is not None:
         return f"words {' '.join(map(str, action.choices))}"
     if action.nargs == argparse.REMAINDER:
         return "command"
-    if action.type is Path:
+    if action.type is parse_path:
         return "file"
     return kinds.get(action.dest, "none")
 

@@ -9,12 +9,14 @@ Hard facts
 * 1.0.6 prints a table that has an owner as garbage, in `list tables` and `list ruleset` too, so that the
   answer is no JSON: then our own tables are listed alone.
 * Two `list` commands in one call get no answer.
+* Who has no CAP_NET_ADMIN gets an answer, and a line on our standard error besides, past every setting.
 """
 
 import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 import nftables
@@ -26,6 +28,7 @@ from agent.rules.nft_parse import Entry, entries_of, parse_object
 from agent.rules.objects import GATE_TABLE, TABLE, Map, Set
 
 NFT = ("nft", "-j", "-f", "-")
+_CAP_NET_ADMIN = 1 << 12
 
 
 class Context(Protocol):
@@ -40,8 +43,27 @@ class Context(Protocol):
 
 def open_context() -> Context:
     """Of the network namespace of this thread."""
-    opened: Context = nftables.Nftables()
+    opened: Context = nftables.Nftables() if _may_ask() else _Refused()
     return opened
+
+
+def _may_ask() -> bool:
+    """Whether this thread has CAP_NET_ADMIN, in whatever user namespace."""
+    for line in Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & _CAP_NET_ADMIN)
+    return True
+
+
+class _Refused:
+    """What an ordinary user gets."""
+
+    def set_json_output(self, _: bool) -> None: ...
+    def set_dry_run(self, _: bool) -> None: ...
+    def set_handle_output(self, _: bool) -> None: ...
+    def set_terse_output(self, _: bool) -> None: ...
+    def cmd(self, _: str) -> tuple[int, str, str]:
+        return -1, "", os.strerror(errno.EPERM)
 
 
 def run(context: Context, text: str, purpose: str, argv: tuple[str, ...] = NFT) -> str:
@@ -80,7 +102,7 @@ def is_missing(error: ToolError) -> bool:
 
 def _hint(reason: str) -> str | None:
     if "not permitted" in reason:
-        return "run as root, and look for another program that owns the table"
+        return "look for another program that owns the table" if _may_ask() else "run as root"
     return None
 
 

@@ -14,10 +14,10 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__
+from agent.arguments import parse_path, refuse_early_options
 from agent.cli import rules
 from agent.core.roles import Role
 from agent.errors import ConfigError, HafwError
@@ -76,7 +76,9 @@ def _run(argv: Sequence[str] | None) -> int:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            arguments = make_parser().parse_args(argv)
+            parser = make_parser()
+            refuse_early_options(parser, sys.argv[1:] if argv is None else argv, "command")
+            arguments = parser.parse_args(argv)
     except SystemExit as done:  # help was asked for, or the arguments are wrong: argparse has said so
         if said.getvalue():
             complain(said.getvalue().rstrip("\n"))
@@ -157,11 +159,13 @@ def _add_looks(add: _Add) -> None:
 
 
 def _add_file_argument(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", type=Path, nargs="?", metavar="FILE", help=f"default: {Paths().pair_file}")
+    command.add_argument(
+        "file", type=parse_path, nargs="?", metavar="FILE", help=f"default: {Paths().pair_file}"
+    )
 
 
 def _add_file_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--file", type=Path, help="the pair file (default: /etc/hafw/hafw.yaml)")
+    command.add_argument("--file", type=parse_path, help="the pair file (default: /etc/hafw/hafw.yaml)")
     command.add_argument("--node", help="which of the two nodes this is (default: by host name)")
 
 

@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.arguments import parse_path
 from agent.errors import HafwError
 from agent.paths import Paths
 from agent.streams import complain
@@ -72,7 +72,9 @@ def add_to(command: argparse.ArgumentParser) -> None:
 
 
 def _add_file(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("file", type=Path, nargs="?", metavar="FILE", help="default: the installed pair file")
+    verb.add_argument(
+        "file", type=parse_path, nargs="?", metavar="FILE", help="default: the installed pair file"
+    )
 
 
 def _add_json(verb: argparse.ArgumentParser) -> None:

@@ -5,6 +5,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.arguments import parse_path
+
 BOTH_TOGETHER = "--both-together"
 DROP_OTHERS = "--drop-others"
 DESCRIPTION = """\
@@ -31,7 +33,7 @@ def add_command(add_parser: Callable[..., argparse.ArgumentParser]) -> argparse.
     command.set_defaults(refuse=command.error)
     command.add_argument(
         "--root",
-        type=Path,
+        type=parse_path,
         default=Path("/"),
         metavar="DIR",
         help="write below this directory, for an image or a chroot",

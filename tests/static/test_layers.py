@@ -47,6 +47,7 @@ ALONE = {
     ("hafw_lab", "supervisor"): frozenset({"model", "plan", "kernel", "vm"}),
 }
 LAB_MAY_USE = {
+    "arguments",
     "errors",
     "paths",
     "regular_file",

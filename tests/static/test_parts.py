@@ -49,6 +49,22 @@ def test_the_times_of_two_processes_are_added_up(root: Path) -> None:
     assert [part for part, _ in times_in(done.stdout)] == ["static", "unit"], done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (("foo",), "run: unknown command `foo`"),
+        ((), "run: a command is missing"),
+        (("test", "--nope"), "ERROR: usage: run test [options] [file_or_dir] [file_or_dir] [...]"),
+    ],
+)
+def test_wrong_arguments_of_run(root: Path, arguments: tuple[str, ...], first: str) -> None:
+    if arguments and not (Path(os.environ.get("HAFW_CACHE", root / ".cache")) / "venv").exists():
+        pytest.skip("the tools of the tests are not where ./run puts them")
+    done = subprocess.run([root / "run", *arguments], capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == first, done.stderr
+
+
 def test_an_unknown_part_is_a_sentence(root: Path) -> None:
     done = run_pytest(root, "--part", "units")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR

@@ -9,6 +9,8 @@ from hafw_lab.client.registry import require_name
 from hafw_lab.errors import LabError
 from hafw_lab.hints import DEFAULT_LAB
 
+_MOST = 99_999_999
+
 
 def add_lab_argument(parser: argparse.ArgumentParser) -> None:
     """Refused where it is read, so that no verb has to look at it again."""
@@ -38,10 +40,15 @@ def add_sync_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 8:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; write for example 20000")
+def parse_count(text: str, least: int = 0) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(_MOST)) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {_MOST}")
     return int(text)
+
+
+def parse_positive(text: str) -> int:
+    """Of what there has to be one at least."""
+    return parse_count(text, least=1)
 
 
 def check_writable(path: Path | None, option: str = "--json", *, make_directory: bool = False) -> None:

@@ -3,11 +3,11 @@
 
 import argparse
 import json
-from pathlib import Path
 
+from agent.arguments import parse_path
 from agent.model.pair import SyncMode
 from hafw_lab.arguments.advert import add_advert_argument
-from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count
+from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count, parse_positive
 from hafw_lab.bench import failover, flap, handover, hook, rules
 from hafw_lab.bench.facts import read_facts
 from hafw_lab.model.options import AgentKind
@@ -49,13 +49,13 @@ def _add_failover(parser: argparse.ArgumentParser) -> None:
         metavar="N,M,...",
         help="default: 0,20000,300000",
     )
-    parser.add_argument("--runs", type=parse_count, default=3, metavar="N", help="of each (default: 3)")
+    parser.add_argument("--runs", type=parse_positive, default=3, metavar="N", help="of each (default: 3)")
     add_advert_argument(parser)
     _finish(parser, failover.measure)
 
 
 def _add_handover(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--count", type=parse_count, default=100, metavar="N", help="default: 100")
+    parser.add_argument("--count", type=parse_positive, default=100, metavar="N", help="default: 100")
     add_sync_argument(parser)
     add_advert_argument(parser)
     _finish(parser, handover.measure)
@@ -66,24 +66,24 @@ def _add_flap(parser: argparse.ArgumentParser) -> None:
         "--agents", type=parse_agents, default="hafw,stock", metavar="A,B,...", help="default: hafw,stock"
     )
     parser.add_argument("--states", type=parse_count, default=300_000, metavar="N", help="default: 300000")
-    parser.add_argument("--seconds", type=parse_count, default=60, metavar="N", help="default: 60")
-    parser.add_argument("--rate", type=parse_count, default=10, metavar="HZ", help="default: 10")
+    parser.add_argument("--seconds", type=parse_positive, default=60, metavar="N", help="default: 60")
+    parser.add_argument("--rate", type=parse_positive, default=10, metavar="HZ", help="default: 10")
     add_sync_argument(parser)
     add_advert_argument(parser)
     _finish(parser, flap.measure)
 
 
 def _add_hook(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--count", type=parse_count, default=100, metavar="N", help="default: 100")
+    parser.add_argument("--count", type=parse_positive, default=100, metavar="N", help="default: 100")
     _finish(parser, hook.measure)
 
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=parse_count, default=5, metavar="N", help="of each (default: 5)")
-    parser.add_argument("--slices", type=parse_count, default=60, metavar="N", help="default: 60")
+    parser.add_argument("--runs", type=parse_positive, default=5, metavar="N", help="of each (default: 5)")
+    parser.add_argument("--slices", type=parse_positive, default=60, metavar="N", help="default: 60")
     parser.add_argument(
         "--most",
-        type=parse_count,
+        type=parse_positive,
         default=100_000,
         metavar="N",
         help="leave out larger cases (default: 100000)",
@@ -92,7 +92,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def _finish(parser: argparse.ArgumentParser, measure: object) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--json", type=parse_path, metavar="FILE", help="also write the figures to FILE")
     parser.set_defaults(bench=measure)
 
 

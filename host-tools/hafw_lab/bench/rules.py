@@ -29,6 +29,8 @@ Figures = Mapping[str, Any]  # decoded JSON of rules_node.py
 
 def measure(args: argparse.Namespace, ink: Ink, progress: Progress) -> tuple[dict[str, object], str]:
     cases = [case for case in CASES if max(case) <= args.most]
+    if not cases:
+        raise LabError(f"--most {args.most} leaves out every case", f"write at least {min(map(max, CASES))}")
     loads = []
     for rules, elements in cases:
         progress(f"{rules:,} rules" + (f" and a set of {elements:,}" if elements else ""))

@@ -12,6 +12,7 @@ import sys
 from enum import Enum
 from pathlib import Path
 
+from agent.arguments import parse_path
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.client import registry
 from hafw_lab.client.machine_node import MACHINE_PATIENCE, MachineNode
@@ -57,9 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("words", nargs="+", metavar="NODE get|set | bridge [NODE...]")
     parser.add_argument("--type", choices=[kind.name.lower() for kind in Format], default="text")
-    parser.add_argument("--input", type=Path, metavar="FILE", help="what to set (default: standard input)")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="where to write (default: standard output)"
+        "--input", type=parse_path, metavar="FILE", help="what to set (default: standard input)"
+    )
+    parser.add_argument(
+        "--output", type=parse_path, metavar="FILE", help="where to write (default: standard output)"
     )
     add_lab_argument(parser)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from agent.arguments import parse_path
 from agent.model.pair import SyncMode
 from hafw_lab.arguments.advert import add_advert_argument, choose_advert_ms
 from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count
@@ -49,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_advert_argument(parser, None)
     add_machine_arguments(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
+    parser.add_argument("--json", type=parse_path, metavar="FILE", help="also write the result to FILE")
     parser.add_argument(
         "--report",
-        type=Path,
+        type=parse_path,
         metavar="DIR",
         help=f"make this directory, with a page of pictures: {_PAGE}, and the first of them: {_DRAWING}",
     )

@@ -5,6 +5,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from agent.arguments import parse_path
 from hafw_lab.arguments.machines import DEFAULT_RELEASE, RELEASES
 from hafw_lab.compose import lab, machines
 from hafw_lab.errors import LabError
@@ -36,7 +37,7 @@ they are. Give each machine its interfaces in the order and with the hardware ad
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=parse_path, metavar="DIR")
     parser.add_argument(
         "--release", default=DEFAULT_RELEASE, choices=RELEASES, help=f"default: {DEFAULT_RELEASE}"
     )
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-screen", dest="screen", action="store_false", help="without SPICE screen and USB"
     )
     parser.add_argument(
-        "--topology", type=Path, metavar="FILE", help="another topology than the built-in one"
+        "--topology", type=parse_path, metavar="FILE", help="another topology than the built-in one"
     )
 
 

@@ -3,8 +3,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
+from agent.arguments import parse_path
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.client import registry
 from hafw_lab.client.lab import LabStatus, NodeStatus
@@ -20,8 +20,12 @@ _FORMATS = {"text": to_text, "mermaid": to_mermaid, "svg": to_svg}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_lab_argument(parser)
     parser.add_argument("--format", choices=_FORMATS, default="text", help="default: text")
-    parser.add_argument("--topology", type=Path, metavar="FILE", help="of the lab, if not the built-in one")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    parser.add_argument(
+        "--topology", type=parse_path, metavar="FILE", help="of the lab, if not the built-in one"
+    )
+    parser.add_argument(
+        "--output", type=parse_path, metavar="FILE", help="write there instead of to the terminal"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,8 +2,8 @@
 """`hafw-lab image`: the disks that virtual machines boot from, built, listed and removed."""
 
 import argparse
-from pathlib import Path
 
+from agent.arguments import parse_path
 from hafw_lab.image.debian import Release
 from hafw_lab.image.store import Image, find_images, prune_images, require_image
 from hafw_lab.spoken import say, show, show_json
@@ -17,7 +17,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     build.add_argument("--fresh", action="store_true", help="with the archive's packages of today")
     build.add_argument(
         "--deb",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="hafw-agent; default: from the checkout, or as it is installed here",
     )

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from agent import __version__
+from agent.arguments import parse_path, refuse_early_options
 from agent.errors import HafwError
 from agent.model.pair import SyncMode
 from hafw_lab.arguments.advert import add_advert_argument, choose_advert_ms
@@ -136,7 +136,9 @@ def _add_up(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--restart", action="store_true", help="start daemons that die again, as systemd would"
     )
-    verb.add_argument("--topology", type=Path, metavar="FILE", help="another topology than the built-in one")
+    verb.add_argument(
+        "--topology", type=parse_path, metavar="FILE", help="another topology than the built-in one"
+    )
     add_machine_arguments(verb)
     add_desktop_arguments(verb)
 
@@ -382,7 +384,9 @@ def main(argv: Sequence[str]) -> int:
         late_verb = argv[0] if argv and argv[0] in LATE_VERBS else None
         late = load_verb(late_verb) if late_verb else None
         try:
-            args = make_parser(late, late_verb).parse_args(argv)
+            parser = make_parser(late, late_verb)
+            refuse_early_options(parser, argv, "verb")
+            args = parser.parse_args(argv)
             run: Callable[[argparse.Namespace], int] = args.run
             return run(args)
         finally:

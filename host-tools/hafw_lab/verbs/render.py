@@ -4,6 +4,7 @@
 import argparse
 from pathlib import Path
 
+from agent.arguments import parse_path
 from hafw_lab.errors import LabError
 from hafw_lab.model.topology_file import choose_topology
 from hafw_lab.plan.host_network import HostFile, plan_host
@@ -19,10 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with the way back to the clients, for a pair without NAT",
     )
     parser.add_argument(
-        "--topology", type=Path, metavar="FILE", help="another topology than the built-in one"
+        "--topology", type=parse_path, metavar="FILE", help="another topology than the built-in one"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="write below DIR (/ installs them) instead of printing"
+        "--output",
+        type=parse_path,
+        metavar="DIR",
+        help="write below DIR (/ installs them) instead of printing",
     )
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from agent.arguments import parse_path
 from hafw_lab.arguments.common import add_lab_argument
 from hafw_lab.client import registry
 from hafw_lab.errors import LabError
@@ -14,7 +15,7 @@ from hafw_lab.spoken import show
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("node")
-    verb.add_argument("--output", type=Path, metavar="FILE.png", help="default: NODE.png; - is stdout")
+    verb.add_argument("--output", type=parse_path, metavar="FILE.png", help="default: NODE.png; - is stdout")
     add_lab_argument(verb)
 
 

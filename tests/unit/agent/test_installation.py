@@ -2,6 +2,7 @@
 """What a copy of hafw lacks, in one sentence."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +35,37 @@ def test_what_is_there_is_not_asked_for(
     assert say_missing("hafw-lab", ModuleNotFoundError(name="yaml")) == 1
     said = capsys.readouterr().err
     assert said == "hafw-lab: Python cannot import yaml; install from Debian: python3-yaml\n"
+
+
+DEBIAN_ENVIRONMENT = "make the virtual environment with /usr/bin/python3 -m venv --system-site-packages"
+
+
+@pytest.mark.parametrize(
+    ("base", "environment", "hint"),
+    [
+        ("/usr", None, ""),
+        ("/opt/python", None, ", and run it with /usr/bin/python3"),
+        ("/usr", "false", f", and {DEBIAN_ENVIRONMENT}"),
+        ("/usr", "true", ""),
+        ("/opt/python", "false", f", and {DEBIAN_ENVIRONMENT}"),
+        ("/opt/python", "true", f", and {DEBIAN_ENVIRONMENT}"),
+    ],
+)
+def test_the_python_that_sees_debians_packages(
+    base: str,
+    environment: str | None,
+    hint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nobody is told to do what was done: a Python that is not Debian's never sees them."""
+    (tmp_path / "pyvenv.cfg").write_text(
+        f"home = {base}/bin\ninclude-system-site-packages = {environment}\n"
+    )
+    monkeypatch.setattr(installation, "find_spec", lambda library: None if library == "yaml" else object())
+    monkeypatch.setattr(sys, "base_prefix", base)
+    monkeypatch.setattr(sys, "prefix", base if environment is None else str(tmp_path))
+    say_missing("hafw", ModuleNotFoundError(name="yaml"))
+    said = capsys.readouterr().err
+    assert said == f"hafw: Python cannot import yaml; install from Debian: python3-yaml{hint}\n"

@@ -138,9 +138,7 @@ def test_files_that_are_no_pair_files(tmp_path: Path, command: tuple[str, ...], 
     assert done.stderr.startswith(f"hafw: {path} cannot be used:\n".encode())
 
 
-@pytest.mark.parametrize(
-    "path", ["/nonexistent/hafw.yaml", "/", "/dev/null", "/dev/zero", "", "-", "x" * 300]
-)
+@pytest.mark.parametrize("path", ["/nonexistent/hafw.yaml", "/", "/dev/null", "/dev/zero", "-", "x" * 300])
 def test_places_where_no_pair_file_is(path: str) -> None:
     done = hafw("check", f"./{path}" if path == "-" else path)
     assert (done.returncode, done.stdout) == (2, b"")
@@ -156,39 +154,6 @@ def test_a_file_whose_name_is_no_text(tmp_path: Path) -> None:
         == 0
     )
     assert hafw("check", path + b"\xfe").returncode == 2
-
-
-WRONG = [
-    (),
-    ("nonsense",),
-    ("check", "a", "b"),
-    ("render", "iptables", str(PAIR)),
-    ("render",),
-    ("plan", "backup"),
-    ("plan", "king", "queen"),
-    ("plan", "unknown", "primary"),
-    ("history", "-n", "0"),
-    ("history", "-n", "-1"),
-    ("history", "-n", "x"),
-    ("history", "-n", "9" * 5000),
-    ("status", "now"),
-    ("--nonsense",),
-    ("agent", "more"),
-    (b"\xff\xfe",),
-    ("check", str(PAIR), "--node", "fw-1"),
-    *(
-        ("rules", "rollback", "--unconfirmed", "x", "--after", text)
-        for text in ("nan", "-1", "1e30", "inf", "")
-    ),
-    ("rules", "rollback", "--unconfirmed", "x", "--after", "86401"),
-]
-
-
-@pytest.mark.parametrize("arguments", WRONG, ids=lambda arguments: repr(arguments)[:40])
-def test_wrong_arguments(arguments: tuple[str | bytes, ...]) -> None:
-    done = hafw(*arguments)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"usage: hafw")
 
 
 def test_help_shows_examples() -> None:

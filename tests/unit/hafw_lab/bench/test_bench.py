@@ -285,3 +285,24 @@ def test_the_machines_facts_can_be_written_as_json() -> None:
     facts = read_facts()
     assert json.loads(json.dumps(facts))["cpus"]
     assert facts["kernel"]
+
+
+BENCHES = (
+    "failover --runs",
+    "handover --count",
+    "hook --count",
+    "rules --runs",
+    "rules --slices",
+    "flap --rate",
+)
+
+
+@pytest.mark.parametrize("words", [*BENCHES, "flap --seconds", "rules --most"])
+@pytest.mark.parametrize("text", ["0", "x", "-1", "", "1" * 9])
+def test_nothing_is_not_measured(words: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    main.add_arguments(parser)
+    parser.parse_args([*words.split(), "1"])
+    with pytest.raises(SystemExit):
+        parser.parse_args([*words.split()[:1], f"{words.split()[1]}={text}"])
+    assert f"{text!r} is not a whole number from 1 to 99999999" in capsys.readouterr().err

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the command lines of hafw and hafw-lab have in common."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+_ALONE = ("-h", "--help", "--version")
+
+
+def parse_path(text: str) -> Path:
+    """Path("") would be the current directory, which nobody has named."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or a directory")
+    return Path(text)
+
+
+def refuse_early_options(parser: argparse.ArgumentParser, argv: Sequence[str], word: str) -> None:
+    """An option that stands before the `word` (a command, a verb) that it belongs to: argparse would take
+    its value for that word."""
+    first = argv[0] if argv else ""
+    if first.startswith("-") and not any(one.startswith(first.partition("=")[0]) for one in _ALONE):
+        parser.error(f"unknown option {first!r} before the {word}; options stand behind it")
