@@ -15,12 +15,18 @@ _END = ".hafw-new"
 
 
 def write(
-    path: Path, content: str | bytes, mode: int = 0o600, *, like: Path | None = None, durable: bool = False
+    path: Path,
+    content: str | bytes,
+    mode: int = 0o600,
+    *,
+    like: Path | None = None,
+    group: int | None = None,
+    durable: bool = False,
 ) -> None:
     """`content` at `path`, in the place of what was there. The file has owner and mode of `like` where that
-    is there, else `mode`; on the disk, with its name, when this returns, if it is to be `durable`. Raises
-    OSError."""
-    with written_beside(path, content, mode, like=like, durable=durable) as fresh:
+    is there, else `mode`, and `group` where this process may give it; on the disk, with its name, when this
+    returns, if it is to be `durable`. Raises OSError."""
+    with written_beside(path, content, mode, like=like, group=group, durable=durable) as fresh:
         os.replace(fresh, path)
     if durable:
         sync_directory(path.parent)
@@ -28,7 +34,13 @@ def write(
 
 @contextlib.contextmanager
 def written_beside(
-    path: Path, content: str | bytes, mode: int, *, like: Path | None, durable: bool
+    path: Path,
+    content: str | bytes,
+    mode: int,
+    *,
+    like: Path | None,
+    group: int | None = None,
+    durable: bool,
 ) -> Iterator[Path]:
     """A whole file in the directory of `path`, for a rename or a link; what is left of it is removed."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}{_END}")
@@ -38,6 +50,9 @@ def written_beside(
         with open(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
+            if group is not None:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, -1, group)
             _take_after(like, descriptor, mode)
             if durable:
                 os.fsync(descriptor)

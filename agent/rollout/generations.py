@@ -342,18 +342,21 @@ def _write(path: Path, text: str) -> None:
 
 
 def _install(path: Path, text: str) -> None:
-    """With the mode of what is there; its owner the agent may not give it."""
+    """With the mode and the group of what is there; the agent may not give away a file, so that it keeps the
+    mode alone."""
     with _explained(path):
         atomic_file.make_directory(path.parent)
         atomic_file.sweep(path)
-        atomic_file.write(path, text, _mode_of(path), durable=True)
+        mode, group = _access_to(path)
+        atomic_file.write(path, text, mode, group=group, durable=True)
 
 
-def _mode_of(path: Path) -> int:
+def _access_to(path: Path) -> tuple[int, int | None]:
     try:
-        return path.stat().st_mode & 0o777
+        found = path.stat()
     except OSError:
-        return 0o640
+        return 0o640, None
+    return found.st_mode & 0o777, found.st_gid
 
 
 def _remove(path: Path) -> None:

@@ -2,6 +2,8 @@
 """Generations on disk: kept, listed, put in place, and whole after a cut at any moment."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from agent.config.files import Files
 from agent.errors import HafwError
 from agent.rollout.generations import KEPT, Generations, Pending, boot_id
+from tests.checkout import ROOT
 
 A: Files = (("hafw.yaml", "a\n"),)
 B: Files = (("new.yaml", "b\n"), ("rules/web.yaml", "web b\n"), ("more.yaml", "more b\n"))
@@ -223,3 +226,45 @@ def test_a_cut_leaves_the_old_or_the_new(
     # whatever was left half done is no obstacle
     made.install(made.add(A, "root", "apply", "11").number, pair_file)
     assert pair_file.read_text() == "a\n"
+
+
+@pytest.mark.root(reason="gives files to others")
+@pytest.mark.parametrize("link", [False, True])
+def test_who_may_read_the_installed_files_still_may(made: Generations, pair_file: Path, link: bool) -> None:
+    made.add(B, "root", "apply", "22")
+    real = pair_file
+    if link:
+        real = pair_file.rename(pair_file.with_name("real.yaml"))
+        pair_file.symlink_to(real.name)
+    included = pair_file.with_name("more.yaml")
+    included.touch()
+    for path, mode, group in ((real, 0o640, 4711), (included, 0o604, 4712)):
+        os.chown(path, 0, group)
+        path.chmod(mode)
+    made.install(1, pair_file)
+    assert real.read_text() == "b\n"
+    assert included.read_text() == "more b\n"
+    assert (real.stat().st_gid, real.stat().st_mode & 0o7777) == (4711, 0o640)
+    assert (included.stat().st_gid, included.stat().st_mode & 0o7777) == (4712, 0o604)
+
+
+INSTALL = """
+import sys
+from pathlib import Path
+from agent.rollout.generations import Generations
+Generations(Path(sys.argv[1])).install(1, Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.root(reason="gives a file to others")
+def test_who_may_not_give_a_file_away_installs_it_all_the_same(
+    made: Generations, pair_file: Path, tmp_path: Path
+) -> None:
+    made.add(B, "root", "apply", "22")
+    pair_file.chmod(0o640)
+    os.chown(pair_file, 0, 4711)
+    drop = ["setpriv", "--bounding-set=-chown", "--inh-caps=-chown", "--clear-groups"]
+    argv = [*drop, sys.executable, "-P", "-c", INSTALL, str(tmp_path / "lib"), str(pair_file)]
+    subprocess.run(argv, env={"PATH": "/usr/sbin:/usr/bin", "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
+    assert pair_file.read_text() == "b\n"
+    assert (pair_file.stat().st_gid, pair_file.stat().st_mode & 0o7777) == (0, 0o640)
