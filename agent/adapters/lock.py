@@ -4,13 +4,16 @@
 import contextlib
 import fcntl
 import os
-import time
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from agent.errors import HafwError, UnavailableError
 from agent.file_cures import cure_of
 from agent.paths import Paths
+
+_AGAIN_S = 0.1
 
 
 class BusyError(UnavailableError):
@@ -25,7 +28,7 @@ def hold_lock(path: Path, wait_s: float) -> Iterator[None]:
     except OSError as error:
         raise HafwError(f"cannot open {path}: {error.strerror}", cure_of(error)) from error
     try:
-        _lock(descriptor, path, time.monotonic() + wait_s)
+        _lock(descriptor, wait_s)
         with contextlib.suppress(OSError):  # only says who: on a full disk it is locked all the same
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -34,18 +37,38 @@ def hold_lock(path: Path, wait_s: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path, deadline: float) -> None:
-    while True:
+def _lock(descriptor: int, wait_s: float) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = _holder(descriptor)
-                raise BusyError(
-                    f"another hafw (process {holder}) is running on this node", "only one can run at a time"
-                ) from None
-        time.sleep(0.05)
+            with _time_limit(wait_s):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except TimeoutError:
+            holder = _holder(descriptor)
+            raise BusyError(
+                f"another hafw (process {holder}) is running on this node", "only one can run at a time"
+            ) from None
+
+
+@contextlib.contextmanager
+def _time_limit(limit_s: float) -> Iterator[None]:
+    """TimeoutError then, from a call of the kernel's as well. Only in the main thread."""
+    if limit_s <= 0:
+        raise TimeoutError
+    usual = signal.signal(signal.SIGALRM, _give_up)
+    try:
+        # more than once: the first may come just before the call of the kernel begins
+        signal.setitimer(signal.ITIMER_REAL, limit_s, _AGAIN_S)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+
+
+def _give_up(_number: int, _frame: FrameType | None) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    raise TimeoutError
 
 
 def _holder(descriptor: int) -> str:
