@@ -270,6 +270,36 @@ def test_a_take_over_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
         assert_consistent(lab, since)
 
 
+def test_the_next_agent_makes_the_commit_that_is_owed(lab: Lab, mode: SyncMode) -> None:
+    """The gate opened without its states, and then the agent was killed. In direct mode none is owed."""
+    primary = lab.wait_primary(None, 5)
+    heir = lab.node(other(lab, primary))
+    owes = mode is SyncMode.CACHE
+    pair_file = heir.read_text(PAIR_FILE)
+    heir.write_text(PAIR_FILE, pair_file + "gate: {limit: 2s, then: open}\n")
+    reload(heir)
+    since = heir.signal_service("conntrackd", signal.SIGSTOP)
+    take_over(lab)
+    wait_record(heir, since, 10, event="transition", to="primary", result="done")
+    assert is_marked(heir) is owes
+    assert len(find(records(heir, since), step="MarkOwed", result="done")) == owes
+    heir.stop_service("agent", signal.SIGKILL)
+    heir.write_text(PAIR_FILE, pair_file)
+    back = heir.signal_service("conntrackd", signal.SIGCONT)
+    heir.start_service("agent")
+    last = "CommitStates" if owes else "SendBulk"
+    wait_record(heir, back, POLL_S + 10, event="step", step=last, result="done")
+    until(lambda: not is_marked(heir), POLL_S, "the mark stays")
+    assert bool(find(records(heir, back), step="CommitStates")) is owes
+    until(lambda: "rules" in (lab.status().node(heir.name).agent or {}), POLL_S, "no status yet")
+    lab.heal(primary)
+    assert_consistent(lab, since, allowed={"states"} if owes else ())
+
+
+def is_marked(node: Node) -> bool:
+    return node.run(["test", "-e", str(Paths().commit_owed)], check=False).returncode == 0
+
+
 def reload(node: Node) -> None:
     """The rules are loaded again with every pair file."""
     moment = node.signal_service("agent", signal.SIGHUP)
