@@ -31,10 +31,31 @@ def test_the_packages_and_the_project_name_it(root: Path) -> None:
 
 
 def is_marked(path: Path) -> bool:
-    """By its first line, or the one below `#!`; a file with nothing in it needs none."""
+    """By its first line, or the one below `#!` or `<?xml`; a file with nothing in it needs none."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    first = lines[1:2] if lines and lines[0].startswith("#!") else lines[:1]
-    return not lines or first in ([f"# {MARK}"], [f'.\\" {MARK}'])
+    first = lines[1:2] if lines and lines[0].startswith(("#!", "<?xml")) else lines[:1]
+    return not lines or first in ([f"# {MARK}"], [f'.\\" {MARK}'], [f"<!-- {MARK} -->"])
+
+
+CONFIGURED = (
+    ".editorconfig",
+    ".pre-commit-config.yaml",
+    "examples",
+    "host-tools/hafw_lab/guest",
+    "host-tools/topologies",
+    "packaging/debian/apparmor",
+    "pyproject.toml",
+    "systemd",
+)
+"""What is no code and takes comments: units, rules, examples, the files of the machines."""
+
+
+def test_every_file_of_configuration_names_it(root: Path, files: tuple[Path, ...]) -> None:
+    for place in CONFIGURED:
+        found = [path for path in files if path.is_relative_to(root / place)]
+        assert found, place
+        unmarked = sorted(str(path.relative_to(root)) for path in found if not is_marked(path))
+        assert unmarked == [], f"begin each with: # {MARK}"
 
 
 def test_every_file_of_code_names_it(
@@ -58,6 +79,8 @@ def test_every_file_of_code_names_it(
         (f"# {MARK}\n", True),
         (f"#!/bin/sh\n# {MARK}\nexit\n", True),
         (f'.\\" {MARK}\n.Dd today\n', True),
+        (f"<?xml?>\n<!-- {MARK} -->\n<menu/>\n", True),
+        ("[Unit]\n", False),
         ('"""Code."""\n', False),
         ("#!/bin/sh\nexit\n", False),
         (f'"""Code."""\n# {MARK}\n', False),
