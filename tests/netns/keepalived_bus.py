@@ -134,6 +134,8 @@ class Ear:
     hints: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     changes: list[tuple[bool, bool]] = field(default_factory=list)
+    tries: int = 0
+    """Connections to the bus that failed or ended."""
 
     def changed(self) -> None:
         self.changes.append((self.watched.connected, self.watched.owned))
@@ -141,6 +143,13 @@ class Ear:
     def watch(self, socket_path: Path) -> None:
         watch = self.adapter.Watch(self.hints.append, self.refused.append, self.changed)
         self.watched = self.adapter.KeepalivedBus(socket_path, PAIR, watch)
+        lost = self.watched._lost
+
+        def count() -> None:
+            self.tries += 1
+            lost()
+
+        self.watched._lost = count
 
     @property
     def states(self) -> frozenset[VrrpState]:
@@ -155,6 +164,10 @@ class Ear:
         async with asyncio.timeout(LIMIT_S):
             while not fact():
                 await asyncio.sleep(0.001)
+
+    async def after_tries(self, count: int) -> None:
+        aim = self.tries + count
+        await self.until(lambda: self.tries >= aim)
 
     async def in_order(self, bus: MessageBus) -> None:
         """Whatever `bus` sent before has been handled by the adapter."""

@@ -13,20 +13,18 @@ for number in itertools.count(1):
 """
 
 CONTROL = r"""
-import collections, itertools, socket, time
+import collections, itertools, socket
 # most are half open, some ask and do not read, some ask for what there is not
 words = (b"", b"stat", b"", b"status\n", b"x" * 300, b"", b"nothing\n", b"")
 lines = collections.deque(maxlen=400)
 print("ready", flush=True)
 for word in itertools.cycle(words):
     line = socket.socket(socket.AF_UNIX)
-    line.setblocking(False)
     try:
-        line.connect("/run/hafw/control.sock")
+        line.connect("/run/hafw/control.sock")  # waits for a place in the queue
+        line.setblocking(False)
         line.send(word)
         lines.append(line)
-    except BlockingIOError:
-        time.sleep(0.001)
     except OSError:
         pass
 """

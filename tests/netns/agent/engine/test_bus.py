@@ -283,8 +283,7 @@ def test_a_bus_that_is_killed_is_noticed_once_and_found_again(adapter: ModuleTyp
                 await ear.until(lambda: not ear.watched.connected)
                 assert ear.states == frozenset()
                 assert ear.changes == [(False, False)]
-            # some tries in vain
-            await asyncio.sleep(0.2)
+            await ear.after_tries(3)
             assert ear.changes == [(False, False)], "said more than once"
             bus.start()
             await ear.until(lambda: ear.watched.connected)
