@@ -29,7 +29,7 @@ class Problem:
 
 
 MAX_IN_ONE_LINE = 5
-"""A record or an answer is one line; whoever has more room takes `problems`."""
+"""A record or an answer is one line; with more room use `problems`."""
 
 
 class ConfigError(HafwError):

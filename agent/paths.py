@@ -42,7 +42,7 @@ class Paths:
 
     @property
     def lock(self) -> Path:
-        """Held by whoever carries out plans: the resident agent, or a one-shot run of the hook."""
+        """Held by the process that carries out plans: the resident agent, or a one-shot run of the hook."""
         return self.run_dir / "agent.lock"
 
     @property
@@ -52,7 +52,7 @@ class Paths:
 
     @property
     def loaded_rules(self) -> Path:
-        """What one process of ours has put in the kernel, for the next one."""
+        """What one process of hafw has put in the kernel, for the next one."""
         return self.run_dir / "rules.json"
 
     @property

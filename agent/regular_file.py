@@ -76,7 +76,7 @@ def _read(descriptor: int, most: int) -> bytes:
 def find_weakness(path: Path) -> str | None:
     """Who but root could change what is read there, as words that continue where the name of the file ends.
 
-    Only root asks: what anybody else reads takes effect nowhere. The one who called sudo counts as root.
+    Only root asks: what another user reads takes effect nowhere. The user who called sudo counts as root.
     """
     if os.geteuid() != 0:
         return None
@@ -88,7 +88,7 @@ def find_weakness(path: Path) -> str | None:
                 # chmod of a device or of /tmp would be the wrong cure
                 return _find_other_kind(path) or f"is not safe: {place} {weakness}"
     except (OSError, ValueError):
-        pass  # whoever reads it says what is wrong
+        pass  # its reader says what is wrong
     return None
 
 

@@ -87,7 +87,8 @@ def remove(path: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """What a writer that was killed has left beside `path`. Only for who lets nobody else write there."""
+    """What a writer that was killed has left beside `path`. Only for a directory that no
+    other process writes to."""
     for left in path.parent.glob(f".{glob.escape(path.name)}*{_END}"):
         left.unlink()
 

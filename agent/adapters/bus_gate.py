@@ -6,7 +6,7 @@ Hard facts (dbus-daemon 1.14; dbus-next 0.2.3; dbus-fast 1.84 and 5.0)
 * Any local user may send any signal to our unique name, past every match rule, and as large as the bus takes
   them (32 MiB), as often as he likes.
 * The libraries take a whole message into memory and build a Python object for each of its values before
-  anybody can ask who has sent it: a signal of 31 MB holds the loop for 8 seconds. Each signature that they
+  the sender can be looked up: a signal of 31 MB holds the loop for 8 seconds. Each signature that they
   meet is kept for good.
 * dbus-next reads its connection through a buffer, later dbus-fast from the socket itself: nothing of theirs
   could be put in between that serves both. So they connect to us.
@@ -133,7 +133,7 @@ class Sieve:
 def _stranger(header: Header) -> str:
     """Of what a stranger has written only one word is repeated."""
     what = "a VrrpStatusChange" if header.member == "VrrpStatusChange" else "a message on the bus"
-    return f"{what} from {header.sender or 'somebody'}, who is not keepalived"
+    return f"{what} from {header.sender or 'an unknown sender'}, who is not keepalived"
 
 
 class Gate:
@@ -141,7 +141,7 @@ class Gate:
     does, or when what comes is not D-Bus."""
 
     def __init__(self, path: Path, sieve: Sieve) -> None:
-        """Raises UnavailableError if nobody takes connections at `path`."""
+        """Raises UnavailableError if nothing accepts connections at `path`."""
         self._sieve = sieve
         self._loop = asyncio.get_running_loop()
         self._inner: socket.socket | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The base chains of every table, whoever made them, as far as they could drop packets of ours.
+"""The base chains of every table, of any program, as far as they could drop packets of the pair.
 
 Hard facts
 * libnftables reads every rule of every table, whatever it is asked to list; the kernel gives chains alone,

@@ -142,8 +142,8 @@ class Conntrackd:
         return _states_in(first, before, peer_heard=True)
 
     def socket_identity(self) -> tuple[int, int] | None:
-        """Changes whenever another conntrackd has made its socket; None when nobody has. Cheap enough for a
-        poll."""
+        """Changes whenever another conntrackd has made its socket; None when there is none. Cheap enough
+        for a poll."""
         try:
             found = os.stat(self._paths.conntrackd_socket)
         except OSError:

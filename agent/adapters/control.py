@@ -47,7 +47,7 @@ def _await_sign(line: socket.socket, path: Path, limit_s: float) -> None:
     if not select.select([line], [], [], limit_s)[0]:
         raise UnavailableError(
             f"the agent at {path} does not answer: it is stopped by a signal, or hangs; rules and states "
-            "stay as they are, and nobody follows keepalived",
+            "stay as they are, and no agent follows keepalived",
             "see `systemctl status hafw-agent`, then: systemctl restart hafw-agent",
         )
 

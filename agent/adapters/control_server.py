@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the agent answers the requests of control.py, however many come, and whoever sends them."""
+"""How the agent answers the requests of control.py, however many come, from any client."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ class Server:
         for count in range(AT_ONCE):
             try:
                 line, _ = self._listener.accept()
-            except OSError:  # nobody more, or gone again, or no descriptors left just now
+            except OSError:  # no further client, or gone again, or no descriptors left just now
                 return max(count, 1)
             line.setblocking(False)
             task = asyncio.get_running_loop().create_task(self._serve(line))

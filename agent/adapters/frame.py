@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 IPAddress = IPv4Address | IPv6Address
 _SYN = 0x02
 _TTL = 64
-SENDER = b"\x02\0\0\0\0\x01"  # an address of nobody's: locally administered
+SENDER = b"\x02\0\0\0\0\x01"  # an address of no host: locally administered
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _IP = "/usr/sbin/ip"
 _LIMIT_S = 10.0
 _EVERYWHERE = {"-4": "0.0.0.0/0", "-6": "::/0"}
 _WRITTEN_BY_PEOPLE = ("boot", "static", "dhcp", "ra")
-"""Protocols of routes that nobody makes again by himself, as the kernel and routing daemons do."""
+"""Protocols of routes that neither the kernel nor a routing daemon makes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def read_links() -> tuple[HostLink, ...]:
 
 
 def read_routes() -> tuple[HostRoute, ...]:
-    """Those that somebody has configured. Raises ToolError."""
+    """Those that an administrator has configured. Raises ToolError."""
     every = (*_ask("-4", "route", "show", "table", "all"), *_ask("-6", "route", "show", "table", "all"))
     return tuple(
         route

@@ -10,8 +10,8 @@ Hard facts (keepalived 2.2.7 and 2.3.3):
   bus_gate.py lets nothing else in.
 * The object path has the interface with every character that is not a letter or digit turned into `_`:
   eth0.1 and eth0_1 collide, which is why paths are made from our own interfaces and never parsed.
-* Where the bus's policy lets somebody else own keepalived's name, he may do so while keepalived is away; the
-  bus knows the user behind a name.
+* Where the bus's policy lets another user own keepalived's name, that user may do so while keepalived is
+  away; the bus knows the user behind a name.
 * Both libraries read the bus's greeting in a loop that neither ends nor yields once the bus has hung up, and
   let through whatever their parsers raise at what is not D-Bus.
 * The property State is a struct (us): a list with dbus-next, a tuple with newer dbus-fast.
@@ -93,7 +93,7 @@ class _Connection(MessageBus):  # type: ignore[misc]  # its base comes from eith
 
     def disconnect(self) -> None:
         """Forgets what is still to be written: dbus-next would write it into the closed connection, and
-        asyncio complain of an error that nobody fetches."""
+        asyncio complain of an error that is never fetched."""
         if self._sock.fileno() >= 0:
             self._loop.remove_writer(self._fd)
         super().disconnect()
@@ -113,7 +113,7 @@ class KeepalivedBus:
         self._asked: dict[str, int] = {}
         self._failed: dict[str, str] = {}
         self.pid: int | None = None
-        """Of the process with keepalived's name; None while nobody has it, or where the bus cannot say."""
+        """Of the process with keepalived's name; None while it has no owner, or where the bus cannot say."""
         self.hung = False
         """The bus itself did not answer when it was last asked."""
         self._reading: set[asyncio.Task[None]] = set()
@@ -169,7 +169,7 @@ class KeepalivedBus:
         that is not known."""
         self.hung = self._bus is not None and not await self._bus_answers()
         if self.hung:
-            self._states.clear()  # nobody knows whether they are still true
+            self._states.clear()  # they may be out of date
             return
         if self._owner:
             await self.ask()
@@ -229,7 +229,7 @@ class KeepalivedBus:
             await self._adopt(body[0])
 
     async def _adopt(self, owner: str) -> None:
-        """keepalived runs as root; nobody else is taken for it."""
+        """keepalived runs as root; no other user's process is taken for it."""
         self._know("", owner)
         try:
             body = await self._call(BUS, _BUS_PATH, BUS, "GetConnectionUnixUser", "s", [owner])

@@ -17,7 +17,7 @@ _AGAIN_S = 0.1
 
 
 class BusyError(UnavailableError):
-    """Another process of ours is at work on this node."""
+    """Another process of hafw is at work on this node."""
 
 
 @contextlib.contextmanager

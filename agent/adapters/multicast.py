@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where somebody in this network namespace listens for VRRP: the interfaces on which its multicast groups
+"""Where a process in this network namespace listens for VRRP: the interfaces on which its multicast groups
 are joined, and the addresses that raw sockets for it are bound to.
 
 Hard facts

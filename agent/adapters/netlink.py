@@ -24,7 +24,7 @@ from agent.model.pair import Interface, IPInterface
 
 
 def _load(name: str) -> Any:
-    """A module of pyroute2 without the package's __init__, which runs as usual if somebody else wants it
+    """A module of pyroute2 without the package's __init__, which runs as usual if another module wants it
     later."""
     spec = find_spec("pyroute2")
     if "pyroute2" in sys.modules or spec is None:
@@ -53,7 +53,7 @@ class Addresses:
         """Raises UnavailableError when no netlink socket can be opened."""
         self._wanted = {(interface.name, vip.ip) for interface, vip in vips}
         try:
-            # pyroute2 would read each message into objects, and nobody looks at them
+            # pyroute2 would read each message into objects that are not used
             self._events = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             )

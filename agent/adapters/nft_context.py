@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""libnftables, and what it lists of our tables. What it does with changes is told in nftables.py.
+"""libnftables, and what it lists of our tables. nftables.py describes what it does with changes.
 
 Hard facts
 * A context is bound to the network namespace of the thread that made it, and not safe for two threads.

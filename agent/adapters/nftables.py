@@ -175,7 +175,7 @@ class Nftables:
 
     def load(self, rules: RuleSet) -> LoadedRules:
         """Puts the table in force in one transaction and reads it back. All that is there already lives on:
-        of a table that this one succeed()s, or of its own that somebody has edited.
+        of a table that this one succeed()s, or of its own that another program has edited.
 
         On ToolError the rules from before are still in force, unless the message is about reading back.
         """
@@ -261,7 +261,7 @@ class Nftables:
             self._run(self._flips[rules], f"switch to the {rules.value}'s rules")
 
     def read(self) -> RulesState:
-        """What is loaded, whoever loaded it."""
+        """What is loaded, by any program."""
         return _state(self._listing())
 
     def verify(self, rules: RuleSet) -> RulesState:

@@ -2,7 +2,7 @@
 """The hook's datagrams: who may send them, and what a good one looks like.
 
 A notice is only a hint, so a forged or repeated one could do no more than make the agent look. It is refused
-all the same, counted and recorded, because somebody who sends such things is worth knowing about.
+all the same, counted and recorded, because the sender of such things is worth knowing about.
 
 Hard facts: the socket is datagram AF_UNIX; the kernel adds the sender's credentials (SO_PASSCRED) and nobody
 can forge them; at most net.unix.max_dgram_qlen datagrams wait (10 on Debian), the hook then drops its own.
@@ -39,7 +39,7 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What the hook was told. `sent_ns` is CLOCK_MONOTONIC at the hook."""
+    """The arguments of the hook. `sent_ns` is CLOCK_MONOTONIC at the hook."""
 
     kind: str
     name: str
@@ -145,7 +145,7 @@ class NoticeSocket:
         return notice
 
     def close(self) -> None:
-        """The file goes too, so that hooks know that nobody listens; a socket of systemd's stays."""
+        """The file goes too, so that hooks know that no agent listens; a socket of systemd's stays."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

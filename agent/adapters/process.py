@@ -96,7 +96,7 @@ def start_detached(argv: tuple[str, ...], environment: dict[str, str]) -> None:
         )
     except OSError as error:
         raise ToolError(argv, f"cannot start {argv[0]}: {error.strerror}") from error
-    # nobody waits for it: without this Python warns that it is still running
+    # it is not waited for: without this Python warns that it is still running
     started.returncode = 0
 
 
@@ -135,7 +135,7 @@ def _be_child(job: Callable[[], object], writer: int) -> NoReturn:
     gc.disable()  # it would copy every page
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
-    signal.alarm(COPY_LIMIT_S)  # whoever waits for a copy that hangs would hang as well
+    signal.alarm(COPY_LIMIT_S)  # a process that waits for a copy that hangs would hang as well
     try:
         signal.set_wakeup_fd(-1)
         try:

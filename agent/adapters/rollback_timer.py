@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who rolls back when nobody confirms, whatever becomes of the terminal, of the agent and of this process.
+"""What rolls back without a confirmation, even if the terminal, the agent and this process are gone.
 
 Hard facts
 * Where systemd is, a transient timer (systemd-run --on-active) belongs to systemd alone. Its unit has one

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What nft lists, for who asks once: our tables with the words of nft, or every table as it could be loaded
-elsewhere. How nft behaves is told in nft_context.py and nftables.py.
+elsewhere. nft_context.py and nftables.py describe how nft behaves.
 """
 
 import errno
@@ -20,7 +20,7 @@ _LIST = ("nft", "list", "table", FAMILY, TABLE)
 
 
 def read_table() -> Listing:
-    """What is loaded, whoever made it. HafwError when it is not there or we may not look."""
+    """What is loaded, by any program. HafwError when it is not there or we may not look."""
     context = open_context()
     context.set_json_output(True)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The place of a socket of ours in the file system."""
+"""The place of one of our sockets in the file system."""
 
 import os
 import stat

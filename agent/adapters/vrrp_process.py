@@ -2,7 +2,7 @@
 """Which process is keepalived's VRRP process, whether it lives, and the moment it dies.
 
 Hard facts
-* A keepalived whose two processes are killed says nothing to anybody and leaves the virtual addresses where
+* A keepalived whose two processes are killed notifies no one and leaves the virtual addresses where
   they are; a pidfd becomes readable at the death of its process, at once and without polling.
 * kill -9 of the VRRP process alone makes the parent start another one, with another pid in the same file.
 * kill -9 of the parent makes the VRRP process end by itself, within seconds; it then removes the pid file,
@@ -57,7 +57,7 @@ class VrrpProcess:
         same = bus_pid in (None, self.pid, self._foreign)
         if same and self._descriptor is not None and not _has_ended(self._descriptor):
             return True
-        # before the old descriptor is closed: with the same number nobody would see the change
+        # before the old descriptor is closed: with the same number the change would not be seen
         pid, found = self._find(bus_pid) or (None, None)
         self.close()
         self.pid, self._descriptor = pid, found
@@ -209,14 +209,14 @@ def _is_here(pid: int) -> bool:
 
 
 def _is_keepalived(pid: int) -> bool:
-    """A stale file may name a process of somebody else. /proc may hide the name (ProtectProc); then trust
+    """A stale file may name another process. /proc may hide the name (ProtectProc); then trust
     the file."""
     name = _name_of(pid)
     return not name or (name.startswith("keepalived") and _is_trusted(pid))
 
 
 def _is_trusted(pid: int) -> bool:
-    """Started by root, or by whoever has started us."""
+    """Started by root, or by the user who started us."""
     try:
         lines = (PROC / str(pid) / "status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

@@ -38,6 +38,6 @@ def parse_since(text: str, now: datetime) -> datetime:
 
 
 def _text(record: Mapping[str, object], name: str) -> str:
-    """As printable text: a record may have been written by somebody else."""
+    """As printable text: another program may have written a record."""
     text = str(record.get(name) or "")
     return "".join(letter if letter.isprintable() else "?" for letter in text)

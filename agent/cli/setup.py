@@ -72,7 +72,7 @@ def run(
 def _check(arguments: argparse.Namespace) -> None:
     """What argparse cannot see by itself; ends the program as it would."""
     if arguments.json and not (arguments.yes or arguments.dry_run):
-        arguments.refuse("with --json nobody is asked; add --yes or --dry-run")
+        arguments.refuse("--json asks no question; add --yes or --dry-run")
     if is_by_pip() and arguments.root == Path("/") and not arguments.dry_run:
         arguments.refuse(
             "pip has installed this hafw, without systemd units and keepalived's hook; install the Debian"
@@ -166,7 +166,8 @@ def _settle(arguments: argparse.Namespace, outcome: _Outcome, say: Callable[[str
 def _is_confirmed(outcome: _Outcome, restart: bool, say: Callable[[str], None]) -> bool:
     if not sys.stdin.isatty():
         raise HafwError(
-            "nobody can answer here, so nothing was written", "add --yes to write without asking"
+            "there is no terminal to answer here, so nothing was written",
+            "add --yes to write without asking",
         )
     one = len(outcome.changes) == 1
     question = "Write this file" if one else f"Write these {len(outcome.changes)} files"
@@ -198,7 +199,7 @@ def _advice(outcome: _Outcome) -> str:
 
 
 def _restart(commands: tuple[Argv, ...], say: Callable[[str], None]) -> None:
-    # only here: whoever asks for the status of the agent does not wait for these
+    # only here: a request for the status of the agent does not wait for these
     import asyncio
 
     from agent.adapters.process import run as run_process

@@ -176,7 +176,7 @@ def _read(path: Path, most: int, else_do: str) -> Document | Unreadable:
 
 
 def _tree(one: Document) -> Node:
-    """Only to look for names; whoever reads the file tells what is wrong with it."""
+    """Only to look for names; the reader of the file reports what is wrong with it."""
     try:
         return one.tree("")
     except ConfigError:

@@ -58,7 +58,7 @@ def load(path: Path) -> Pair:
 
 
 def load_with_files(path: Path) -> tuple[Pair, Files]:
-    """The pair, and the texts that it was made of: to be kept, so that nobody reads them again. Raises
+    """The pair, and the texts that it was made of: to be kept, so that no one has to read them again. Raises
     ConfigError as load()."""
     files = read(path)
     return parse_files(files), files.readable
@@ -127,7 +127,7 @@ def _read_pair(spot: Spot, named: Documents) -> Pair | None:
     complete = "interfaces" in fields and _count(fields["interfaces"].node) == len(interfaces) > 0
     parts = (fields, *_read_included(fields.get("include"), named))
     every = {name: tuple(part[name] for part in parts if name in part) for name in _INCLUDED}
-    # with an interface unread, nobody can say that a zone does not exist
+    # with an interface unread, it is not known whether a zone exists
     words = Words(
         interfaces if complete else (),
         read_own_services(every["services"]),
@@ -256,7 +256,7 @@ def _read_management(
     sources = _read_sources(fields["from"], interfaces) if "from" in fields else everywhere
     services = read_services(fields["services"], words.services) if "services" in fields else SERVICES["ssh"]
     if services and not any(service.protocol in _CARRY_LOGINS for service in services):
-        fields["services"].refuse(f"{_LOCKOUT}: nobody can log in over {services[0].name}; add ssh")
+        fields["services"].refuse(f"{_LOCKOUT}: no login works over {services[0].name}; add ssh")
     return Management(sources, services)
 
 
@@ -274,7 +274,7 @@ def _read_sources(spot: Spot, interfaces: tuple[Interface, ...]) -> tuple[IPNetw
             network = item.network()
             if network and own_versions and network.version not in own_versions:
                 reason = f"the firewalls have no IPv{network.version} address"
-                item.refuse(f"nobody from {network} can reach the firewalls: {reason}; remove it")
+                item.refuse(f"no host in {network} can reach the firewalls: {reason}; remove it")
             elif network:
                 found.append(network)
     return _outermost(found)

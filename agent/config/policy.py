@@ -36,7 +36,7 @@ _DEFAULT_BURST = 5
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a rule may call by name. Without `interfaces` nobody can say which zones there are."""
+    """What a rule may call by name. Without `interfaces` the zones are not known."""
 
     interfaces: tuple[Interface, ...]
     services: Services

@@ -43,7 +43,7 @@ _MAX_WORDS = 50
 
 
 class TooManyProblemsError(Exception):
-    """Nobody reads more, and finding them takes time and memory."""
+    """More are not read, and finding them takes time and memory."""
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ MAX_NODES = 250_000
 """Words, lists and mappings in one file: 14,000 rules have 140,000."""
 _MAX_TABS = 20
 FILE_END = ":"
-"""Stands in a path between the name of an included file and the place in it."""
+"""In a path, between the name of an included file and the place in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Who answers for the virtual addresses on the links, as far as this node can see by itself. Pure.
 
-A primary answers for them and nobody else may: an answer from another link-layer address is a second
-primary, or a stranger with an address of ours. A node that is not primary wants one answer from somebody;
-without any, nobody forwards.
+Only the primary may answer for them: an answer from another link-layer address is a second primary, or a
+stranger with an address of the pair. A node that is not primary expects an answer from another host; without
+one, no node forwards.
 
 A primary also advertises itself, and one that hears the other node do so for longer than a handover takes
 has a second one beside it, also where the two share IPv6 addresses only (the kernel refuses an answer for an
@@ -81,7 +81,7 @@ def _words(holder: Holder, peer: str) -> str:
 
 
 def rounds_without_primary(role: Role, holders: tuple[Holder, ...], before: int) -> int | None:
-    """How many rounds in a row nobody has answered; None when nobody could be asked."""
+    """How many rounds in a row had no answer; None when no request could be sent."""
     if role is Role.PRIMARY or any(holder.by is not None for holder in holders):
         return 0
     return before + 1 if holders else None

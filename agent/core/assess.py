@@ -3,9 +3,10 @@
 
 An address attracts packets, a word does not; so a primary has virtual addresses, and a keepalived that keeps
 them. Who has all of the pair's addresses is primary at once, without asking: the first packets are there
-already. A part of them is what somebody may have added by hand, or what a keepalived with an instance too
-few leaves; then keepalived's own word decides, and so it does when it was asked after the addresses came and
-says of every instance that it is not master. Its D-Bus state and its last notice tell the other roles apart.
+already. An administrator may have added some of them by hand, or a keepalived that lacks an instance may
+have left them; then keepalived's own answer decides, and so it does when it was asked after the addresses
+came and says of every instance that it is not master. Its D-Bus state and its last notice tell the other
+roles apart.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class VrrpState(Enum):
 class Facts:
     """What is true now. `wanted`, `held` and `orphaned` are virtual addresses, as text with their interface.
 
-    `orphaned`: held since a keepalived died, by nobody. `bus` is empty when keepalived is not on the bus or
+    `orphaned`: left behind by a keepalived that died. `bus` is empty when keepalived is not on the bus or
     does not answer; `settled`: every instance was asked after the addresses had last changed, and answered.
     `word` is the newest state in a notice of the hook. `served`: this node was primary at the last look.
     """
@@ -88,7 +89,7 @@ def _keeps_them(facts: Facts) -> bool:
     if says_master(facts):
         return True
     if facts.missing:
-        # who was primary is not closed for one address while nobody says that he is not
+        # a primary is not closed for one address while nothing says that it is no primary
         return facts.served and not facts.bus and facts.word is None
     return not (facts.bus and facts.settled)
 

@@ -32,7 +32,7 @@ class Condition(Enum):
     """keepalived was found by other means, because its pid file does not name it."""
     BUS = "bus"
     CONNTRACKD = "conntrackd"
-    """Nobody listens on its socket, or it cannot be asked."""
+    """No process listens on its socket, or it cannot be asked."""
     CONNTRACKD_SILENT = "conntrackd-silent"
     """It is there, and a question was not answered in its time."""
     CONNTRACKD_UNCLEAR = "conntrackd-unclear"
@@ -64,11 +64,11 @@ class Condition(Enum):
     FOREIGN_DROPS = "foreign-drops"
     """A table of another program drops what ours let through."""
     STRANGER = "stranger"
-    """Somebody else sends what only the other node may send; the rules drop it."""
+    """A third host sends what only the other node may send; the rules drop it."""
     BLIND = "blind"
     """The agent cannot look at something; what that shows is not known."""
     READINESS = "readiness"
-    """Somebody else wrote the file by which keepalived chooses the primary, or nobody can."""
+    """Another program wrote the file by which keepalived elects the primary, or it cannot be written."""
     STALL = "stall"
     """The agent itself stalled: it was stopped, or did not get the processor."""
 
@@ -105,7 +105,7 @@ class Severity(IntEnum):
 
     WARNING = 1
     CRITICAL = 2
-    """Packets are lost now, or nobody would forward after the next failover."""
+    """Packets are lost now, or no node would forward after the next failover."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class QueryResult(Enum):
     REFUSED = "refused"
     """It answers, and did not do what it was asked for."""
     UNREACHABLE = "unreachable"
-    """Nobody listens on its socket, or its command cannot be started."""
+    """No process listens on its socket, or its command cannot be started."""
     NONE = "none"
     """None came in time. The question may still be waiting in its socket, and be carried out later."""
 

@@ -2,10 +2,10 @@
 """Whether keepalived listens for the other node's advertisements on every link of the pair. Pure.
 
 When an interface is renamed, keepalived (2.2.7) closes the sockets of its instance, and does not open them
-again when the name is back. The instance is BACKUP forever, hears nobody, and keeps its whole group from
-becoming MASTER; neither the log nor the bus shows it. The kernel does: nobody on this node has joined VRRP's
-multicast group on that interface any more, and no socket for VRRP is bound to an address of it, as one for
-unicast is.
+again when the name is back. The instance is BACKUP forever, hears no advertisement, and keeps its
+whole group from becoming MASTER; neither the log nor the bus shows it. The kernel does: no process on this
+node has joined VRRP's multicast group on that interface any more, and no socket for VRRP is bound to an
+address of it, as one for unicast is.
 
 A link is missed where keepalived listened before. Where it has not listened since the agent began, it is
 missed if another link of the pair has the group of that family, unless keepalived has interfaces of its own

@@ -84,7 +84,7 @@ def _unzoned(pair: Pair, links: tuple[Link, ...]) -> Finding:
 
 
 def _find_unzoned(known: set[str], links: tuple[Link, ...]) -> Iterator[str]:
-    """Up, with a carrier, and with an address that somebody could send packets to. A container's bridge
+    """Up, with a carrier, and with an address that a host could send packets to. A container's bridge
     counts when a container is on it: before that it has no carrier."""
     for link in links:
         addresses = [str(address) for address in link.addresses if not address.ip.is_link_local]

@@ -99,7 +99,7 @@ class Agent:
         self._listen_for_notices()
         async with asyncio.TaskGroup() as group:
             reload_asked = asyncio.Event()
-            # before anybody can see that the agent runs: until then the signal would end it
+            # before another process can see that the agent runs: until then the signal would end it
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_asked.set)
             server = await control_server.serve(self.paths.control_socket, self._status, self._answer_reload)
             self.observer.start(group)
@@ -276,7 +276,7 @@ async def _until_signalled(agent: Agent) -> None:
 
 
 def _raise_reason(group: BaseExceptionGroup[BaseException]) -> None:
-    """Of a group of tasks that ended for one reason which somebody can do something about, that reason."""
+    """Of a group of tasks that ended for one reason that an administrator can remove, that reason."""
     found: BaseException = group
     while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
         (found,) = found.exceptions
@@ -300,4 +300,4 @@ def run_settle(taken: Taken, node: str, paths: Paths) -> None:
                 mark.unlink(missing_ok=True)
                 asyncio.run(Agent(taken, node, paths).settle())
         except BusyError:
-            return  # whoever is at work finds the mark when it is done
+            return  # the process at work finds the mark when it is done

@@ -20,7 +20,7 @@ adapter sees the same end of the bus by itself."""
 
 @contextmanager
 def ending(working: "asyncio.Task[Any]") -> Iterator[None]:
-    """Inside, an exception that nobody handles cancels `working`, and is raised at the end of the block."""
+    """Inside, an unhandled exception cancels `working`, and is raised at the end of the block."""
     found: list[BaseException] = []
 
     def handle(running: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ def ending(working: "asyncio.Task[Any]") -> Iterator[None]:
 
 def is_foreign(exception: BaseException) -> bool:
     """Whether it came from inside the bus library, and nothing of ours had a part in it. One without a
-    traceback was never raised: a result that a library has put into a future which nobody reads."""
+    traceback was never raised: a result that a library has put into a future that is never read."""
     files = [frame.filename for frame in traceback.extract_tb(exception.__traceback__)]
     ours = any(name.startswith(OUR_FILES) for name in files)
     theirs = any(part in name for name in files for part in FOREIGN_FILES)

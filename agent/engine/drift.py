@@ -68,7 +68,7 @@ class DriftCheck:
             self._loop.post(RulesChanged(time.monotonic_ns(), sentence(opening, closed)))
 
     def check_readiness(self) -> None:
-        """keepalived reads it from a file, in which somebody else may have written."""
+        """keepalived reads it from a file, in which another program may have written."""
         ready = self._loop.state.ready
         if ready is None:
             return

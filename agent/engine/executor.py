@@ -145,7 +145,7 @@ class Executor:
         return not self._timers.keys().isdisjoint(timers)
 
     def overdue(self) -> str | None:
-        """Which step takes longer than any step may, because something of ours hangs."""
+        """Which step takes longer than any step may, because a part of the agent hangs."""
         if self._running is None or time.monotonic() < self._running.until_s:
             return None
         return self._running.action.describe()

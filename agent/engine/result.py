@@ -10,7 +10,7 @@ from agent.errors import HafwError, MissingToolError, SilentError, ToolError, Un
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`abandoned`: nobody waits for it any more, because a newer plan came."""
+    """`abandoned`: it is no longer needed, because a newer plan came."""
 
     action: Action
     begun_ns: int

@@ -412,7 +412,7 @@ class Pair:
 
     def advertiser(self, node: str, interface: Interface) -> IPv6Address | None:
         """The link-local address that `node` sends VRRP from over IPv6; None where there is none of that.
-        It is made of the VRID, which nobody else on that link has, and of the place of the node's name: both
+        It is made of the VRID, which is unique on that link, and of the place of the node's name: both
         nodes know it of each other, and no host gives itself such a one."""
         if interface.vrid is None or all(vip.version == 4 for vip in interface.vips):
             return None

@@ -101,7 +101,7 @@ def to_journal(record: Record) -> dict[str, str]:
 
 
 def from_journal(entry: dict[str, object]) -> dict[str, object]:
-    """The inverse of to_journal, for `hafw history`. Any entry is taken: somebody else may have written
+    """The inverse of to_journal, for `hafw history`. Any entry is accepted: another program may have written
     it."""
     found: dict[str, object] = {"message": str(entry.get("MESSAGE", ""))}
     for name, value in entry.items():

@@ -3,7 +3,7 @@
 """keepalived's side: hand one notice over to the agent and be gone.
 
 keepalived runs this for every transition, several at once and in any order, and gives a `stop` one second to
-live. So it decides nothing: it puts what it was told into one datagram and exits. If no agent listens, it
+live. So it decides nothing: it puts its arguments into one datagram and exits. If no agent listens, it
 starts one run of `hafw settle` in a session of its own, out of reach of the SIGTERM that keepalived's death
 would bring, and exits as well.
 

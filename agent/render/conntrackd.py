@@ -12,7 +12,7 @@ Hard facts (conntrackd 1.4.7 and 1.4.8):
   addresses can be there: they keep out what ends on the firewall itself, not what is source-NATed to them
   (tried).
 * Setting socket buffers needs CAP_NET_ADMIN outside of any user namespace; without, it does not start.
-* The number of committed states is told in the log file only.
+* conntrackd writes the number of committed states to its log file only.
 """
 
 from ipaddress import IPv4Interface

@@ -11,7 +11,7 @@ Hard facts (keepalived 2.2.7 and 2.3.3; read in the source, tried with the daemo
   does when it becomes primary on a busy machine, is killed with SIGKILL in the middle of it. Hence the long
   vrrp_rlimit_rttime.
 * A weighted track_file of an instance in a sync group is ignored; the group itself has to track it. A file
-  that is missing counts as 0, which is our "ready": init_file writes the other value before anybody is
+  that is missing counts as 0, which is our "ready": init_file writes the other value before a node is
   elected. If the directory is missing keepalived says so and continues without the file.
 * The first IPv6 address of an instance has to be link-local (RFC 9568); keepalived only grumbles, but hosts
   that take the virtual router as their gateway need one. A link-local VIP is never taken as source of

@@ -8,7 +8,7 @@ Hard facts (systemd-networkd 252 and 257, tried with the daemons):
 * Without carrier networkd takes even the static addresses away, and gives none at all to a link that has not
   had carrier since boot.
 * Debian's keepalived waits for network-online.target, for two minutes when no cable is in or when no link is
-  required. A link that is required to be no better than `no-carrier` holds nobody up.
+  required. A link that is required to be no better than `no-carrier` delays no boot.
 * An IPv6 address on a link without carrier stays tentative. networkd then never calls the link configured,
   and conntrackd cannot bind to the address, hence no duplicate address detection.
 * Forwarding is set by our sysctl file; networkd leaves it alone as long as nothing here names it.

@@ -3,7 +3,7 @@
 
 Hard facts:
 * That unit's stop is `flush ruleset`, and Debian's /etc/nftables.conf begins with it. A restart on a node at
-  work, or a shutdown, would leave a firewall without any rule of ours: it forwards whatever comes (seen: 26
+  work, or a shutdown, would leave a firewall without any rule of hafw: it forwards every packet (seen: 26
   forbidden packets through a backup, at 20 a second) until the agent has repaired its table.
 * A drop-in that names a program that was removed with our package would keep nftables from starting.
 """

@@ -4,15 +4,15 @@
 Hard facts:
 * Writing ip_forward sets redirects and more again on every interface, so it comes first.
 * For rp_filter the larger of `all` and the interface's own counts, and Debian sets 2 (loose) on each
-  interface; for send_redirects one of the two is enough to switch it on, and `all` is on unless somebody
-  has switched it off; for accept_source_route both must be on. So each interface is named.
+  interface; for send_redirects one of the two is enough to switch it on, and `all` is on unless an
+  administrator has switched it off; for accept_source_route both must be on. So each interface is named.
 * rp_filter drops without a count. The rules check first packets before it, and count them; it is left to
   drop what pretends to belong to a connection.
 * At boot systemd-sysctl passes over keys that are not there. Those of an interface it writes when udev sees
   the interface, those of nf_conntrack are there because our modules-load.d file comes before.
 * A key with slashes is taken as it is; with dots an interface named eth0.100 would be two words.
-* nf_conntrack_events is 2 on new kernels: a state that is made while nobody listens never reports anything,
-  not even its end. conntrackd is nobody while it restarts.
+* nf_conntrack_events is 2 on new kernels: a state that is created without a listener never reports anything,
+  not even its end. conntrackd does not listen while it restarts.
 * Not here: nf_conntrack_helper, which is 0 since Linux 4.7 and gone since 6.0; nf_conntrack_max and the
   buckets, which belong to the machine's memory, where the kernel's own choice is sound.
 """
@@ -96,7 +96,7 @@ def _ipv4(interface: Interface) -> Iterator[Setting]:
 
 
 def _ipv6(interface: Interface) -> Iterator[Setting]:
-    """Also for a pair without IPv6: whoever is near must not give it a way of his own."""
+    """Also for a pair without IPv6: a host on the link must not give it a route."""
     prefix = f"net/ipv6/conf/{interface.name}/"
     name = interface.name
     yield Setting(f"{prefix}accept_ra", "0", f"{name}: addresses and routes are those of the pair file")

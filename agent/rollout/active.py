@@ -154,7 +154,7 @@ def _best_first(paths: Paths) -> Iterator[Generation]:
 
 def adapter_of(on_disk: OnDisk, table: Compiled, apart: Apart = in_place) -> Nftables:
     """Its first load() lets be what is the same in the table that a process before
-    this one has left, if nobody has touched that table since. `apart` as Nftables() has it."""
+    this one has left, if that table has not changed since. `apart` as Nftables() has it."""
     seal = _recall(on_disk.paths)
     before = _find_table(on_disk, table, seal.rules) if seal is not None else None
     if seal is not None and before is not None:
@@ -205,7 +205,7 @@ def note_in_force(generations: Generations, why: str, files: Files, rules: str) 
 
 
 def find_in_force(on_disk: OnDisk) -> Checked:
-    """What the kernel has the rules of. HafwError when none are loaded, or nobody knows what from."""
+    """What the kernel has the rules of. HafwError when none are loaded, or their origin is unknown."""
     loaded = read_table().digest
     one = on_disk.find_made(loaded)
     if one is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The life of a policy: from a file to the rules in force, and back by itself when nobody confirms.
+"""The life of a policy: from a file to the rules in force, and back by itself without a confirmation.
 
     apply    check -> generation on disk -> (timer, pending) -> pair file in place -> live
     confirm  pending goes, and the timer with it
@@ -7,7 +7,7 @@
 
 A kill or a power cut after any of these steps leaves the old rules or the new ones, because nft's
 transaction is one, and every file is there as it was or as it is to be. What was begun is brought to its end
-by whoever comes next: a command, the timer, or the agent at its start. Ctrl-C and its like come before the
+by the next process: a command, the timer, or the agent at its start. Ctrl-C and its like come before the
 first of these steps or not at all.
 """
 
@@ -58,7 +58,7 @@ class Applied:
     by_agent: bool
     pending: Pending | None = None
     forbidden: int | None = None
-    """Connections that stay open although these rules would not let them in; None: nobody counted them."""
+    """Connections that stay open although these rules would not let them in; None: they were not counted."""
     cut: int | None = None
     """How many of them were ended here."""
 
@@ -203,7 +203,7 @@ def _go_back(on_disk: OnDisk, pending: Pending) -> Applied:
     try:
         applied = _go_to(on_disk, target, "hafw", why)
     except HafwError as error:
-        # nobody reads what this process says; what waits stays waiting for the next command or start
+        # the output of this process is not read; what waits stays waiting for the next command or start
         _record(on_disk.paths, f"{why}, which failed: {error}")
         raise
     on_disk.generations.clear_pending()

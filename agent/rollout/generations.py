@@ -4,7 +4,7 @@ way from one of them into the place where the agent reads it.
 
 A power cut at any moment leaves the old or the new. Every file is written beside its place, brought to the
 disk, renamed, and its directory brought to the disk. A pair file that includes others is several files:
-`installing` names the generation that is being put in place, and whoever comes next, the agent at its start
+`installing` names the generation that is being put in place, and the next process, the agent at its start
 or a command, puts it there to the end.
 
 An apply, a rollback, a reload and the start of the agent add a generation whenever the files are not those
@@ -90,7 +90,7 @@ class Generations:
         return tuple(reversed((*self.newest_first(),)))
 
     def newest_first(self) -> Iterator[Generation]:
-        """For whoever looks for one: those behind it are not read."""
+        """For a search: those behind it are not read."""
         for number in reversed(self._numbers()):
             found = self._look(number)
             if isinstance(found, Generation):
@@ -212,7 +212,7 @@ class Generations:
         return f"generation {pending.number} was not confirmed; back to generation {pending.back_to}"
 
     def _put_aside(self, note: Path, error: HafwError) -> str:
-        """So that it is in nobody's way, and reported once."""
+        """So that it is out of the way, and reported once."""
         aside = note.with_name(f"{note.name}.unusable")
         with _explained(note):
             os.rename(note, aside)

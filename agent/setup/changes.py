@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw setup` would change on this machine: the plan, compared with what is there. Writes nothing.
 
-A file of another package (keepalived.conf, conntrackd.conf) that somebody has made by hand is not ours to
+A file of another package (keepalived.conf, conntrackd.conf) that was made by hand is not ours to
 replace: it becomes a `Kept`, unless the administrator names it.
 """
 
@@ -42,7 +42,7 @@ class FileChange:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file that somebody has made by hand, and that stays as it is; `rendered` is how we would have it."""
+    """A file that was made by hand, and that stays as it is; `rendered` is how we would have it."""
 
     path: Path
     text: str

@@ -12,7 +12,7 @@ from agent.render.networkd import vlan_of
 
 
 def host_warnings(pair: Pair, links: Collection[HostLink], session: str | None) -> Iterator[str]:
-    """What is missing here, and where nobody will get in any more. `session` is what ssh says of the session
+    """What is missing here, and where no login will work any more. `session` is what ssh says of the session
     that asks (SSH_CONNECTION)."""
     there = {link.name for link in links}
     for interface in pair.interfaces:
