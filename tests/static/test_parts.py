@@ -6,11 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.conftest import pytest_runtest_setup
-from tests.parts import PARTS
+from tests.parts import PARTS, PartTimes
 
 FILES = ("tests/static/test_readme.py", "tests/unit/agent/model/test_pair.py")
 
@@ -44,7 +45,21 @@ def test_only_the_part_that_was_asked_for(root: Path) -> None:
     assert times_in(done.stdout) == [("static", number)]
 
 
-def test_the_times_of_two_processes_are_added_up(root: Path) -> None:
+def test_the_time_of_a_part_is_that_on_the_wall() -> None:
+    """Two processes have each worked for 100 s, at the same time."""
+    times, lines = PartTimes(), list[str]()
+    for name in ("tests/unit/test_x.py::a", "tests/unit/test_x.py::b"):
+        times.pytest_runtest_logstart(name)
+        report = pytest.TestReport(name, ("", 0, ""), {}, "passed", None, "call", (), 100.0)
+        times.pytest_runtest_logreport(report)
+    terminal = SimpleNamespace(section=lambda _: None, line=lines.append)
+    times.pytest_terminal_summary(terminal)  # type: ignore[arg-type]  # what it uses of a reporter
+    ((part, number, seconds),) = re.findall(r"^(\w+) +(\d+) tests +([\d.]+) s$", "\n".join(lines))
+    assert (part, number) == ("unit", "2")
+    assert float(seconds) < 100.0
+
+
+def test_each_part_has_its_time_also_from_two_processes(root: Path) -> None:
     done = run_pytest(root, "-n", "2", "--part", "static", "--part", "unit", *FILES)
     assert [part for part, _ in times_in(done.stdout)] == ["static", "unit"], done.stdout + done.stderr
 
