@@ -38,7 +38,7 @@ from agent.rules.statements import (
 _HOOKS = {
     "prerouting": "when it arrives",
     "input": "if it is for the firewall itself",
-    "forward": "if it is for somebody else",
+    "forward": "if it is for another host",
     "postrouting": "when it leaves",
 }
 _RULE = re.compile(r"\t\t(?P<text>.*) # handle (?P<handle>\d+)")

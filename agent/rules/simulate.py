@@ -93,7 +93,7 @@ _FINAL = frozenset({Verdict.ACCEPT, Verdict.DROP, Verdict.REJECT})
 _SILENT = (Count, NamedCounter, Log, Helper, Notrack, Translate)
 _SILENT_RAW = frozenset({"comment", "mangle", "redirect"})
 MAX_JUMPS = 32
-"""The kernel allows 16; a chain of somebody else's could go round."""
+"""The kernel allows 16; another program's chain could loop."""
 
 
 @dataclass(frozen=True, slots=True)

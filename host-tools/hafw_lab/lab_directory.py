@@ -56,7 +56,7 @@ class LabDirectory:
 
     @property
     def lock(self) -> int:
-        """The descriptor with which it is locked: whoever inherits it keeps the directory."""
+        """The descriptor with which it is locked: a process that inherits it keeps the directory."""
         return self._lock
 
     def remove(self) -> None:

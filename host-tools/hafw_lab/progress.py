@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a person is told while something takes long, a line at a time."""
+"""What the user sees while something takes long, a line at a time."""
 
 from collections.abc import Callable
 

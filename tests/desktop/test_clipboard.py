@@ -45,7 +45,7 @@ def make_picture(seed: int) -> bytes:
 
 
 def set_host(screen: VirtualScreen, kind: Format, content: bytes) -> None:
-    # Nobody waits for its output: it stays there in the background until somebody else copies something.
+    # Nobody waits for its output: it stays there in the background until another program copies something.
     quiet = subprocess.DEVNULL
     subprocess.run([*SET, kind.value], input=content, env=screen.environment(), stdout=quiet, check=True)
 

@@ -31,7 +31,7 @@ def files_below(root: Path) -> tuple[Path, ...]:
 
 
 def ask_git(root: Path) -> list[Path] | None:
-    """None if git is missing, or does not read what belongs to somebody else."""
+    """None if git is missing, or does not read what belongs to another user."""
     argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)

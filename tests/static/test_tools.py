@@ -11,7 +11,7 @@ import pytest
 
 TIMEOUT_S = 300
 CACHE = os.environ.get("HAFW_CACHE", ".cache")
-"""Not the checkout's own where that belongs to somebody else; ./run decides."""
+"""Not the checkout's own where that belongs to another user; ./run decides."""
 
 # pytest, argparse or a foreign library looks for these names; we never read them
 READ_BY_OTHERS = (

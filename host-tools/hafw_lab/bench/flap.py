@@ -95,9 +95,7 @@ def flap(lab: Lab, node: str, seconds: int, rate_hz: int, progress: Progress) ->
     half_s, start, up_ns = 0.5 / rate_hz, time.monotonic(), time.monotonic_ns()
     for number in range(seconds * rate_hz):
         if number % rate_hz == 0:
-            progress(
-                f"{_LINK} of {node} flaps {rate_hz} times a second; primary: {lab.primary() or 'nobody'}"
-            )
+            progress(f"{_LINK} of {node} flaps {rate_hz} times a second; primary: {lab.primary() or 'none'}")
         for step, up in enumerate((False, True)):
             due = start + (2 * number + step) * half_s
             time.sleep(max(0.0, due - time.monotonic()))  # the rate is the measurement
@@ -113,13 +111,13 @@ def wait_quiet(lab: Lab, agent: AgentKind, since_ns: int, progress: Progress) ->
         if scripts:
             last = Moment(now_ns, "", f"{scripts} copies of the stock script run")
         elif lab.primary() is None:
-            last = Moment(now_ns, "", "nobody holds all virtual addresses alone")
+            last = Moment(now_ns, "", "no node holds all virtual addresses alone")
         last = max(last, *find_changes(lab))
         if now_ns - last.at_ns > _QUIET_NS:
             return last
         if time.monotonic() - said > 1:
             said = time.monotonic()
-            progress(f"primary is {lab.primary() or 'nobody'}, {scripts} copies of the stock script run")
+            progress(f"primary: {lab.primary() or 'none'}, {scripts} copies of the stock script run")
         time.sleep(0.2)  # scripts and logs give no notice
     return None
 

@@ -54,7 +54,7 @@ for seconds in sys.stdin:
             line.send(batch)
     print(time.process_time() - start, flush=True)
 """
-# what somebody who knows nft writes for the described system, with the ports of the lab's policy
+# what an administrator who knows nft writes for the described system, with the ports of the lab's policy
 _MINIMAL = """
 table inet hand
 delete table inet hand

@@ -160,7 +160,7 @@ class Lab:
 
     @property
     def ended(self) -> bool:
-        """Whether it is gone, whoever ended it."""
+        """Whether it is gone, for any reason."""
         return self._client.ended.is_set()
 
     def save(self, directory: Path) -> Mapping[str, Any]:

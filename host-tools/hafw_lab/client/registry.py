@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Labs that `hafw-lab up` leaves running: one socket each in a private directory, and nothing else.
 
-A socket that nobody answers belongs to a lab that has crashed; the kernel has taken everything else of it
+A socket that does not answer belongs to a lab that has crashed; the kernel has taken everything else of it
 away.
 """
 
@@ -102,7 +102,7 @@ def _start(plan: LabPlan, path: Path, progress: Progress) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
         try:
-            # The supervisor itself listens: then the kernel can tell its pid to whoever connects.
+            # The supervisor itself listens: then the kernel can tell its pid to the client.
             SupervisorProcess(plan, listener).wait_ready(progress).close()
         except BaseException:  # also Ctrl-C: the supervisor ends with this process, the name has to go too
             path.unlink(missing_ok=True)
@@ -203,7 +203,7 @@ def _socket_path(name: str) -> Path:
 
 
 def _connect(path: Path) -> socket.socket | None:
-    """Raises LabError, also when what is there may be somebody else's."""
+    """Raises LabError, also when what is there may belong to another user."""
     if path.parent.is_dir():
         _require_private(path.parent)
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -242,7 +242,7 @@ def _locked(name: str, doing: str, progress: Progress) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
             break
-        os.close(descriptor)  # whoever had it has removed it
+        os.close(descriptor)  # its last holder has removed it
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{doing} {os.getpid()}".encode(), 0)

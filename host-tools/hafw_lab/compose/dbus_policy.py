@@ -30,7 +30,7 @@ _CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configura
 
 
 def compose_bus_config(socket: str, allowed: Sequence[str], included: Sequence[str] = ()) -> str:
-    """Everybody may listen, tell and answer. Who may own a name or call somebody is in `allowed`, each the
+    """All users may receive, signal and reply. Who may own a name or call a method is in `allowed`, each the
     attributes of one <allow>, and in the files `included`, which need not be there."""
     return _CONFIG.format(
         socket=socket,

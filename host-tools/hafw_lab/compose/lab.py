@@ -102,7 +102,7 @@ def _network(spec: NodeSpec, topology: Topology, options: LabOptions) -> Iterato
         yield "link set lo up"
     for link in spec.links:
         for address in link.addresses:
-            # Nobody else has the address, and asking around would hold it back for a second.
+            # No other host has the address, and duplicate detection would delay it by a second.
             yield f"addr add {address} dev {link.name}" + (" nodad" if address.version == 6 else "")
         yield f"link set {link.name} up"
     routes = list(spec.routes)

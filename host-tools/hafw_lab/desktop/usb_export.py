@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hand one USB device of the machine it runs on to whoever is at the other end of its standard input and
+"""Hand one USB device of the machine it runs on to the process at the other end of its standard input and
 output, in the usbredir protocol: `python3 -c SOURCE BUS-DEVICE`, on this machine or within a guest. One line
 on standard error says that it has begun, or why not. Standard library only and no other file.
 
 Hard facts
 * usbredirect speaks TCP only. It connects to a port of the loopback, which is closed as soon as it has; who
-  connects there is checked, since anybody on the machine could.
+  connects there is checked, since any user of the machine could.
 * A killed usbredirect leaves the device without its driver. When its connection ends it gives it back.
 """
 

@@ -95,7 +95,7 @@ def cached_tree(
     fresh: bool = False,
     megabytes: int = 600,
 ) -> Path:
-    """A tar of a Debian with these packages, kept in the cache for as long as nobody asks for a `fresh` one.
+    """A tar of a Debian with these packages, kept in the cache until a `fresh` one is requested.
     `options` are further ones for mmdebstrap, `megabytes` its size at most. Raises LabError."""
     wanted = sorted(set(packages))
     key = hashlib.sha256("\n".join((release.value, _architecture(), *wanted, "--", *options)).encode())

@@ -57,7 +57,7 @@ def _plan_any(spec: NodeSpec, topology: Topology) -> Iterator[SeedFile]:
     yield SeedFile("/etc/hosts", "\n".join(("127.0.0.1 localhost", "::1 localhost", *hosts, "")))
     for link in spec.links:
         match = f"[Match]\nMACAddress={compute_mac(spec.name, link.name)}\n"
-        # a file of one's own stands in for 99-default.link, which would choose another name
+        # a file of our own replaces 99-default.link, which would choose another name
         yield SeedFile(
             f"/etc/systemd/network/10-hafw-lab-{link.name}.link",
             f"{match}\n[Link]\nName={link.name}\nNamePolicy=\n",

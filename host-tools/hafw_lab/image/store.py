@@ -40,7 +40,7 @@ _KEEP, _KEEP_S = 3, 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`disk` is a base that nobody writes to. `ssh_key` is the private key that is let in as root. `key`
+    """`disk` is a base that is never written to. `ssh_key` is the private key that is let in as root. `key`
     changes with the content. `append` belongs on the kernel's command line. `desktop`: it has an X
     session."""
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs a long program, and ends it with all that it has begun when whoever waits for it is gone, in whatever
-way: a program that is killed itself cannot clear anything away.
+"""Runs a long program, and ends it with all that it has begun when the process that waits for it is gone, in
+any way: a program that is killed itself cannot clear anything away.
 
     python3 -m hafw_lab.kernel.keeper LOCK SCRATCH [LEFT...] -- COMMAND [ARGUMENT...]
 

@@ -2,7 +2,7 @@
 """System calls that a node has to be able to make although the kernel refuses them.
 
 Hard facts
-* Whoever maps his groups into a user namespace without privilege must give up setgroups(2) in it.
+* A process that maps its groups into a user namespace without privilege must give up setgroups(2) in it.
 * keepalived (2.2.7, 2.3.3) calls setgroups before each script and, when it fails, does not run the script.
 * keepalived (2.2.7, 2.3.3) with a real-time priority lowers both its limits of real time to 0 at a reload,
   and then raises them again, which only CAP_SYS_RESOURCE of the machine itself may: without it the kernel

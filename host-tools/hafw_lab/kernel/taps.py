@@ -3,7 +3,7 @@
 
 Hard facts
 * A tap belongs to the network namespace in which /dev/net/tun was opened, and is gone when its last
-  descriptor is closed: nothing has to be cleared away, whoever dies.
+  descriptor is closed: nothing has to be cleared away, whichever process dies.
 * Without IFF_VNET_HDR every packet's checksum is computed by the machine, which costs a third of its
   throughput. qemu asks the descriptor whether it is there.
 """

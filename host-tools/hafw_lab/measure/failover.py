@@ -241,7 +241,7 @@ class _Live:
         )
         kilobytes = now.bytes / 1000
         self._progress(
-            f"primary {primary or 'nobody':<6}  {now.alive():3d} connections flow, {kilobytes:8.1f} kB{rate}"
+            f"primary {primary or 'none':<6}  {now.alive():3d} connections flow, {kilobytes:8.1f} kB{rate}"
         )
         self._last, self._primary = now, primary
 

@@ -11,7 +11,7 @@ class FaultKind(Enum):
     POWER = "power"
     LINK = "link"
     KEEPALIVED = "keepalived"
-    """SIGKILL to all its processes: nobody removes the virtual addresses."""
+    """SIGKILL to all its processes: the virtual addresses stay."""
     KEEPALIVED_STOP = "keepalived-stop"
     CONNTRACKD = "conntrackd"
     AGENT = "agent"

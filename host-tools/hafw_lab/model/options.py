@@ -19,7 +19,7 @@ class AgentKind(Enum):
     STOCK_DROP = "stock-drop"
     """The same with an input chain that drops what is not asked for."""
     NONE = "none"
-    """Nobody: keepalived and conntrackd alone, and NAT."""
+    """No agent: keepalived and conntrackd alone, and NAT."""
 
 
 @dataclass(frozen=True, slots=True)

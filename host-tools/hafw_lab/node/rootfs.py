@@ -2,12 +2,12 @@
 """The file system of a node: the paths of an installed firewall, over the machine's own programs.
 
 Hard facts
-* keepalived refuses a script when any directory above it could be written by, or belongs to, somebody else
+* keepalived refuses a script when any directory above it could be written by, or belongs to, a user other
   than root. In a user namespace every file of the machine belongs to nobody, so the directories above the
   hook are the node's.
 * overlayfs over /usr does not work without privilege.
-* An absolute symbolic link would lead out of the node for whoever looks in through /proc/PID/root: links are
-  relative.
+* An absolute symbolic link would lead out of the node for a process that looks in through /proc/PID/root:
+  links are relative.
 """
 
 import contextlib

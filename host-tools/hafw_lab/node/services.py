@@ -7,7 +7,7 @@ that wait for the next one:
      ^  ^               |                |
      |  |               |  stop, or a signal that ends it
      |  |               v                |
-     |  +------------ Ending <-----------+      back to Starting, if somebody asks for that meanwhile
+     |  +------------ Ending <-----------+      back to Starting, if that is requested meanwhile
      |
     AboutToRestart <-- it has ended by itself, and its plan says that it restarts; then Running
 
@@ -197,7 +197,7 @@ class Services:
             self._answer(request, _now())
 
     def _rest(self, one: _Supervised, exit_status: int) -> None:
-        """It has ended, and nobody has asked for that."""
+        """It has ended without a request."""
         if one.service.restart:
             one.state = AboutToRestart(exit_status, time.monotonic() + _RESTART_AFTER_S)
         else:

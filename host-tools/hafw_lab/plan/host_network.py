@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The lab's bridges as lasting configuration of a real machine: systemd-networkd's files. Pure.
 
-For whoever runs the machines with qemu or libvirt on the host's own bridges instead of in a lab: br0 carries
-the host's address when the server is the host itself, br1 and br2 carry none.
+For users who run the machines with qemu or libvirt on the host's own bridges instead of in a lab: br0
+carries the host's address when the server is the host itself, br1 and br2 carry none.
 
 Hard facts
 * A bridge takes the lowest of its ports' hardware addresses unless it is given one.

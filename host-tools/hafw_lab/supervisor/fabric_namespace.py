@@ -10,7 +10,7 @@ from hafw_lab.kernel import namespaces as ns
 from hafw_lab.process import run
 
 _STAGES = ("/mnt", "/media", "/srv", "/boot", "/opt", "/home")
-"""Where the private file system of the lab may be mounted: any of them, since nobody else sees it."""
+"""Where the private file system of the lab may be mounted: any of them, since no other process sees it."""
 
 
 def quiet_fabric() -> None:
@@ -22,8 +22,8 @@ def quiet_fabric() -> None:
 
 
 def load_connection_tracking() -> None:
-    """An unprivileged node cannot load modules, but the kernel loads this one for whoever asks for the
-    table."""
+    """An unprivileged node cannot load modules, but the kernel loads this one for any process that asks for
+    the table."""
     with contextlib.suppress(LabError):  # the firewalls' own daemons say it better
         run(["conntrack", "-C"])
 

@@ -40,7 +40,7 @@ class PoweredHost(Powered):
 
     def end(self) -> None:
         """Of all that is this machine, only the links end with the lab."""
-        with contextlib.suppress(LabError):  # they were not made, or somebody has removed them
+        with contextlib.suppress(LabError):  # they were not made, or have been removed
             run_ip(fabric.plan_unplug(self.plan.cables))
 
     # -- what it does not let a lab do --

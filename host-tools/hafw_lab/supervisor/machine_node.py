@@ -33,7 +33,7 @@ from hafw_lab.wire import Message
 
 
 def silent(_: str) -> None:
-    """For a boot that nobody watches."""
+    """For a boot without a viewer."""
 
 
 class PoweredMachine(Powered):

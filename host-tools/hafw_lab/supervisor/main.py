@@ -42,7 +42,7 @@ class Supervisor:
         self._nodes = nodes
         self._operations = Operations(nodes, directory, self.ended.set)
         self._owner: socket.socket | None = None
-        """With whom the lab ends; nobody any more when it is up and stays."""
+        """The client with which the lab ends; None once the lab is up and stays."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- clients --
@@ -96,15 +96,15 @@ class Supervisor:
                 os.close(fd)
 
     def _send(self, client: socket.socket, message: wire.Message, files: Sequence[int] = ()) -> None:
-        """Without waiting: whoever asks and never reads would hold up everybody else, so he is dropped.
+        """Without waiting: a client that asks and never reads would delay all others, so it is dropped.
         Raises LabError when the message is too large."""
         try:
             wire.send(client, message, files, wait=False)
-        except OSError:  # he does not read, or he is gone
+        except OSError:  # the client does not read, or is gone
             self._drop(client)
 
     def _drop(self, client: socket.socket) -> None:
-        if client.fileno() < 0:  # he was dropped while he had more to be answered
+        if client.fileno() < 0:  # it was dropped while requests of it were left
             return
         asyncio.get_running_loop().remove_reader(client)
         client.close()
@@ -115,7 +115,7 @@ class Supervisor:
 
     def begin(self, owner: socket.socket, listener: socket.socket | None) -> None:
         """Build the lab, and tell its owner how that goes. With a `listener` the lab, once it is up, lives
-        until it is told to end, whoever comes and goes."""
+        until it is told to end; clients come and go."""
         self._owner = owner
         self.serve(owner)
         if listener is not None:

@@ -153,7 +153,7 @@ class Powered(ABC):
         self._gone.clear()
 
     def _ended(self) -> None:
-        """Its process is gone, whoever ended it."""
+        """Its process is gone, for any reason."""
         self.pid, self._dying = None, False
         self._gone.set()
         self._on_change()

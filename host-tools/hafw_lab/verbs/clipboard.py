@@ -36,7 +36,7 @@ class Format(Enum):
 
 
 # No screen is told apart from an empty clipboard by its status. xclip stays there in the background, for as
-# long as nobody else copies anything, so it must not hold the ends of our connection.
+# long as no other program copies anything, so it must not hold the ends of our connection.
 _NO_SCREEN = 77
 _SESSION = f"""
 test -S /tmp/.X11-unix/X0 || exit {_NO_SCREEN}

@@ -214,7 +214,7 @@ def _status(args: argparse.Namespace) -> int:
 def describe(status: LabStatus) -> str:
     """The table of `hafw-lab status`."""
     lines = [f"lab {status.name!r}: agent {status.options['agent']}, sync {status.options['sync']}; "]
-    lines[0] += f"primary: {status.primary or 'nobody'}"
+    lines[0] += f"primary: {status.primary or 'none'}"
     if status.starting is not None:
         lines.append(f"  it is starting: {status.starting}")
     for node in status.nodes:

@@ -132,10 +132,10 @@ class Watch:
 
 
 def break_one(lab: Lab, order: str, status: LabStatus) -> str:
-    """Raises LabError when there is nobody to break."""
+    """Raises LabError when there is no node to break."""
     primary = status.primary
     if primary is None:
-        raise LabError("nobody is primary now", "repair the lab first: hafw-lab heal NODE")
+        raise LabError("no node is primary now", "repair the lab first: hafw-lab heal NODE")
     backup = next((name for name in lab.firewalls if name != primary), primary)
     link = next(iter(status.node(primary).links))
     node, fault = {

@@ -49,7 +49,7 @@ def draw(status: LabStatus, said: Sequence[str], *, width: int, height: int, now
     pair = [node for node in status.nodes if node.firewall]
     column = max(16, (min(width, 100) - _LABEL) // max(1, len(pair)))
     lines = [
-        Line(f"lab {status.name}   primary: {status.primary or 'nobody'}   {now}", _tone_of(status)),
+        Line(f"lab {status.name}   primary: {status.primary or 'none'}   {now}", _tone_of(status)),
         Line("-" * min(width, 100)),
         Line(_row("", [node.name for node in pair], column), Tone.HEAD),
     ]

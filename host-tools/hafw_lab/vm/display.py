@@ -5,7 +5,7 @@ Hard facts
 * qemu itself opens no SPICE port: without port and socket it waits for clients that are handed to it
   (add_client), which the lab does (spice.py). So nothing listens but what the lab has opened.
 * spice-server reads its certificate only when it has a TLS port to open; with unix=on that port is a socket
-  in the machine's own directory, which nobody uses. A path that is too long for a socket would be cut
+  in the machine's own directory, which is not used. A path that is too long for a socket would be cut
   silently, so it is a relative one.
 * A password in the command line could be read by everybody.
 * ram_size without _mb is a number of bytes.

@@ -6,7 +6,8 @@ Hard facts
   what the next one reads first. guest-sync-delimited is answered with its own number after a byte 0xFF,
   which is in no JSON text; what comes before that byte is of no interest. A 0xFF sent ahead makes the agent
   forget half a line.
-* Nobody may listen at all: the agent starts late and stops early, and the port takes what is written.
+* The port may have no listener at all: the agent starts late and stops early, and the port takes what is
+  written.
 * guest-shutdown is answered by the end of qemu, or by an error.
 * guest-set-time also wants to write the hardware clock with hwclock(8), which Debian 13 does not install:
   the system's clock is set then, and the answer is an error. So the clock is read back instead.

@@ -15,7 +15,7 @@ from hafw_lab.vm.guest_addresses import SCRIPT, GuestAddresses
 from hafw_lab.vm.guest_ssh import CONTROL_SOCKET, plan_master, plan_session
 
 _NOTICE_S = 3.0
-"""The guest looks every second whether somebody is at the other end (guest/files/etc/hafw-lab/ssh-port)."""
+"""The guest looks every second whether a client is at the other end (guest/files/etc/hafw-lab/ssh-port)."""
 _PIPES_S = 0.5
 
 

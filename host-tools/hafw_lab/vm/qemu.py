@@ -35,7 +35,7 @@ class Qemu:
 
     def launch(self, on_end: Callable[[], None], *, halted: bool) -> int:
         """Its pid; `halted`, the machine does not begin before resume(). `on_end` is called when it is gone,
-        whoever ended it. Raises LabError, OSError."""
+        for any reason. Raises LabError, OSError."""
         self._taps = open_taps(self._plan.cables)
         process = start_qemu(
             self._plan, self.accelerator, self._files, self._user, self._taps, halted=halted

@@ -14,7 +14,7 @@ from typing import Any
 
 from hafw_lab.errors import LabError
 
-Fields = dict[str, Any]  # decoded JSON; whoever takes a field narrows it
+Fields = dict[str, Any]  # decoded JSON; the reader of a field narrows it
 
 _LARGEST = 1 << 22
 _ANSWER_TIMEOUT_S = 60.0

@@ -120,12 +120,12 @@ class Screen:
         ticket = secrets.token_urlsafe(24)
         qmp = self._require_qmp()
         await qmp.execute("set_password", protocol="spice", password=ticket, connected="keep")
-        self._used = False  # not before: until here somebody may have come in with the last one
+        self._used = False  # not before: until here a viewer may have come in with the last one
         await qmp.execute("expire_password", protocol="spice", time=f"+{valid_s}")
         return ticket
 
     async def _shut_out(self) -> None:
-        """The ticket is in two hands, and nobody can tell which of them is the right one."""
+        """Two viewers have the ticket, and it is unknown which of them is the right one."""
         if self._qmp is not None:
             with contextlib.suppress(LabError):  # qemu is gone
                 fields = {"password": secrets.token_urlsafe(24), "connected": "disconnect"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""As whom a qemu runs: as somebody who owns nothing, and never longer than the supervisor."""
+"""The user that a qemu runs as: one that owns nothing; and it ends with the supervisor."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ _NOBODY = 65534
 
 
 def find_user() -> int:
-    """Root gives a qemu to nobody; an ordinary user, also as root of a user namespace, has only itself."""
+    """Root runs a qemu as the user nobody; others, also root of a user namespace, have only themselves."""
     whole = Path("/proc/self/uid_map").read_text().split()[-1] == str(2**32 - 1)
     return _NOBODY if os.geteuid() == 0 and whole else os.geteuid()
 

@@ -51,7 +51,7 @@ def test_the_cure_is_that_of_the_error(
 
 
 @pytest.mark.parametrize("use", [lock, read_file])
-@pytest.mark.root(reason="becomes somebody else")
+@pytest.mark.root(reason="becomes another user")
 def test_only_who_is_not_root_is_sent_to_root(tmp_path: Path, use: Use) -> None:
     tmp_path.chmod(0o700)
     os.seteuid(65534)

@@ -236,7 +236,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 def test_a_squatter_on_the_name_is_refused_and_the_real_owner_is_taken_back(
     adapter: ModuleType, bus: Bus
 ) -> None:

@@ -62,7 +62,7 @@ def test_what_goes_into_the_journal_comes_back() -> None:
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert "forged" in result["raw"], "somebody else's entry is in the journal"
+    assert "forged" in result["raw"], "the entry of another program is in the journal"
     assert result["lost"] == 0
     for most, found in result["found"].items():
         times = [record.pop("t") for record in found]

@@ -224,7 +224,7 @@ def test_more_strangers_than_are_remembered_are_dropped_all_the_same() -> None:
 
 
 def test_a_node_with_an_older_keepalived_conf_is_known_by_its_hardware() -> None:
-    """It sends from a link-local address that nobody else can know. A stranger's hardware does not do."""
+    """It sends from a link-local address that no other host can know. A stranger's hardware does not do."""
     with start_hostile(RuleSet.BACKUP) as wire:
         group = ip_address(VRRP_GROUP_6)
         old = Packet("eth1", ip_address("fe80::aa:1"), group, "proto/112@255")

@@ -160,7 +160,7 @@ def test_a_skipped_commit(tool: FakeTool) -> None:
 
 
 def test_a_skipped_commit_while_the_other_one_ends(tool: FakeTool) -> None:
-    """The numbers in the log are then those of somebody else's commit."""
+    """The numbers in the log are then those of another program's commit."""
     tool.answers("-s", external(500))
     tool.logs("-c", "commit already in progress, skipping", "Committed 500 new entries")
     assert tool.commit().skipped

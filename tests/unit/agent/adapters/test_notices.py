@@ -29,7 +29,7 @@ from agent.core.assess import VrrpState
 from agent.errors import HafwError
 
 NOW = 10**15
-needs_root = pytest.mark.root(reason="only root can be somebody else")
+needs_root = pytest.mark.root(reason="only root can be another user")
 may_notify = pytest.mark.root(reason="only root may send notices")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from agent.adapters.vrrp_process import VrrpProcess
 
-needs_root = pytest.mark.root(reason="only root can be somebody else")
+needs_root = pytest.mark.root(reason="only root can be another user")
 Start = Callable[[str], "subprocess.Popen[bytes]"]
 
 

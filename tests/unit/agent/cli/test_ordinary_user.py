@@ -8,7 +8,7 @@ import pytest
 from tests.unit.agent.cli.hafw_run import PAIR, hafw
 
 
-@pytest.mark.root(reason="becomes somebody else")
+@pytest.mark.root(reason="becomes another user")
 def test_an_ordinary_user_gets_one_sentence_about_the_rules() -> None:
     """libnftables has a line of its own for that, on the standard error."""
     drop = "exec setpriv --reuid=65534 --regid=65534 --clear-groups"

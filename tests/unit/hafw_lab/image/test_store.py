@@ -41,7 +41,7 @@ def files_of(name: str, options: LabOptions = LabOptions()) -> dict[str, seed.Se
 
 
 def test_an_archive_is_what_cpio_reads(tmp_path: Path) -> None:
-    """By somebody else's reader, with all kinds of entries and every remainder of a length by four."""
+    """By another program's reader, with all kinds of entries and every remainder of a length by four."""
     entries = [
         *(cpio.file(f"a/b/{size}", bytes(size), 0o640) for size in range(5)),
         cpio.link("a/link", "b/3"),
