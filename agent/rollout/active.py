@@ -125,7 +125,7 @@ class Taken:
 def take(paths: Paths, named: Path | None, require_node: Callable[[Pair], object]) -> Taken:
     """What the agent starts with: the pair file, or the last good generation where that cannot be used.
 
-    Raises HafwError when there is neither, and when the file was `named` by whoever started the agent: the
+    Raises HafwError when there is neither, and when the file was `named` on the command line: the
     generations are those of the installed one.
     """
     try:

@@ -338,7 +338,7 @@ def _begin_window(
 def _taken_back(on_disk: OnDisk, fresh: Generation, before: Generation | None) -> Iterator[None]:
     """What failed in here has not been. What waits for its confirmation is `fresh`, or stays waiting.
 
-    Each step is tried whatever became of the others, and the first error is the one that is raised. The
+    Each step is tried even if others failed, and the first error is the one that is raised. The
     files come first: a kill before they are back must leave the timer.
     """
     try:

@@ -79,7 +79,7 @@ class Compiled:
         return (Chain(TABLE, self._name), *self.body, *(closed() if rules is RuleSet.BACKUP else ()))
 
     def commands(self, rules: RuleSet) -> Commands:
-        """One transaction that puts this, in the given role, in the place of whatever was there of ours."""
+        """One transaction that puts this, in the given role, in the place of what was there of ours."""
         # add, delete, add: the delete must find a table, and nft 1.0.6 does not know `destroy`
         renewed = (
             Command(verb, Table(name)) for name in TABLES for verb in (Verb.ADD, Verb.DELETE, Verb.ADD)
@@ -105,7 +105,7 @@ def compile_pair(pair: Pair) -> Compiled:
 
 def _compile_stop_gaps(pair: Pair) -> Mapping[Hole, Commands]:
     """Beside what another program has left of our tables, until they are as they were: nothing is forwarded,
-    or the firewall itself takes only what it takes under any policy. Of the same size whatever the policy,
+    or the firewall itself takes only what it takes under any policy. Of the same size for every policy,
     and in the table that is small. Each fails, and changes nothing, where it is in force, and that for a
     removed table where the table is there. The other two need the gate's table, and awake."""
     parts = (own_sets(GATE_TABLE, pair), sources(GATE_TABLE, pair), closed_input(GATE_TABLE, pair))
@@ -122,7 +122,7 @@ def _compile_stop_gaps(pair: Pair) -> Mapping[Hole, Commands]:
 
 
 def digest(objects: Iterable[Object]) -> str:
-    """Short hash of what the tables are made of, whatever the role."""
+    """Short hash of what the tables are made of, the same in every role."""
     # as nft gets it: nodes of different versions of this program compare the digests of their tables
     found = hashlib.sha256(b"[")
     for number, one in enumerate(objects):

@@ -18,7 +18,7 @@ IPAddress = IPv4Address | IPv6Address
 Ends = tuple[IPAddress, IPAddress, int, int, int]
 """Source, target, protocol and ports."""
 ICMP = (1, 58)
-_EVERYBODY = IPv4Address("255.255.255.255")
+_BROADCAST = IPv4Address("255.255.255.255")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def find_forbidden(table: Model, flows: Iterable[Flow], ways: Ways) -> list[Flow
 
 
 def _announced_by(found: Iterable[Flow], every: Iterable[Flow]) -> Iterator[Flow]:
-    """Whatever these have announced, and what that has announced again."""
+    """The flows that these have announced, and those that they announced in turn."""
     announced: dict[Ends, list[Flow]] = {}
     for flow in every:
         if flow.expected and flow.master:
@@ -97,11 +97,11 @@ def _announced_by(found: Iterable[Flow], every: Iterable[Flow]) -> Iterator[Flow
 
 
 def _first_packets(flow: Flow, ways: Ways) -> Iterator[tuple[str, Packet]]:
-    """With the chain that judges it; several where nobody can say which interface it came in by."""
+    """With the chain that decides on it; several where its interface of arrival is unknown."""
     if flow.saddr in ways.own:
         return
-    # nothing of ours forwards to a group or to everybody
-    to_self = flow.target in ways.own or flow.target.is_multicast or flow.target == _EVERYBODY
+    # nothing of ours forwards to a multicast group or to all hosts
+    to_self = flow.target in ways.own or flow.target.is_multicast or flow.target == _BROADCAST
     egress = None if to_self else ways.find(flow.target)
     for ingress in ways.find_all(flow.saddr):
         if ingress == "lo" or (egress is None and not to_self):

@@ -68,7 +68,7 @@ def forward(pair: Pair) -> tuple[Object, ...]:
         *verdict_chains(pair),
         *(Chain(TABLE, chain_name(*way)) for way in ways.values()),
         make_rule(TABLE, INVALID, NamedCounter(INVALID), DROP),
-        # nearly every packet ends here: it is to meet nothing before
+        # nearly every packet ends here: no other rule is to come before
         make_rule(TABLE, "forward", in_state("established"), ACCEPT, comment="known"),
         make_rule(TABLE, "forward", in_state("invalid"), jump(INVALID)),
         make_rule(
@@ -187,7 +187,7 @@ def _ports(
     pair: Pair, one: PortForward, service: Service, target: IPAddress
 ) -> Iterator[tuple[PortRange | None, Service]]:
     """The service as it is asked for at the server, with the ports it was asked for before. None: they are
-    the same, and nobody leads others there."""
+    the same, and no rule leads others there."""
     if one.port:
         there = PortRange(one.port, one.port)
         yield from ((old, replace(service, ports=(there,))) for old in service.ports)

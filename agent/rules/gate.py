@@ -3,13 +3,13 @@
 
 The gate comes before everything that could remember or answer a packet: hook prerouting, priority -450,
 which is before defragmentation (-400), raw (-300) and connection tracking (-200). A packet that a closed
-gate drops leaves no conntrack state and no reassembly queue, and nobody answers it.
+gate drops leaves no conntrack state and no reassembly queue, and gets no reply.
 
-Prerouting sees whatever arrives on a data interface, in both directions of every connection, so a closed
+Prerouting sees all that arrives on a data interface, in both directions of every connection, so a closed
 gate alone stops all forwarding. The chain `role` stops it a second time, before the policy's forward chain:
 on a backup even an established connection must not pass.
 
-The two base chains are there only while the gate is closed, so that a primary's packets meet none of it:
+The two base chains are there only while the gate is closed, so that a primary's packets pass none of it:
 each look at a set or an interface's name would cost a forwarded packet some 3 %.
 
     chain    primary      backup

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What another program did to our tables that lets through what the policy forbids. It is closed at once, by
-a stop-gap of constant size, before anybody reads what is left of the tables. Pure.
+a stop-gap of constant size, before the agent reads what is left of the tables. Pure.
 
 Not here: a rule that was added to the policy's own chains, or taken from them. Such an edit may be harmless,
 and to close everything for it would be worse than to repair it a little later.

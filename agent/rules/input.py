@@ -57,7 +57,7 @@ def closed_input(table: str, pair: Pair) -> tuple[Object, ...]:
 
 
 def _always(table: str, pair: Pair) -> tuple[Object, ...]:
-    """Whatever the policy says."""
+    """For every policy."""
     return (
         CounterObject(table, "input"),
         base_chain(table, "input", "input", FILTER, policy="drop"),
@@ -77,7 +77,7 @@ def _always(table: str, pair: Pair) -> tuple[Object, ...]:
 
 def _management(table: str, pair: Pair) -> Sequence[Object]:
     """Before connection tracking has a say, and not by SYN only: the first load under a live ssh connection,
-    which nobody has tracked yet, must not cut that connection."""
+    which neither node has tracked yet, must not cut that connection."""
     rules = [
         make_rule(table, "input", source, *wanted, COUNTER, ACCEPT, comment=f"management: {service.name}")
         for service in pair.management.services
@@ -112,7 +112,7 @@ def _check_of_untracked(table: str, pair: Pair) -> Iterator[Object]:
 
 
 def _untracked_management(pair: Pair) -> Iterator[Object]:
-    """A conntrack table that is full must not lock anybody out. Both directions are recognised by the same
+    """A full conntrack table must not lock administrators out. Both directions are recognised by the same
     addresses and ports, so that no half of a connection is tracked. Only to a node's own address on its own
     interface: what comes to a virtual one may be on its way to elsewhere."""
     ways = (

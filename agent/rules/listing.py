@@ -2,7 +2,7 @@
 """What nft says is loaded, read defensively. Pure.
 
 `lasting` is the listing without what moves by itself (handles, counts, expiry times, the elements of dynamic
-sets) and without the two chains that make the role: two readings of tables that nobody changed are equal,
+sets) and without the two chains that make the role: two readings of unchanged tables are equal,
 also across a flip.
 """
 
@@ -39,7 +39,8 @@ class Listing:
     entries: tuple[Entry, ...]
     """All of it, as nft said it."""
     moving: Collection[str]
-    """The sets whose elements are nobody's change. (1.0.6 does not list the flag `dynamic`.)"""
+    """The sets whose elements come and go without a change of the rules.
+    (1.0.6 does not list the flag `dynamic`.)"""
 
     @cached_property
     def lasting(self) -> tuple[tuple[str, str], ...]:

@@ -48,7 +48,7 @@ def matches(
 
 
 def _ends(pair: Pair, addresses: Addresses, version: int, field: str) -> list[tuple[Match, ...]]:
-    """Alternatives; a single empty one matches everybody."""
+    """Alternatives; a single empty one matches every address."""
     if addresses.everybody:
         return [()]
     networks = from_networks(addresses.networks, version, field)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Only the other node speaks VRRP, BFD and replication to this one. Everybody else is dropped here, whatever
-the policy says, counted as `strangers`, and remembered for a while by interface and address.
+"""Only the other node speaks VRRP, BFD and replication to this one. Packets of others are dropped here,
+under every policy, counted as `strangers`, and remembered for a while by interface and address.
 
 VRRPv3 has no passwords: who may send is all there is. A client that sends our VRID with priority 255 from an
 address of its own would otherwise take the role from both nodes for as long as it sends.
 
 The input hook is early enough: a raw socket, keepalived's, gets a packet only behind it. It is also behind
-reassembly, so a fragment is judged as part of its packet. AH, and any other header between IP and VRRP, is
-nobody's here: keepalived's VRRPv3 sends none.
+reassembly, so a fragment is matched as part of its packet. AH, and any other header between IP and VRRP, is
+not used here: keepalived's VRRPv3 sends none.
 
 Over IPv6 VRRP comes from a link-local address. The rendered keepalived.conf gives each node one that both
 know. A node whose keepalived.conf does not (it was made by hand, or before this) sends from one that only
@@ -173,7 +173,7 @@ def untracked_vrrp(base: str) -> Iterator[Object]:
     and has answers."""
     yield Chain(TABLE, "vrrp-in")
     yield make_rule(TABLE, base, Match(L4PROTO, VRRP), Match(IIFNAME, NamedSet("data")), jump("vrrp-in"))
-    # not later: routing drops it without a word, and nobody would know who pretends to be this node
+    # not later: routing drops it silently, and the host that pretends to be this node stays unknown
     yield make_rule(TABLE, "vrrp-in", _OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
         target = Payload(ip(version), "daddr")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What happens to a packet that arrives at an interface: our loaded table, read from there. Pure.
 
-The walk goes through the hooks in the kernel's order and leaves out what cannot meet such a packet. A rule
+The walk goes through the hooks in the kernel's order and leaves out what cannot match such a packet. A rule
 that depends on anything but the interface stays in, with its condition in words.
 """
 
@@ -100,7 +100,7 @@ def model_of_listing(entries: Sequence[Entry]) -> Model:
 
 
 def show(entries: Sequence[Entry], texts: Mapping[tuple[str, int], str], interface: str | None) -> Shown:
-    """`interface` None is a packet of whatever interface. `texts` as from rule_texts()."""
+    """`interface` None is a packet of any interface. `texts` as from rule_texts()."""
     table = model_of_listing(entries)
     walk = _Walk(table, texts, Packet(iifname=interface))
     lines = [line for hook in _HOOKS for chain in _base_chains(table, hook) for line in walk.base(chain)]
@@ -173,7 +173,7 @@ class _Walk:
                 return
 
     def _surely(self, rule: Rule) -> Truth:
-        """Whether every packet of the interface meets the end of the rule; NO: none does."""
+        """Whether every packet of the interface reaches the end of the rule; NO: none does."""
         surely = Truth.YES
         for statement in rule.statements:
             if isinstance(statement, Decision | Reject | VerdictMap):
@@ -181,7 +181,7 @@ class _Walk:
             matched = applies(self.table, statement, self.packet)
             if matched is Truth.NO:
                 return Truth.NO
-            # a limit is a question of time, whatever the packet
+            # a limit depends on time, not on the packet
             if matched is Truth.UNKNOWN or isinstance(statement, Limit | ConnectionLimit | SetUpdate):
                 surely = Truth.UNKNOWN
         return surely

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a table does with a packet, as far as the packet is known. Pure.
 
-Not the judge of live packets (that is the kernel: `hafw rules trace`), but the one who can be asked about
-ten thousand connections at once, and about "whatever arrives at eth1". A match that depends on what is not
+Live packets are decided by the kernel (`hafw rules trace`); this one can be asked about ten
+thousand connections at once, and about "whatever arrives at eth1". A match that depends on what is not
 known, or that is not understood here, is UNKNOWN, and so is the verdict behind it.
 
 Limits are taken as not used up.
@@ -126,7 +126,7 @@ Known: TypeAlias = "IPAddress | int | str | tuple[Known, ...] | NoValue"
 
 
 def verdict_of(table: Model, chain: str, packet: Packet) -> Verdict:
-    """What the base chain `chain` says of `packet`: accept, drop, reject, or that it cannot be told."""
+    """What the base chain `chain` says of `packet`: accept, drop, reject, or undecided."""
     found = _walk(table, chain, packet, MAX_JUMPS)
     if found is Verdict.CONTINUE:
         base = table.chains.get(chain)
@@ -156,17 +156,17 @@ def _walk(table: Model, chain: str, packet: Packet, left: int) -> Verdict:
 
 def _decision_of(table: Model, rule: Rule, packet: Packet) -> Decision:
     """What one rule says."""
-    met = Truth.YES
+    matched = Truth.YES
     for statement in rule.statements:
         if isinstance(statement, VerdictMap):
             decision = _look_up(table, statement, packet)
         else:
             decision = decision_in(statement)
-            met = _both(met, applies(table, statement, packet)) if decision is _NEUTRAL else met
-        if met is Truth.NO:
+            matched = _both(matched, applies(table, statement, packet)) if decision is _NEUTRAL else matched
+        if matched is Truth.NO:
             return _NEUTRAL
         if decision is not _NEUTRAL:
-            return decision if met is Truth.YES else _UNDECIDED
+            return decision if matched is Truth.YES else _UNDECIDED
     return _NEUTRAL
 
 
@@ -244,7 +244,7 @@ def _value(field: Value, packet: Packet) -> Known:
         case Masked(inner, _):
             return _value(inner, packet)
         case Fib(result="type"):
-            # and to be nobody here
+            # and to be no address of this node
             return "unicast"
         case Fib():
             # no routes here: a source is taken to live where its packets come from

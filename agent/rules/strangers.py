@@ -19,7 +19,7 @@ class Stranger:
 
 
 def words(found: Sequence[Stranger]) -> str:
-    """Who they are, or that there is nobody any more."""
+    """Who they are, or that there are none any more."""
     if not found:
         return f"for {STRANGER_KEPT_S} s nobody but the other node has sent VRRP, BFD or replication"
     named = ", ".join(_who(one) for one in found[:MAX_NAMED])

@@ -12,7 +12,7 @@ from agent.rules.statements import Raw, Translate
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that a packet met. `kind`: rule, policy or return."""
+    """One rule or policy that a packet reached. `kind`: rule, policy or return."""
 
     kind: str
     family: str
@@ -50,24 +50,24 @@ class Traced:
 def explain(events: Sequence[Event], rules: RulesByPlace, deciding: Sequence[str]) -> Traced:
     """`deciding`: our base chains of the hooks forward and input."""
     # a rule without a number is the end of a chain
-    met = [
+    seen = [
         event
         for event in events
         if event.table != "hafw-trace"
         and not (event.verdict == "continue" and _find_rule(event, rules) is None)
     ]
-    steps = tuple(_step(event, rules) for event in met)
-    dropped = next((event for event in met if event.verdict == "drop"), None)
+    steps = tuple(_step(event, rules) for event in seen)
+    dropped = next((event for event in seen if event.verdict == "drop"), None)
     if dropped is not None:
         return Traced("drop", _step(dropped, rules), steps)
-    entered = any(event.is_ours and event.chain in deciding for event in met)
+    entered = any(event.is_ours and event.chain in deciding for event in seen)
     if not entered:
         reason = "no chain decided on it: this node has no route for it"
         return Traced(None, reason, steps)
-    accepting = [event for event in met if event.verdict == "accept" and event.is_ours]
+    accepting = [event for event in seen if event.verdict == "accept" and event.is_ours]
     decided = [event for event in accepting if not _translates(event, rules) and event.kind == "rule"]
     reason = _step(decided[-1], rules) if decided else "no rule was against it"
-    translated = [_step(event, rules) for event in met if _translates(event, rules)]
+    translated = [_step(event, rules) for event in seen if _translates(event, rules)]
     return Traced("accept", "; then ".join((reason, *translated)), steps)
 
 

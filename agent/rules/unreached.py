@@ -109,7 +109,7 @@ class _Looked:
             for network in _EVERY:
                 if self._covers(addresses, Addresses((network,)), (network.version,)):
                     names = ", ".join(addresses.sets) or "the list"
-                    yield f"stops everybody of IPv{network.version}: {names} holds {network}"
+                    yield f"stops every IPv{network.version} address: {names} holds {network}"
 
     def _to_self(self, rule: Rule) -> Iterator[str]:
         own = [address.ip for one in self.pair.interfaces for address in _addresses(one)]
@@ -134,7 +134,7 @@ class _Looked:
 
     def _is_managed(self, rule: Rule, service: Service) -> bool:
         """Whether some of it may be management, which no translation takes away."""
-        services = any(_meet(one, service) for one in self.pair.management.services)
+        services = any(_overlap(one, service) for one in self.pair.management.services)
         return services and not self._apart(rule.source, Addresses(self.pair.management.sources))
 
     def _taken_from_self(self, rule: Rule, service: Service) -> Iterator[str]:
@@ -366,7 +366,7 @@ def _take_all(services: Iterable[Service], others: Iterable[Service]) -> bool:
 
 
 def _takes(one: Service, other: Service) -> bool:
-    """Whether whatever is of `other` is of `one`."""
+    """Whether all that is of `other` is of `one`."""
     if one.protocol is Protocol.ANY:
         return True
     if one.protocol is Protocol.NUMBER:
@@ -381,7 +381,7 @@ def _takes(one: Service, other: Service) -> bool:
     )
 
 
-def _meet(one: Service, other: Service) -> bool:
+def _overlap(one: Service, other: Service) -> bool:
     """Whether something may be of both."""
     if Protocol.ANY in (one.protocol, other.protocol) or Protocol.NUMBER in (one.protocol, other.protocol):
         return True

@@ -61,10 +61,10 @@ TO_SELF = "from: client, to: self"
         (
             (f"{TO_SERVER}, drop: [https], source: all",),
             "policy[0]",
-            "everybody of IPv4: all holds 0.0.0.0/0",
+            "every IPv4 address: all holds 0.0.0.0/0",
         ),
         ((f"{TO_SERVER}, drop: [https], source: halves",), "policy[0]", "halves holds ::/0"),
-        ((f"{TO_SERVER}, reject: [any], source: ['::/0']",), "policy[0]", "everybody of IPv6"),
+        ((f"{TO_SERVER}, reject: [any], source: ['::/0']",), "policy[0]", "every IPv6 address"),
         ((f"{TO_SERVER}, allow: [any], destination: 239.1.1.1",), "policy[0]", "not routed here"),
         ((f"{TO_SERVER}, allow: [any], destination: 'ff0e::1'",), "policy[0]", "not routed here"),
         ((f"{TO_SERVER}, allow: [any], source: 192.168.0.7",), "policy[0]", "source is connected to eth0"),
