@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The error tree: every failure that a person can meet is one of these, raised once, at the call that
+"""The error tree: every failure that a user can see is one of these, raised once, at the call that
 failed."""
 
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ def open_missing() -> None:
 
 def write_answer(text: str, out: TextIO | None = None) -> None:
     """Everything at once, so that a reader that is gone, a full disk and letters that the terminal does not
-    know are met here and nowhere else. Raises BrokenPipeError or HafwError."""
+    know are handled here and nowhere else. Raises BrokenPipeError or HafwError."""
     out = out or sys.stdout
     encoding = out.encoding or "utf-8"
     try:

@@ -7,7 +7,7 @@ Hard facts (dbus-daemon 1.14; dbus-next 0.2.3; dbus-fast 1.84 and 5.0)
   them (32 MiB), as often as he likes.
 * The libraries take a whole message into memory and build a Python object for each of its values before
   the sender can be looked up: a signal of 31 MB holds the loop for 8 seconds. Each signature that they
-  meet is kept for good.
+  read is kept for good.
 * dbus-next reads its connection through a buffer, later dbus-fast from the socket itself: nothing of theirs
   could be put in between that serves both. So they connect to us.
 * A reader that leaves its messages with the bus makes it drop those of everybody, keepalived's too: all is

@@ -82,8 +82,8 @@ def read_header(data: bytes, at: int, end: int, order: str) -> Header:
 
 
 def pattern_of(senders: Iterable[str]) -> re.Pattern[bytes]:
-    """What is in the header of every message from one of `senders`. It may stand in that of somebody
-    else's as well, in a field of another kind."""
+    """What is in the header of every message from one of `senders`. It may stand in that of another
+    sender as well, in a field of another kind."""
     names = [sender.encode() for sender in senders if sender]
     lengths = [(name, struct.pack(f"{order}I", len(name))) for name in names for order in _ORDERS.values()]
     fields = (re.escape(bytes((_SENDER,)) + b"\1s\0" + length + name + b"\0") for name, length in lengths)

@@ -96,7 +96,7 @@ class Chains:
         )
 
     def _end_of(self, family: int, table: bytes, chain: bytes, depth: int) -> Ends:
-        """What becomes of a packet that meets no condition of this chain."""
+        """What becomes of a packet that matches no condition of this chain."""
         asked = attribute(_RULE_TABLE, table) + attribute(_RULE_CHAIN, chain)
         rules = self._dump(_GET_RULE, family, asked)
         for _, attributes in rules[:MAX_RULES]:

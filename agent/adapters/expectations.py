@@ -93,11 +93,11 @@ def complete_expectations(limit_s: float, is_over: Callable[[], bool]) -> Comple
         tracking.close()
 
 
-def complete_all(tracking: Conntrack, is_told: Callable[[], bool]) -> Completed:
+def complete_all(tracking: Conntrack, is_cancelled: Callable[[], bool]) -> Completed:
     completed = 0
 
     def is_over() -> bool:
-        return tracking.is_late or is_told()
+        return tracking.is_late or is_cancelled()
 
     try:
         incomplete = []

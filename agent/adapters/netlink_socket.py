@@ -4,7 +4,7 @@ hundred times as much as what is asked for here.
 
 Hard facts (kernel 5.10 and later)
 * An answer comes from the kernel within the call that asks, so a wait for it means that something is wrong.
-* A dump that met a change says so (NLM_F_DUMP_INTR) and is not whole.
+* A dump during which there was a change says so (NLM_F_DUMP_INTR) and is not whole.
 * A message of which NLM_F_ACK asks is answered with an error number, 0 for success.
 """
 

@@ -5,8 +5,9 @@ The process moves into a network namespace of its own, for good: its interfaces 
 routes of the node's, its ruleset is the loaded one, and a packet that arrives there is traced.
 
 Hard facts
-* Trace events come to NFNLGRP_NFTRACE, one for each rule that a packet meets to its end, for each policy and
-  each return, with the handle of the rule. `nft monitor trace` has no JSON in 1.0.6; netlink has no version.
+* Trace events come to NFNLGRP_NFTRACE, one for each rule that a packet matches to its end, for each policy
+  and each return, with the handle of the rule. `nft monitor trace` has no JSON in 1.0.6; netlink has no
+  version.
 * What is sent into one end of a veth arrives at the other, through the same hooks as on any interface.
 * A neighbour that does not answer comes after the last hook, so it need not be there.
 * nft lists xt expressions (iptables-nft) in a way that it does not take back: such tables cannot be copied.
@@ -71,8 +72,8 @@ _SYSCTLS = {
 
 
 def trace(ingress: str, probe: Probe) -> tuple[list[Event], Ruleset]:
-    """What `probe` meets when it arrives at `ingress`. The ruleset is the copy's, with the tables that could
-    not be copied named in it. HafwError, for example without root."""
+    """What `probe` passes when it arrives at `ingress`. The ruleset is the copy's, with the tables that
+    could not be copied named in it. HafwError, for example without root."""
     links = json.loads(_ip("-json", "address", "show"))
     if not any(link.get("ifname") == ingress for link in links):
         known = ", ".join(sorted(str(link.get("ifname")) for link in links))
@@ -135,7 +136,7 @@ def _copy_links(links: list[dict[str, Any]], ingress: str, routes: list[str]) ->
         name, addresses = str(link["ifname"]), link.get("addr_info", [])
         if name != "lo":
             if not addresses and name != ingress:
-                continue  # a port of a bridge or the like: no rule of ours meets a packet there
+                continue  # a port of a bridge or the like: no rule of ours sees a packet there
             commands.append(f"link add {name} type veth peer name hafw-peer{number}")
             commands += [f"link set {end} addrgenmode none up" for end in (name, f"hafw-peer{number}")]
         commands += list(_address_commands(name, addresses))

@@ -50,7 +50,7 @@ class Mapping:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something that YAML allows and a pair file does not; whoever meets it need not complain again."""
+    """Something that YAML allows and a pair file does not; its reader need not complain again."""
 
     message: str
     line: int

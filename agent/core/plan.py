@@ -52,7 +52,7 @@ BULK_SHARE = 0.10
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the core needs of the pair file and of the kernel. `shortest_timeout_s`: of the replicated
-    entries."""
+    states."""
 
     mode: SyncMode = SyncMode.DIRECT
     limit_s: float = 10.0

@@ -83,7 +83,7 @@ class Loop:
             await self._handled.wait()
 
     async def run(self) -> None:
-        """For ever; cancel to end. Nothing in the kernel changes at the end."""
+        """Forever; cancel to end. Nothing in the kernel changes at the end."""
         self.pulse.start()
         try:
             async with asyncio.TaskGroup() as group:

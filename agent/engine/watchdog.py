@@ -24,7 +24,7 @@ class Beating(Protocol):
 
 
 async def feed(loop: Beating, manager: ServiceManager, flush: Callable[[], None]) -> None:
-    """For ever. `flush` is called with every beat: for what could not be written when it happened."""
+    """Forever. `flush` is called with every beat: for what could not be written when it happened."""
     interval_s = (manager.watchdog_s or BEATS * WITHOUT_WATCHDOG_S) / BEATS
     while True:
         await through(loop)

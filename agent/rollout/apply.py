@@ -326,7 +326,7 @@ def _set_pending(generations: Generations, fresh: Generation, before: Generation
 def _begin_window(
     generations: Generations, pending: Pending | None, confirm_s: int | None
 ) -> Pending | None:
-    """Anew, now that the rules are in force: loading many took some of it, or all."""
+    """Again, now that the rules are in force: loading many took some of it, or all."""
     if pending is None or confirm_s is None:
         return pending
     begun = replace(pending, deadline_s=time.clock_gettime(time.CLOCK_BOOTTIME) + confirm_s)

@@ -44,7 +44,7 @@ def start_writing(root: Path) -> Iterator[None]:
 def write_change(change: FileChange, now: datetime) -> Path | None:
     """Carries out one change; gives the place of the backup when there was something to keep.
 
-    Raises HafwError; the file is then as it was, or as someone else has made it in the meantime.
+    Raises HafwError; the file is then as it was, or as another program has made it in the meantime.
     """
     target = change.target
     if read_file(target) != change.old:

@@ -94,7 +94,7 @@ def test_the_viewer_shows_what_the_machine_shows(desktops: Lab, virtual_screen: 
         assert not is_within(first, virtual_screen.take_picture())
 
 
-def test_a_second_viewer_is_told_before_it_closes_the_first(
+def test_a_second_viewer_is_warned_before_it_closes_the_first(
     desktops: Lab, virtual_screen: VirtualScreen
 ) -> None:
     pattern = show_pattern(desktops, 4)

@@ -244,11 +244,11 @@ def assert_flows(traffic: Traffic, connections: int = 2, timeout_s: float = 15) 
     )
 
 
-# -- an agent that stands still --
+# -- an agent that is stopped --
 
 
 class Turnstile:
-    """Lets the records of a node's agent through one by one; before each of them the agent stands still.
+    """Lets the records of a node's agent through one by one; before each of them the agent is stopped.
 
     Hard facts: the agent opens its log again for every record, and opening a FIFO for writing waits until
     somebody opens it for reading. Which FIFO that is was settled when the agent began to wait, so another

@@ -40,8 +40,8 @@ LAB = (
     {"verbs"},
 )
 TIERS = {"agent": AGENT, "hafw_lab": LAB}
-# These meet the rest at run time only: keepalived starts the hook, and a lab's supervisor is another
-# process, which shares with the lab's clients what goes over the wire.
+# These are joined to the rest at run time only: keepalived starts the hook, and a lab's supervisor is
+# another process, which shares with the lab's clients what goes over the wire.
 ALONE = {
     ("agent", "notify"): frozenset[str](),
     ("hafw_lab", "supervisor"): frozenset({"model", "plan", "kernel", "vm"}),

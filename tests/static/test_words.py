@@ -14,7 +14,8 @@ RECORDED = "tests/recorded/"
 
 @dataclass(frozen=True)
 class Word:
-    """A blank in `found` is any break between two words, also of a line; `example` was written once."""
+    """A blank in `found` is any break between two words, also of a line or in a name. `example` was written
+    once."""
 
     found: str
     write: str
@@ -22,21 +23,26 @@ class Word:
     kept: tuple[str, ...] = ()
     """Lines with these have it rightly."""
 
+    cased: bool = False
+    """Only in these letters: the word is right in others."""
+
     @property
     def pattern(self) -> re.Pattern[str]:
-        gap = r"""(?:[\s"'#|]|\b[fr]["'])+"""
-        return re.compile(rf"(?<![A-Za-z])(?:{self.found.replace(' ', gap)})(?![a-z])")
+        gap = r"""(?:[\s"'#|_]|\b[fr]["'])+"""
+        found = self.found.replace(" ", gap)
+        end = "(?-i:(?![a-z]))"  # a name may continue with a capital
+        return re.compile(rf"(?<![A-Za-z])(?:{found}){end}", 0 if self.cased else re.IGNORECASE)
 
 
 WORDS = (
-    Word("ConntrackdCame|CONNTRACKD_CAME|[Cc]onntrackd came", "ConntrackdStarted", "class ConntrackdCame:"),
-    Word("ConntrackdWent|CONNTRACKD_WENT|[Cc]onntrackd went", "conntrackd lost", '"conntrackd "\n  "went"'),
-    Word("(?i:unwell)|is not well|all well|[Ww]ell again", "problems", "  unwell  nothing"),
-    Word("Hands\\b", "Executor", "class Hands:"),
-    Word("def meet", "handle", "    def meet(self, event):"),
-    Word("_?MOST_[A-Z]+", "MAX_", "_MOST_FILES = 20"),
+    Word("ConntrackdCame|conntrackd came", "ConntrackdStarted", "class ConntrackdCame:"),
+    Word("ConntrackdWent|conntrackd went", "conntrackd lost", '"conntrackd "\n  "went"'),
+    Word("unwell|is not well|all well|well again", "problems", "  unwell  nothing"),
+    Word("Hands\\b", "Executor", "class Hands:", cased=True),  # a node hands over
+    Word("meets?|met\\b", "handle, find, match, overlap", "    def _meet(self, event):"),
+    Word("_?MOST_[A-Z]+", "MAX_", "_MOST_FILES = 20", cased=True),  # `at_most_s` is an argument
     Word(
-        "_?(?i:mend)(?:s|ed|ing)?(?:_\\w+)?",
+        "_?mend(?:s|ed|ing)?(?:_\\w+)?",
         "repair",
         "drift: mend",
         kept=(
@@ -47,21 +53,28 @@ WORDS = (
             '"mend" not in str(',
         ),
     ),
-    Word("(?i:another|other|foreign|program's) hands?", "external change", "another\n    # hand"),
-    Word("told_of|told of|tells? of", "reported", "is_only_told_of_where"),
-    Word("(?:[Gg]o|goes|going|gone|went)(?: |_)on", "continue, resume, keep doing", "goes\n    on"),
+    Word("(?:another|other|foreign|program's) hands?", "external change", "another\n    # hand"),
+    Word("told of|tells? of", "reported", "is_only_told_of_where"),
+    Word("(?:go|goes|going|gone|went) on", "continue, resume, keep doing", "goes\n    on"),
     Word("conntrack (?:entry|entries|flows?)|state entr(?:y|ies)", "states", "conntrack entries"),
-    Word("[Cc]onnection tables?", "conntrack table", "the connection table"),
+    Word("connection tables?", "conntrack table", "the connection table"),
     Word("HAFW_SOURCE", "HAFW_TRIGGER", "HAFW_SOURCE=netlink"),
-    Word("(?i:unknown) questions?|is no question", "unknown request", '"this is no question; ask:"'),
+    Word("unknown questions?|is no question", "unknown request", '"this is no question; ask:"'),
     Word("is no time\\b|is not a time", "invalid time", "'yesterday' is no time"),
     Word("(?:gives|gave|has) no answer|no agent answers", "does not answer", "nft gave no answer in 5 s"),
     Word("take (?:it|them|one|this) out", "remove", "take it\n    out"),
     Word("cannot be understood", "invalid, cannot be parsed", "its answer cannot be understood"),
-    Word("stood(?: |_)still|stand still for", "stalled, was stopped", "def _stood_still(self"),
-    Word("(?:was|been|is) met\\b|_met_with", "handled", "everything before it was met"),
     Word("until_told|who is told", "reported", "async def _until_told(agent)"),
-    Word("(?<!-)(?i:take-over|hand-over|roll-back)s?", "takeover, handover, rollback", "at a take-over"),
+    Word("(?:is|are|and)_told", "reported, shown", "def test_it_is_told_once("),
+    Word("st(?:and|ands|ood) still", "is stopped, stalls, hangs", "def _stood_still(self"),
+    Word("some(?:body|one) else(?:'?s)?", "another user, host, program", "what somebody\n    # else made"),
+    Word(
+        "hand overs|roll back by hand|(?:an?|of|no|direct|cache) take over",
+        "a handover, rollback, takeover",
+        "test_the_record_of_a_take_over(",
+    ),
+    Word("replicated entr(?:y|ies)", "replicated states", "the replicated entries"),
+    Word("(?<!-)(?:take-over|hand-over|roll-back)s?", "takeover, handover, rollback", "at a take-over"),
     Word("anew\\b", "again, re-", "is made anew"),
     Word("by whomever|such that|for ever\\b", "whoever, in a form that, forever", "changes, by whomever"),
 )

@@ -39,7 +39,7 @@ def check_power_cut(lab: Lab, traffic: Traffic, *, before_cut: Callable[[str], N
     lab.fail(victim, POWER)
     lab.wait_primary(survivor, PATIENCE_S)
     wait_all_alive(traffic)
-    check_record_of_take_over(lab, survivor)
+    check_record_of_takeover(lab, survivor)
     lab.heal(victim)
     assert lab.wait_settled(PATIENCE_S) == survivor, "the one that came back took over"
     wait_all_alive(traffic)
@@ -50,7 +50,7 @@ def check_power_cut(lab: Lab, traffic: Traffic, *, before_cut: Callable[[str], N
     assert "wait until the peer's states are here" in history
 
 
-def check_record_of_take_over(lab: Lab, name: str) -> None:
+def check_record_of_takeover(lab: Lab, name: str) -> None:
     """The journal of the new primary tells the whole story, each step with its duration."""
     last = records(lab, name, "transition")[-1]
     assert last["to"] == "primary"

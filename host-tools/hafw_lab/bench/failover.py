@@ -62,7 +62,7 @@ def plan_setups(
     *,
     advert_interval_ms: int,
 ) -> Iterator[Setup]:
-    """Agents alternate in the innermost place, so that whatever changes on the machine meets all of them
+    """Agents alternate in the innermost place, so that changes on the machine affect all of them
     alike."""
     for count in states:
         for sync in modes:

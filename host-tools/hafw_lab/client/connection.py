@@ -20,7 +20,7 @@ from hafw_lab.source_paths import SEARCH_PATH
 _ANSWER_TIMEOUT_S = 60.0
 _BUILD_TIMEOUT_S = 90.0
 _MACHINES_TIMEOUT_S = 1800.0
-"""The supervisor itself notices much earlier when a machine stands still, and says where."""
+"""The supervisor itself notices much earlier when a machine stalls, and says where."""
 _END_TIMEOUT_S = 20.0
 _PYTHON = "/usr/bin/python3"
 

@@ -21,7 +21,7 @@ class FaultKind(Enum):
     RESET = "reset"
     """The reset button of a machine."""
     PAUSE = "pause"
-    """A machine stands still, with everything in it, and resumes when it is healed."""
+    """A machine is paused, with everything in it, and resumes when it is healed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ class PoweredMachine(Powered):
         self._on_change()
 
     async def _inject_pause(self) -> None:
-        """The machine stands still with everything in it, until power_on()."""
+        """The machine is paused with everything in it, until power_on()."""
         await self._require_on().pause()
         self._on_change()
 

@@ -55,7 +55,7 @@ def _clock() -> str:
 
 
 class Watch:
-    """Asking and acting run beside the screen, which therefore never stands still."""
+    """Asking and acting run beside the screen, which therefore never freezes."""
 
     def __init__(self, lab: Lab, window: curses.window) -> None:
         self._lab, self._window = lab, window

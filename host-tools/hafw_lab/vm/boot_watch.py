@@ -9,7 +9,7 @@ from hafw_lab.vm.files import MachineFiles
 from hafw_lab.vm.guest_link import GuestLink
 
 _STALL_S = 180.0
-"""So long without a sign of life is no slow machine but one that stands still."""
+"""So long without a sign of life is no slow machine but one that hangs."""
 _SAY_EVERY_S = 15.0
 BOOT_TIMEOUT_S = 900.0
 

@@ -123,7 +123,7 @@ def test_both_modes_work_through_nat(tmp_path: Path) -> None:
         assert "helper=ftp" in firewall.node.run("conntrack", "-L", "-p", "tcp", "--orig-port-dst", "21")
 
 
-def test_an_expectation_is_used_once_and_its_end_is_told(tmp_path: Path) -> None:
+def test_an_expectation_is_used_once_and_its_end_is_reported(tmp_path: Path) -> None:
     with start_firewall() as firewall:
         firewall.rules.load(RuleSet.PRIMARY)
         with start_session(firewall, tmp_path) as session, watch_expectations(firewall.node) as wait_for:
@@ -207,7 +207,7 @@ def test_a_call_opens_what_it_announces_through_nat() -> None:
             assert caller.ask("hung_up", call) == 0
 
 
-def test_what_nobody_comes_for_times_out_and_is_told(tmp_path: Path) -> None:
+def test_an_unused_expectation_times_out_and_is_reported(tmp_path: Path) -> None:
     with start_firewall() as firewall:
         firewall.rules.load(RuleSet.PRIMARY)
         with start_session(firewall, tmp_path) as session, watch_expectations(firewall.node) as wait_for:

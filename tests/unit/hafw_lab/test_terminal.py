@@ -51,7 +51,7 @@ def test_no_link_leads_out_of_a_node(tmp_path: Path) -> None:
     os.close(open_inside(root, "fifo", os.O_RDONLY))  # and it does not wait for a writer
 
 
-def test_a_lab_in_somebody_elses_directory_is_not_entered(
+def test_a_lab_in_the_directory_of_another_user_is_not_entered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "hafw-lab"

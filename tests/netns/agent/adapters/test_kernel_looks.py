@@ -62,7 +62,7 @@ def test_links_are_read_as_they_are(ends: tuple[Namespace, Namespace]) -> None:
     assert find_fault("eth0", tuple(read(here).values())) == "is down"
 
 
-def test_a_loss_of_carrier_is_told_at_once(ends: tuple[Namespace, Namespace]) -> None:
+def test_a_loss_of_carrier_is_reported_at_once(ends: tuple[Namespace, Namespace]) -> None:
     here, there = ends
     with here.entered():
         watch = LinkWatch()

@@ -25,7 +25,7 @@ FAULTS = (
     Fault(FaultKind.LINK, "eth1"),
     POWER,
 )
-"""An odd number, so that each of them meets either node."""
+"""An odd number, so that each of them hits either node."""
 SHORT_TIMEOUTS = {
     # a fifteenth of the kernel's own
     "net.netfilter.nf_conntrack_udp_timeout": "2",
@@ -85,7 +85,7 @@ def assert_nothing_lost(traffic: Traffic, connections: int, flows: int) -> None:
 
 
 @pytest.mark.parametrize("sync", SyncMode)
-def test_twenty_alternating_hand_overs_lose_nothing(sync: SyncMode) -> None:
+def test_twenty_alternating_handovers_lose_nothing(sync: SyncMode) -> None:
     for lab in start_pair(sync):
         client = lab.node("client")
         route = client.run(["ip", "route", "show", "default"]).stdout
@@ -102,7 +102,7 @@ def test_twenty_alternating_hand_overs_lose_nothing(sync: SyncMode) -> None:
         assert "via 192.168.2.100" in route
 
 
-def test_the_server_may_speak_alone_on_an_old_flow_after_a_take_over() -> None:
+def test_the_server_may_speak_alone_on_an_old_flow_after_a_takeover() -> None:
     """Direct mode: refreshes are no events; only the bulk re-send keeps the entry on the backup."""
     for lab in start_pair(SyncMode.DIRECT, sysctls=SHORT_TIMEOUTS):
         with start_traffic(lab.node("client"), lab.node("omarine"), SERVER) as traffic:

@@ -242,7 +242,7 @@ def test_one_node_in_fault_while_the_other_serves(lab: Lab) -> None:
 # -- the conntrack table --
 
 
-def test_the_connection_table_fills(lab: Lab) -> None:
+def test_the_conntrack_table_fills(lab: Lab) -> None:
     """The limit is the agent's file only: the real one is the whole machine's."""
     limit = "/proc/sys/net/netfilter/nf_conntrack_max"
     primary = lab.wait_primary(None, 5)

@@ -257,11 +257,11 @@ scheduling.PATIENCE_S, scheduling.LONGEST_S = 1, 3
 turns = {{"python": lambda: os.sched_getscheduler(0) & 0xff == os.SCHED_OTHER,
          "library": lambda: sum(itertools.repeat(0))}}
 
-def compute_for_ever(self, notice):
+def compute_forever(self, notice):
     while not turns["{where}"]():
         pass
 
-observer.Observer._noticed = compute_for_ever
+observer.Observer._noticed = compute_forever
 sys.exit(main.main(["agent", *sys.argv[1:]]))
 """
 
@@ -273,7 +273,7 @@ def policy_of(process: "subprocess.Popen[str]") -> int:
 def overrun_by_the_notice(place: Place) -> bool:
     """A busy machine may make others of it."""
     said = [str(one["message"]) for one in place.records() if one["event"] == "overrun"]
-    return any("compute_for_ever" in one or "<lambda>" in one for one in said)
+    return any("compute_forever" in one or "<lambda>" in one for one in said)
 
 
 def test_who_computes_too_long_gives_way_says_where_and_continues(place: Place) -> None:
@@ -286,7 +286,7 @@ def test_who_computes_too_long_gives_way_says_where_and_continues(place: Place) 
         until(lambda: policy_of(agent) == os.SCHED_RR, LIMIT_S, "it does not get its place back")
         errors = end(agent)
     assert "Current thread" in errors
-    assert "compute_for_ever" in errors
+    assert "compute_forever" in errors
 
 
 def test_who_computes_too_long_in_a_library_does_not_die_without_a_word(place: Place) -> None:
@@ -297,4 +297,4 @@ def test_who_computes_too_long_in_a_library_does_not_die_without_a_word(place: P
         place.hook("BACKUP")
         _, errors = agent.communicate(timeout=LIMIT_S)
     assert agent.returncode == -signal.SIGKILL
-    assert "compute_for_ever" in errors, "the stack says which step it was"
+    assert "compute_forever" in errors, "the stack says which step it was"

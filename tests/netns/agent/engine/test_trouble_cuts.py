@@ -126,7 +126,7 @@ def test_an_idle_agent_is_killed_and_comes_back(lab: Lab, role: str) -> None:
     assert [one["to"] for one in find(found, event="transition", result="done")] == [role]
 
 
-def test_the_agent_is_killed_between_any_two_actions_of_a_take_over(lab: Lab, mode: SyncMode) -> None:
+def test_the_agent_is_killed_between_any_two_actions_of_a_takeover(lab: Lab, mode: SyncMode) -> None:
     with living(lab) as traffic:
         for passed in range(20):
             if passed == PLANS[mode].index("SwitchRules") + 1:
@@ -208,7 +208,7 @@ def hand_back(lab: Lab, since: int) -> None:
     wait_record(node, since, 30, event="recovered", condition="states")
 
 
-def test_a_take_over_without_conntrackd(lab: Lab, mode: SyncMode) -> None:
+def test_a_takeover_without_conntrackd(lab: Lab, mode: SyncMode) -> None:
     primary = lab.wait_primary(None, 5)
     heir = lab.node(other(lab, primary))
     direct = mode is SyncMode.DIRECT
@@ -229,7 +229,7 @@ def test_a_take_over_without_conntrackd(lab: Lab, mode: SyncMode) -> None:
         assert_consistent(lab, since)
 
 
-def test_a_take_over_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
+def test_a_takeover_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
     primary = lab.wait_primary(None, 5)
     heir = lab.node(other(lab, primary))
     direct = mode is SyncMode.DIRECT

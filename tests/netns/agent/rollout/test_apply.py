@@ -64,7 +64,7 @@ def test_a_check_changes_nothing(machine: Machine) -> None:
     assert "no-such" in machine.rules("check", "/run/bad.yaml", status=2)
 
 
-def test_an_apply_is_in_force_and_told(machine: Machine) -> None:
+def test_an_apply_is_in_force_and_reported(machine: Machine) -> None:
     assert machine.rules("diff", "/run/b.yaml") == (
         "from client (eth1) to server (eth0):\n  + tcp port 25: accept (client to server: smtp)\n"
     )
@@ -137,7 +137,7 @@ sys.exit(main(["rules", "apply", "/run/b.yaml", "--confirm", "2", "--json"]))
 
 
 def test_the_time_to_confirm_begins_when_the_rules_are_in_force(machine: Machine) -> None:
-    """Loading them takes longer than that here, and the timer meets an apply that is not due yet."""
+    """Loading them takes longer than that here, and the timer finds an apply that is not due yet."""
     applied = json.loads(machine.must(sys.executable, "-P", "-c", SLOW))
     assert 1.0 < applied["confirm_within_s"] <= 2.0
     assert_in_force(machine, B)
@@ -243,7 +243,7 @@ def test_what_nobody_confirms_goes_back_by_itself(machine: Machine) -> None:
     assert "not confirmed" in machine.rules_json("generations")[-1]["why"]
 
 
-def test_a_roll_back_by_hand_ends_the_waiting(machine: Machine) -> None:
+def test_a_rollback_by_command_ends_the_waiting(machine: Machine) -> None:
     machine.rules("apply", "/run/b.yaml", "--confirm", "3600")
     machine.rules("rollback")
     assert not is_pending(machine)
@@ -319,7 +319,9 @@ def interrupted(event: str, place: str, number: signal.Signals, *arguments: str)
 
 @pytest.mark.parametrize("place", ["/var/lib/hafw/installing", PAIR_FILE, "/run/hafw/rules.json"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_what_was_begun_is_finished_and_told(machine: Machine, place: str, number: signal.Signals) -> None:
+def test_what_was_begun_is_finished_and_reported(
+    machine: Machine, place: str, number: signal.Signals
+) -> None:
     for arguments, text, told in (
         (["apply", "/run/b.yaml"], B, "generation 2 is in force (rules "),
         (["rollback"], A, "rollback to generation 1\ngeneration 3 is in force (rules "),
@@ -376,7 +378,7 @@ sys.exit(main(["rules", "apply", "/run/b.yaml", "--confirm", "600"]))
 """
 
 
-def test_what_cannot_be_taken_back_is_told_and_done_by_the_next(machine: Machine) -> None:
+def test_what_cannot_be_rolled_back_is_reported_and_done_by_the_next(machine: Machine) -> None:
     """The new file is in its place when the directory becomes read-only."""
     done = machine.run(sys.executable, "-P", "-c", HALF)
     assert done.returncode == 1

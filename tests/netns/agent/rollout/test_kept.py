@@ -148,7 +148,7 @@ def generations(machine: Machine) -> list[str]:
     return [json.loads(path.read_text())["files"][0][1] for path in kept]
 
 
-def test_a_slow_disk_holds_up_no_take_over(machine: Machine) -> None:
+def test_a_slow_disk_delays_no_takeover(machine: Machine) -> None:
     """At the start and in a reload; what waits for the disk gets there, the newest last."""
     os.mkfifo(machine.root / "run/disk")
     with start_agent(machine, ("-c", SLOW_DISK)):

@@ -254,7 +254,7 @@ def test_a_table_that_somebody_owns_is_an_error_and_stays(node: Namespace) -> No
     rules.load(RuleSet.BACKUP)
 
 
-def test_an_owned_table_of_somebody_else_is_nothing_to_us(node: Namespace) -> None:
+def test_an_owned_table_of_another_program_is_left_alone(node: Namespace) -> None:
     with closing(own_table(node, b"theirs\0")):
         rules = adapter_in(node)
         assert not rules.read().present

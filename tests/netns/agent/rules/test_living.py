@@ -129,7 +129,7 @@ def test_a_change_also_changes_the_role(firewall: Firewall) -> None:
     assert again.verify(RuleSet.PRIMARY).drift is None
 
 
-def test_what_another_hand_has_put_in_goes_with_a_change(firewall: Firewall) -> None:
+def test_an_external_change_goes_with_a_change_of_the_policy(firewall: Firewall) -> None:
     firewall.node.run("nft", "insert rule inet hafw forward accept")
     assert "chain forward has more: everything: accept" in str(firewall.rules.verify(RuleSet.PRIMARY).drift)
     rules = firewall.rules.succeed(compile_pair(pair_with("[smtp]")))
@@ -232,7 +232,7 @@ def test_the_kernel_says_which_rule_decides(
     assert "hafw-peer" not in firewall.node.run("ip", "link")
 
 
-def test_a_table_of_somebody_elses_is_asked_too(firewall: Firewall) -> None:
+def test_a_table_of_another_program_is_asked_too(firewall: Firewall) -> None:
     chain = "chain c {\n type filter hook forward priority 10\n ip daddr 192.168.0.10 drop\n }"
     theirs = f"table ip theirs {{\n {chain}\n}}\n"
     firewall.node.run("nft", theirs)
@@ -249,7 +249,7 @@ def test_a_closed_gate_decides_before_all_rules(firewall: Firewall) -> None:
     assert traced["reason"].endswith("(backup: the gate is closed)")
 
 
-def test_show_has_what_meets_a_packet_of_one_interface_with_its_counts(firewall: Firewall) -> None:
+def test_show_has_what_applies_to_a_packet_of_one_interface_with_its_counts(firewall: Firewall) -> None:
     assert echo(firewall.client, SERVER)
     lines = {line["text"]: line for line in rules_command(firewall, "show", "eth1")["lines"]}
     icmp = lines["icmp type echo-request: accept (client to server: icmp)"]

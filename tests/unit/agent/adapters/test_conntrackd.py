@@ -374,7 +374,9 @@ def test_whatever_the_tool_prints_is_statistics_or_an_error(text: str) -> None:
     assert parse_commit(text, 5).expected == 5
 
 
-def test_what_was_lost_while_states_came_in_is_told(tool: FakeTool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_lost_while_states_came_in_is_reported(
+    tool: FakeTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only what was lost meanwhile: conntrackd counts for as long as it runs."""
     monkeypatch.setattr(adapter, "QUIET_S", 0.01)
     for number, (states, lost) in enumerate(((0, 50), (4000, 50), (4000, 56)), 1):

@@ -296,7 +296,7 @@ def test_an_answer_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         control.ask_reload(tmp_path / "s")
 
 
-def test_an_agent_that_stands_still_is_told_from_one_that_is_not_there(
+def test_a_stopped_agent_differs_from_one_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "SIGN_LIMIT_S", 0.2)

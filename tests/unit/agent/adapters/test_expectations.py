@@ -109,7 +109,7 @@ def test_a_silent_kernel_holds_up_a_gate_for_the_limit_and_no_longer() -> None:
     assert waited[0] < waited[1] / 2
 
 
-def test_who_may_not_list_expectations_is_told() -> None:
+def test_without_the_right_to_list_expectations_the_error_says_so() -> None:
     """Not that there are none: who has no CAP_NET_ADMIN here gets an error in place of the list."""
     refused = struct.pack("=IHHIIi", 36, 2, 0, 1, 0, -errno.EPERM) + bytes(16)
     tracking = SilentConntrack(1.0)

@@ -157,7 +157,7 @@ def test_bytes_that_are_no_text_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("status", [0, -1, 1])
-def test_an_error_is_told_in_its_first_line_whatever_the_status(status: int) -> None:
+def test_an_error_is_reported_in_its_first_line_whatever_the_status(status: int) -> None:
     errors = "\ninternal:0:0-0: Error: Could not process rule: Device or resource busy\n\nmore\n"
     adapter = Nftables(COMPILED, FakeContext(lambda _: (status, "", errors)))
     with pytest.raises(ToolError) as caught:

@@ -257,7 +257,7 @@ for number in range(10_000):
 
     most = asyncio.run(scenario())
     assert count() >= 9_900
-    assert most <= AT_ONCE, "the loop stands still while datagrams come in"
+    assert most <= AT_ONCE, "the loop stalls while datagrams come in"
     assert len(ear.socket._seen) <= 256, "it remembers without end"
 
 

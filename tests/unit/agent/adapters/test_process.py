@@ -131,7 +131,7 @@ def test_cancelling_kills(tmp_path: Path) -> None:
     wait_until_gone(asyncio.run(scenario()))
 
 
-def test_a_program_that_was_killed_by_somebody_else_ends_with_its_signal() -> None:
+def test_a_program_that_was_killed_by_another_program_ends_with_its_signal() -> None:
     assert run("/bin/sh", "-c", "kill -9 $$").exit_status == -signal.SIGKILL
 
 

@@ -289,7 +289,7 @@ def test_what_status_advises_can_be_done() -> None:
 
 
 @needs_root
-def test_an_ordinary_user_is_told_who_may_read_the_history() -> None:
+def test_an_ordinary_user_sees_who_may_read_the_history() -> None:
     drop = "exec setpriv --reuid=65534 --regid=65534 --clear-groups"
     if subprocess.run([*drop.split()[1:], "test", "-r", PAIR]).returncode != 0:
         pytest.skip("an ordinary user cannot read this checkout")
@@ -304,7 +304,7 @@ def test_an_ordinary_user_is_told_who_may_read_the_history() -> None:
 
 
 @needs_root
-def test_an_ordinary_user_is_told_who_may_read_the_generations() -> None:
+def test_an_ordinary_user_sees_who_may_read_the_generations() -> None:
     drop = "exec setpriv --reuid=65534 --regid=65534 --clear-groups"
     if subprocess.run([*drop.split()[1:], "test", "-r", PAIR]).returncode != 0:
         pytest.skip("an ordinary user cannot read this checkout")
@@ -349,7 +349,7 @@ def test_a_pair_file_or_a_place_that_is_missing(command: str) -> None:
 
 @needs_root
 @pytest.mark.parametrize("command", ["agent", "settle"])
-def test_an_ordinary_user_is_told_so(command: str) -> None:
+def test_an_ordinary_user_sees_that_root_is_needed(command: str) -> None:
     drop = "setpriv --reuid=65534 --regid=65534 --clear-groups"
     if subprocess.run([*drop.split(), "test", "-r", PAIR]).returncode != 0:
         pytest.skip("an ordinary user cannot read this checkout")

@@ -66,7 +66,7 @@ def test_no_file_takes_longer_than_an_honest_one_of_its_size(what: str, rules_s:
 
 
 @pytest.mark.parametrize("what", ["wrong keys", "equal keys", "no mappings", "unknown words"])
-def test_the_first_hundred_problems_are_told(what: str) -> None:
+def test_the_first_hundred_problems_are_reported(what: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(HOSTILE[what])
     assert len(caught.value.problems) == MAX_PROBLEMS + 1

@@ -83,7 +83,7 @@ def test_rounds_without_an_answer(role: Role) -> None:
 
 
 @pytest.mark.parametrize(("advert_interval_ms", "rounds"), [(10, 3), (300, 3), (1000, 4), (10_000, 22)])
-def test_nobody_is_primary_for_longer_than_a_take_over_takes(advert_interval_ms: int, rounds: int) -> None:
+def test_no_node_is_primary_for_longer_than_a_takeover_takes(advert_interval_ms: int, rounds: int) -> None:
     assert judge_no_primary(rounds - 1, advert_interval_ms, SILENT) is None
     found = judge_no_primary(rounds, advert_interval_ms, SILENT)
     assert found is not None

@@ -50,7 +50,7 @@ from agent.model.pair import AfterLimit, SyncMode
 
 By = Observation
 NOW = 100_000_000_000
-ALL_WELL = Committed(10, 10, 0, skipped=False, evidence="log")
+COMMITTED_ALL = Committed(10, 10, 0, skipped=False, evidence="log")
 SHORT = Committed(10, 4, 6, skipped=False, evidence="log")
 RULES: tuple[Action, ...] = (
     LoadRules(RuleSet.PRIMARY),
@@ -58,7 +58,7 @@ RULES: tuple[Action, ...] = (
     VerifyRules(RuleSet.PRIMARY),
 )
 ASKED: dict[Action, Outcome | None] = {
-    CommitStates(1.0): ALL_WELL,
+    CommitStates(1.0): COMMITTED_ALL,
     FlushCaches(): None,
     ResyncKernel(): Reread(10, 10, 10),
     SendBulk(): Sent(10),
@@ -86,7 +86,7 @@ def observed_by_actions() -> Iterator[tuple[Event, set[Observation]]]:
             yield ActionFailed(NOW, action, "a reason", False, answer), looks
             yield ActionFailed(NOW, action, "a reason", True, answer), looks
     yield ActionDone(NOW, CommitStates(1.0), SHORT), {By.QUESTION, By.COMMIT}
-    yield ActionDone(NOW, CommitStates(1.0), replace(ALL_WELL, skipped=True)), {By.QUESTION, By.COMMIT}
+    yield ActionDone(NOW, CommitStates(1.0), replace(COMMITTED_ALL, skipped=True)), {By.QUESTION, By.COMMIT}
     yield ActionDone(NOW, ResyncKernel(), Reread(10, 5000, 5000)), {By.QUESTION, By.COUNT}
     lossy = StatesIn(10, peer_heard=True, losses="6 messages were lost")
     yield ActionDone(NOW, AwaitStates(1.0), lossy), {By.QUESTION, By.LOSSES}

@@ -116,7 +116,7 @@ def test_an_interface_of_keepalived_s_own_has_the_group() -> None:
         assert judge(*[frozenset(joined)] * (NOTHING_LOOKS + 2)) is None
 
 
-def test_a_link_that_is_down_is_told_by_others() -> None:
+def test_a_link_that_is_down_is_reported_elsewhere() -> None:
     down = (LINKS[0], replace(LINKS[1], carrier=False), LINKS[2])
     assert judge(BOTH, ETH0, ETH0, links=down) is None
 

@@ -61,7 +61,7 @@ def test_a_wrong_pid_file_is_named() -> None:
     assert "/run/vrrp.pid does not name" in judge_pid_file("/run/vrrp.pid", 42, False)[2]
 
 
-def test_halted_processes_are_told_apart() -> None:
+def test_halted_processes_are_distinguished() -> None:
     assert judge_halted(None)[1]
     assert judge_halted({})[1]
     _, ok, text = judge_halted({7: "Z", 5: "T"})

@@ -183,7 +183,7 @@ def test_any_story_ends_in_safety(
     assert_safe(world)
 
 
-def test_direct_take_over_opens_first_and_announces_later() -> None:
+def test_direct_takeover_opens_first_and_announces_later() -> None:
     world = make_world("direct")
     world.see(Role.BACKUP)
     world.run_dry()
@@ -196,7 +196,7 @@ def test_direct_take_over_opens_first_and_announces_later() -> None:
     assert world.log[3:] == ["SetReadiness", "ResyncKernel", "SendBulk", "SetTimer"]
 
 
-def test_cache_take_over_commits_before_it_opens() -> None:
+def test_cache_takeover_commits_before_it_opens() -> None:
     world = make_world("cache")
     world.see(Role.BACKUP)
     world.run_dry()
@@ -364,7 +364,7 @@ def test_the_alarm_of_the_limit_is_said_once() -> None:
     assert [one.condition for one in world.changes].count(Condition.STATES) == 1
 
 
-def test_dead_conntrackd_does_not_hold_up_a_take_over() -> None:
+def test_dead_conntrackd_does_not_delay_a_takeover() -> None:
     world = make_world("cache")
     world.see(Role.BACKUP)
     world.run_dry()

@@ -130,7 +130,7 @@ def test_an_edit_just_after_a_flip_is_repaired_or_only_reported(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("written", ["7\n", "", None, "a pipe"])
-def test_readiness_that_somebody_else_wrote_is_restored(tmp_path: Path, written: str | None) -> None:
+def test_readiness_that_another_program_wrote_is_restored(tmp_path: Path, written: str | None) -> None:
     async def scenario() -> None:
         bench = Bench(tmp_path)
         async with bench.running(as_role=Role.BACKUP):

@@ -21,7 +21,7 @@ from agent.model.records import RecordKind
 from tests.unit.agent.engine.bench import LIMIT_S, Bench
 
 
-def test_a_take_over_in_direct_mode_waits_for_nothing(tmp_path: Path) -> None:
+def test_a_takeover_in_direct_mode_waits_for_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
         bench = Bench(tmp_path)
         async with bench.running(as_role=Role.BACKUP):
@@ -446,7 +446,7 @@ def test_whatever_comes_there_is_one_action_at_a_time_and_the_gate_fits_the_last
     asyncio.run(scenario())
 
 
-def test_a_take_over_from_a_silent_peer_says_that_states_may_be_missing(tmp_path: Path) -> None:
+def test_a_takeover_from_a_silent_peer_says_that_states_may_be_missing(tmp_path: Path) -> None:
     async def scenario() -> None:
         bench = Bench(tmp_path)
         async with bench.running(as_role=Role.BACKUP):

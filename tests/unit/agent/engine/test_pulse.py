@@ -10,7 +10,7 @@ from agent.engine import pulse
 from agent.engine.pulse import Pulse
 
 
-def test_a_halt_is_told_with_its_length_and_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_halt_is_reported_with_its_length_and_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "BEAT_S", 0.01)
     monkeypatch.setattr(pulse, "STALL_NS", 100_000_000)
     monkeypatch.setattr(pulse, "OVER_AFTER_NS", 10_000_000)

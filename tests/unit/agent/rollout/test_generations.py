@@ -162,7 +162,7 @@ def test_a_file_that_is_no_generation_is_none(made: Generations, tmp_path: Path,
     ],
     ids=lambda text: text[:40],
 )
-def test_a_note_that_cannot_be_understood_is_put_aside_and_told_once(
+def test_a_note_that_cannot_be_parsed_is_put_aside_and_reported_once(
     made: Generations, pair_file: Path, tmp_path: Path, name: str, text: str
 ) -> None:
     made.add(B, "root", "apply", "22")

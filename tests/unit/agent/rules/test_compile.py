@@ -121,7 +121,7 @@ def test_every_command_is_about_our_tables(pair: Pair, rules: RuleSet) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("rules", list(RuleSet))
-def test_what_nft_is_told_is_read_back_as_the_same(case: str, rules: RuleSet) -> None:
+def test_what_nft_loads_is_read_back_as_the_same(case: str, rules: RuleSet) -> None:
     for one in compile_pair(pair_of(case)).objects(rules):
         ((kind, body),) = json.loads(json.dumps(object_json(one))).items()
         assert parse_object(kind, body) == one

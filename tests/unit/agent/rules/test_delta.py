@@ -137,7 +137,7 @@ def told(before: Pair, after: Pair) -> str:
     return to_text(changes(*tables), ZONES)
 
 
-def test_a_difference_is_told_in_zones_and_services() -> None:
+def test_a_difference_is_reported_in_zones_and_services() -> None:
     assert told(pair_with("[ssh, http]"), pair_with("[ssh, https]")) == (
         "from client (eth1) to server (eth0):\n"
         "  - tcp port 80: accept (client to server: http)\n"
@@ -158,6 +158,6 @@ def test_a_record_gets_a_few_words_of_a_large_difference() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x" * 10, '"', "[1"])
-def test_an_element_that_is_no_json_is_told_as_it_is(text: str) -> None:
+def test_an_element_that_is_no_json_is_shown_as_it_is(text: str) -> None:
     body = {"set": {"name": "s", "type": "ipv4_addr", "elem": [text]}}
     assert changes({}, lines_of_listing((("set s", json.dumps(body)),)))[-1].text == text

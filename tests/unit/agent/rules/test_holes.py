@@ -33,7 +33,7 @@ def test_what_opens(change: TableChange, primary: frozenset[Hole], backup: froze
     assert holes(change, RuleSet.BACKUP) == backup
 
 
-def test_only_what_is_closed_is_told() -> None:
+def test_only_what_is_closed_is_reported() -> None:
     spoofed = TableChange("hafw", "sources", Deed.EMPTIED)
     text = sentence(((spoofed, FORWARD), (UNKNOWN, TABLE)), FORWARD)
     assert text == (

@@ -238,7 +238,7 @@ def test_no_rule_of_ours_is_without_words() -> None:
             assert "{" not in sentence(rule)
 
 
-def test_show_leaves_out_what_cannot_meet_the_interface() -> None:
+def test_show_leaves_out_what_cannot_match_the_interface() -> None:
     texts = [json.dumps(object_json(one)) for one in compile_pair(PAIR).objects(RuleSet.PRIMARY)]
     entries = [entry for text in texts for entry in json.loads(text).items()]
     of = {name: [line.text for line in show(entries, {}, name).lines] for name in ("eth0", "eth1", "eth2")}

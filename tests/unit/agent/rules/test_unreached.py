@@ -120,7 +120,7 @@ TO_SELF = "from: client, to: self"
         ),
     ],
 )
-def test_what_never_takes_effect_is_told_with_its_place(
+def test_what_never_takes_effect_is_reported_with_its_place(
     lines: tuple[str, ...], place: str, message: str
 ) -> None:
     found = said(*lines)

@@ -239,7 +239,7 @@ def test_files_travel_with_a_message() -> None:
         os.close(descriptor)
 
 
-def test_the_end_of_the_channel_is_told() -> None:
+def test_the_end_of_the_channel_is_reported() -> None:
     mine, theirs = wire.make_pair()
     with theirs:
         mine.close()

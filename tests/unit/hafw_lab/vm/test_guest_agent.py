@@ -104,7 +104,7 @@ def test_the_clock_is_set_and_read_back(tmp_path: Path, complains: bool) -> None
 @pytest.mark.parametrize(
     ("complains", "why"), [(False, "further off"), (True, "says: hwclock failed to sethardware clock$")]
 )
-def test_a_clock_that_was_not_set_is_told(tmp_path: Path, complains: bool, why: str) -> None:
+def test_a_clock_that_was_not_set_is_reported(tmp_path: Path, complains: bool, why: str) -> None:
     fake = FakeAgent(Clock(sets=False, complains=complains).answer)
     with pytest.raises(LabError, match=f"fw-1: its clock could not be set: .*{why}"):
         talk(tmp_path, fake, set_clock)
@@ -187,7 +187,7 @@ def test_nobody_listens(tmp_path: Path, answers: Sequence[bytes]) -> None:
         asyncio.run(run())
 
 
-def test_a_machine_without_the_port_is_told(tmp_path: Path) -> None:
+def test_a_machine_without_the_port_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="fw-1: its guest agent cannot be reached"):
         asyncio.run(GuestAgent("fw-1", tmp_path / "qga.sock").shut_down())
 
