@@ -52,7 +52,7 @@ ANSWER_LIMIT_S = 1.0
 RECONNECT_S = 2.0
 MAX_GREETING = 1024
 _BUS_PATH = "/org/freedesktop/DBus"
-_SILENT = "no answer"
+_SILENT = "keepalived does not answer"
 _UNKNOWN = "keepalived has no such instance"
 
 
@@ -355,7 +355,7 @@ class KeepalivedBus:
             async with _limit():
                 reply = await _heard(self._bus.call(message))
         except UnavailableError as error:
-            raise UnavailableError(f"no answer to {member} on the system bus") from error
+            raise UnavailableError(f"{destination} does not answer {member} on the system bus") from error
         if reply is None or reply.message_type is not MessageType.METHOD_RETURN:
             raise _RefusedError(f"the system bus refused {member}")
         return list(reply.body)

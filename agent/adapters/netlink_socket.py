@@ -118,5 +118,5 @@ class NetlinkSocket:
         try:
             return self._socket.recv(_BUFFER)
         except OSError as error:
-            reason = "no answer" if error.errno == errno.EAGAIN else error.strerror
+            reason = "the kernel does not answer" if error.errno == errno.EAGAIN else error.strerror
             raise UnavailableError(f"netlink: {reason}") from error

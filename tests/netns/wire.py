@@ -233,7 +233,7 @@ class Wire:
         poll = select.poll()
         poll.register(tap, select.POLLIN)
         while True:
-            assert poll.poll(PATIENCE_S * 1000), f"no answer to an echo on {interface}"
+            assert poll.poll(PATIENCE_S * 1000), f"an echo on {interface} is not answered"
             seen = _of_frame(tap.recv(65536))
             if seen and seen.source == own.ip and seen.ports == (0 if own.version == 4 else 129, number):
                 return before

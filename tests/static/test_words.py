@@ -61,7 +61,11 @@ WORDS = (
     Word("HAFW_SOURCE", "HAFW_TRIGGER", "HAFW_SOURCE=netlink"),
     Word("unknown questions?|is no question", "unknown request", '"this is no question; ask:"'),
     Word("is no time\\b|is not a time", "invalid time", "'yesterday' is no time"),
-    Word("(?:gives|gave|has) no answer|no agent answers", "does not answer", "nft gave no answer in 5 s"),
+    Word(
+        "(?:gives|gave|has) no answer|no agent answers|no answer to",
+        "does not answer",
+        "nft gave no answer in 5 s",
+    ),
     Word("take (?:it|them|one|this) out", "remove", "take it\n    out"),
     Word("cannot be understood", "invalid, cannot be parsed", "its answer cannot be understood"),
     Word("until_told|who is told", "reported", "async def _until_told(agent)"),

@@ -29,7 +29,7 @@ class SlowBus(KeepalivedBus):
         self, destination: str, path: str, interface: str, member: str, signature: str, body: list[Any]
     ) -> list[Any]:
         if member in self.slow or member == "Get":
-            raise UnavailableError(f"no answer to {member} on the system bus")
+            raise UnavailableError(f"{destination} does not answer {member} on the system bus")
         answers: dict[str, list[Any]] = {
             "NameHasOwner": [True],
             "GetNameOwner": [":1.7"],
