@@ -6,7 +6,7 @@ Hard facts
 * Opening a FIFO waits for its other end, and opening a device can do something (a watchdog starts), so a
   file is looked at before it is opened, and again when it is open.
 * Some regular files wait as well (/proc/kmsg, a trace pipe); with O_NONBLOCK they say so instead.
-* In a user namespace everybody who is not mapped, the real root among them, is the overflow user.
+* In a user namespace each user that is not mapped, the real root among them, is the overflow user.
 """
 
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files that are written whole: whoever reads meanwhile, or after a power cut, finds the old or the new one.
+"""Files that are written whole: a reader meanwhile, or after a power cut, finds the old or the new one.
 
 Each is written beside its place and renamed. What a kill has left beside it has a name that no daemon reads
 (a dot in front, an end of ours) and that sweep() knows.

@@ -10,7 +10,7 @@ Hard facts (dbus-daemon 1.14; dbus-next 0.2.3; dbus-fast 1.84 and 5.0)
   read is kept for good.
 * dbus-next reads its connection through a buffer, later dbus-fast from the socket itself: nothing of theirs
   could be put in between that serves both. So they connect to us.
-* A reader that leaves its messages with the bus makes it drop those of everybody, keepalived's too: all is
+* A reader that leaves its messages with the bus makes it drop those of all senders, keepalived's too: all is
   read at once. Small ones in portions, because each time that the loop wakes up costs something.
 """
 

@@ -123,7 +123,7 @@ class Conntrack:
         return int(_MEMORY.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size))[-1])
 
     def tell_again(self, family: int, connection: bytes) -> None:
-        """An update that changes nothing: everything about the connection is reported to whoever listens. A
+        """An update that changes nothing: everything about the connection is reported to all listeners. A
         connection that is gone meanwhile needs none."""
         self._send(CONNTRACK | _MSG_NEW, family, nest(_TUPLE_ORIG, connection), REQUEST)
 

@@ -51,7 +51,7 @@ async def beside(threads: Executor, job: Callable[[], Found]) -> Found:
 
 
 def watch_overruns(on_overrun: Callable[[str], None]) -> None:
-    """Where a thread computes for PATIENCE_S without a pause, it steps back behind everybody else, and
+    """Where a thread computes for PATIENCE_S without a pause, it steps back behind all others, and
     `on_overrun` is told the place by the event loop, as soon as that runs. The stacks of all threads go to
     stderr at once: inside of a library nothing of ours may get its turn before the hard limit."""
     running = asyncio.get_running_loop()

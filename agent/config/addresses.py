@@ -10,7 +10,7 @@ from agent.config.reader import WORD, Problems, Spot, suggestion
 from agent.config.source_tree import Mapping as Tree
 from agent.config.source_tree import Scalar, shown
 from agent.errors import Problem
-from agent.model.pair import EVERYBODY, Addresses, AddressRange, AddressSet, IPAddress, IPNetwork
+from agent.model.pair import ANY_ADDRESS, Addresses, AddressRange, AddressSet, IPAddress, IPNetwork
 
 Sets = Mapping[str, AddressSet]
 
@@ -123,7 +123,7 @@ def read_address(item: Spot) -> IPAddress | None:
 
 
 def read_addresses(spot: Spot | None, sets: Sets) -> Addresses:
-    """Networks, ranges and names of sets, one or a list of them. No spot means everybody."""
+    """Networks, ranges and names of sets, one or a list of them. No spot means every address."""
     networks: list[IPNetwork] = []
     names: list[str] = []
     for item in spot.one_or_more() if spot else ():
@@ -141,7 +141,7 @@ def read_addresses(spot: Spot | None, sets: Sets) -> Addresses:
 
 def versions_of(addresses: Addresses, sets: Sets) -> frozenset[int]:
     """The IP versions of which `addresses` may match something."""
-    if addresses == EVERYBODY:
+    if addresses == ANY_ADDRESS:
         return frozenset((4, 6))
     named = [sets[name] for name in addresses.sets]
     if any(one.dynamic for one in named):

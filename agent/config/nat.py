@@ -15,7 +15,7 @@ from agent.config.services import read_services
 from agent.config.source_tree import Mapping as Tree
 from agent.config.source_tree import Scalar, shown
 from agent.model.pair import (
-    EVERYBODY,
+    ANY_ADDRESS,
     Addresses,
     AddressRange,
     Interface,
@@ -70,7 +70,7 @@ def _check_reachable(item: Spot, nat: SourceNat, whole: dict[tuple[str, str], st
     if way in whole:
         message = f"{nat.from_zone} to {nat.to_zone} is already in {whole[way]}, which takes everything"
         item.refuse(f"{message}; merge the two, or put this one before it")
-    elif nat.source == nat.destination == EVERYBODY and not nat.services:
+    elif nat.source == nat.destination == ANY_ADDRESS and not nat.services:
         whole[way] = item.path
 
 

@@ -181,17 +181,17 @@ class AddressSet:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Networks and the names of sets, either of which may match; with neither, everybody does."""
+    """Networks and the names of sets, either of which may match; with neither, every address does."""
 
     networks: tuple[IPNetwork, ...] = ()
     sets: tuple[str, ...] = ()
 
     @property
-    def everybody(self) -> bool:
+    def is_any(self) -> bool:
         return not self.networks and not self.sets
 
 
-EVERYBODY = Addresses()
+ANY_ADDRESS = Addresses()
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +252,8 @@ class Rule:
     services: tuple[Service, ...]
     action: Action = Action.ACCEPT
     name: str | None = None
-    source: Addresses = EVERYBODY
-    destination: Addresses = EVERYBODY
+    source: Addresses = ANY_ADDRESS
+    destination: Addresses = ANY_ADDRESS
     rate: Rate | None = None
     connections: Connections | None = None
     log: bool = False
@@ -289,8 +289,8 @@ class SourceNat:
     translation: Translation = Translation.VIP
     addresses: tuple[AddressRange, ...] = ()
     prefixes: tuple[IPNetwork, IPNetwork] | None = None
-    source: Addresses = EVERYBODY
-    destination: Addresses = EVERYBODY
+    source: Addresses = ANY_ADDRESS
+    destination: Addresses = ANY_ADDRESS
     services: tuple[Service, ...] = ()
     place: Place = NOWHERE
 
@@ -310,7 +310,7 @@ class PortForward:
     targets: tuple[IPAddress, ...]
     addresses: tuple[IPAddress, ...] = ()
     port: int | None = None
-    source: Addresses = EVERYBODY
+    source: Addresses = ANY_ADDRESS
     hairpin: bool = False
     place: Place = NOWHERE
 
@@ -386,11 +386,13 @@ class Pair:
                 for asked in product(one.askers, self.asked(one)):
                     askers.setdefault(asked, []).append(one.source)
         found.update(
-            address for (_, address), sources in askers.items() if self._everybody(sources, address.version)
+            address
+            for (_, address), sources in askers.items()
+            if self._every_address(sources, address.version)
         )
         return frozenset(found & {vip.ip for _, vip in self.vips()})
 
-    def _everybody(self, sources: Collection[Addresses], version: int) -> bool:
+    def _every_address(self, sources: Collection[Addresses], version: int) -> bool:
         """Whether they are that together, of one IP version, also where that is written as networks."""
         names = {name for one in sources for name in one.sets}
         named = (one.networks for one in self.sets if one.name in names)
@@ -402,7 +404,7 @@ class Pair:
                 break
             covered = max(covered, last + 1)
         whole = 1 << (32 if version == 4 else 128)
-        return covered == whole or any(one.everybody for one in sources)
+        return covered == whole or any(one.is_any for one in sources)
 
     def zone(self, name: str) -> Zone:
         return next((zone for zone in self.zones if zone.name == name), Zone(name))

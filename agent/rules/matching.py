@@ -35,7 +35,7 @@ def matches(
 ) -> Iterator[tuple[Match, ...]]:
     """The rules that together match `service` between these addresses. With `versions` each of them tells
     its IP version; without, only where it has to."""
-    if source.everybody and destination.everybody and not versions and service.protocol is not Protocol.ICMP:
+    if source.is_any and destination.is_any and not versions and service.protocol is not Protocol.ICMP:
         yield service_match(service, service.versions[0])
         return
     for version in versions or VERSIONS:
@@ -49,7 +49,7 @@ def matches(
 
 def _ends(pair: Pair, addresses: Addresses, version: int, field: str) -> list[tuple[Match, ...]]:
     """Alternatives; a single empty one matches every address."""
-    if addresses.everybody:
+    if addresses.is_any:
         return [()]
     networks = from_networks(addresses.networks, version, field)
     found: list[tuple[Match, ...]] = [(networks,)] if networks else []

@@ -12,7 +12,7 @@ from ipaddress import ip_network
 
 from agent.errors import Problem
 from agent.model.pair import (
-    EVERYBODY,
+    ANY_ADDRESS,
     SELF_ZONE,
     Action,
     Addresses,
@@ -89,7 +89,7 @@ class _Looked:
             yield f"never matches: {names} decides before it"
             return
         if rule.action is not Action.ACCEPT:
-            yield from self._everybody(rule)
+            yield from self._every_address(rule)
         yield from self._to_self(rule) if rule.to_zone == SELF_ZONE else self._forwarded(rule)
 
     def _hiding(self, rule: Rule, service: Service, before: list[Rule]) -> Rule | None:
@@ -102,9 +102,9 @@ class _Looked:
                 return one
         return None
 
-    def _everybody(self, rule: Rule) -> Iterator[str]:
+    def _every_address(self, rule: Rule) -> Iterator[str]:
         for addresses in (rule.source, rule.destination):
-            if addresses.everybody:
+            if addresses.is_any:
                 continue
             for network in _EVERY:
                 if self._covers(addresses, Addresses((network,)), (network.version,)):
@@ -116,7 +116,7 @@ class _Looked:
         ours = Addresses((*map(ip_network, own), *_NOT_FORWARDED, *_broadcasts(self.pair)))
         if self._apart(rule.destination, ours):
             yield "never matches: its destination is not an address of the firewalls"
-        yield from self._ends(rule.from_zone, SELF_ZONE, rule.source, EVERYBODY)
+        yield from self._ends(rule.from_zone, SELF_ZONE, rule.source, ANY_ADDRESS)
         for service in rule.services:
             if _is_of_the_pair(service):
                 yield f"does nothing to {service.name}: it is for the firewalls among themselves only"
@@ -149,7 +149,7 @@ class _Looked:
 
     def _virtual(self, rule: Rule, version: int) -> list[IPAddress]:
         """The virtual addresses that the rule is about: named ones, or those of its zone."""
-        everywhere = rule.destination.everybody
+        everywhere = rule.destination.is_any
         return [
             vip.ip
             for interface, vip in self.pair.vips()
@@ -169,14 +169,14 @@ class _Looked:
         there = Addresses(tuple(n for one in self.pair.in_zone(rule.from_zone) for n in one.networks))
         for network in self.pair.management.sources:
             one = Addresses((network,))
-            meant = there if rule.source.everybody else rule.source
+            meant = there if rule.source.is_any else rule.source
             if not self._apart(meant, one) and not self._apart(there, one):
                 yield network
 
     def _forwarded(self, rule: Rule) -> Iterator[str]:
         own = {address.ip for one in self.pair.interfaces for address in _addresses(one)}
         mine = Addresses(tuple(map(ip_network, own)))
-        if not rule.destination.everybody and self._covers(mine, rule.destination, VERSIONS):
+        if not rule.destination.is_any and self._covers(mine, rule.destination, VERSIONS):
             yield (
                 "never matches: its destination is the firewalls' own; a rule sees the server that a"
                 " connection is led to, and what is for the firewalls themselves is `to: self`"
@@ -184,7 +184,7 @@ class _Looked:
             return
         if self._led_away(rule):
             yield "never matches: all of it is forwarded to a server; name the server as destination"
-        elif not rule.destination.everybody and self._covers(
+        elif not rule.destination.is_any and self._covers(
             Addresses(_NOT_FORWARDED), rule.destination, VERSIONS
         ):
             yield "never matches: multicast, broadcast and link-local addresses are not routed here"
@@ -197,15 +197,13 @@ class _Looked:
             if isinstance(one, SourceNat):
                 led += one.prefixes[1:] if one.prefixes and one.to_zone == rule.from_zone else ()
             elif (
-                rule.from_zone in one.askers
-                and one.source.everybody
-                and _take_all(one.services, rule.services)
+                rule.from_zone in one.askers and one.source.is_any and _take_all(one.services, rule.services)
             ):
                 versions = {target.version for target in one.targets}
                 led += (ip_network(each) for each in self.pair.asked(one) if each.version in versions)
         return (
             bool(led)
-            and not rule.destination.everybody
+            and not rule.destination.is_any
             and self._covers(Addresses(tuple(led)), rule.destination, VERSIONS)
         )
 
@@ -222,7 +220,7 @@ class _Looked:
 
     def _lives_in(self, addresses: Addresses) -> Interface | None:
         """The interface that all of `addresses` are connected to."""
-        if addresses.everybody:
+        if addresses.is_any:
             return None
         for interface in self.pair.data_interfaces:
             if self._covers(Addresses(interface.networks), addresses, VERSIONS):
@@ -243,7 +241,7 @@ class _Looked:
                     yield nat.place, message
             else:
                 inside = Addresses(nat.prefixes[:1])
-                for message in self._ends(nat.from_zone, nat.to_zone, inside, EVERYBODY):
+                for message in self._ends(nat.from_zone, nat.to_zone, inside, ANY_ADDRESS):
                     yield nat.place, message
             before.append(nat)
 
@@ -295,7 +293,7 @@ class _Looked:
             if lives is not None and lives.zone != one.to_zone:
                 message = f"{target} is connected to {lives.name}, in {lives.zone}, not in {one.to_zone}"
                 yield f"leads nowhere: {message}"
-        yield from self._ends(one.from_zone, one.to_zone, one.source, EVERYBODY) if not one.hairpin else ()
+        yield from self._ends(one.from_zone, one.to_zone, one.source, ANY_ADDRESS) if not one.hairpin else ()
 
     def _asked_before(
         self, one: PortForward, address: IPAddress, before: Iterable[PortForward | SourceNat]
@@ -326,13 +324,13 @@ class _Looked:
         if key not in self.spans:
             named = [one for one in self.pair.sets if one.name in addresses.sets]
             every = (*addresses.networks, *(network for one in named for network in one.networks))
-            found = intervals(_EVERY if addresses.everybody else every, version)
+            found = intervals(_EVERY if addresses.is_any else every, version)
             self.spans[key] = None if any(one.dynamic for one in named) else found
         return self.spans[key]
 
     def _covers(self, outer: Addresses, inner: Addresses, versions: Iterable[int]) -> bool:
         """Whether `outer` surely holds all of `inner`."""
-        if outer.everybody or outer == inner:
+        if outer.is_any or outer == inner:
             return True
         for version in versions:
             held, wanted = self._spans(outer, version), self._spans(inner, version)

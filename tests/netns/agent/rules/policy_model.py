@@ -123,7 +123,7 @@ class Model:
     def _is_in(self, address: IPAddress, addresses: Addresses) -> bool:
         named = {one.name: one.networks for one in self.pair.sets}
         every = (*addresses.networks, *(network for name in addresses.sets for network in named[name]))
-        return addresses.everybody or any(address in network for network in every)
+        return addresses.is_any or any(address in network for network in every)
 
     def _translate_target(self, packet: Packet) -> tuple[PortForward | SourceNat | None, Packet]:
         """The first entry of the file that is about `packet` on its way in, and what it makes of it."""
