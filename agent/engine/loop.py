@@ -2,7 +2,7 @@
 """One queue: events in, each through the core, and the core's plans to the executor. No policy.
 
 An action's result is the next event, before anything that waits: nothing comes between an action that is
-done at once and the one after it, the journal neither. Records are written when the queue is empty.
+done at once and the one after it.
 """
 
 import asyncio
@@ -38,9 +38,7 @@ class Loop:
         self.on_change: Callable[[State], None] = lambda _state: None
         """Called with every state that differs from the one before; must return at once."""
         self.pulse = Pulse(self._report_stall)
-        self._write = write
-        self._unwritten: list[Record] = []
-        self.log = TransitionLog(self._unwritten.append, self.pulse.stalled_ns)
+        self.log = TransitionLog(write, self.pulse.stalled_ns)
         self._executor = executor
         self._queue: deque[Event | Beat] = deque()
         self._filled = asyncio.Event()
@@ -61,7 +59,7 @@ class Loop:
         self.log.add(result, transition)
         if not result.abandoned:
             self._queue.appendleft(event_of(result))
-        self._filled.set()
+            self._filled.set()
 
     def overdue(self) -> str | None:
         return self._executor.overdue()
@@ -94,23 +92,14 @@ class Loop:
                     self._executor.stop()
         finally:
             self.pulse.stop()
-            self._write_records()
 
     async def _handle_all(self) -> None:
         while True:
             await self._filled.wait()
-            try:
-                while self._queue:
-                    self._handle(self._queue.popleft())
-            finally:
-                self._write_records()
+            while self._queue:
+                self._handle(self._queue.popleft())
             self._filled.clear()
             self._handled.set()
-
-    def _write_records(self) -> None:
-        for record in self._unwritten:
-            self._write(record)
-        self._unwritten.clear()
 
     def _handle(self, item: Event | Beat) -> None:
         if isinstance(item, Beat):

@@ -63,28 +63,6 @@ def test_expectations_are_completed_before_the_gate_opens_and_recorded(
     asyncio.run(scenario())
 
 
-def test_the_gate_does_not_wait_for_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench(tmp_path, helpers=True)
-    records, flip = bench.sink.records, bench.host.flip
-    before_the_gate: list[list[str]] = []
-
-    def note(rules: RuleSet) -> None:
-        before_the_gate.append([one.message for one in records])
-        flip(rules)
-
-    async def scenario() -> None:
-        async with bench.running(as_role=Role.BACKUP):
-            records.clear()
-            monkeypatch.setattr(bench.host, "flip", note)
-            bench.role(Role.PRIMARY)
-            await bench.at_rest()
-
-    asyncio.run(scenario())
-    assert before_the_gate == [[]]
-    steps = [one.step for one in bench.sink.of(RecordKind.STEP)]
-    assert steps[:2] == ["CompleteExpectations", "SwitchRules"]
-
-
 def test_expectations_that_cannot_be_completed_keep_no_gate_closed(tmp_path: Path) -> None:
     async def scenario() -> None:
         bench = Bench(tmp_path, helpers=True)
