@@ -27,7 +27,7 @@ from agent.adapters.nftables import Nftables
 from agent.adapters.ruleset_dump import read_table
 from agent.adapters.signals import finish_command
 from agent.config import loader
-from agent.config.files import read
+from agent.config.files import Files, PairFiles, read
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError, HafwError, ToolError, UnavailableError
 from agent.model.pair import Pair
@@ -341,13 +341,14 @@ def _taken_back(on_disk: OnDisk, fresh: Generation, before: Generation | None) -
     Each step is tried even if others failed, and the first error is the one that is raised. The
     files come first: a kill before they are back must leave the timer.
     """
+    found = _readable(on_disk.read, on_disk.paths.pair_file)
     try:
         yield
     except HafwError as error:
         if fresh == before:
             raise
         pending = on_disk.generations.pending()
-        steps: list[Callable[[], None]] = [lambda: _restore_files(on_disk, before)]
+        steps: list[Callable[[], None]] = [lambda: _restore_files(on_disk, before, found)]
         if pending is not None and pending.number == fresh.number:
             steps += [on_disk.generations.clear_pending, rollback_timer.stop]
         steps.append(lambda: on_disk.generations.drop(fresh.number))
@@ -365,22 +366,22 @@ def _failure_of(step: Callable[[], None]) -> str | None:
     return None
 
 
-def _restore_files(on_disk: OnDisk, before: Generation | None) -> None:
-    """A file that was edited in its place stays as it is, and one that nothing was written to."""
-    if before is None or _is_untouched(on_disk):
+def _restore_files(on_disk: OnDisk, before: Generation | None, found: Files | None) -> None:
+    """A file that was edited in its place stays as it is, and one that nothing was written to: it is as it
+    was `found`."""
+    if before is None or _readable(read, on_disk.paths.pair_file) == found:
         on_disk.generations.leave_installing()
         return
     on_disk.generations.install(before.number, on_disk.paths.pair_file)
     make_live(on_disk, checked(on_disk.pair_of(before), before.files))
 
 
-def _is_untouched(on_disk: OnDisk) -> bool:
-    """Whether what is installed is what this command has found there."""
-    installed = on_disk.paths.pair_file
+def _readable(read_file: Callable[[Path], PairFiles], path: Path) -> Files | None:
+    """None where there is no pair file, or none that can be read."""
     try:
-        return same_files(read(installed).readable, on_disk.read(installed).readable)
+        return read_file(path).readable
     except ConfigError:
-        return False
+        return None
 
 
 def _go_to(on_disk: OnDisk, target: Generation, who: str, why: str, new: Checked | None = None) -> Applied:

@@ -364,6 +364,38 @@ def test_what_cannot_be_put_in_place_has_not_been(machine: Machine, arguments: t
     assert machine.rules_json("apply", "/run/b.yaml")["generation"] > 1
 
 
+FAILING = """
+import sys
+from agent.errors import HafwError
+from agent.rollout import apply
+real, asked = apply.make_live, []
+def fail_once(on_disk, new=None):
+    asked.append(new)
+    if len(asked) == 1:
+        raise HafwError("the agent is away")
+    return real(on_disk, new)
+apply.make_live = fail_once
+from agent.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [("apply", "/run/b.yaml"), ("rollback", "1")])
+def test_what_fails_where_no_pair_file_was_is_taken_back(
+    machine: Machine, arguments: tuple[str, ...]
+) -> None:
+    """The file has been removed by hand; what comes back is the generation that is in force."""
+    if arguments[0] == "rollback":
+        machine.rules("apply", "/run/b.yaml")
+    there = machine.read(PAIR_FILE)
+    machine.must("rm", PAIR_FILE)
+    done = machine.run(sys.executable, "-P", "-c", FAILING, "rules", *arguments)
+    assert done.returncode == 1
+    assert "the agent is away" in done.stderr
+    assert machine.read(PAIR_FILE) == there
+    assert_in_force(machine, there)
+
+
 HALF = """
 import os, sys
 from agent.errors import HafwError
