@@ -169,7 +169,15 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Condition
             return replace(state, marked=owed), ()
         case VerifyRules() | SetTimer() | CompleteExpectations() | CompleteRemaining():
             return state, ()
-        case _:
+        case (
+            CommitStates()
+            | FlushCaches()
+            | ResyncKernel()
+            | SendBulk()
+            | RequestResync()
+            | AwaitStates()
+            | ShortenTimers()
+        ):
             answered, changes = note_all(state, _of_answer(event.action, QueryResult.OK, ""))
             learned, more = _learn_outcome(answered, event)
             return learned, (*changes, *more)
@@ -259,7 +267,15 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Condi
             return state, ()  # its record says so: it may cost an announced connection, and no other
         case MarkOwed():
             return state, ()  # its record says so; the next plan for the gate tries it again
-        case _:
+        case (
+            CommitStates()
+            | FlushCaches()
+            | ResyncKernel()
+            | SendBulk()
+            | RequestResync()
+            | AwaitStates()
+            | ShortenTimers()
+        ):
             findings = _of_answer(event.action, event.answer, event.reason)
             if isinstance(event.action, FlushCaches) and event.answer is QueryResult.REFUSED:
                 findings = (*findings, (Condition.FLUSH, False, event.reason))

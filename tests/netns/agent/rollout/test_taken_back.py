@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An apply or rollback that fails has not been: what was put in place is taken back, or said to be left."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.netns.agent.rollout.test_apply import PAIR_FILE, A, B, assert_in_force, is_pending
+from tests.netns.machine import Machine, start_machine
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif("os.geteuid() != 0", reason="has /etc, /run and /var of its own, which root may"),
+]
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """With generation 1 in force and B beside it, in /run/b.yaml."""
+    with start_machine() as started:
+        started.write(PAIR_FILE, A)
+        started.write("/run/b.yaml", B)
+        started.rules("apply")
+        yield started
+
+
+def make_read_only(machine: Machine, path: str) -> None:
+    machine.must("mount", "--bind", path, path)
+    machine.must("mount", "-o", "remount,bind,ro", path)
+
+
+@pytest.mark.parametrize("arguments", [("apply", "/run/b.yaml", "--confirm", "600"), ("rollback", "1")])
+def test_what_cannot_be_put_in_place_has_not_been(machine: Machine, arguments: tuple[str, ...]) -> None:
+    """The directory of the pair file is read-only, so that no file can be put back either."""
+    if arguments[0] == "rollback":
+        machine.rules("apply", "/run/b.yaml")
+        machine.write("/run/b.yaml", A)
+    there, before = machine.read(PAIR_FILE), machine.rules("generations")
+    make_read_only(machine, "/etc/hafw")
+    said = machine.rules(*arguments, status=1)
+    assert "cannot use /etc/hafw/hafw.yaml: Read-only file system; its file system is read-only" in said
+    assert "taken back" not in said
+    machine.must("umount", "/etc/hafw")
+    assert machine.rules("generations") == before
+    assert "no apply is waiting" in machine.rules("confirm", status=1)
+    assert_in_force(machine, there)
+    assert machine.rules_json("apply", "/run/b.yaml")["generation"] > 1
+
+
+FAILING = """
+import sys
+from agent.errors import HafwError
+from agent.rollout import apply
+real, asked = apply.make_live, []
+def fail_once(on_disk, new=None):
+    asked.append(new)
+    if len(asked) == 1:
+        raise HafwError("the agent is away")
+    return real(on_disk, new)
+apply.make_live = fail_once
+from agent.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [("apply", "/run/b.yaml"), ("rollback", "1")])
+def test_what_fails_where_no_pair_file_was_is_taken_back(
+    machine: Machine, arguments: tuple[str, ...]
+) -> None:
+    """The file has been removed by hand; what comes back is the generation that is in force."""
+    if arguments[0] == "rollback":
+        machine.rules("apply", "/run/b.yaml")
+    there = machine.read(PAIR_FILE)
+    machine.must("rm", PAIR_FILE)
+    done = machine.run(sys.executable, "-P", "-c", FAILING, "rules", *arguments)
+    assert done.returncode == 1
+    assert "the agent is away" in done.stderr
+    assert machine.read(PAIR_FILE) == there
+    assert_in_force(machine, there)
+
+
+HALF = """
+import os, sys
+from agent.errors import HafwError
+from agent.rollout import apply
+real = apply.make_live
+def fail(on_disk, new=None):
+    os.system("mount --bind /etc/hafw /etc/hafw && mount -o remount,bind,ro /etc/hafw")
+    raise HafwError("the agent is away")
+apply.make_live = fail
+from agent.cli.main import main
+sys.exit(main(["rules", "apply", "/run/b.yaml", "--confirm", "600"]))
+"""
+
+
+def test_what_cannot_be_rolled_back_is_reported_and_done_by_the_next(machine: Machine) -> None:
+    """The new file is in its place when the directory becomes read-only."""
+    done = machine.run(sys.executable, "-P", "-c", HALF)
+    assert done.returncode == 1
+    assert done.stderr.startswith("hafw: the agent is away; and it could not be taken back: cannot use /etc")
+    assert not is_pending(machine)
+    assert len(machine.rules_json("generations")) == 1
+    machine.must("umount", "/etc/hafw")
+    assert "no apply is waiting" in machine.rules("confirm", status=1)
+    assert_in_force(machine, A)
