@@ -200,17 +200,10 @@ _PURPOSE = {
 AtOnce = CompleteExpectations | LoadRules | SwitchRules | SetReadiness | MarkOwed
 """Done within the call: microseconds to milliseconds."""
 
-Asked = (
-    CommitStates
-    | FlushCaches
-    | ResyncKernel
-    | SendBulk
-    | RequestResync
-    | AwaitStates
-    | ShortenTimers
-    | CompleteRemaining
-    | VerifyRules
+AskedOfConntrackd = (
+    CommitStates | FlushCaches | ResyncKernel | SendBulk | RequestResync | AwaitStates | ShortenTimers
 )
+Asked = AskedOfConntrackd | CompleteRemaining | VerifyRules
 """Asked of conntrackd, which takes its time, or done beside the loop."""
 
 Action = AtOnce | Asked | SetTimer

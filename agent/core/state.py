@@ -7,6 +7,7 @@ from enum import Enum
 
 from agent.core.actions import (
     Action,
+    AskedOfConntrackd,
     AwaitStates,
     CommitStates,
     Committed,
@@ -153,6 +154,10 @@ def _ended(state: State, action: Action, at_ns: int) -> State:
 
 
 def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[ConditionChange, ...]]:
+    if isinstance(event.action, AskedOfConntrackd):
+        answered, changes = note_all(state, _of_answer(event.action, QueryResult.OK, ""))
+        learned, more = _learn_outcome(answered, event)
+        return learned, (*changes, *more)
     match event.action:
         case LoadRules(rules=rules):
             return note(
@@ -169,18 +174,6 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Condition
             return replace(state, marked=owed), ()
         case VerifyRules() | SetTimer() | CompleteExpectations() | CompleteRemaining():
             return state, ()
-        case (
-            CommitStates()
-            | FlushCaches()
-            | ResyncKernel()
-            | SendBulk()
-            | RequestResync()
-            | AwaitStates()
-            | ShortenTimers()
-        ):
-            answered, changes = note_all(state, _of_answer(event.action, QueryResult.OK, ""))
-            learned, more = _learn_outcome(answered, event)
-            return learned, (*changes, *more)
 
 
 def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[ConditionChange, ...]]:
@@ -257,6 +250,14 @@ def _of_answer(asked: Action | None, answer: QueryResult, text: str) -> tuple[Fi
 
 
 def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[ConditionChange, ...]]:
+    if isinstance(event.action, AskedOfConntrackd):
+        findings = _of_answer(event.action, event.answer, event.reason)
+        if isinstance(event.action, FlushCaches) and event.answer is QueryResult.REFUSED:
+            findings = (*findings, (Condition.FLUSH, False, event.reason))
+        if isinstance(event.action, CommitStates):
+            # one that timed out waits in conntrackd's socket, where a flush would come behind it
+            state = replace(state, owed=True)
+        return note_all(state, findings)
     match event.action:
         case SwitchRules() | LoadRules() | VerifyRules():
             text = f"{event.reason}; keeping the loaded rules"
@@ -267,22 +268,6 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Condi
             return state, ()  # its record says so: it may cost an announced connection, and no other
         case MarkOwed():
             return state, ()  # its record says so; the next plan for the gate tries it again
-        case (
-            CommitStates()
-            | FlushCaches()
-            | ResyncKernel()
-            | SendBulk()
-            | RequestResync()
-            | AwaitStates()
-            | ShortenTimers()
-        ):
-            findings = _of_answer(event.action, event.answer, event.reason)
-            if isinstance(event.action, FlushCaches) and event.answer is QueryResult.REFUSED:
-                findings = (*findings, (Condition.FLUSH, False, event.reason))
-            if isinstance(event.action, CommitStates):
-                # one that timed out waits in conntrackd's socket, where a flush would come behind it
-                state = replace(state, owed=True)
-            return note_all(state, findings)
 
 
 def _catch_up_text(outcome: StatesIn) -> str:
