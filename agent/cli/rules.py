@@ -146,10 +146,7 @@ def run_diff(arguments: argparse.Namespace, paths: Paths) -> int:
     on_disk = OnDisk(paths)
     new = check(on_disk.read(arguments.file or paths.pair_file))
     in_force = find_in_force(on_disk)
-    found = diff.changes(
-        diff.lines_of(in_force.table.body),
-        diff.lines_of(new.table.body),
-    )
+    found = diff.changes(diff.lines_of(in_force.table.body), diff.lines_of(new.table.body))
     refusal = refusal_of(on_disk, new.pair)
     if refusal is not None:
         complain(f"hafw: `hafw rules apply` would refuse this file: {refusal}")

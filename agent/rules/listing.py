@@ -16,7 +16,7 @@ from agent.rules.compile import DIGEST_PREFIX
 from agent.rules.delta import Counts, RuleCounts
 from agent.rules.gate import closed, is_role_part
 from agent.rules.nft_json import object_json
-from agent.rules.nft_parse import Entry
+from agent.rules.nft_parse import Entry, parse_counts
 from agent.rules.objects import FAMILY, GATE_TABLE, TABLE, TABLES
 
 _MOVING = frozenset({"handle", "packets", "bytes", "expires", "used"})
@@ -104,9 +104,9 @@ def _counts_of(rule: Mapping[str, object]) -> Counts | None:
     """Packets and bytes of a listed rule; None when it has no counter of its own."""
     expressions = rule.get("expr")
     for expression in expressions if isinstance(expressions, list) else []:
-        match expression:
-            case {"counter": {"packets": int(packets), "bytes": int(size)}}:
-                return packets, size
+        counts = parse_counts(expression.get("counter")) if isinstance(expression, Mapping) else None
+        if counts is not None:
+            return counts
     return None
 
 
@@ -127,10 +127,10 @@ def _rules(entries: Sequence[Entry]) -> RuleSet | None:
 
 
 def _counter(body: Mapping[str, object]) -> Counter:
-    packets, size = body.get("packets"), body.get("bytes")
-    if not isinstance(packets, int) or not isinstance(size, int):
+    counts = parse_counts(body)
+    if counts is None:
         raise ValueError(f"the counter `{body.get('name')}` has no count")
-    return Counter(str(body.get("name")), packets, size)
+    return Counter(str(body.get("name")), *counts)
 
 
 def part_of(kind: str, body: Mapping[str, object]) -> str:

@@ -86,23 +86,23 @@ def parse_object(kind: str, body: Mapping[str, object]) -> Object:
         case "rule":
             return parse_rule(body)
         case "counter":
-            return CounterObject(table, name, _parse_counts(body))
+            return CounterObject(table, name, parse_counts(body))
         case "ct helper":
             return HelperObject(table, name, str(body.get("type")), str(body.get("protocol")))
         case "set":
             return Set(
                 table,
                 name,
-                tuple(map(str, listed(body.get("type")))),
+                _parse_names(body.get("type")),
                 tuple(map(parse_value, listed(body.get("elem")))),
-                tuple(map(str, listed(body.get("flags")))),
+                _parse_names(body.get("flags")),
                 _parse_number(body.get("timeout")),
                 _parse_number(body.get("size")),
             )
         case "map":
-            flags = tuple(map(str, listed(body.get("flags"))))
+            flags = _parse_names(body.get("flags"))
             entries = _parse_entries(body.get("elem"))
-            return Map(table, name, tuple(map(str, listed(body.get("type")))), entries, flags)
+            return Map(table, name, _parse_names(body.get("type")), entries, flags)
     return Other(table, name, kind)
 
 
@@ -113,16 +113,25 @@ def _parse_hook(body: Mapping[str, object]) -> Hook:
 
 
 def parse_rule(body: Mapping[str, object]) -> Rule:
-    statements = tuple(parse_statement(one) for one in listed(body.get("expr")) if isinstance(one, Mapping))
+    statements = _parse_statements(body.get("expr"))
     comment, handle = str(body.get("comment", "")), _parse_number(body.get("handle"))
     return Rule(str(body.get("table", "")), str(body.get("chain", "")), statements, comment, handle)
+
+
+def _parse_names(value: object) -> tuple[str, ...]:
+    return tuple(map(str, listed(value)))
+
+
+def _parse_statements(value: object) -> tuple[Statement, ...]:
+    return tuple(parse_statement(one) for one in listed(value) if isinstance(one, Mapping))
 
 
 def _parse_number(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _parse_counts(body: Mapping[str, object]) -> tuple[int, int] | None:
+def parse_counts(body: object) -> tuple[int, int] | None:
+    """Packets and bytes; None where there are none."""
     match body:
         case {"packets": int(packets), "bytes": int(size)}:
             return packets, size
@@ -164,7 +173,7 @@ def parse_value(value: object) -> Value:
         case {"ct": {"key": str(key), **rest}}:
             return Ct(key, str(rest.get("dir", "")))
         case {"fib": {"result": str(result), "flags": flags}}:
-            return Fib(result, tuple(map(str, listed(flags))))
+            return Fib(result, _parse_names(flags))
         case {"&": [field, mask]}:
             return Masked(parse_value(field), parse_value(mask))
         case {"prefix": {"addr": str(address), "len": int(length)}}:
@@ -222,23 +231,22 @@ def _parse_connections(_: str, body: object) -> Statement | None:
 def _parse_counter(_: str, body: object) -> Statement:
     if isinstance(body, str):
         return NamedCounter(body)
-    return Count(_parse_counts(body) if isinstance(body, Mapping) else None)
+    return Count(parse_counts(body))
 
 
 def _parse_in_set(_: str, body: object) -> Statement | None:
     match body:
         case {"op": str(operation), "elem": element, "set": str(name), **rest}:
-            limits = [one for one in listed(rest.get("stmt")) if isinstance(one, Mapping)]
-            inner = tuple(map(parse_statement, limits))
-            return SetUpdate(operation, parse_value(element), name.removeprefix("@"), inner)
+            limits = _parse_statements(rest.get("stmt"))
+            return SetUpdate(operation, parse_value(element), name.removeprefix("@"), limits)
     return None
 
 
 def _parse_meter(_: str, body: object) -> Statement | None:
     match body:
         case {"key": element, "stmt": limits, **rest}:
-            inner = tuple(parse_statement(one) for one in listed(limits) if isinstance(one, Mapping))
-            return SetUpdate("meter", parse_value(element), str(rest.get("name", "")), inner)
+            name = str(rest.get("name", ""))
+            return SetUpdate("meter", parse_value(element), name, _parse_statements(limits))
     return None
 
 
@@ -250,9 +258,7 @@ def _parse_log(_: str, body: object) -> Statement:
 def _parse_translate(kind: str, body: object) -> Statement:
     said = body if isinstance(body, Mapping) else {}
     address, port = (parse_value(said[key]) if key in said else None for key in ("addr", "port"))
-    return Translate(
-        kind, str(said.get("family", "")), address, port, tuple(map(str, listed(said.get("flags"))))
-    )
+    return Translate(kind, str(said.get("family", "")), address, port, _parse_names(said.get("flags")))
 
 
 def _parse_map(_: str, body: object) -> Statement | None:
