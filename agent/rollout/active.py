@@ -30,10 +30,6 @@ from agent.rules.compile import Compiled, compile_pair
 MAX_SEAL = 64 * 1024
 
 
-def rules_digest(pair: Pair) -> str:
-    return compile_pair(pair).digest
-
-
 def load_files(files: Files) -> Pair:
     """The pair that a generation describes. Raises ConfigError as loader.load()."""
     return loader.parse_files(of_texts(files))

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from agent.config import loader
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.rules.compile import compile_pair
 from hafw_lab.client.lab import Fault, FaultKind, Lab, NodeStatus
@@ -192,7 +193,10 @@ def keepalived_words(node: Node) -> set[str]:
 
 def expected_digest(node: Node) -> str:
     """Of the rules that the node's pair file asks for, made here from nothing."""
-    pair = loader.parse(node.read_text(Paths().pair_file), "the pair file")
+    return rules_digest(loader.parse(node.read_text(Paths().pair_file), "the pair file"))
+
+
+def rules_digest(pair: Pair) -> str:
     return compile_pair(pair).digest
 
 

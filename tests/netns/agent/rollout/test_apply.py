@@ -5,41 +5,22 @@ each of them at every step."""
 import json
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.config import loader
-from agent.rollout.active import rules_digest
-from tests.checkout import ROOT
-from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
-from tests.netns.pair_checks import until
+from tests.netns.agent.rollout.two_policies import PAIR_FILE, A, B, assert_in_force, is_pending
+from tests.netns.machine import Machine, start_agent, tell_agent
+from tests.netns.pair_checks import rules_digest, until
 
 pytestmark = [
     pytest.mark.netns,
     pytest.mark.skipif("os.geteuid() != 0", reason="has /etc, /run and /var of its own, which root may"),
 ]
 
-PAIR_FILE = "/etc/hafw/hafw.yaml"
-A = (ROOT / "examples" / "pair.yaml").read_text()
-B = A.replace("allow: [", "allow: [smtp, ")
 RULES_A, RULES_B = (rules_digest(loader.parse(text)) for text in (A, B))
 ROLLED_BACK_S = 60
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    """With generation 1 in force and B beside it, in /run/b.yaml."""
-    with start_machine() as started:
-        started.write(PAIR_FILE, A)
-        started.write("/run/b.yaml", B)
-        started.rules("apply")
-        yield started
-
-
-def is_pending(machine: Machine) -> bool:
-    return (machine.root / "var/lib/hafw/pending").exists()
 
 
 def waiting(machine: Machine) -> str:
@@ -50,11 +31,6 @@ def waiting(machine: Machine) -> str:
 def let_time_run_out(machine: Machine, identity: str) -> None:
     """What the timer calls; how it comes to that is shown by a test that waits for it."""
     machine.rules("rollback", "--unconfirmed", identity)
-
-
-def assert_in_force(machine: Machine, text: str) -> None:
-    assert machine.read(PAIR_FILE) == text
-    assert machine.digest() == rules_digest(loader.parse(text))
 
 
 def test_a_check_changes_nothing(machine: Machine) -> None:

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from agent.config import loader
-from agent.rollout.active import rules_digest
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_agent, start_machine, tell_agent
-from tests.netns.pair_checks import until
+from tests.netns.pair_checks import rules_digest, until
 
 pytestmark = [
     pytest.mark.netns,

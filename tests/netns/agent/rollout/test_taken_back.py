@@ -2,27 +2,16 @@
 """An apply or rollback that fails has not been: what was put in place is taken back, or said to be left."""
 
 import sys
-from collections.abc import Iterator
 
 import pytest
 
-from tests.netns.agent.rollout.test_apply import PAIR_FILE, A, B, assert_in_force, is_pending
-from tests.netns.machine import Machine, start_machine
+from tests.netns.agent.rollout.two_policies import PAIR_FILE, A, assert_in_force, is_pending
+from tests.netns.machine import Machine
 
 pytestmark = [
     pytest.mark.netns,
     pytest.mark.skipif("os.geteuid() != 0", reason="has /etc, /run and /var of its own, which root may"),
 ]
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    """With generation 1 in force and B beside it, in /run/b.yaml."""
-    with start_machine() as started:
-        started.write(PAIR_FILE, A)
-        started.write("/run/b.yaml", B)
-        started.rules("apply")
-        yield started
 
 
 def make_read_only(machine: Machine, path: str) -> None:
