@@ -6,7 +6,9 @@ Hard facts
 * A handler, unlike SIG_IGN and a mask, is not inherited by the programs that are started meanwhile.
 """
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -17,6 +19,19 @@ def finish_command() -> None:
     Only for a command that ends by itself soon, in its main thread."""
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _pass_over)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """For what may take long in a command that finishes: in here such a signal raises KeyboardInterrupt."""
+    passed_over = [number for number in _ENDING if signal.getsignal(number) is _pass_over]
+    for number in passed_over:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in passed_over:
             signal.signal(number, _pass_over)
 
 

@@ -25,7 +25,7 @@ from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
 from agent.adapters.nftables import Nftables
 from agent.adapters.ruleset_dump import read_table
-from agent.adapters.signals import finish_command
+from agent.adapters.signals import finish_command, interruptible
 from agent.config import loader
 from agent.config.files import Files, PairFiles, read
 from agent.core.roles import RuleSet
@@ -119,7 +119,16 @@ def apply(paths: Paths, pair_file: Path, confirm_s: int | None, *, cut: bool = F
         fresh = generations.note(new.files, _who(), "apply", new.rules)
         with _taken_back(on_disk, fresh, before):
             applied = _put_in_force(on_disk, fresh, before, new, confirm_s)
-        return _with_flows(applied, new, cut=cut)
+    # many connections take minutes, and the rollback waits for the lock
+    try:
+        with interruptible():
+            return _with_flows(applied, new, cut=cut)
+    except KeyboardInterrupt as error:
+        undone = (
+            "not every connection that it forbids was ended" if cut else "its connections were not counted"
+        )
+        text = f"interrupted: generation {applied.generation.number} is in force, but {undone}"
+        raise HafwError(text) from error
 
 
 def _put_in_force(
@@ -136,20 +145,32 @@ def _put_in_force(
 def _with_flows(applied: Applied, new: Checked, *, cut: bool) -> Applied:
     """On the primary alone: a backup has copies of the primary's connections."""
     many = not cut and connections.count() > MAX_COUNTED
-    try:
-        loaded = read_table().rules
-    except ToolError as error:
-        if cut:
-            number = applied.generation.number
-            text = f"generation {number} is in force, but no connection was ended: {error.message}"
-            raise HafwError(text, "apply it once more with --cut when the rules are loaded") from error
-        return applied  # flushed by another program this moment: in force again soon, and not counted
-    if many or loaded is not RuleSet.PRIMARY:
+    if _loaded_role(applied, new, cut=cut) is not RuleSet.PRIMARY or many:
         return applied
     table = model_of(new.table.objects(RuleSet.PRIMARY))
     forbidden = find_forbidden(table, connections.read_flows(), iproute.read_ways())
-    ended = connections.end_flows(forbidden) if cut else None
-    return replace(applied, forbidden=len(forbidden), cut=ended)
+    if not cut:
+        return replace(applied, forbidden=len(forbidden))
+    if _loaded_role(applied, new, cut=cut) is not RuleSet.PRIMARY:
+        return applied
+    return replace(applied, forbidden=len(forbidden), cut=connections.end_flows(forbidden))
+
+
+def _loaded_role(applied: Applied, new: Checked, *, cut: bool) -> RuleSet | None:
+    """The role that the kernel has `new` in. None where it has other rules: flushed by another program this
+    moment, or changed by the next command. HafwError if something was to be cut."""
+    try:
+        loaded = read_table()
+    except ToolError as error:
+        reason = error.message
+    else:
+        if loaded.digest == new.rules:
+            return loaded.rules
+        reason = "other rules are loaded by now"
+    if not cut:
+        return None
+    text = f"generation {applied.generation.number} is in force, but no connection was ended: {reason}"
+    raise HafwError(text, "apply it once more with --cut when the rules are loaded")
 
 
 def confirm(paths: Paths) -> Pending:

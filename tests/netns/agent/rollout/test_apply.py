@@ -142,26 +142,6 @@ def test_a_flush_by_another_program_is_no_failure_of_the_apply(machine: Machine)
     assert machine.read(PAIR_FILE) == B
 
 
-AWAY = """
-import sys
-from agent.rollout import apply
-from agent.errors import ToolError
-def away():
-    raise ToolError(("nft",), "nft cannot list the table")
-apply.read_table = away
-from agent.cli.main import main
-sys.exit(main(["rules", "apply", "/run/b.yaml", "--cut", "--confirm", "600"]))
-"""
-
-
-def test_what_cannot_be_cut_is_in_force_all_the_same_and_says_so(machine: Machine) -> None:
-    done = machine.run(sys.executable, "-P", "-c", AWAY)
-    assert done.returncode != 0
-    assert "generation 2 is in force, but no connection was ended: nft cannot list" in done.stderr
-    assert machine.read(PAIR_FILE) == B
-    assert machine.run(sys.executable, "-P", "-m", "agent", "rules", "confirm").returncode == 0
-
-
 def test_a_pipe_is_refused_and_changes_nothing(machine: Machine) -> None:
     done = machine.run("sh", "-c", f"cat /run/b.yaml | {sys.executable} -P -m agent rules apply /dev/stdin")
     assert (done.returncode, done.stdout) == (2, "")
@@ -390,32 +370,3 @@ def test_kill_9_of_the_agent_in_the_middle_of_its_load(machine: Machine, left: i
         let_time_run_out(machine, waiting(machine))
         assert not is_pending(machine)
         assert_in_force(machine, A)
-
-
-def test_what_a_new_policy_forbids_stays_or_is_cut(machine: Machine) -> None:
-    primary = f"""
-from agent.config import loader
-from agent.adapters.nftables import Nftables
-from agent.core.roles import RuleSet
-from agent.rules.compile import compile_pair
-Nftables(compile_pair(loader.parse({A!r}))).flip(RuleSet.PRIMARY)
-"""
-    for number, network in enumerate(("192.168.0", "192.168.2")):
-        machine.must("ip", "link", "add", f"eth{number}", "type", "veth", "peer", "name", f"far{number}")
-        machine.must("ip", "address", "add", f"{network}.1/24", "dev", f"eth{number}")
-        machine.must("ip", "link", "set", f"eth{number}", "up")
-    machine.must(sys.executable, "-P", "-c", primary)
-    for port in ("22", "80"):
-        ends = ("-s", "192.168.2.10", "-d", "192.168.0.10", "--sport", "4000", "--dport", port)
-        machine.must("conntrack", "-I", "-p", "tcp", *ends, "--state", "ESTABLISHED", "-t", "300")
-    machine.write("/run/less.yaml", A.replace("http, https", "https"))
-    applied = machine.rules_json("apply", "/run/less.yaml")
-    assert (applied["forbidden_connections"], applied["cut_connections"]) == (1, None)
-    assert "dport=80" in machine.must("conntrack", "-L")
-    machine.rules("rollback")
-    assert "1 connection cut that these rules do not allow" in machine.rules(
-        "apply", "/run/less.yaml", "--cut"
-    )
-    left = machine.must("conntrack", "-L")
-    assert "dport=22" in left
-    assert "dport=80" not in left
