@@ -68,7 +68,7 @@ def _ask(path: Path, question: bytes, limit_s: float, sign_limit_s: float | None
                 if isinstance(error, PermissionError)
                 else "start it, also where it runs without its socket: systemctl restart hafw-agent",
             ) from error
-    if not text:
+    if text in (b"", SIGN_OF_LIFE):
         raise UnavailableError("the agent ended before it answered", "start it: systemctl start hafw-agent")
     try:
         found = json.loads(text)

@@ -69,26 +69,18 @@ class Server:
         reader, writer = await asyncio.open_unix_connection(sock=line, limit=MAX_REQUEST)
         is_closed = False
         try:
-            async with asyncio.timeout(REQUEST_LIMIT_S):
-                question = await reader.readline()
-            if question == STATUS:
-                writer.write(SIGN_OF_LIFE)
-            found = await self._answer(question)
-            writer.write(json.dumps(found).encode() + b"\n")
-            async with asyncio.timeout(READING_LIMIT_S):
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
-            is_closed = True
-        except (TimeoutError, OSError, ValueError):
-            pass  # the client is gone, or sent too much, or does not read; nothing is owed
+            question = await _read_request(reader)
+            if question is not None:
+                if question == STATUS:
+                    writer.write(SIGN_OF_LIFE)
+                is_closed = await _send(writer, await self._answer(question))
         finally:
-            if (
-                not is_closed
-            ):  # asyncio has nothing left to abort in one that closed when its buffer was empty
+            # asyncio has nothing left to abort in one that closed when its buffer was empty
+            if not is_closed:
                 writer.transport.abort()
 
     async def _answer(self, question: bytes) -> dict[str, Any]:
+        """Raises what the answer raises: that is a fault of ours, and never taken for one of the client."""
         asked = self._answers.get(question)
         if asked is None:
             return {"error": f"unknown request; send one of: {_names(self._answers)}"}
@@ -123,6 +115,28 @@ async def serve(path: Path, answer: Answer, reload: Answer | None = None) -> Ser
     finally:
         os.umask(mask)
     return Server(listener, {STATUS: answer, **({RELOAD: reload} if reload else {})})
+
+
+async def _read_request(reader: asyncio.StreamReader) -> bytes | None:
+    """None when the client is gone, sends too much, or nothing in time."""
+    try:
+        async with asyncio.timeout(REQUEST_LIMIT_S):
+            return await reader.readline()
+    except (TimeoutError, OSError, ValueError):
+        return None
+
+
+async def _send(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> bool:
+    """False when the client is gone, or does not read."""
+    writer.write(json.dumps(answer).encode() + b"\n")
+    try:
+        async with asyncio.timeout(READING_LIMIT_S):
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+    except (TimeoutError, OSError):
+        return False
+    return True
 
 
 def _names(answers: Mapping[bytes, Answer]) -> str:

@@ -105,13 +105,14 @@ def in_child(job: Callable[[], Found]) -> Found:
     that it takes goes with that copy, and it does not hold up our interpreter. Of what it changes in this
     process nothing lasts.
 
-    Raises ToolError when the copy ends before that, or is ended because it takes longer than COPY_LIMIT_S.
+    Raises ToolError when there can be no copy (no memory, too many processes or open files), when it ends
+    before that, or is ended because it takes longer than COPY_LIMIT_S.
     """
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        # Python 3.12 and later: other threads may hold a lock. The copy takes none of theirs
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+    try:
+        pid, reader, writer = _fork_with_pipe()
+    except OSError as error:
+        message = f"cannot start a process of the agent: {error.strerror}"
+        raise ToolError(("hafw",), message, retryable=True) from error
     if pid == 0:
         _be_child(job, writer)
     os.close(writer)
@@ -129,6 +130,20 @@ def in_child(job: Callable[[], Found]) -> Found:
     raised: HafwError = kind.__new__(kind, *arguments)
     raised.__dict__.update(attributes)
     raise raised
+
+
+def _fork_with_pipe() -> tuple[int, int, int]:
+    """The child, or 0 in the child itself, and both ends of a pipe."""
+    reader, writer = os.pipe()
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 and later: other threads may hold a lock. The copy takes none of theirs
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return os.fork(), reader, writer
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
 
 
 def _be_child(job: Callable[[], object], writer: int) -> NoReturn:

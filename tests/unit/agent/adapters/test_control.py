@@ -113,6 +113,26 @@ def test_an_answer_that_is_read_in_small_pieces_is_whole(tmp_path: Path) -> None
     assert told == []
 
 
+@pytest.mark.parametrize("error", [OSError("no memory"), ValueError("odd"), TimeoutError()], ids=repr)
+def test_an_error_of_the_answer_is_never_taken_for_one_of_the_client(
+    tmp_path: Path, error: Exception
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    async def wrong_answer() -> dict[str, Any]:
+        raise error
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        server = await control_server.serve(tmp_path / "s", wrong_answer)
+        with pytest.raises(UnavailableError, match="ended before it answered"):
+            await asyncio.to_thread(control.ask_status, tmp_path / "s")
+        server.close()
+
+    asyncio.run(scenario())
+    assert [context["exception"] for context in told] == [error]
+
+
 def test_those_who_ask_nothing_are_in_nobodys_way(tmp_path: Path) -> None:
     async def scenario() -> None:
         server = await control_server.serve(tmp_path / "s", answer)

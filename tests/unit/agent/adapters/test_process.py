@@ -2,6 +2,7 @@
 """The one place that starts programs: what it gives them, and that it always ends them."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -183,3 +184,21 @@ def test_a_copy_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "COPY_LIMIT_S", 1)
     with pytest.raises(ToolError, match="before it was finished"):
         in_child(lambda: time.sleep(60))
+
+
+@pytest.mark.parametrize("call", ["pipe", "fork"])
+def test_where_there_can_be_no_copy_that_is_said_and_nothing_is_left_open(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refuse)
+        with pytest.raises(
+            ToolError, match="cannot start a process of the agent: Resource temporarily"
+        ) as raised:
+            in_child(lambda: 1)
+    assert raised.value.retryable
+    assert len(os.listdir("/proc/self/fd")) == before
