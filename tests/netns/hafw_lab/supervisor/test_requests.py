@@ -91,6 +91,9 @@ def ask_without_end(channel: socket.socket, fields: dict[str, Any]) -> None:
         wire.send(channel, {"id": number, **fields})
 
 
+PRIMARY = b'{"id": 1, "op": "primary"}'
+
+
 def descriptors_of(lab: Lab) -> int:
     return len(os.listdir(f"/proc/{lab.supervisor_pid}/fd"))
 
@@ -101,13 +104,14 @@ def descriptors_of(lab: Lab) -> int:
     ids=["answers", "answers with files"],
 )
 def test_one_who_asks_and_never_reads_holds_up_nobody(lab: Lab, request_fields: dict[str, Any]) -> None:
-    before = descriptors_of(lab)
-    with connected(lab) as deaf:
-        with pytest.raises(ConnectionError):  # he is dropped
+    with connected(lab) as other:
+        # answered: what the test before had open is closed, and this connection is among those counted
+        assert answer_to(other, PRIMARY)["ok"] == {"primary": None}
+        before = descriptors_of(lab)
+        with connected(lab) as deaf, pytest.raises(ConnectionError):  # it is dropped
             ask_without_end(deaf, request_fields)
-        with connected(lab) as other:
-            assert answer_to(other, b'{"id": 1, "op": "primary"}')["ok"] == {"primary": None}
-            assert descriptors_of(lab) == before + 1, "nothing of what was meant for him is kept open"
+        assert answer_to(other, PRIMARY)["ok"] == {"primary": None}
+        assert descriptors_of(lab) == before, "nothing of what was meant for the dropped one is kept open"
 
 
 NODE = {"node": "one"}
