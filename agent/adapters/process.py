@@ -110,9 +110,9 @@ def in_child(job: Callable[[], Found]) -> Found:
     """
     try:
         pid, reader, writer = _fork_with_pipe()
-    except OSError as error:
-        message = f"cannot start a process of the agent: {error.strerror}"
-        raise ToolError(("hafw",), message, retryable=True) from error
+    except OSError as refused:
+        message = f"cannot start a process of the agent: {refused.strerror}"
+        raise ToolError(("hafw",), message, retryable=True) from refused
     if pid == 0:
         _be_child(job, writer)
     os.close(writer)

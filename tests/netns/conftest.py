@@ -12,8 +12,35 @@ from typing import Any, cast
 
 import pytest
 
+from hafw_lab.client.lab import Lab
+from hafw_lab.client.records import readable
+from hafw_lab.errors import LabError
 from tests.checkout import ROOT
 from tests.netns.keepalived_bus import Bus
+from tests.netns.pair_checks import LOG
+
+LAST_LINES = 15
+
+
+@pytest.hookimpl(hookwrapper=True)  # type: ignore[untyped-decorator]  # pluggy has no types here
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failed test shows what the agents of its lab said last: it may fail on that machine only."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]  # what pluggy sends
+    if report.failed:
+        for lab in (one for one in getattr(item, "funcargs", {}).values() if isinstance(one, Lab)):
+            report.sections += [(f"{name}: its agent", last_words(lab, name)) for name in lab.firewalls]
+
+
+def last_words(lab: Lab, name: str) -> str:
+    """The end of the agent's records, and of its traceback where there is one."""
+    said = []
+    for log in (LOG, "/var/log/agent.log"):
+        try:
+            said += lab.node(name).read_text(log).splitlines()[-LAST_LINES:]
+        except (OSError, LabError) as error:  # no agent in this lab, or the lab has ended
+            said.append(str(error))
+    return "\n".join(map(readable, said))
 
 
 @pytest.fixture(params=["dbus_next", "dbus_fast"])

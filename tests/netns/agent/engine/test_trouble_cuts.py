@@ -247,7 +247,7 @@ def test_a_takeover_with_a_hung_conntrackd(lab: Lab, mode: SyncMode) -> None:
     alarm = wait_record(heir, since, POLL_S + 10, event="alarm", condition="conntrackd-silent")
     assert "did not answer" in str(alarm["message"]) or direct
     if direct:
-        until(lambda: of_plans(heir), POLL_S, "the announcement has not begun")
+        until(lambda: bool(of_plans(heir)), POLL_S, "the announcement has not begun")
     cut = of_plans(heir)
     flush_rules(heir)  # nothing waits for conntrackd
     until(lambda: not cut & questions(heir).keys(), 5, lambda: f"{questions(heir)} are left behind")
@@ -346,7 +346,7 @@ def test_a_commit_asked_for_while_another_one_runs(lab: Lab, mode: SyncMode) -> 
             # it stops in the middle of that until the agent asks it for the same
             heir.signal_service("conntrackd", signal.SIGSTOP)
             take_over(lab)
-            until(lambda: questions(heir), 5, "the agent asks conntrackd for nothing")
+            until(lambda: bool(questions(heir)), 5, "the agent asks conntrackd for nothing")
             heir.signal_service("conntrackd", signal.SIGCONT)
             done = wait_record(heir, since, 20, event="transition", to="primary", result="done")
             assert by_hand.wait(20) == 0
