@@ -24,7 +24,8 @@ Every observation says what is true now (law 1). A move has a plan, which replac
 one before at the next action boundary (law 3). Plans may be carried out twice or be cut anywhere (law 2),
 because the gate is closed first and opened last. `plan is None` in a Step means: the running plan continues.
 
-What an event means is decided before the table is asked; nothing changes the table's answer afterwards.
+What an event means is decided before the table is asked; nothing changes the table's answer afterwards. Of
+the event itself no more is known then than its `Meaning`.
 """
 
 from collections.abc import Callable
@@ -186,41 +187,63 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Meaning:
+    """All of an event that is known once the table is asked."""
+
+    kind: EventKind
+    at_ns: int
+    retry_s: float = plans.RETRY_AFTER_S
+    """After how long what failed is tried again, where the move does that."""
+    alarm: str = ""
+    """What is said of the states, where the move decides without them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
-    """All that a plan may depend on, once a line of the table has chosen it. `now` has the new phase."""
+    """All that a plan may depend on, once a line of the table has chosen it. `at_ns`, `retry_s`: as in the
+    meaning of the event."""
 
     settings: Settings
-    before: State
+    before: Phase
     now: State
-    event: Event
+    at_ns: int
+    retry_s: float
 
 
 def step(settings: Settings, state: State, event: Event) -> Step:
     """One event, handled by the machine."""
     learned, changes = learn(state, event)
-    kind = _classify(settings, state, learned, event)
-    line = None if kind is None else TRANSITIONS.get((state.phase, kind))
-    if kind is None or line is None:
+    meaning = _classify(settings, state, learned, event)
+    if meaning is None:
+        return Step(learned, None, changes)
+    return _take_line(settings, learned, changes, meaning)
+
+
+def _take_line(
+    settings: Settings, learned: State, changes: tuple[ConditionChange, ...], meaning: Meaning
+) -> Step:
+    """What the table answers, and nothing else."""
+    line = TRANSITIONS.get((learned.phase, meaning.kind))
+    if line is None:
         return Step(learned, None, changes)
     phase, make = line
-    remembered, more = _remember(settings, state, learned, kind, event)
-    moved = replace(remembered, phase=phase)
-    plan = PLANS[make](Move(settings, state, moved, event))
-    return Step(_expect(moved, plan), plan, (*changes, *more))
+    now, more = _remember(settings, learned, meaning)
+    plan = PLANS[make](Move(settings, learned.phase, now, meaning.at_ns, meaning.retry_s))
+    return Step(_expect(replace(now, phase=phase), plan), plan, (*changes, *more))
 
 
 def _remember(
-    settings: Settings, before: State, learned: State, kind: EventKind, event: Event
+    settings: Settings, learned: State, meaning: Meaning
 ) -> tuple[State, tuple[ConditionChange, ...]]:
     """What a move leaves in the memory beside its phase, and what it has to say."""
-    match kind:
-        case EventKind.PROMOTED | EventKind.RESUMED:
+    match meaning.kind:
+        case EventKind.PROMOTED | EventKind.RESUMED as kind:
             owed = learned.owed if kind is EventKind.RESUMED else settings.mode is SyncMode.CACHE
-            return replace(learned, promoted_ns=event.at_ns, commits=0, flushed=False, owed=owed), ()
+            return replace(learned, promoted_ns=meaning.at_ns, commits=0, flushed=False, owed=owed), ()
         case EventKind.DEMOTED:
             return replace(learned, owed=False), ()
         case EventKind.LIMIT_OPENS | EventKind.LIMIT_HOLDS:
-            return note(learned, Condition.STATES, False, _limit_text(settings, before, kind, event))
+            return note(learned, Condition.STATES, False, meaning.alarm)
         case EventKind.STATES_LOST:
             return replace(learned, coverage=replace(learned.coverage, suspicions=0, asked=True)), ()
         case _:
@@ -234,19 +257,9 @@ def _expect(moved: State, plan: Plan | None) -> State:
     return replace(moved, reading=ResyncKernel() in plan, committing=commits)
 
 
-def _limit_text(settings: Settings, before: State, kind: EventKind, event: Event) -> str:
-    what = "opens without them" if kind is EventKind.LIMIT_OPENS else "stays closed"
-    if _limit_is_over(settings, before, event.at_ns):
-        return (
-            f"the states were not usable within {settings.limit_s:g} s; the gate {what}, as gate.then says"
-        )
-    reason = event.reason if isinstance(event, ActionFailed) else "no answer"
-    return f"the states are not available ({reason}); the gate {what}, as gate.then says"
-
-
 def _make_promote(move: Move) -> Plan:
     settings, now = move.settings, move.now
-    remaining_s = settings.limit_s - (move.event.at_ns - now.promoted_ns) / 1e9
+    remaining_s = settings.limit_s - (move.at_ns - now.promoted_ns) / 1e9
     if remaining_s <= 0:
         # holding: the limit is over, every further try gets as long again
         remaining_s = settings.limit_s
@@ -256,7 +269,7 @@ def _make_promote(move: Move) -> Plan:
 
 
 def _make_follow(move: Move) -> Plan:
-    served = move.before.phase in (Phase.SERVING, Phase.PREPARING, Phase.HOLDING)
+    served = move.before in (Phase.SERVING, Phase.PREPARING, Phase.HOLDING)
     now = move.now
     return plans.plan_follow(move.settings, now.role, whole=now.whole, served=served, marked=now.marked)
 
@@ -274,7 +287,7 @@ def _make_announce(move: Move) -> Plan:
 
 
 def _make_not_ready(move: Move) -> Plan:
-    asked_s = (move.event.at_ns - move.now.asked_ns) / 1e9
+    asked_s = (move.at_ns - move.now.asked_ns) / 1e9
     return plans.plan_not_ready(plans.catch_up_after_s(move.settings, move.now.kernel, asked_s))
 
 
@@ -284,7 +297,7 @@ PLANS: dict[Make, Callable[[Move], Plan | None]] = {
     Make.FOLLOW: _make_follow,
     Make.OPEN: _make_open,
     Make.HOLD: lambda _: plans.plan_hold(),
-    Make.RETRY: lambda move: plans.plan_retry(_retry_after_s(move.event)),
+    Make.RETRY: lambda move: plans.plan_retry(move.retry_s),
     Make.ANNOUNCE: _make_announce,
     Make.CATCH_UP: lambda _: plans.plan_catch_up(),
     Make.NOT_READY: _make_not_ready,
@@ -296,17 +309,28 @@ PLANS: dict[Make, Callable[[Move], Plan | None]] = {
 }
 
 
+def _classify(settings: Settings, state: State, learned: State, event: Event) -> Meaning | None:
+    kind = _read(settings, state, learned, event)
+    if kind is None:
+        return None
+    in_force = learned.whole and learned.loaded is rule_set_for(learned.role)
+    if kind in _CAN_WAIT and not in_force:
+        kind = EventKind.RULES_FIRST
+    return Meaning(kind, event.at_ns, _retry_after_s(event), _limit_text(settings, state, kind, event))
+
+
 def _retry_after_s(event: Event) -> float:
     """A commit that conntrackd skipped ends soon; a rule set that nft refused does not repair itself."""
-    if isinstance(event, ActionDone):
-        return plans.SKIPPED_COMMIT_RETRY_S
-    return plans.RETRY_AFTER_S
+    return plans.SKIPPED_COMMIT_RETRY_S if isinstance(event, ActionDone) else plans.RETRY_AFTER_S
 
 
-def _classify(settings: Settings, state: State, learned: State, event: Event) -> EventKind | None:
-    kind = _read(settings, state, learned, event)
-    in_force = learned.whole and learned.loaded is rule_set_for(learned.role)
-    return EventKind.RULES_FIRST if kind in _CAN_WAIT and not in_force else kind
+def _limit_text(settings: Settings, state: State, kind: EventKind, event: Event) -> str:
+    if kind not in (EventKind.LIMIT_OPENS, EventKind.LIMIT_HOLDS):
+        return ""
+    what = "opens without them" if kind is EventKind.LIMIT_OPENS else "stays closed"
+    if isinstance(event, ActionFailed) and not _limit_is_over(settings, state, event.at_ns):
+        return f"the states are not available ({event.reason}); the gate {what}, as gate.then says"
+    return f"the states were not usable within {settings.limit_s:g} s; the gate {what}, as gate.then says"
 
 
 _CAN_WAIT = {
