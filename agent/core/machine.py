@@ -238,7 +238,8 @@ def _remember(
     """What a move leaves in the memory beside its phase, and what it has to say."""
     match meaning.kind:
         case EventKind.PROMOTED | EventKind.RESUMED as kind:
-            owed = learned.owed if kind is EventKind.RESUMED else settings.mode is SyncMode.CACHE
+            cache = settings.mode is SyncMode.CACHE
+            owed = cache and (learned.owed or kind is EventKind.PROMOTED)
             return replace(learned, promoted_ns=meaning.at_ns, commits=0, flushed=False, owed=owed), ()
         case EventKind.DEMOTED:
             return replace(learned, owed=False), ()
@@ -359,8 +360,10 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
         case ConntrackdAsked():
             if event.answer is not QueryResult.OK:
                 return EventKind.CONNTRACKD_LOST
-            # it answers in the middle of a commit as well, which is not begun again then
-            return EventKind.CONNTRACKD_ANSWERS if state.owed and not state.committing else None
+            # direct mode may have an `owed` left from cache mode, and no commit that would clear it;
+            # conntrackd answers in the middle of a commit as well, which is not begun again then
+            owed = settings.mode is SyncMode.CACHE and state.owed and not state.committing
+            return EventKind.CONNTRACKD_ANSWERS if owed else None
         case ConntrackdStarted():
             return EventKind.CONNTRACKD_STARTED
         case StatesCounted():

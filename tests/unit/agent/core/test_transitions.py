@@ -181,7 +181,7 @@ def remembered(
         case EventKind.PROMOTED:
             return begun | {"owed": settings.mode is SyncMode.CACHE}
         case EventKind.RESUMED:
-            return begun | {"owed": learned.owed}
+            return begun | {"owed": learned.owed and settings.mode is SyncMode.CACHE}
         case EventKind.DEMOTED:
             return {"owed": False}
         case EventKind.LIMIT_OPENS | EventKind.LIMIT_HOLDS:
@@ -250,7 +250,7 @@ def test_every_phase_handles_every_event_as_the_table_says(phase: Phase) -> None
 
 
 MEANING = {
-    *("limit_s", "then", "promoted_ns", "commits"),
+    *("mode", "limit_s", "then", "promoted_ns", "commits"),
     *("role", "loaded", "whole", "put_ns", "ready", "reading", "owed", "committing"),
     *("exact_ns", "outside", "suspicions", "not_before_ns"),
     *("problems", Condition.REPLICATION),
