@@ -42,7 +42,7 @@ _VERDICTS = {
     Verdict.RETURN: "go back",
     Verdict.QUEUE: "hand to a program",
 }
-_ONLY_ASKING = frozenset({"match", "limit", "ct count", "counter", "meter"})
+_ONLY_ASKING = frozenset({"match", "limit", "ct count", "meter"})
 _META = {
     "iifname": "arrives at",
     "oifname": "leaves by",
@@ -75,6 +75,8 @@ def condition_text(statement: Statement) -> str:
         case SetUpdate(limits=limits):
             asked = [condition_text(one) for one in limits]
             return f"{' and '.join(asked)} for each {_field_text(statement.element)}" if any(asked) else ""
+        case Raw(said) if statement.kind in _ONLY_ASKING:
+            return json.dumps(said)
     return ""
 
 

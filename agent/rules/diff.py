@@ -72,6 +72,8 @@ def changes(old: Lines, new: Lines) -> tuple[LineChange, ...]:
 
 
 def _lines(one: Object) -> Iterator[str]:
+    if not isinstance(one, Rule) and one.more is not None:
+        yield value_text(one.more)
     match one:
         case Rule():
             yield sentence(one)

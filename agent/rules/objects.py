@@ -4,11 +4,11 @@ named: `inet hafw`, or the gate's own.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, TypeAlias
 
-from agent.rules.statements import Statement, Value
+from agent.rules.statements import Raw, Statement, Value
 from agent.rules.values import comment_text
 
 FAMILY = "inet"
@@ -26,6 +26,8 @@ _MOVING_FLAGS = frozenset({"dynamic", "timeout"})
 class _Named:
     table: str
     name: str
+    more: Raw | None = field(default=None, kw_only=True)
+    """What nft says of it that is not understood here."""
     kind: ClassVar[str]
 
     @property
@@ -41,6 +43,7 @@ class _Named:
 @dataclass(frozen=True, slots=True)
 class Table:
     name: str
+    more: Raw | None = field(default=None, kw_only=True)
     kind: ClassVar[str] = "table"
 
     @property

@@ -18,6 +18,7 @@ from agent.rules.delta import Model
 from agent.rules.objects import Map, Rule, Set
 from agent.rules.statements import (
     ORIGINAL,
+    TRANSLATING,
     Bits,
     Concat,
     ConnectionLimit,
@@ -91,7 +92,8 @@ _ECHO_REQUEST = {8, 128}
 _PORTED = {"tcp": 6, "udp": 17, "dccp": 33, "sctp": 132, "udplite": 136}
 _FINAL = frozenset({Verdict.ACCEPT, Verdict.DROP, Verdict.REJECT})
 _SILENT = (Count, NamedCounter, Log, Helper, Notrack, Translate)
-_SILENT_RAW = frozenset({"comment", "mangle", "redirect"})
+_SILENT_RAW = frozenset({"comment", "counter", "log", "mangle", *TRANSLATING})
+_DECIDING_RAW = frozenset({"accept", "drop", "goto", "jump", "queue", "reject", "return", "vmap"})
 MAX_JUMPS = 32
 """The kernel allows 16; another program's chain could loop."""
 
@@ -177,6 +179,8 @@ def decision_in(statement: Statement | Value) -> Decision:
             return statement
         case Reject():
             return Decision(Verdict.REJECT)
+        case Raw() if statement.kind in _DECIDING_RAW:
+            return _UNDECIDED
     return _NEUTRAL
 
 

@@ -241,6 +241,7 @@ OIFNAME = Meta("oifname")
 L4PROTO = Meta("l4proto")
 NFPROTO = Meta("nfproto")
 CT_STATE = Ct("state")
+TRANSLATING = frozenset({"snat", "dnat", "masquerade", "redirect"})
 ORIGINAL = "original"
 """The direction of a connection's first packet as it came in, before anything was translated. (nft 1.0.6
 prints ports there right only alone or as a range, not in a set.)"""

@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.rules.describe import sentence
 from agent.rules.objects import FAMILY, TABLES, Rule
-from agent.rules.statements import Raw, Translate
+from agent.rules.statements import TRANSLATING, Raw, Translate
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def explain(events: Sequence[Event], rules: RulesByPlace, deciding: Sequence[str
 def _translates(event: Event, rules: RulesByPlace) -> bool:
     rule = _find_rule(event, rules)
     return rule is not None and any(
-        isinstance(one, Translate) or (isinstance(one, Raw) and one.kind == "redirect")
+        isinstance(one, Translate) or (isinstance(one, Raw) and one.kind in TRANSLATING)
         for one in rule.statements
     )
 

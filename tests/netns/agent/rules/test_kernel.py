@@ -13,11 +13,13 @@ from dataclasses import replace
 import pytest
 
 from agent.adapters.nftables import Nftables
+from agent.adapters.ruleset_dump import read_table
 from agent.config.loader import load, parse
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.model.pair import Pair, PortRange, Protocol, Service
 from agent.rules.compile import compile_pair
+from agent.rules.nft_parse import parse_object
 from agent.rules.objects import TABLES
 from tests.checkout import GOLDEN
 from tests.netns.namespaces import Namespace, start_namespaces
@@ -97,6 +99,15 @@ def test_the_listing_can_be_loaded_again_as_text(node: Namespace, case: str) -> 
     listings = [node.run("nft", "list", "table", "inet", table) for table in TABLES]
     node.run("nft", f"flush ruleset; {''.join(listings)}")
     assert rules.read() == before
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_that_nft_lists_of_ours_is_understood(node: Namespace, case: str) -> None:
+    adapter_in(node, load(FOLDER / case / "hafw.yaml")).load(RuleSet.BACKUP)
+    with node.entered():
+        found = [parse_object(kind, body) for kind, body in read_table().entries]
+    assert len(found) > 50
+    assert [one for one in found if "Raw(" in repr(one)] == []
 
 
 def test_a_fresh_process_reads_the_role_and_cannot_vouch_for_the_rest(node: Namespace) -> None:

@@ -25,7 +25,7 @@ from agent.rules.objects import (
     base_chain,
     make_rule,
 )
-from agent.rules.statements import ACCEPT, COUNTER, Count, Match, NamedCounter, Payload
+from agent.rules.statements import ACCEPT, COUNTER, Count, Match, NamedCounter, Payload, Raw
 from tests.checkout import EXAMPLES
 
 EXAMPLE = (EXAMPLES / "pair.yaml").read_text()
@@ -161,3 +161,9 @@ def test_a_record_gets_a_few_words_of_a_large_difference() -> None:
 def test_an_element_that_is_no_json_is_shown_as_it_is(text: str) -> None:
     body = {"set": {"name": "s", "type": "ipv4_addr", "elem": [text]}}
     assert changes({}, lines_of_listing((("set s", json.dumps(body)),)))[-1].text == text
+
+
+def test_what_nft_says_more_of_a_part_is_reported() -> None:
+    before, after = Chain(TABLE, "c"), Chain(TABLE, "c", more=Raw({"comment": "mine"}))
+    found = changes(lines_of([before]), lines_of([after]))
+    assert to_sentence(found) == 'chain c has more: {"comment": "mine"}'

@@ -14,7 +14,7 @@ from agent.rules.delta import Model, model_of
 from agent.rules.describe import sentence
 from agent.rules.flows import Flow, Ways, find_forbidden
 from agent.rules.nft_json import object_json
-from agent.rules.nft_parse import parse_rule, parse_statement
+from agent.rules.nft_parse import parse_rule
 from agent.rules.objects import TABLE, Chain, Rule, Set, base_chain, make_rule
 from agent.rules.show import show
 from agent.rules.simulate import Packet, Truth, verdict_of
@@ -23,10 +23,7 @@ from agent.rules.statements import (
     DROP,
     IIFNAME,
     OIFNAME,
-    Bits,
     ConnectionLimit,
-    Count,
-    Ct,
     Limit,
     Match,
     Meta,
@@ -37,10 +34,8 @@ from agent.rules.statements import (
     Range,
     Raw,
     Reject,
-    SetUpdate,
     Statement,
     Verdict,
-    VerdictMap,
     concat,
     jump,
     verdict_map,
@@ -85,8 +80,6 @@ def test_what_depends_on_the_unknown_is_unknown() -> None:
 
 SOURCE = Payload("ip", "saddr")
 SOURCE_JSON = {"payload": {"protocol": "ip", "field": "saddr"}}
-IN_STATE = Match(Ct("state"), Bits(("new", "related")), "in")
-METER = SetUpdate("meter", SOURCE, "m", (Limit(1, "second"),))
 
 
 def one_chain(*rules: Rule) -> Model:
@@ -113,6 +106,9 @@ def one_chain(*rules: Rule) -> Model:
         ((Limit(1, "second", over=True), DROP), "accept"),
         ((ConnectionLimit(1, over=True), DROP), "accept"),
         ((Raw({"no such thing": 1}), DROP), "unknown"),
+        ((Raw({"queue": {"num": 1}}),), "unknown"),
+        ((Match(SOURCE, "192.168.2.9"), Raw({"reject": {"unheard": 1}})), "accept"),
+        ((Raw({"log": {"group": 1}}), Raw({"snat": {"unheard": 1}}), DROP), "drop"),
         ((jump("c"),), "unknown"),
         ((jump("other"), DROP), "accept"),
         ((Reject(),), "reject"),
@@ -207,29 +203,6 @@ def test_an_address_of_the_link_is_judged_by_every_interface_that_it_may_be_behi
 def test_words(expressions: list[Any], text: str) -> None:
     assert sentence(parse_rule({"expr": expressions})) == text
     assert sentence(parse_rule({"expr": expressions, "comment": "why"})) == f"{text} (why)"
-
-
-@pytest.mark.parametrize(
-    ("listed", "read"),
-    [
-        # as 1.0.6 and 1.1.3 list them, and as other programs write them
-        ({"ct count": {"val": 5}}, ConnectionLimit(5)),
-        ({"counter": {"packets": 3, "bytes": 200}}, Count((3, 200))),
-        ({"limit": {"rate": 5, "burst": 7, "per": "hour", "rate_unit": "packets"}}, Limit(5, "hour", 7)),
-        ({"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["new", "related"]}}, IN_STATE),
-        ({"meter": {"key": SOURCE_JSON, "name": "m", "stmt": {"limit": {"rate": 1}}}}, METER),
-        (
-            {"vmap": {"key": {"meta": {"key": "iifname"}}, "data": "@ways"}},
-            VerdictMap(IIFNAME, NamedSet("ways")),
-        ),
-        ({"limit": "a named one"}, Raw({"limit": "a named one"})),
-        ({"jump": 3}, Raw({"jump": 3})),
-        ({"drop": None, "accept": None}, Raw({"drop": None, "accept": None})),
-        ({}, Raw({})),
-    ],
-)
-def test_what_nft_lists_is_read_or_kept_as_it_is(listed: dict[str, Any], read: Statement) -> None:
-    assert parse_statement(listed) == read
 
 
 def test_no_rule_of_ours_is_without_words() -> None:
