@@ -41,12 +41,12 @@ from agent.adapters.nft_context import (
     open_context,
     run,
 )
-from agent.adapters.packed import Lasting, Packed, digest_of
+from agent.adapters.packed import Packed
 from agent.core.roles import RuleSet
 from agent.errors import OvertakenError, ToolError
 from agent.rules.compile import Compiled
 from agent.rules.delta import compile_change, compile_refill, model_of, touched_parts
-from agent.rules.diff import changes, lines_of_listing, to_sentence
+from agent.rules.diff import changes, lines_of, to_sentence
 from agent.rules.gate import ROLE_CHAINS
 from agent.rules.holes import Hole
 from agent.rules.listing import Counter, Listing, changed_parts, listing_of
@@ -144,15 +144,15 @@ class Nftables:
 
     def seal(self) -> Seal | None:
         """Of the table that this object has loaded, as it left it. None before the first load."""
-        return None if self._left is None else Seal(self._table.digest, self._left.digest)
+        return None if self._left is None else Seal(self._table.digest, self._left.fingerprint.whole)
 
     def recognise(self, seal: Seal) -> bool:
         """Whether the kernel still has the table of this pair as another process loaded and sealed it. Then
         it counts as loaded by this object, so that what succeed()s it lets be what stays the same."""
         listing = self._listing()
-        if listing is None or seal.rules != self._table.digest or seal.listed != digest_of(listing.lasting):
+        if listing is None or seal != Seal(self._table.digest, listing.fingerprint.whole):
             return False
-        self._left = Packed(listing.lasting)
+        self._left = Packed(listing)
         return True
 
     @property
@@ -169,7 +169,7 @@ class Nftables:
         """Lets the kernel check the whole table without loading it; ToolError when it would not."""
         self._context.set_dry_run(True)
         try:
-            self._run(command_text(self._table.commands(rules)), "check the rules")
+            self._run(self._table.text(rules), "check the rules")
         finally:
             self._context.set_dry_run(False)
 
@@ -187,11 +187,11 @@ class Nftables:
                 message = f"table {FAMILY} {TABLE} is not what was just loaded into it"
                 hint = "look for another program that changes this table"
                 raise ToolError(NFT, message, retryable=True, hint=hint)
-            self._left = Packed(listing.lasting)
+            self._left = Packed(listing)
         return LoadedRules(rules, self._table.digest)
 
     def _load_whole(self, rules: RuleSet) -> Listing | None:
-        self._run(command_text(self._table.commands(rules)), "load the rules")
+        self._run(self._table.text(rules), "load the rules")
         return self._listing()
 
     def _load_change(self, rules: RuleSet) -> Listing | None:
@@ -212,7 +212,7 @@ class Nftables:
         except ToolError:
             return None  # all is as it was; the whole table in place of that says what is wrong
         after = self._listing()
-        if after is None or set(changed_parts(there.lasting, after.lasting)) - touched_parts(change):
+        if after is None or set(changed_parts(there.fingerprint, after.fingerprint)) - touched_parts(change):
             return None
         return after
 
@@ -222,15 +222,15 @@ class Nftables:
         there = self._listing() if self._left is not None else None
         if self._left is None or there is None or there.digest is None:
             return None
-        left = self._left.unpack()
-        parts = changed_parts(left, there.lasting)
+        left = self._left.fingerprint
+        parts = changed_parts(left, there.fingerprint)
         refill = compile_refill(model_of(self._table.body), parts)
         try:
             self._run(command_text((*refill, *self._table.flip(rules))), "repair the rules")
         except ToolError:
             return None  # all is as it was; the whole table in place of that says what is wrong
         after = self._listing()
-        if after is None or changed_parts(left, after.lasting):
+        if after is None or changed_parts(left, after.fingerprint):
             return None
         return after
 
@@ -286,13 +286,12 @@ class Nftables:
             return f"table {FAMILY} {TABLE} was not made from this pair file"
         if self._left is None:
             return f"table {FAMILY} {TABLE} was not loaded by this process"
-        left = None if self._left.is_of(listing.lasting) else self._left.unpack()
-        parts = () if left is None else changed_parts(left, listing.lasting)
-        if listing.rules is None:
-            parts = (*parts, *(f"chain {chain}" for chain in ROLE_CHAINS))
+        parts = changed_parts(self._left.fingerprint, listing.fingerprint)
         if parts or listing.rules is None:
-            text = f"table {FAMILY} {TABLE} was changed by another program: {', '.join(parts)}"
-            found = "" if left is None else _difference(left, listing.lasting)
+            role = ROLE_CHAINS if listing.rules is None else ()
+            named = ", ".join((*parts, *(f"chain {chain}" for chain in role)))
+            found = _difference(self._left, listing, parts)
+            text = f"table {FAMILY} {TABLE} was changed by another program: {named}"
             return f"{text} ({found})" if found else text
         if listing.rules is not rules:
             return f"table {FAMILY} {TABLE} has the {listing.rules.value}'s rules, not the {rules.value}'s"
@@ -333,8 +332,10 @@ class Nftables:
         )
 
 
-def _difference(before: Lasting, after: Lasting) -> str:
-    return to_sentence(changes(lines_of_listing(before), lines_of_listing(after)))
+def _difference(before: Packed, after: Listing, parts: Collection[str]) -> str:
+    if not parts:
+        return ""
+    return to_sentence(changes(lines_of(before.objects(parts)), lines_of(after.objects(parts))))
 
 
 def _state(listing: Listing | None, drift: str | None = None) -> RulesState:

@@ -22,7 +22,7 @@ is there and fails the whole transaction if it is not, so that the gate of anoth
 """
 
 import hashlib
-import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -43,7 +43,7 @@ from agent.rules.holes import Hole
 from agent.rules.input import closed_input, local
 from agent.rules.matching import named_sets
 from agent.rules.nat import nat
-from agent.rules.nft_json import object_json
+from agent.rules.nft_json import command_texts, joined_text
 from agent.rules.objects import (
     GATE_TABLE,
     TABLE,
@@ -61,7 +61,6 @@ from agent.rules.objects import (
 from agent.rules.source_check import sources
 
 DIGEST_PREFIX = "digest-"
-_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +70,48 @@ class Compiled:
     body: tuple[Object, ...]
     """What both roles share."""
     digest: str
+    packed: bytes
+    """The commands that add `body`, as nft gets them: the digest is of this text, because nodes, generations
+    and versions of this program are compared by it. Packed, for it is kept as long as the rules."""
     stop_gaps: Mapping[Hole, Commands]
     """What closes each hole that another program may make in our tables, until they are as they were."""
 
     def objects(self, rules: RuleSet) -> tuple[Object, ...]:
         """All that is in the tables, in the given role."""
-        return (Chain(TABLE, self._name), *self.body, *(closed() if rules is RuleSet.BACKUP else ()))
+        return (Chain(TABLE, self._name), *self.body, *_role(rules))
 
     def commands(self, rules: RuleSet) -> Commands:
         """One transaction that puts this, in the given role, in the place of what was there of ours."""
-        # add, delete, add: the delete must find a table, and nft 1.0.6 does not know `destroy`
-        renewed = (
-            Command(verb, Table(name)) for name in TABLES for verb in (Verb.ADD, Verb.DELETE, Verb.ADD)
-        )
-        return (*renewed, *add(*self.objects(rules)))
+        return (*self._before, *add(*self.body), *_after(rules))
+
+    def text(self, rules: RuleSet) -> str:
+        """commands(), as nft gets them."""
+        body = zlib.decompress(self.packed).decode()
+        return joined_text((*command_texts(self._before), body, *command_texts(_after(rules))))
 
     def flip(self, rules: RuleSet) -> Commands:
         """Changes the role of these tables; fails on any other."""
         return (flush_chain(TABLE, self._name), *flip(rules))
 
     @property
+    def _before(self) -> Commands:
+        # add, delete, add: the delete must find a table, and nft 1.0.6 does not know `destroy`
+        renewed = (
+            Command(verb, Table(name)) for name in TABLES for verb in (Verb.ADD, Verb.DELETE, Verb.ADD)
+        )
+        return (*renewed, *add(Chain(TABLE, self._name)))
+
+    @property
     def _name(self) -> str:
         return DIGEST_PREFIX + self.digest
+
+
+def _role(rules: RuleSet) -> tuple[Object, ...]:
+    return closed() if rules is RuleSet.BACKUP else ()
+
+
+def _after(rules: RuleSet) -> Commands:
+    return add(*_role(rules))
 
 
 def compile_pair(pair: Pair) -> Compiled:
@@ -100,7 +119,7 @@ def compile_pair(pair: Pair) -> Compiled:
     parts = (*gate(pair), *named_sets(pair), *sources(TABLE, pair), *forward(pair), *local(pair), *nat(pair))
     # the kernel wants a chain, set or object to be there before the first rule that names it
     body = tuple(sorted(parts, key=_is_rule))
-    return Compiled(body, digest(body), _compile_stop_gaps(pair))
+    return Compiled(body, *_digest(body), _compile_stop_gaps(pair))
 
 
 def _compile_stop_gaps(pair: Pair) -> Mapping[Hole, Commands]:
@@ -121,14 +140,16 @@ def _compile_stop_gaps(pair: Pair) -> Mapping[Hole, Commands]:
     }
 
 
-def digest(objects: Iterable[Object]) -> str:
-    """Short hash of what the tables are made of, the same in every role."""
-    # as nft gets it: nodes of different versions of this program compare the digests of their tables
-    found = hashlib.sha256(b"[")
-    for number, one in enumerate(objects):
-        found.update(f"{',' if number else ''}{_encode({'add': object_json(one)})}".encode())
+def _digest(body: Iterable[Object]) -> tuple[str, bytes]:
+    """Short hash of what the tables are made of, the same in every role, and the packed text of that."""
+    found, packing = hashlib.sha256(b"["), zlib.compressobj(1)
+    packed = bytearray()
+    for number, text in enumerate(command_texts(Command(Verb.ADD, one) for one in body)):
+        piece = f"{',' if number else ''}{text}".encode()
+        found.update(piece)
+        packed += packing.compress(piece)
     found.update(b"]")
-    return found.hexdigest()[:16]
+    return found.hexdigest()[:16], bytes(packed + packing.flush())
 
 
 def _is_rule(one: Object) -> bool:

@@ -126,7 +126,7 @@ def compile_refill(model: Model, parts: Collection[str]) -> Commands:
 
 
 def touched_parts(change: Commands) -> set[str]:
-    """The parts of the table, as `Listing.lasting` names them, that `change` is about."""
+    """The parts of the table, as a fingerprint names them, that `change` is about."""
     return {command.target.part for command in change}
 
 

@@ -2,13 +2,11 @@
 """What differs between two tables, as people read it: rules in words, under their way. Pure."""
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.rules.describe import sentence, value_text, verdict_text
-from agent.rules.nft_parse import listed, parse_object
 from agent.rules.objects import Chain, Map, Object, Rule, Set
 
 Lines = Mapping[str, Sequence[str]]
@@ -39,25 +37,6 @@ def lines_of(objects: Iterable[Object]) -> Lines:
     for one in objects:
         found.setdefault(one.part, []).extend(_lines(one))
     return found
-
-
-def lines_of_listing(lasting: Iterable[tuple[str, str]]) -> Lines:
-    """Of `Listing.lasting`."""
-    return lines_of(map(_object_of, (text for _, text in lasting)))
-
-
-def _object_of(text: str) -> Object:
-    ((kind, body),) = json.loads(text).items()
-    # the elements of a set are texts of JSON there, so that their order does not count
-    elements = {"elem": [_parsed(one) for one in listed(body["elem"])]} if "elem" in body else {}
-    return parse_object(kind, {**body, **elements})
-
-
-def _parsed(element: object) -> object:
-    try:
-        return json.loads(element) if isinstance(element, str) else element
-    except ValueError:
-        return element
 
 
 def changes(old: Lines, new: Lines) -> tuple[LineChange, ...]:

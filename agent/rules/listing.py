@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What nft says is loaded, read defensively. Pure.
 
-`lasting` is the listing without what moves by itself (handles, counts, expiry times, the elements of dynamic
-sets) and without the two chains that make the role: two readings of unchanged tables are equal,
-also across a flip.
+What lasts of a listing is all but the two chains that make the role and what moves by itself (handles,
+counts, expiry times, the elements of dynamic sets): that of two readings of unchanged tables is equal, also
+across a flip.
 """
 
+import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 
 from agent.core.roles import RuleSet
 from agent.rules.compile import DIGEST_PREFIX
 from agent.rules.delta import Counts, RuleCounts
 from agent.rules.gate import closed, is_role_part
-from agent.rules.nft_json import object_json
-from agent.rules.nft_parse import Entry, parse_counts
-from agent.rules.objects import FAMILY, GATE_TABLE, TABLE, TABLES
+from agent.rules.nft_parse import Entry, parse_counts, parse_object
+from agent.rules.objects import FAMILY, GATE_TABLE, TABLE, TABLES, Object, Rule
 
+_encode = json.JSONEncoder(sort_keys=True).encode
 _MOVING = frozenset({"handle", "packets", "bytes", "expires", "used"})
 
 
@@ -27,6 +29,16 @@ class Counter:
     name: str
     packets: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Of what lasts of a listing, by which it is known again. It is of the text of the JSON: that says all
+    that nft says, also what is not understood here, and the same to another version of this program."""
+
+    whole: str
+    parts: Mapping[str, str]
+    """Of `chain forward`, `set own4`. The order of the entries counts, as it does for rules."""
 
 
 @dataclass(frozen=True)  # not slotted: what takes its time is made when it is asked for
@@ -42,13 +54,22 @@ class Listing:
     """The sets whose elements come and go without a change of the rules.
     (1.0.6 does not list the flag `dynamic`.)"""
 
-    @cached_property
-    def lasting(self) -> tuple[tuple[str, str], ...]:
-        """The part an entry belongs to (`chain forward`, `set own4`), and the entry."""
-        lasting = ((kind, body) for kind, body in self.entries if not _is_role_part(kind, body))
-        return tuple(
-            (part_of(kind, body), _text({kind: _unmoved(kind, body, self.moving)})) for kind, body in lasting
+    @property
+    def lasting(self) -> Iterator[Entry]:
+        """Its entries, but for the elements of the sets that move."""
+        return (
+            (kind, _unmoved(kind, body, self.moving))
+            for kind, body in self.entries
+            if not _is_role_part(kind, body)
         )
+
+    def objects(self, parts: Collection[str]) -> Iterator[Object]:
+        """What lasts and belongs to one of `parts`."""
+        return (parse_object(kind, body) for kind, body in self.lasting if part_of(kind, body) in parts)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        return _fingerprint(self.lasting)
 
     @cached_property
     def counts(self) -> RuleCounts:
@@ -68,17 +89,25 @@ def listing_of(found: Iterable[Entry], moving: Collection[str]) -> Listing:
     return Listing(_digest(entries), _rules(entries), counters, entries, moving)
 
 
-def changed_parts(before: Sequence[tuple[str, str]], after: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """The names of the parts that differ; the order of the entries counts, as it does for rules."""
-    old, new = _by_part(before), _by_part(after)
+def _fingerprint(lasting: Iterable[Entry]) -> Fingerprint:
+    texts = tuple((part_of(kind, body), _text({kind: body})) for kind, body in lasting)
+    by_part: dict[str, list[str]] = {}
+    for part, text in texts:
+        by_part.setdefault(part, []).append(text)
+    # the agent before an upgrade has left that of the same texts
+    return Fingerprint(
+        _hash(repr(texts)), {part: _hash("\n".join(found)) for part, found in by_part.items()}
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changed_parts(before: Fingerprint, after: Fingerprint) -> tuple[str, ...]:
+    """The names of the parts that differ."""
+    old, new = before.parts, after.parts
     return tuple(part for part in dict.fromkeys((*old, *new)) if old.get(part) != new.get(part))
-
-
-def _by_part(lasting: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for part, entry in lasting:
-        found.setdefault(part, []).append(entry)
-    return found
 
 
 def is_ours(kind: str, body: Mapping[str, object]) -> bool:
@@ -120,10 +149,19 @@ def _rules(entries: Sequence[Entry]) -> RuleSet | None:
     """Closed if the chains that close the gate are there to the letter, open without any of them."""
     if not _has_table(entries, GATE_TABLE):
         return None
-    found = [_text({kind: body}) for kind, body in entries if _is_role_part(kind, body)]
+    found = [parse_object(kind, body) for kind, body in entries if _is_role_part(kind, body)]
     if not found:
         return RuleSet.PRIMARY
-    return RuleSet.BACKUP if sorted(found) == _CLOSED else None
+    return RuleSet.BACKUP if _in_order(map(_without_handle, found)) == _CLOSED else None
+
+
+def _in_order(objects: Iterable[Object]) -> list[Object]:
+    """The rules of each chain stay in theirs."""
+    return sorted(objects, key=attrgetter("part", "kind"))
+
+
+def _without_handle(one: Object) -> Object:
+    return replace(one, handle=None) if isinstance(one, Rule) else one
 
 
 def _counter(body: Mapping[str, object]) -> Counter:
@@ -139,31 +177,31 @@ def part_of(kind: str, body: Mapping[str, object]) -> str:
 
 
 def _text(value: object) -> str:
-    return json.dumps(_still(value), sort_keys=True)
+    return _encode(_still(value))
 
 
 def _still(value: object) -> object:
     """`value` without what moves by itself; the elements of a set have no order."""
-    if isinstance(value, Mapping):
-        if set(value) == {"set"} and isinstance(value["set"], list):
-            return {"set": sorted(_text(element) for element in value["set"])}
-        return {key: _elements(inner) if key == "elem" else _still(inner) for key, inner in _kept(value)}
-    if isinstance(value, list | tuple):
+    if isinstance(value, dict):
+        if len(value) == 1 and isinstance(value.get("set"), list):
+            return {"set": sorted(map(_text, value["set"]))}
+        return {
+            key: _elements(inner) if key == "elem" else _still(inner)
+            for key, inner in value.items()
+            if key not in _MOVING
+        }
+    if isinstance(value, list):
         return [_still(inner) for inner in value]
     return value
 
 
-def _kept(value: Mapping[str, object]) -> list[tuple[str, object]]:
-    return [(key, inner) for key, inner in value.items() if key not in _MOVING]
-
-
 def _elements(value: object) -> object:
-    return sorted(_element_text(one) for one in value) if isinstance(value, list) else _still(value)
+    return sorted(map(_element_text, value)) if isinstance(value, list) else _still(value)
 
 
 def _element_text(element: object) -> str:
     """One text for one element. Most are plain, and there may be many."""
-    return element if isinstance(element, str) else json.dumps(_still(element), sort_keys=True)
+    return element if isinstance(element, str) else _text(element)
 
 
-_CLOSED = sorted(_text(object_json(one)) for one in closed())
+_CLOSED = _in_order(closed())

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Our commands as libnftables JSON (libnftables-json(5)): made here, and read nowhere. Pure."""
+"""Our commands as libnftables JSON (libnftables-json(5)): made here, and read by nft alone. Pure. What nft
+lists is its own JSON, read in nft_parse.py.
+"""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeAlias
 
 from agent.rules.objects import (
@@ -49,12 +52,25 @@ from agent.rules.statements import (
 
 Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
 Body: TypeAlias = dict[str, Json]
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
+_SOME = 16
 
 
 def command_text(commands: Iterable[Command | DeleteElements]) -> str:
-    # one by one: as Python's objects the JSON of a large policy takes longer, and much memory
-    return f'{{"nftables":[{",".join(_encode(command_json(one)) for one in commands)}]}}'
+    return joined_text(command_texts(commands))
+
+
+def command_texts(commands: Iterable[Command | DeleteElements]) -> Iterator[str]:
+    """Some commands each, with commas between them."""
+    left = iter(commands)
+    # so few that they are gone before the garbage collector looks at them: it takes twice as long otherwise
+    while some := [command_json(one) for one in islice(left, _SOME)]:
+        yield _encode(some)[1:-1]
+
+
+def joined_text(commands: Iterable[str]) -> str:
+    """One transaction of what command_texts() has made."""
+    return f'{{"nftables":[{",".join(commands)}]}}'
 
 
 def list_text(kind: str, **place: str) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from agent.adapters import process
-from agent.adapters.packed import Packed
 from agent.adapters.process import in_child
 from agent.errors import ToolError
 
@@ -170,14 +169,6 @@ def test_a_copy_that_ends_before_its_work_is_done(end: Callable[[], object]) -> 
 
 def test_an_answer_of_any_size_comes_whole() -> None:
     assert in_child(lambda: "x" * 5_000_000) == "x" * 5_000_000
-
-
-def test_a_listing_is_packed_without_loss() -> None:
-    lasting = (("chain forward", '{"rule": 1}'), ("set own4", "\u00e4"))
-    packed = Packed(lasting)
-    assert packed.unpack() == lasting
-    assert packed.is_of(lasting)
-    assert not packed.is_of(lasting[:1])
 
 
 def test_a_copy_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,14 @@ def test_the_digest_tells_policies_apart_and_roles_not(pair: Pair) -> None:
         assert f"digest-{compiled.digest}" in text_of(compiled.flip(rules))
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("rules", list(RuleSet))
+def test_nft_gets_the_commands_and_nothing_else(case: str, rules: RuleSet) -> None:
+    compiled = compile_pair(pair_of(case))
+    commands = [json.loads(json.dumps(command_json(one))) for one in compiled.commands(rules)]
+    assert json.loads(compiled.text(rules)) == {"nftables": commands}
+
+
 def test_a_flip_is_as_small_for_a_large_policy(pair: Pair) -> None:
     service = Service("many", Protocol.TCP, (PortRange(1, 2),))
     large = replace(pair, policy=(replace(pair.policy[0], services=(service,) * 1000),))

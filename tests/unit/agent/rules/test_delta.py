@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From one table to another: what is touched, what keeps its counts, and what is said of the difference."""
 
-import json
 from dataclasses import replace
-
-import pytest
 
 from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
 from agent.rules.compile import compile_pair
 from agent.rules.delta import compile_change, model_of
-from agent.rules.diff import changes, lines_of, lines_of_listing, to_sentence, to_text
+from agent.rules.diff import changes, lines_of, to_sentence, to_text
 from agent.rules.objects import (
     TABLE,
     Chain,
@@ -155,12 +152,6 @@ def test_a_record_gets_a_few_words_of_a_large_difference() -> None:
     assert to_sentence(found) == (
         "; ".join(f"chain {name} has more: tcp port 1: accept (port 1)" for name in "abcd") + "; and 2 more"
     )
-
-
-@pytest.mark.parametrize("text", ["", "x" * 10, '"', "[1"])
-def test_an_element_that_is_no_json_is_shown_as_it_is(text: str) -> None:
-    body = {"set": {"name": "s", "type": "ipv4_addr", "elem": [text]}}
-    assert changes({}, lines_of_listing((("set s", json.dumps(body)),)))[-1].text == text
 
 
 def test_what_nft_says_more_of_a_part_is_reported() -> None:
