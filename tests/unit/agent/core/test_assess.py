@@ -95,7 +95,7 @@ def test_the_missing_addresses_are_named() -> None:
     assert "192.168.0.100" not in text
 
 
-def test_addresses_are_contested_only_while_nobody_says_that_they_are_ours() -> None:
+def test_addresses_are_contested_only_where_keepalived_is_not_master() -> None:
     assert Facts(alive=True, held=BOTH, wanted=BOTH, bus=BACKUP).contested
     for facts in (
         Facts(alive=True, held=BOTH, wanted=BOTH, bus=MASTER),

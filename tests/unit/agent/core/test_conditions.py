@@ -168,7 +168,7 @@ def test_every_condition_can_begin_and_end(condition: Condition) -> None:
 
 
 INSIDE = {By.QUESTION, By.COMMIT, By.FLUSH, By.COUNT}
-"""What the core itself reads out of what conntrackd did; everything else is posted by whoever looks."""
+"""What the core itself reads out of what conntrackd did; all else is posted by what looks."""
 
 
 def test_what_was_about_a_role_is_over_with_it() -> None:

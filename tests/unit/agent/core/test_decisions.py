@@ -77,6 +77,10 @@ SOON, LATER = plan_retry(SKIPPED_COMMIT_RETRY_S), plan_retry(RETRY_AFTER_S)
 NOT_READY = plan_not_ready(2.0)
 
 
+def phase_of(given: object) -> str:
+    return given.phase.value if isinstance(given, State) else ""
+
+
 def failed(action: Action, *, retryable: bool = False) -> ActionFailed:
     return ActionFailed(NOW, action, "a reason", retryable)
 
@@ -97,7 +101,7 @@ def test_only_a_settled_backup_asks_for_the_peers_states(role: Role, plan: Plan 
     assert plan_of(DIRECT, replace(FOLLOWING, role=role), SETTLE) == plan
 
 
-@pytest.mark.parametrize("state", [START, FOLLOWING, PREPARING, SERVING, HOLDING], ids=str)
+@pytest.mark.parametrize("state", [START, FOLLOWING, PREPARING, SERVING, HOLDING], ids=phase_of)
 @pytest.mark.parametrize("action", [LoadRules, SwitchRules, VerifyRules])
 def test_rules_that_failed_are_tried_again(
     action: type[LoadRules | SwitchRules | VerifyRules], state: State
@@ -152,9 +156,9 @@ def test_the_alarm_says_why_the_gate_decides_without_states(
         (SERVING, True),
         (HOLDING, True),
     ],
-    ids=lambda given: given.phase.value if isinstance(given, State) else "",
+    ids=phase_of,
 )
-def test_who_was_primary_lets_its_states_run_out(state: State, served: bool) -> None:
+def test_a_past_primary_lets_its_states_run_out(state: State, served: bool) -> None:
     plan = plan_of(CACHE, state, role_seen(Role.BACKUP))
     assert plan is not None
     assert (plan[-1] == ShortenTimers()) is served
@@ -162,7 +166,7 @@ def test_who_was_primary_lets_its_states_run_out(state: State, served: bool) -> 
 
 
 @pytest.mark.parametrize(("ready", "plan"), [(True, NOT_READY), (False, None), (None, None)])
-def test_only_who_is_ready_can_miss_states(ready: bool | None, plan: Plan | None) -> None:
+def test_only_a_backup_that_is_ready_can_miss_states(ready: bool | None, plan: Plan | None) -> None:
     assert plan_of(DIRECT, replace(FOLLOWING, ready=ready), MISSED) == plan
 
 
@@ -179,6 +183,22 @@ def test_a_promotion_counts_its_own_commits() -> None:
     assert step(CACHE, before, role_seen(Role.PRIMARY)).state.commits == 0
     resuming = replace(RESUMING, commits=2)
     assert step(CACHE, resuming, role_seen(Role.PRIMARY)).state.commits == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "owed"),
+    [
+        (CACHE, FOLLOWING, True),
+        (DIRECT, FOLLOWING, False),
+        (CACHE, RESUMING, False),
+        (CACHE, replace(RESUMING, owed=True), True),
+        (DIRECT, replace(RESUMING, owed=True), False),
+    ],
+)
+def test_a_promotion_owes_a_commit_and_a_resumed_one_what_was_left(
+    settings: Settings, state: State, owed: bool
+) -> None:
+    assert step(settings, state, role_seen(Role.PRIMARY)).state.owed is owed
 
 
 @pytest.mark.parametrize(("outcome", "commits"), [(GOOD, 2), (SHORT, 2), (SKIPPED, 1)])
@@ -213,6 +233,7 @@ def test_the_mark_is_removed_only_after_what_makes_it_void(
     settings: Settings, state: State, event: Event, after: Action
 ) -> None:
     """Whatever the plan is cut after, the next agent finds either the mark or nothing to do."""
+    state = replace(state, flushed=False)
     plan = plan_of(settings, replace(state, marked=True), event)
     assert plan is not None
     assert after in plan[: plan.index(MarkOwed(owed=False))]

@@ -65,7 +65,7 @@ def test_two_looks_in_a_row(looks: tuple[frozenset[Group], ...], deaf: str | Non
 
 
 @pytest.mark.parametrize("role", [Role.STOPPED, Role.FAULT])
-def test_who_takes_no_part_need_not_listen(role: Role) -> None:
+def test_a_keepalived_that_takes_no_part_need_not_listen(role: Role) -> None:
     assert judge(BOTH, ETH0, ETH0, role=role) is None
 
 

@@ -46,7 +46,7 @@ def test_nothing_for_five_seconds_is_silence_and_one_message_ends_it() -> None:
     assert is_well(hear(silent, IDLE[-1] + 16, silent.looked_ns + SECOND, link_up=True))
 
 
-def test_who_was_never_heard_is_silent() -> None:
+def test_a_peer_that_was_never_heard_is_silent() -> None:
     assert not is_well(after([0] * 7))
 
 
