@@ -364,7 +364,8 @@ def _taken_back(on_disk: OnDisk, fresh: Generation, before: Generation | None) -
     """
     found = _readable(on_disk.read, on_disk.paths.pair_file)
     try:
-        yield
+        with _explained():
+            yield
     except HafwError as error:
         if fresh == before:
             raise
@@ -381,10 +382,20 @@ def _taken_back(on_disk: OnDisk, fresh: Generation, before: Generation | None) -
 
 def _failure_of(step: Callable[[], None]) -> str | None:
     try:
-        step()
+        with _explained():
+            step()
     except HafwError as error:
         return str(error)
     return None
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """What any call may raise, and no adapter expects: no more files can be opened, for example."""
+    try:
+        yield
+    except OSError as error:
+        raise HafwError(f"the kernel refused a call: {error.strerror or error}") from error
 
 
 def _restore_files(on_disk: OnDisk, before: Generation | None, found: Files | None) -> None:

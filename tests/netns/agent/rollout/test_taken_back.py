@@ -38,19 +38,21 @@ def test_what_cannot_be_put_in_place_has_not_been(machine: Machine, arguments: t
 
 
 FAILING = """
-import sys
+import errno, os, sys
 from agent.errors import HafwError
 from agent.rollout import apply
 real, asked = apply.make_live, []
 def fail_once(on_disk, new=None):
     asked.append(new)
     if len(asked) == 1:
-        raise HafwError("the agent is away")
+        raise {error}
     return real(on_disk, new)
 apply.make_live = fail_once
 from agent.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
+AWAY = FAILING.format(error='HafwError("the agent is away")')
+NO_FILES_LEFT = FAILING.format(error="OSError(errno.EMFILE, os.strerror(errno.EMFILE))")
 
 
 @pytest.mark.parametrize("arguments", [("apply", "/run/b.yaml"), ("rollback", "1")])
@@ -62,10 +64,23 @@ def test_what_fails_where_no_pair_file_was_is_taken_back(
         machine.rules("apply", "/run/b.yaml")
     there = machine.read(PAIR_FILE)
     machine.must("rm", PAIR_FILE)
-    done = machine.run(sys.executable, "-P", "-c", FAILING, "rules", *arguments)
+    done = machine.run(sys.executable, "-P", "-c", AWAY, "rules", *arguments)
     assert done.returncode == 1
     assert "the agent is away" in done.stderr
     assert machine.read(PAIR_FILE) == there
+    assert_in_force(machine, there)
+
+
+@pytest.mark.parametrize("arguments", [("apply", "/run/b.yaml", "--confirm", "600"), ("rollback", "1")])
+def test_an_error_that_no_adapter_expects_is_taken_back_as_well(
+    machine: Machine, arguments: tuple[str, ...]
+) -> None:
+    if arguments[0] == "rollback":
+        machine.rules("apply", "/run/b.yaml")
+    there = machine.read(PAIR_FILE)
+    done = machine.run(sys.executable, "-P", "-c", NO_FILES_LEFT, "rules", *arguments)
+    assert (done.returncode, done.stderr) == (1, "hafw: the kernel refused a call: Too many open files\n")
+    assert not is_pending(machine)
     assert_in_force(machine, there)
 
 
