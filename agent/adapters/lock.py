@@ -57,12 +57,16 @@ def _time_limit(limit_s: float) -> Iterator[None]:
     if limit_s <= 0:
         raise TimeoutError
     usual = signal.signal(signal.SIGALRM, _give_up)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # whoever has started us may have blocked it, and a mask is inherited
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         # more than once: the first may come just before the call of the kernel begins
         signal.setitimer(signal.ITIMER_REAL, limit_s, _AGAIN_S)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGALRM, usual)
 
 

@@ -60,3 +60,29 @@ def test_it_is_not_waited_for_longer(tmp_path: Path, wait_s: float) -> None:
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     with hold_lock(path, wait_s):
         pass
+
+
+def test_it_is_not_waited_for_longer_where_alarms_are_blocked(tmp_path: Path) -> None:
+    """By the parent: a mask is inherited. In a process of its own, which can be ended."""
+    path = tmp_path / "lock"
+    program = """
+import signal, sys
+from pathlib import Path
+from agent.adapters.lock import BusyError, hold_lock
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+try:
+    with hold_lock(Path(sys.argv[1]), 0.05):
+        pass
+except BusyError:
+    print(signal.SIGALRM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+    with hold_lock(path, 0.0):
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program, str(path)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert (done.stdout, done.stderr) == ("True\n", ""), "blocked again afterwards"
