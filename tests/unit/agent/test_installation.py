@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a copy of hafw lacks, in one sentence."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +9,13 @@ import pytest
 
 from agent import installation
 from agent.installation import say_missing
+from tests.checkout import ROOT
+
+
+def test_the_libraries_are_those_of_the_package() -> None:
+    control = (ROOT / "packaging" / "debian" / "control").read_text()
+    agent = next(part for part in control.split("\n\n") if part.startswith("Package: hafw-agent"))
+    assert set(installation._PACKAGES.values()) == set(re.findall(r"python3-[\w-]+", agent))
 
 
 def test_an_unknown_module_is_a_bug() -> None:
