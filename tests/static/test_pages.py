@@ -169,12 +169,30 @@ def test_the_map_of_contributing_has_every_package_and_its_tier(root: Path) -> N
     assert [str(one) for one in packages if f"    {one.relative_to(root)}/ " not in text] == []
 
 
-def test_the_changelog_has_the_release_of_the_packages(root: Path) -> None:
-    newest = (root / "packaging" / "debian" / "changelog").read_text(encoding="utf-8")
-    headings = re.findall(
-        r"^## \[(\d.*)\] - (\S+)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+def test_both_changelogs_have_the_same_releases(root: Path) -> None:
+    """What is not released stands in CHANGELOG.md alone, above them."""
+    ours = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    packages = (root / "packaging" / "debian" / "changelog").read_text(encoding="utf-8")
+    released = releases_of(ours)
+    assert released
+    assert released == debian_releases_of(packages)
+    assert "## [Unreleased]" not in ours.partition(f"## [{released[0][0]}]")[2]
+
+
+def releases_of(changelog: str) -> list[tuple[str, str]]:
+    return re.findall(r"^## \[(\d.*)\] - (\S+)$", changelog, re.MULTILINE)
+
+
+def debian_releases_of(changelog: str) -> list[tuple[str, str]]:
+    entries = re.findall(
+        r"^hafw \(([^)]*)\).*?^ -- [^\n]*, (.*?) \d\d:", changelog, re.MULTILINE | re.DOTALL
     )
-    entry = re.search(r"^hafw \(([^)]*)\).*?^ -- [^\n]*, (.*?) \d\d:", newest, re.MULTILINE | re.DOTALL)
-    assert entry
-    version, day = entry.groups()
-    assert headings[0] == (version, f"{datetime.strptime(day, '%d %b %Y'):%Y-%m-%d}")
+    return [(version, f"{datetime.strptime(day, '%d %b %Y'):%Y-%m-%d}") for version, day in entries]
+
+
+def test_a_release_of_one_changelog_is_found() -> None:
+    ours = "## [Unreleased]\n\n## [9.1.0] - 2026-12-01\n\n## [9.0.0] - 2026-11-22\n"
+    signed = " -- hafw maintainers <a@b>  Sun, 22 Nov 2026 19:00:00 +0000\n"
+    packages = f"hafw (9.0.0) unstable; urgency=medium\n\n  * First.\n\n{signed}"
+    assert releases_of(ours) == [("9.1.0", "2026-12-01"), ("9.0.0", "2026-11-22")]
+    assert debian_releases_of(packages) == [("9.0.0", "2026-11-22")]
