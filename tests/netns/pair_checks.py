@@ -163,6 +163,9 @@ def _find_problems(lab: Lab, status: NodeStatus, role: str, allowed: Collection[
     if said is None:
         yield "the agent is silent"
         return
+    if "error" in said:  # as just after its start, when nothing listens yet
+        yield f"the agent gives no status: {said['error']}"
+        return
     rules, keepalived = said["rules"], said["keepalived"]
     seen = {
         "role": (said["role"], role),

@@ -208,7 +208,7 @@ def test_the_bus_dies_and_comes_back(lab: Lab) -> None:
 def hears_new_bus(lab: Lab, name: str) -> bool:
     """There is a bus again, and no keepalived on it."""
     agent = lab.status().node(name).agent
-    return agent is not None and agent["keepalived"]["bus"] == "connected"
+    return agent is not None and "error" not in agent and agent["keepalived"]["bus"] == "connected"
 
 
 # -- rules --
