@@ -19,7 +19,7 @@ def run(program: str, load: Callable[[], Main], argv: Sequence[str]) -> int:
     """What the function that `load` imports returns: the exit status."""
     usual = signal.getsignal(signal.SIGINT)
     try:
-        if usual is signal.default_int_handler:  # else whoever has started us wants it ignored
+        if usual is signal.default_int_handler:  # else our parent wants it ignored
             signal.signal(signal.SIGINT, _end)
         main = load()
         signal.signal(signal.SIGINT, usual)

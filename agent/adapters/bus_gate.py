@@ -4,7 +4,7 @@ keepalived's owner reach the library. Of all else the header is read, and the re
 
 Hard facts (dbus-daemon 1.14; dbus-next 0.2.3; dbus-fast 1.84 and 5.0)
 * Any local user may send any signal to our unique name, past every match rule, and as large as the bus takes
-  them (32 MiB), as often as he likes.
+  them (32 MiB), as often as that user likes.
 * The libraries take a whole message into memory and build a Python object for each of its values before
   the sender can be looked up: a signal of 31 MB holds the loop for 8 seconds. Each signature that they
   read is kept for good.
@@ -54,7 +54,7 @@ class Sieve:
         self, on_refused: Callable[[str], None], on_owner: Callable[[str], None], name: str
     ) -> None:
         """`on_owner`: the bus says that `name` has another owner, or none. Called in the order of the
-        messages, so that what the new owner says next is known to be his."""
+        messages, so that what the new owner says next is known to come from it."""
         self._on_refused = on_refused
         self._on_owner = on_owner
         self._name = name

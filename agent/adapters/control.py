@@ -3,7 +3,7 @@
 
 `status` changes nothing. `reload` is a SIGHUP with an answer: the agent takes the pair file that is on the
 disk. Nothing else comes over this socket. Mode 0600, so root alone may ask. How the agent answers is in
-control_server.py, apart, so that who only asks need not load asyncio.
+control_server.py, apart, so that a command that only asks need not load asyncio.
 """
 
 import json
@@ -17,7 +17,7 @@ from agent.errors import HafwError, UnavailableError
 
 STATUS, RELOAD = b"status\n", b"reload\n"
 SIGN_OF_LIFE = b" "
-"""Comes at once, and means nothing in JSON: who asks knows that the agent is at work on the answer."""
+"""Comes at once, and means nothing in JSON: the command knows that the agent is at work on the answer."""
 SIGN_LIMIT_S = 1.5
 ANSWER_LIMIT_S = 10.0
 RELOAD_LIMIT_S = 30.0

@@ -95,7 +95,7 @@ class Server:
 
     async def _make(self, asked: Answer) -> dict[str, Any]:
         async with self._making:
-            self._next = None  # who asks from now on wants to know what is true later
+            self._next = None  # a request from now on is about what is true later
             return await asked()
 
 

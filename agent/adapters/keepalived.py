@@ -288,7 +288,7 @@ class KeepalivedBus:
 
     def _status_changed(self, message: Message) -> None:
         if message.sender != self._owner:
-            return  # he was when it passed the gate
+            return  # it was the owner's when it passed the gate
         if message.path not in self._paths:
             return  # an instance that the pair file does not know
         if message.signature != "u":

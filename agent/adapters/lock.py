@@ -59,7 +59,7 @@ def _time_limit(limit_s: float) -> Iterator[None]:
     usual = signal.signal(signal.SIGALRM, _give_up)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        # whoever has started us may have blocked it, and a mask is inherited
+        # our parent may have blocked it, and a mask is inherited
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         # more than once: the first may come just before the call of the kernel begins
         signal.setitimer(signal.ITIMER_REAL, limit_s, _AGAIN_S)

@@ -9,7 +9,8 @@ Hard facts
 * 1.0.6 prints a table that has an owner as garbage, in `list tables` and `list ruleset` too, so that the
   answer is no JSON: then our own tables are listed alone.
 * Two `list` commands in one call get no answer.
-* Who has no CAP_NET_ADMIN gets an answer, and a line on our standard error besides, past every setting.
+* A process without CAP_NET_ADMIN gets an answer, and a line on its standard error as well, past every
+  setting.
 """
 
 import errno

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What nft lists, for who asks once: our tables with the words of nft, or every table as it could be loaded
-elsewhere. nft_context.py and nftables.py describe how nft behaves.
+"""What nft lists, for a command that asks once: our tables with the words of nft, or every table as it could
+be loaded elsewhere. nft_context.py and nftables.py describe how nft behaves.
 """
 
 import errno

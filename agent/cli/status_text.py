@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What `hafw status` makes of what the agent says of itself: a screen, and an exit status. Pure.
 
-Who asks gets these alone: the agent's own parts take ten times as long to load as they do.
+`hafw status` loads these alone: the agent's own parts take ten times as long to load as they do.
 """
 
 from typing import Any

@@ -228,7 +228,7 @@ class Agent:
     def _use(self, fresh: Checked) -> None:
         self.rules = self.executor.rules = self.rules.succeed(fresh.table)
         self.pair = pair = fresh.pair
-        # whoever started this agent still holds what it was started with: nothing of that is to stay
+        # our parent still holds what this agent was started with: nothing of that is to stay
         self._taken.pair, self._taken.files, self._taken.table = pair, (), fresh.table
         if self.sensors is not None:
             self.sensors.pair = pair

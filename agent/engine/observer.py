@@ -49,7 +49,7 @@ along send no signal."""
 TOGETHER_NS = 50_000_000
 """keepalived adds all addresses of a group within milliseconds, and asking it takes as long again."""
 CONSENT_S = 0.05
-"""How long a gate waits for keepalived's word at other times. Who does not answer consents."""
+"""How long a gate waits for keepalived's word at other times. No answer is consent."""
 PACE = Pace(at_once=100, per_second=100)
 """Of notices, and of changes of addresses and rules: each makes us look at the kernel."""
 

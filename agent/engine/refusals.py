@@ -18,7 +18,7 @@ class Refusals:
 
     def refuse(self, reason: str) -> None:
         """Bad input from outside: said at once, then at most every AGAIN_S with the number of times.
-        Who sends it chooses the numbers in the reason, so they make no new one."""
+        The sender chooses the numbers in the reason, so they make no new one."""
         now = time.monotonic()
         kind = re.sub(r"\d+", "#", reason)
         last, count = self._refused.get(kind, (-AGAIN_S, 0))

@@ -16,7 +16,7 @@ same interface, as they do on every link with both.
 
 Replication has no passwords either, and what leaves this node has its address: so only root sends it, also
 to this node itself, where everything that arrives at lo is let in. Any user could otherwise put states of
-his own making into the kernel of either node, and with them let himself in.
+their own making into the kernel of either node, and get in by them.
 
 The sets own4 and own6 hold the addresses of both nodes, so that the table is the same on both. An address of
 this node itself is no source of anything that arrives.

@@ -80,6 +80,11 @@ WORDS = (
     Word("replicated entr(?:y|ies)", "replicated states", "the replicated entries"),
     Word("(?<!-)(?:take-over|hand-over|roll-back)s?", "takeover, handover, rollback", "at a take-over"),
     Word("anew\\b", "again, re-", "is made anew"),
+    Word(
+        "(?:he|his|him|himself)(?![A-Z0-9])",
+        "it, its; they, their",
+        "with pytest.raises(OSError):  # he is dropped",
+    ),
     Word("by whomever|such that|for ever\\b", "whoever, in a form that, forever", "changes, by whomever"),
 )
 

@@ -64,8 +64,7 @@ class NodeStatus:
     refused_sysctls: tuple[str, ...]
     logs: tuple[str, ...]
     agent: Mapping[str, Any] | None
-    """What `hafw status --json` says, if it answers. With the key `error` it has no more than why there is no
-    status."""
+    """What `hafw status --json` says, if it answers. With the key `error` it says why there is no status."""
     machine: Mapping[str, Any] | None = None
     """Of a virtual machine: its release, what it runs on, whether it can be reached or is paused, and a
     script that starts it by hand."""

@@ -4,9 +4,9 @@ any way: a program that is killed itself cannot clear anything away.
 
     python3 -m hafw_lab.kernel.keeper LOCK SCRATCH [LEFT...] -- COMMAND [ARGUMENT...]
 
-The other end of the standard input is held by the one who waits. When it is closed before COMMAND has ended,
-COMMAND is broken off, and SCRATCH and every LEFT are removed. LOCK is the descriptor with which SCRATCH is
-locked (lab_directory.py). Exits as COMMAND does. Standard library only.
+The other end of the standard input is held by the process that waits. When it is closed before COMMAND has
+ended, COMMAND is broken off, and SCRATCH and every LEFT are removed. LOCK is the descriptor with which
+SCRATCH is locked (lab_directory.py). Exits as COMMAND does. Standard library only.
 
 Hard facts
 * mmdebstrap unmounts and removes what it has made when it is told to end, but not when it is killed; so it
@@ -65,7 +65,7 @@ def keep(argv: list[str], scratch: LabDirectory, left: list[Path]) -> int:
 
 
 def _wait(child: "subprocess.Popen[bytes]", timeout_s: float | None) -> bool:
-    """Until it has ended: True. False when the one who waits is gone before, or, with a timeout, after
+    """Until it has ended: True. False when the process that waits is gone before, or, with a timeout, after
     that."""
     ended = os.pidfd_open(child.pid)
     poll = select.poll()

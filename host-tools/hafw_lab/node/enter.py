@@ -21,8 +21,8 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 def become_inside(pid: int, argv: Sequence[str], *, privileged: bool) -> NoReturn:
     """Give this process up for `argv` in the namespaces of `pid`.
 
-    By way of a new program image: whoever enters a namespace must have one thread, and a thread that has
-    been joined may still be on its way out.
+    By way of a new program image: a process that enters a namespace must have one thread, and a thread
+    that has been joined may still be on its way out.
     """
     environment = {**os.environ, "PYTHONPATH": str(SEARCH_PATH)}
     module = [

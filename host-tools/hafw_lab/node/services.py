@@ -122,7 +122,7 @@ class Services:
                 one.state = Ending(pid, (*starts, request), stops)
 
     def stop(self, request: int, name: str, number: int) -> None:
-        """Answered when its process is gone; who waits for it to be up is refused. Raises LabError."""
+        """Answered when its process is gone; requests that wait for it to be up are refused. LabError."""
         one = self._find(name)
         match one.state:
             case Down():

@@ -149,7 +149,7 @@ class Supervisor:
 
 
 def _explain(error: BaseException) -> wire.Message:
-    """An answer that says what went wrong, in any case: who waits for it has only a time limit else."""
+    """An answer that says what went wrong, in any case: else only a time limit ends the client's wait."""
     text, hint, kind = str(error), None, LabError.__name__
     if isinstance(error, LabError):
         text, hint, kind = error.message, error.hint, type(error).__name__

@@ -52,7 +52,7 @@ _NOTHING_YET: wire.Message = {
 }
 
 Reply = tuple[wire.Message, tuple[int, ...]]
-"""The answer, and descriptors that go with it; who sends it closes them."""
+"""The answer, and descriptors that go with it; its sender closes them."""
 
 
 class Operations:

@@ -2,7 +2,7 @@
 """Talk to the guest agent in a machine (qemu-ga): one JSON object a line over a serial port.
 
 Hard facts
-* The port has no connections: what a caller before left unread, or an answer that came too late for him, is
+* The port has no connections: what a caller before left unread, or an answer that came too late for it, is
   what the next one reads first. guest-sync-delimited is answered with its own number after a byte 0xFF,
   which is in no JSON text; what comes before that byte is of no interest. A 0xFF sent ahead makes the agent
   forget half a line.

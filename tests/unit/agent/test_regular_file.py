@@ -169,9 +169,7 @@ def test_the_one_who_called_sudo_counts_as_root(directory: Path, monkeypatch: py
     loader.load(directory / "hafw.yaml")
 
 
-def test_an_ordinary_user_checks_a_draft_of_his_own(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_ordinary_user_checks_a_draft(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (directory / "hafw.yaml").chmod(0o666)
     loader.load(directory / "hafw.yaml")

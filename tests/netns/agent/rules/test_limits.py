@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Limits of the policy, with real connections: who is one source, how long he is counted, and what becomes
+"""Limits of the policy, with real connections: what is one source, how long it is counted, and what becomes
 of those that find no room."""
 
 import select

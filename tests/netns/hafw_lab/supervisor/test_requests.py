@@ -103,7 +103,7 @@ def descriptors_of(lab: Lab) -> int:
     [{"op": "info"}, {"op": "open", "node": "one", "path": "/etc/passwd", "flags": os.O_RDONLY}],
     ids=["answers", "answers with files"],
 )
-def test_one_who_asks_and_never_reads_holds_up_nobody(lab: Lab, request_fields: dict[str, Any]) -> None:
+def test_a_client_that_never_reads_holds_up_no_other(lab: Lab, request_fields: dict[str, Any]) -> None:
     with connected(lab) as other:
         # answered: what the test before had open is closed, and this connection is among those counted
         assert answer_to(other, PRIMARY)["ok"] == {"primary": None}
@@ -167,7 +167,7 @@ def test_a_request_that_is_wrong_gets_an_answer_and_changes_nothing(
         assert said in answer["error"]
         assert "\n" not in answer["error"]
         assert answer["id"] == (None if isinstance(packet, bytes) else packet.get("id", 7))
-        assert "ok" in answer_to(channel, b'{"id": 8, "op": "info"}'), "he may ask again"
+        assert "ok" in answer_to(channel, b'{"id": 8, "op": "info"}'), "it may ask again"
         assert descriptors_of(lab) == files + 1
     assert lab.status() == before
 

@@ -125,7 +125,7 @@ def test_a_flood_costs_no_more_than_a_few_looks_at_the_sender(monkeypatch: pytes
     assert looks < 20
 
 
-def test_the_owner_is_known_before_what_he_says_next() -> None:
+def test_the_owner_is_known_before_its_next_word() -> None:
     ear = Ear()
 
     def owner_changed(name: str, owner: str) -> bytes:

@@ -155,7 +155,7 @@ def test_the_socket_is_for_the_owner_and_the_group(ear: Ear) -> None:
 
 
 @needs_root
-def test_another_user_is_refused_even_if_the_file_lets_him(ear: Ear) -> None:
+def test_another_user_is_refused_even_if_the_file_allows_it(ear: Ear) -> None:
     ear.path.chmod(0o666)
     program = "import socket, sys; s = socket.socket(1, 2); s.connect(sys.argv[1])"
     program += "; s.send(sys.stdin.buffer.read())"

@@ -225,7 +225,7 @@ signal.pause()
 
 
 @needs_root
-@pytest.mark.parametrize("how", ["as he is", "as a program that becomes root"])
+@pytest.mark.parametrize("how", ["as that user", "as a program that becomes root"])
 @pytest.mark.parametrize("written", ["main", "child", None])
 def test_a_users_process_of_that_name_is_nobody(tmp_path: Path, written: str | None, how: str) -> None:
     """While keepalived is dead, also when the user's have got the numbers in its files."""
