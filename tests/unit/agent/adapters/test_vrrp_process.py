@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -248,7 +249,10 @@ def test_a_users_process_of_that_name_is_nobody(tmp_path: Path, written: str | N
 def test_the_main_process_alone_is_no_proof(tmp_path: Path, pair_of: tuple[int, int]) -> None:
     """It lives for a moment longer than its child, and starts another one."""
     main, child = pair_of
+    dies = os.pidfd_open(child)
     os.kill(child, signal.SIGKILL)
+    select.select([dies], [], [], 60)  # for a moment it still runs
+    os.close(dies)
     for name in ("keepalived.pid", "vrrp.pid"):
         (tmp_path / name).write_text(f"{main}\n")
     process = VrrpProcess(tmp_path / "vrrp.pid", tmp_path / "keepalived.pid")
