@@ -9,7 +9,7 @@ Hard facts
   and each return, with the handle of the rule. `nft monitor trace` has no JSON in 1.0.6; netlink has no
   version.
 * What is sent into one end of a veth arrives at the other, through the same hooks as on any interface.
-* A neighbour that does not answer comes after the last hook, so it need not be there.
+* A neighbor that does not answer comes after the last hook, so it need not be there.
 * nft lists xt expressions (iptables-nft) in a way that it does not take back: such tables cannot be copied.
 """
 

@@ -146,7 +146,7 @@ class Nftables:
         """Of the table that this object has loaded, as it left it. None before the first load."""
         return None if self._left is None else Seal(self._table.digest, self._left.fingerprint.whole)
 
-    def recognise(self, seal: Seal) -> bool:
+    def recognize(self, seal: Seal) -> bool:
         """Whether the kernel still has the table of this pair as another process loaded and sealed it. Then
         it counts as loaded by this object, so that what succeed()s it lets be what stays the same."""
         listing = self._listing()

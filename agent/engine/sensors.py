@@ -20,7 +20,7 @@ from agent.adapters.chains import Chains, ChainsWatch
 from agent.adapters.conntrackd_counters import ask_counters
 from agent.adapters.links import Links, LinkWatch
 from agent.adapters.multicast import read_listening
-from agent.adapters.neighbours import Neighbours
+from agent.adapters.neighbors import Neighbors
 from agent.adapters.strangers import Strangers
 from agent.adapters.table_room import read_room
 from agent.core.answers import (
@@ -74,7 +74,7 @@ class Sensors:
         self._peer = pair.peer_of(node).name
         self._socket = paths.conntrackd_socket
         self._loop = loop
-        self._links, self._neighbours, self._chains = Links(), Neighbours(), Chains()
+        self._links, self._neighbors, self._chains = Links(), Neighbors(), Chains()
         self._link_watch, self._rules_watch = LinkWatch(), ChainsWatch()
         self._links_changed, self._rules_changed = asyncio.Event(), asyncio.Event()
         self._files = InstalledFiles(node, paths)
@@ -110,7 +110,7 @@ class Sensors:
         for watch in (self._link_watch, self._rules_watch):
             running.remove_reader(watch.fileno())
         self._aside.shutdown()
-        for each in (self._link_watch, self._rules_watch, self._links, self._neighbours, self._chains):
+        for each in (self._link_watch, self._rules_watch, self._links, self._neighbors, self._chains):
             each.close()
 
     def _link_changed(self) -> None:
@@ -202,7 +202,7 @@ class Sensors:
         for interface, link, vip in asked:
             peer = _own_to_ask(interface, self._peer, vip)
             for address in (vip, peer) if peer else (vip,):
-                self._neighbours.question(link.index, address)
+                self._neighbors.question(link.index, address)
 
     def _holders(self, asked: Sequence[Asked]) -> tuple[Holder, ...]:
         return tuple(self._holder(*one) for one in asked)
@@ -212,8 +212,8 @@ class Sensors:
         return Holder(
             interface.name,
             vip,
-            self._neighbours.answer(link.index, vip),
-            self._neighbours.answer(link.index, peer) if peer else None,
+            self._neighbors.answer(link.index, vip),
+            self._neighbors.answer(link.index, peer) if peer else None,
         )
 
     def _judge_holders(self, role: Role, role_s: float, holders: tuple[Holder, ...]) -> None:

@@ -125,7 +125,7 @@ def _advertisers(pair: Pair, me: Node) -> Iterator[Lines]:
     ]
     if addresses:
         known_by = block("static_ipaddress", addresses)
-        yield tuple(because("the other node's rules recognise this node by it", *known_by))
+        yield tuple(because("the other node's rules recognize this node by it", *known_by))
 
 
 def _group(pair: Pair, paths: Paths) -> Lines:

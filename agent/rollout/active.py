@@ -155,7 +155,7 @@ def adapter_of(on_disk: OnDisk, table: Compiled, apart: Apart = in_place) -> Nft
     before = _find_table(on_disk, table, seal.rules) if seal is not None else None
     if seal is not None and before is not None:
         rules = Nftables(before, apart=apart)
-        if rules.recognise(seal):
+        if rules.recognize(seal):
             return rules.succeed(table)
     return Nftables(table, apart=apart)
 

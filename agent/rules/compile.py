@@ -9,7 +9,7 @@
     prerouting (-100)    dstnat       port forwarding (only where there is any)
     forward (-1)         role         in hafw-gate, while it is closed: nothing is forwarded
     forward (0)          forward      ct state, source-check, a chain per ordered pair of interfaces
-    input (0)            input        source-check, management, sync, VRRP, neighbours, ICMP, own services
+    input (0)            input        source-check, management, sync, VRRP, neighbors, ICMP, own services
     output (0)           output       everything may leave
     postrouting (100)    srcnat       source NAT
 

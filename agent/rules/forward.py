@@ -158,7 +158,7 @@ def _forwarded(pair: Pair, chain: str, ingress: Interface, one: PortForward) -> 
 def translated_by(
     pair: Pair, one: PortForward, service: Service, target: IPAddress, zone: str
 ) -> Iterator[tuple[Match, ...]]:
-    """Packets from `zone` behind the translation of this forward, recognised by what they were before it."""
+    """Packets from `zone` behind the translation of this forward, recognized by what they were before it."""
     asked = asked_at(pair, one, zone, target.version)
     if not asked:
         return

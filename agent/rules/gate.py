@@ -162,7 +162,7 @@ def _passing(pair: Pair) -> Iterator[Object]:
     yield make_rule(
         GATE_TABLE, CLOSED, Match(Payload("ip", "daddr"), LINK_LOCAL_4), Match(L4PROTO, IGMP), ACCEPT
     )
-    yield from neighbour_rules(GATE_TABLE, CLOSED)
+    yield from neighbor_rules(GATE_TABLE, CLOSED)
     yield make_rule(GATE_TABLE, CLOSED, Match(Payload("ip6", "daddr"), LINK_LOCAL_6), ACCEPT)
 
 
@@ -180,7 +180,7 @@ def vrrp_rules(chain: str) -> tuple[Object, ...]:
     )
 
 
-def neighbour_rules(table: str, chain: str) -> tuple[Object, ...]:
+def neighbor_rules(table: str, chain: str) -> tuple[Object, ...]:
     icmpv6 = Payload("icmpv6", "type")
     return (
         make_rule(

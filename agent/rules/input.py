@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from agent.errors import ConfigError, Problem
 from agent.model.pair import SELF_ZONE, Interface, Pair, PortRange
 from agent.rules.forward import FILTER, INVALID, NOT_AN_OPENING, rule_commands
-from agent.rules.gate import IGMP, VRRP, neighbour_rules
+from agent.rules.gate import IGMP, VRRP, neighbor_rules
 from agent.rules.matching import VERSIONS, service_match
 from agent.rules.objects import TABLE, Chain, CounterObject, Object, base_chain, make_rule
 from agent.rules.peer import own_replication, peer, sync_port, untracked_vrrp
@@ -69,7 +69,7 @@ def _always(table: str, pair: Pair) -> tuple[Object, ...]:
         *_check_of_untracked(table, pair),
         *_management(table, pair),
         make_rule(table, "input", Match(L4PROTO, IGMP), ACCEPT),
-        *neighbour_rules(table, "input"),
+        *neighbor_rules(table, "input"),
         # errors first: one about an untracked connection is `invalid`
         *_icmp(table),
     )
@@ -112,7 +112,7 @@ def _check_of_untracked(table: str, pair: Pair) -> Iterator[Object]:
 
 
 def _untracked_management(pair: Pair) -> Iterator[Object]:
-    """A full conntrack table must not lock administrators out. Both directions are recognised by the same
+    """A full conntrack table must not lock administrators out. Both directions are recognized by the same
     addresses and ports, so that no half of a connection is tracked. Only to a node's own address on its own
     interface: what comes to a virtual one may be on its way to elsewhere."""
     ways = (

@@ -9,7 +9,7 @@ The forward and the input chain look again at what has been through there before
 connection without answers, an error about one, and what is not tracked. In the input chain it comes before
 management, whose sources are checked with it. On a backup all routes of the pair's own networks are the same
 as on the primary. A virtual address as a source is the firewall's own address on the primary, which lives on
-no interface, and an ordinary neighbour's on the backup. Interfaces that are no part of the pair are checked
+no interface, and an ordinary neighbor's on the backup. Interfaces that are no part of the pair are checked
 like the others.
 """
 

@@ -52,7 +52,7 @@ def ip(version: int) -> str:
 
 
 def intervals(networks: Iterable[IPNetwork], version: int) -> list[tuple[int, int]]:
-    """What the networks of one IP version cover, in order, without overlaps and neighbours.
+    """What the networks of one IP version cover, in order, without overlaps and neighbors.
 
     (`ipaddress.collapse_addresses` takes a minute for a hundred thousand.)
     """

@@ -21,16 +21,16 @@ _PAINT = re.compile(rf"(\x1b\[(?:0|{'|'.join(_CODES.values())})m)")
 
 @dataclass(frozen=True, slots=True)
 class Ink:
-    """Colours, or none."""
+    """Colors, or none."""
 
-    colours: bool
+    colors: bool
 
     def __call__(self, name: str, text: str) -> str:
-        return f"\x1b[{_CODES[name]}m{text}\x1b[0m" if self.colours else text
+        return f"\x1b[{_CODES[name]}m{text}\x1b[0m" if self.colors else text
 
 
 def choose_ink(stream: TextIO | None = None) -> Ink:
-    """Colours only for a terminal that can show them, and never against NO_COLOR."""
+    """Colors only for a terminal that can show them, and never against NO_COLOR."""
     out = stream or sys.stdout
     return Ink(out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
 
@@ -60,8 +60,8 @@ def show(text: str, lab: str | None = None) -> None:
 
 
 def show_painted(text: str) -> None:
-    """The same of what an Ink has painted: of all that a terminal obeys, its colours are left."""
-    parts = _PAINT.split(text)  # every second one is a colour
+    """The same of what an Ink has painted: of all that a terminal obeys, its colors are left."""
+    parts = _PAINT.split(text)  # every second one is a color
     print("".join(part if number % 2 else for_people(part) for number, part in enumerate(parts)), flush=True)
 
 

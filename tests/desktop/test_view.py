@@ -78,8 +78,8 @@ def wait_viewed(lab: Lab, *, viewed: bool = True) -> None:
 
 
 def test_there_is_a_terminal(desktops: Lab) -> None:
-    colours = {colour: count for count, colour in take_picture(desktops).getcolors(1 << 24)}
-    assert colours.get((255, 255, 255), 0) > 100_000, "no white paper of 80 by 24 letters"
+    colors = {color: count for count, color in take_picture(desktops).getcolors(1 << 24)}
+    assert colors.get((255, 255, 255), 0) > 100_000, "no white paper of 80 by 24 letters"
 
 
 def test_the_viewer_shows_what_the_machine_shows(desktops: Lab, virtual_screen: VirtualScreen) -> None:

@@ -28,8 +28,8 @@ class VirtualScreen:
         """What is on it now (the file is a window dump in the form of xwd)."""
         data = self._frame.read_bytes()
         head = struct.unpack(">25I", data[:100])
-        start, width, height, line, colours = head[0], head[4], head[5], head[12], head[19]
-        pixels = data[start + 12 * colours :]
+        start, width, height, line, colors = head[0], head[4], head[5], head[12], head[19]
+        pixels = data[start + 12 * colors :]
         return Image.frombuffer("RGB", (width, height), pixels, "raw", "BGRX", line, 1)
 
 

@@ -14,7 +14,7 @@ from tests.netns.namespaces import Namespace
 
 SYN, ACK = 0x02, 0x10
 ECHO_4, ECHO_6 = 8, 128
-NEIGHBOUR_TYPES = range(130, 144)
+NEIGHBOR_TYPES = range(130, 144)
 ETH_P_ALL = 3
 PATIENCE_S = 3.0
 SILENCE_S = 0.3
@@ -130,7 +130,7 @@ def send_udp_6(namespace: Namespace, source: str, target: str, ports: tuple[int,
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """Sees every IP packet that arrives on one interface, but for neighbour discovery and echoes."""
+    """Sees every IP packet that arrives on one interface, but for neighbor discovery and echoes."""
 
     tap: socket.socket
     near: Namespace
@@ -163,6 +163,6 @@ def _interesting(frame: bytes) -> bytes | None:
         return None if is_echo else packet
     if kind == 0x86DD:
         body = packet[48:] if packet[6] == 0 else packet[40:]
-        is_neighbour = packet[6] in (0, socket.IPPROTO_ICMPV6) and body[0] in (*NEIGHBOUR_TYPES, 128, 129)
-        return None if is_neighbour else packet
+        is_neighbor = packet[6] in (0, socket.IPPROTO_ICMPV6) and body[0] in (*NEIGHBOR_TYPES, 128, 129)
+        return None if is_neighbor else packet
     return None

@@ -146,7 +146,7 @@ def _crc32c(data: bytes) -> int:
 
 
 def read_ip(packet: bytes) -> Seen | None:
-    """None for what a node says by itself: neighbour discovery, listeners, groups."""
+    """None for what a node says by itself: neighbor discovery, listeners, groups."""
     if packet[0] >> 4 == 4:
         source, target = ip_address(packet[12:16]), ip_address(packet[16:20])
         return _seen(source, target, packet[9], packet[(packet[0] & 15) * 4 :])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One licence, in every place that names it."""
+"""One license, in every place that names it."""
 
 import re
 import tomllib

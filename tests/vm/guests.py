@@ -166,7 +166,7 @@ def start_strays(lab: Lab) -> Iterator[Strays]:
         client.run(["ip", "route", "add", address, "via", way])
         # a firewall that boots does not answer who has its address, and gets the packets all the same
         mac = compute_mac(name, "eth1")
-        client.run(["ip", "neighbour", "replace", way, "lladdr", mac, "dev", "eth0", "nud", "permanent"])
+        client.run(["ip", "neighbor", "replace", way, "lladdr", mac, "dev", "eth0", "nud", "permanent"])
     with ExitStack() as stack:
         counter = server.popen(
             ["/usr/bin/python3", "-c", _COUNT, *_STRAY_TO.values()],

@@ -86,7 +86,7 @@ table inet hand {
 
 def measure_forward(pair: Pair, slices: int, seconds: float) -> dict[str, object]:
     """Packets that one flow gets through this namespace for a second of processor time, with the rules of
-    `pair` and with a minimal set, in turns. The ratio is the median of those of neighbours."""
+    `pair` and with a minimal set, in turns. The ratio is the median of those of neighbors."""
     rates: dict[str, list[float]] = {"hafw": [], "minimal": []}
     with _start_end(_IDLE) as client, _start_end(_ANSWER_ONCE) as server:
         _join(client.pid, server.pid)
@@ -100,7 +100,7 @@ def measure_forward(pair: Pair, slices: int, seconds: float) -> dict[str, object
                 raise LabError("the measured path carries nothing")
             ours = Nftables(compile_pair(pair))
             for number in range(2 * slices + 2):
-                name = "hafw" if (number + number // 2) % 2 else "minimal"  # A B B A: a drift favours none
+                name = "hafw" if (number + number // 2) % 2 else "minimal"  # A B B A: a drift favors none
                 _load(name, ours)
                 rate = _measure_slice(sending, server.pid, seconds)
                 if number >= 2:

@@ -23,9 +23,9 @@ def draw_timeline(
         gone = fell or (gone and where != dead)
         lanes = ""
         for node in nodes:
-            mark, colour = ("|", "dim") if node != where else ("X", "red") if fell else ("*", "green")
+            mark, color = ("|", "dim") if node != where else ("X", "red") if fell else ("*", "green")
             silent = gone and node == dead and not fell
-            lanes += " " * width if silent else mark.center(width).replace(mark, ink(colour, mark))
+            lanes += " " * width if silent else mark.center(width).replace(mark, ink(color, mark))
         lines.append(f"{at_ms:9.1f}  {lanes}  {moment['what']}")
     return "\n".join(lines)
 

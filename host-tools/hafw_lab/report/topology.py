@@ -112,7 +112,7 @@ def to_mermaid(topology: Topology, live: Live | None = None) -> str:
 
 _WIDTH, _BOX_W, _LINE = 900, 150, 16
 _MIDDLE, _BUS = _WIDTH // 2, 255
-_COLOURS = {"primary": "#1a7f37", "off": "#8c959f"}
+_COLORS = {"primary": "#1a7f37", "off": "#8c959f"}
 _STYLE = (
     ".topology text{font:13px sans-serif;fill:#1f2328}.topology .name{font-weight:bold}"
     ".topology .small{font-size:11px;fill:#57606a}"
@@ -194,8 +194,8 @@ def _draw_box(node: NodeSpec, x: int, y: int, live: Live | None) -> Iterator[str
     if node.kind is NodeKind.HOST:
         lines += [("small", str(address)) for link in node.links for address in link.addresses]
     tall = _LINE * len(lines) + 14
-    colour = _COLOURS.get(state)
-    paint = f' style="stroke:{colour};stroke-width:3"' if colour else ""
+    color = _COLORS.get(state)
+    paint = f' style="stroke:{color};stroke-width:3"' if color else ""
     yield f'<rect x="{x}" y="{y - tall // 2}" width="{_BOX_W}" height="{tall}" rx="6"{paint}/>'
     for number, (kind, text) in enumerate(lines):
         line_y = y - tall // 2 + _LINE * (number + 1) + 2

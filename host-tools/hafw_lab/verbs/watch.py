@@ -158,7 +158,7 @@ def _make_tones() -> dict[Tone, int]:
     tones = {Tone.PLAIN: 0, Tone.HEAD: curses.A_BOLD, Tone.GOOD: curses.A_BOLD, Tone.BAD: curses.A_REVERSE}
     if not curses.has_colors() or os.environ.get("NO_COLOR"):
         return tones
-    with contextlib.suppress(curses.error):  # a terminal that says it has colours and has none
+    with contextlib.suppress(curses.error):  # a terminal that says it has colors and has none
         curses.use_default_colors()
         curses.init_pair(1, curses.COLOR_GREEN, -1)
         curses.init_pair(2, curses.COLOR_RED, -1)

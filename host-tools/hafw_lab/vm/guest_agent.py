@@ -78,14 +78,14 @@ class GuestAgent:
     async def _converse(self, request: dict[str, object]) -> object:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=_LARGEST)
         try:
-            await self._synchronise(reader, writer)
+            await self._synchronize(reader, writer)
             writer.write(json.dumps(request).encode() + b"\n")
             await writer.drain()
             return self._take(await reader.readuntil(b"\n"))
         finally:
             writer.close()
 
-    async def _synchronise(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _synchronize(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """From here on, what comes is the answer to what is said."""
         number = next(self._numbers)
         request = {"execute": "guest-sync-delimited", "arguments": {"id": number}}

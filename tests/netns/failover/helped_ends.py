@@ -60,7 +60,7 @@ def listed(active):
 def announced_passive():
     global waiting
     waiting = ftp.makepasv()
-    ftp.voidcmd("NOOP")  # carries the acknowledgement: nothing of the announcement will be sent again
+    ftp.voidcmd("NOOP")  # carries the acknowledgment: nothing of the announcement will be sent again
     return waiting
 
 def fetched_passive(limit_s):

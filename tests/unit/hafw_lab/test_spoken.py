@@ -255,17 +255,17 @@ def test_a_checkout_with_a_blank_in_its_name_is_quoted_for_both_shells(
     assert """'"'"'/a b/run'"'"' lab view client --print' | """ in elsewhere
 
 
-@pytest.mark.parametrize("colours", [True, False])
-def test_of_what_is_painted_only_the_colours_reach_a_terminal(
-    capsys: pytest.CaptureFixture[str], colours: bool
+@pytest.mark.parametrize("colors", [True, False])
+def test_of_what_is_painted_only_the_colors_reach_a_terminal(
+    capsys: pytest.CaptureFixture[str], colors: bool
 ) -> None:
-    ink = Ink(colours)
+    ink = Ink(colors)
     show_painted(ink("red", HOSTILE))
     show_painted(HOSTILE)
     start_clock(ink)(HOSTILE)
     said = capsys.readouterr().out
     assert said.count("text") == 3
-    assert ("\x1b[31m" in said) == colours
+    assert ("\x1b[31m" in said) == colors
     assert is_harmless(re.sub(r"\x1b\[(0|1|2|31)m", "", said))
 
 

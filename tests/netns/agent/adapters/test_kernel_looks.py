@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the agent asks the kernel of links, neighbours and other programs' chains, with the real kernel."""
+"""What the agent asks the kernel of links, neighbors and other programs' chains, with the real kernel."""
 
 import json
 import select
@@ -12,7 +12,7 @@ import pytest
 
 from agent.adapters.chains import MAX_RULES, Chains
 from agent.adapters.links import Links, LinkWatch
-from agent.adapters.neighbours import Neighbours
+from agent.adapters.neighbors import Neighbors
 from agent.core.chains import BaseChain, Ends
 from agent.core.links import Link, find_fault
 from tests.netns.namespaces import Namespace, join, start_namespaces
@@ -76,24 +76,24 @@ def test_a_loss_of_carrier_is_reported_at_once(ends: tuple[Namespace, Namespace]
         watch.close()
 
 
-# -- neighbours --
+# -- neighbors --
 
 
 def ask(node: Namespace, address: str, timeout_s: float = 5.0) -> str | None:
     """Who answers now; asked as the agent does, until somebody has."""
     with node.entered():
-        neighbours = Neighbours()
+        neighbors = Neighbors()
     index = read(node)["eth0"].index
     until = time.monotonic() + timeout_s
     try:
-        neighbours.question(index, ip_address(address))
-        while (found := neighbours.answer(index, ip_address(address))) is None:
+        neighbors.question(index, ip_address(address))
+        while (found := neighbors.answer(index, ip_address(address))) is None:
             if time.monotonic() > until:
                 return None
             select.select([], [], [], 0.02)
         return found
     finally:
-        neighbours.close()
+        neighbors.close()
 
 
 def mac_of(node: Namespace) -> str:

@@ -47,7 +47,7 @@ def start_router(how: str) -> Iterator[tuple[Namespace, Namespace, Namespace]]:
         client.ip("address add 192.168.2.10/24 dev eth0")
         client.ip("route add default via 192.168.2.1")
         node.ip(f"route add {BEHIND}/32 via 192.168.2.77")
-        node.ip("neighbour add 192.168.2.77 dev eth1 lladdr 02:00:00:00:00:77")
+        node.ip("neighbor add 192.168.2.77 dev eth1 lladdr 02:00:00:00:00:77")
         yield client, node, server
 
 

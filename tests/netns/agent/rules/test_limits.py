@@ -48,7 +48,7 @@ def count_passing(firewall: Firewall, version: int, source: str, many: int = 20)
     return passed
 
 
-def neighbour(firewall: Firewall, address: str, length: int) -> str:
+def neighbor(firewall: Firewall, address: str, length: int) -> str:
     """One more address of the client's."""
     firewall.client.ip(f"address add {address}/{length} dev eth0{' nodad' if ':' in address else ''}")
     return address
@@ -67,7 +67,7 @@ def test_a_source_is_a_network_to_the_limits(
     firewall: Firewall, version: int, more: str, other: str, shared: bool
 ) -> None:
     load_limited(firewall, f"limit: 1/hour burst 6 per source, connections: 1000 per source{more}")
-    neighbour(firewall, other, 24 if version == 4 else 64)
+    neighbor(firewall, other, 24 if version == 4 else 64)
     assert count_passing(firewall, version, CLIENT[version]) == 6
     assert count_passing(firewall, version, other) == (0 if shared else 6)
 
@@ -101,7 +101,7 @@ def test_sources_that_are_not_counted_share_one_limit(
     full.write_text(f"add element inet hafw {name}/few/{version} {{ {', '.join(elements)} }}")
     firewall.nft(f"-f {full}")
     other = "192.168.2.11" if version == 4 else "fd00:0:0:c:1:2:3:4"
-    neighbour(firewall, other, 24 if version == 4 else 64)
+    neighbor(firewall, other, 24 if version == 4 else 64)
     assert count_passing(firewall, version, CLIENT[version]) == 6
     assert count_passing(firewall, version, other) == 0
 

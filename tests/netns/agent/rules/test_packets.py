@@ -169,7 +169,7 @@ def test_a_known_connection_is_heard_from_where_its_ends_live_only(firewall: Fir
     firewall.rules.load(RuleSet.PRIMARY)
     firewall.node.ip("address add fd00:0:0:b::1/64 dev eth2 nodad")
     firewall.peer.ip("-6 route add default via fd00:0:0:b::1")
-    assert echo(firewall.peer, "fd00:0:0:b::1")  # it knows its neighbour
+    assert echo(firewall.peer, "fd00:0:0:b::1")  # it knows its neighbor
     stranger = firewall.peer if by == "the sync link" else firewall.client
     with (
         udp(firewall.server, SERVER[6], 5353) as server,

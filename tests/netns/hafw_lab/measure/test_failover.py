@@ -30,7 +30,7 @@ from tests.netns.browser import open_page
 
 pytestmark = pytest.mark.netns
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/host-tools", "PYTHONUNBUFFERED": "1"}
-NO_COLOUR = re.compile(r"\x1b")
+NO_COLOR = re.compile(r"\x1b")
 
 
 def silent(_: str) -> None:
@@ -188,7 +188,7 @@ def test_the_demo_shows_and_writes_what_happened(ran_demo: RanDemo) -> None:
     assert ran_demo.status == 0, ran_demo.out + ran_demo.err
     assert "50 of 50 connections survived" in ran_demo.out
     assert re.search(r"^ +0\.0 +\| +X +\| +power off", ran_demo.out, re.MULTILINE)
-    assert not NO_COLOUR.search(ran_demo.out)
+    assert not NO_COLOR.search(ran_demo.out)
     result = json.loads(ran_demo.json.read_text())
     assert result["connections"]["survived"] == 50
     assert result["setup"]["states"] == 100
@@ -223,8 +223,8 @@ def test_a_browser_shows_the_report(ran_demo: RanDemo, tmp_path: Path) -> None:
         points = page.evaluate("document.querySelector('.rate').points.length")
         assert points > 5
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        colours = {colour for _, colour in decode(page.take_picture()).getcolors(1 << 24)}
-    assert {(0x21, 0x8B, 0xFF), (0xCF, 0x22, 0x2E), (0xAC, 0xEE, 0xBB)} <= colours
+        colors = {color for _, color in decode(page.take_picture()).getcolors(1 << 24)}
+    assert {(0x21, 0x8B, 0xFF), (0xCF, 0x22, 0x2E), (0xAC, 0xEE, 0xBB)} <= colors
 
 
 def test_a_browser_shows_the_picture_of_the_readme(tmp_path: Path) -> None:

@@ -101,12 +101,12 @@ def test_the_picture_has_a_lane_for_each_node() -> None:
     assert lines[2].endswith("answered again")
 
 
-def test_a_picture_with_colours_has_the_same_characters() -> None:
-    coloured = draw_timeline(TIMELINE, ("client", "fw-1", "fw-2"), "fw-1", Ink(True))
+def test_a_picture_with_colors_has_the_same_characters() -> None:
+    colored = draw_timeline(TIMELINE, ("client", "fw-1", "fw-2"), "fw-1", Ink(True))
     plain = draw_timeline(TIMELINE, ("client", "fw-1", "fw-2"), "fw-1", PLAIN)
     for code in ("0", "1", "2", "31", "32"):
-        coloured = coloured.replace(f"\x1b[{code}m", "")
-    assert coloured == plain
+        colored = colored.replace(f"\x1b[{code}m", "")
+    assert colored == plain
 
 
 class Terminal(StringIO):
@@ -114,13 +114,13 @@ class Terminal(StringIO):
         return True
 
 
-def test_colours_only_on_a_terminal_and_not_against_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colors_only_on_a_terminal_and_not_against_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert choose_ink(Terminal()).colours
-    assert not choose_ink(StringIO()).colours
+    assert choose_ink(Terminal()).colors
+    assert not choose_ink(StringIO()).colors
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not choose_ink(Terminal()).colours
+    assert not choose_ink(Terminal()).colors
 
 
 def test_spreads() -> None:

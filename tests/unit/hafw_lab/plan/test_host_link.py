@@ -133,7 +133,7 @@ def test_there_is_no_room(addresses: str, routes: str, message: str) -> None:
         (NOTHING, '[{"dst": "default"}, {"dst": "0.0.0.0/1"}, {"dst": "128.0.0.0/1"}]'),
         (NOTHING, '[{"dst": "fe80::/64"}, {"dst": "default"}]'),
     ],
-    ids=["neighbour", "other", "tunnel", "ipv6"],
+    ids=["neighbor", "other", "tunnel", "ipv6"],
 )  # fmt: skip
 def test_there_is_room(addresses: str, routes: str) -> None:
     require_room(host_of(PLAN), addresses, routes)

@@ -61,7 +61,7 @@ def refused(text: str) -> bytes:
 
 
 def talk(path: Path, fake: FakeAgent, use: Callable[[GuestAgent], Awaitable[None]]) -> list[str]:
-    """Runs `use` against the fake; returns the commands that it heard, without the synchronising."""
+    """Runs `use` against the fake; returns the commands that it heard, without the synchronizing."""
 
     async def run() -> None:
         server = await asyncio.start_unix_server(fake.serve, path / "qga.sock")
@@ -119,7 +119,7 @@ def test_a_clock_that_was_not_set_is_reported(tmp_path: Path, complains: bool, w
         bytes(200_000),
         b'{"return": {}}\n' * 10_000,
     ],
-    ids=["answer", "synchronised", "half", "long", "many"],
+    ids=["answer", "synchronized", "half", "long", "many"],
 )
 def test_what_the_port_still_holds_is_no_answer(tmp_path: Path, before: bytes) -> None:
     talk(tmp_path, FakeAgent(Clock().answer, before), set_clock)

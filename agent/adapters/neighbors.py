@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who answers for an address on a link, asked of the kernel's own neighbour table: no packet is made here.
+"""Who answers for an address on a link, asked of the kernel's own neighbor table: no packet is made here.
 
 Hard facts (tried with kernel 6.18; read in 5.10)
-* An entry that is "used" (NTF_USE) makes the kernel ask for its address by ARP or neighbour discovery, and
+* An entry that is "used" (NTF_USE) makes the kernel ask for its address by ARP or neighbor discovery, and
   one that is set to PROBE makes it ask again, by unicast, while it stays usable. Either needs CAP_NET_ADMIN
   and no socket for packets.
 * That works for an IPv4 address of this node's own as well; the entry is then used for nothing else. Who
@@ -32,7 +32,7 @@ class _Entry:
     mac: bytes
 
 
-class Neighbours:
+class Neighbors:
     def __init__(self) -> None:
         """Raises UnavailableError where cannot open a netlink socket."""
         self._socket = NetlinkSocket(ROUTE)
