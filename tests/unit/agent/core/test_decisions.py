@@ -46,6 +46,7 @@ from agent.core.plan import (
     Settings,
     plan_catch_up,
     plan_not_ready,
+    plan_open,
     plan_retry,
 )
 from agent.core.roles import Role, RuleSet
@@ -74,6 +75,7 @@ MISSED = ConditionSeen(NOW, Condition.REPLICATION, False, "6 messages were lost"
 ANSWERS = ConntrackdAsked(NOW, QueryResult.OK)
 
 SOON, LATER = plan_retry(SKIPPED_COMMIT_RETRY_S), plan_retry(RETRY_AFTER_S)
+OPEN = plan_open(CACHE, whole=True, marked=False)
 NOT_READY = plan_not_ready(2.0)
 
 
@@ -101,6 +103,14 @@ def test_only_a_settled_backup_asks_for_the_peers_states(role: Role, plan: Plan 
     assert plan_of(DIRECT, replace(FOLLOWING, role=role), SETTLE) == plan
 
 
+@pytest.mark.parametrize(
+    ("timer", "acts"), [(Timer.SETTLE, True), (Timer.RETRY, True), (Timer.REFRESH, False)]
+)
+def test_only_a_refresh_is_left_out_while_conntrackd_reads(timer: Timer, acts: bool) -> None:
+    plan = plan_of(DIRECT, replace(SERVING, reading=True), TimerFired(NOW, timer))
+    assert (plan is not None) is acts
+
+
 @pytest.mark.parametrize("state", [START, FOLLOWING, PREPARING, SERVING, HOLDING], ids=phase_of)
 @pytest.mark.parametrize("action", [LoadRules, SwitchRules, VerifyRules])
 def test_rules_that_failed_are_tried_again(
@@ -116,18 +126,38 @@ LATE_COMMIT = replace(PREPARING, promoted_ns=0)
     ("settings", "state", "event", "plan"),
     [
         (CACHE, PREPARING, ActionDone(NOW, COMMIT, SKIPPED), SOON),
+        (CACHE, replace(PREPARING, commits=2), ActionDone(NOW, COMMIT, SKIPPED), SOON),
         (CACHE, PREPARING, ActionDone(NOW, COMMIT, SHORT), SOON),
+        (CACHE, replace(PREPARING, commits=1), ActionDone(NOW, COMMIT, SHORT), OPEN),
         (CACHE, PREPARING, failed(COMMIT, retryable=True), LATER),
         (CACHE_CLOSED, PREPARING, failed(COMMIT), LATER),
         (CACHE_CLOSED, LATE_COMMIT, failed(COMMIT, retryable=True), LATER),
         (CACHE_CLOSED, LATE_COMMIT, ActionDone(NOW, COMMIT, SKIPPED), SOON),
     ],
 )
-def test_a_commit_is_tried_again_soon_only_if_conntrackd_answered(
+def test_a_commit_is_tried_again_soon_where_conntrackd_answered(
     settings: Settings, state: State, event: Event, plan: Plan
 ) -> None:
     assert (SKIPPED_COMMIT_RETRY_S, RETRY_AFTER_S) == (0.05, 1.0)
     assert plan_of(settings, state, event) == plan
+
+
+@pytest.mark.parametrize(
+    ("state", "timeout_s"),
+    [
+        (PREPARING, 9.0),
+        (replace(PREPARING, promoted_ns=NOW - 10 * SECOND + 1), 1e-9),
+        (replace(HOLDING, promoted_ns=NOW - 10 * SECOND), 10.0),
+        (replace(HOLDING, promoted_ns=NOW - 25 * SECOND), 10.0),
+    ],
+)
+def test_a_further_commit_has_what_is_left_of_the_limit_and_after_it_all_again(
+    state: State, timeout_s: float
+) -> None:
+    plan = plan_of(CACHE_CLOSED, state, TimerFired(NOW, Timer.RETRY))
+    assert plan is not None
+    assert isinstance(plan[0], CommitStates)
+    assert plan[0].timeout_s == pytest.approx(timeout_s)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +198,11 @@ def test_a_past_primary_lets_its_states_run_out(state: State, served: bool) -> N
 @pytest.mark.parametrize(("ready", "plan"), [(True, NOT_READY), (False, None), (None, None)])
 def test_only_a_backup_that_is_ready_can_miss_states(ready: bool | None, plan: Plan | None) -> None:
     assert plan_of(DIRECT, replace(FOLLOWING, ready=ready), MISSED) == plan
+
+
+@pytest.mark.parametrize("seen", [replace(MISSED, ok=True), replace(MISSED, condition=Condition.BUS)])
+def test_nothing_else_that_is_seen_makes_a_backup_miss_states(seen: Event) -> None:
+    assert plan_of(DIRECT, FOLLOWING, seen) is None
 
 
 @pytest.mark.parametrize(
