@@ -14,6 +14,7 @@ that wait for the next one:
 Standard library only.
 """
 
+import contextlib
 import os
 import selectors
 import signal
@@ -161,10 +162,8 @@ class Services:
         pids = [pid, *find_session(pid)] if every else [pid]
         moment_ns = time.monotonic_ns()
         if len(pids) > 1 and number == signal.SIGKILL:
-            for each in pids:  # so that none of them acts on the death of another
-                os.kill(each, signal.SIGSTOP)
-        for each in pids:
-            os.kill(each, number)
+            _kill_all(pids, signal.SIGSTOP)  # so that none of them acts on the death of another
+        _kill_all(pids, number)
         return moment_ns
 
     # -- what happens --
@@ -273,3 +272,9 @@ def _describe_state(state: State) -> Message:
             return {"pid": None, "exit": exit_status}
         case Starting(pid) | Running(pid) | Ending(pid):
             return {"pid": pid, "exit": None}
+
+
+def _kill_all(pids: Sequence[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it has ended since it was found
+            os.kill(pid, number)

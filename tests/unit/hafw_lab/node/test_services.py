@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from hafw_lab.errors import LabError
+from hafw_lab.node import services
 from hafw_lab.node.services import Services
 from hafw_lab.plan.values import Service
 from hafw_lab.wire import Message
 
 PATIENCE_S = 20
+BEYOND_EVERY_PID = 2**22 + 1
 FOREVER = "exec sleep 1000"
 STUBBORN = "trap 'touch asked' TERM; touch ready; while [ ! -e let-go ]; do sleep 0.01; done"
 """Ends some time after it was told to."""
@@ -236,3 +238,14 @@ def test_what_does_not_run_gets_no_signal(make_init: Callable[..., Init]) -> Non
         init.services.start(1, "two")
     init.stop(2)
     assert init.answered == [2]
+
+
+def test_what_has_ended_since_it_was_found_is_no_error(
+    make_init: Callable[..., Init], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell that loops has another child each time."""
+    init = started(make_init())
+    monkeypatch.setattr(services, "find_session", lambda _: [BEYOND_EVERY_PID])
+    init.services.signal("one", signal.SIGKILL, every=True)
+    init.wait(lambda: init.pid is None)
+    assert init.exit_status == -signal.SIGKILL
