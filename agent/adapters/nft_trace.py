@@ -38,7 +38,7 @@ from agent.adapters.nfnetlink import (
     of_generic,
     parse_attributes,
 )
-from agent.adapters.ruleset_dump import Ruleset, read_ruleset
+from agent.adapters.ruleset_dump import Ruleset, mark, read_ruleset, read_texts
 from agent.errors import HafwError, ToolError, UnavailableError
 from agent.rules.trace import Event
 
@@ -83,11 +83,11 @@ def trace(ingress: str, probe: Probe) -> tuple[list[Event], Ruleset]:
     if re.fullmatch(r"[A-Za-z0-9._-]{1,15}", ingress) is None:
         raise HafwError(f"the name of the interface {ingress!r} is not a plain name to nft", "rename it")
     routes = _routes("-4") + _routes("-6")
-    loaded = read_ruleset()
+    loaded = read_texts()
     _enter_namespace()
     hardware = _copy_links(links, ingress, routes)
     missing = loaded.load()
-    loaded.mark(marking(ingress))
+    mark(marking(ingress))
     events = watch(_peer_of(links, ingress), build(probe, hardware))
     return events, read_ruleset(missing)
 

@@ -1,22 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What nft lists, for a command that asks once: our tables with the words of nft, or every table as it could
 be loaded elsewhere. nft_context.py and nftables.py describe how nft behaves.
+
+Hard facts
+* The kernel takes any text as a name or a comment. nft's own language has no quotes for names and no escapes
+  within quotes, and `nft list` writes both as they are: the name `a; flush ruleset` is two commands there.
+* JSON has neither fault, but that of 1.0.6 leaves out what a copy needs: the flag `dynamic` of a set.
+* No command lists a table by its handle.
 """
 
 import errno
+import json
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from agent.adapters.nft_context import find, first_line, list_ours, open_context, run
+from agent.adapters.nft_context import Context, find, first_line, list_ours, open_context, run
 from agent.errors import ToolError
 from agent.rules.listing import Listing, listing_of
-from agent.rules.nft_parse import entries_of, parse_rule
+from agent.rules.nft_parse import Entry, entries_of, listed, parse_rule
 from agent.rules.objects import FAMILY, TABLE, TABLES, Rule
 from agent.rules.show import rule_texts
 
 _LIST = ("nft", "list", "table", FAMILY, TABLE)
+_NAME = re.compile(r"[A-Za-z_.][A-Za-z0-9/_.-]*")
+_NAMES = ("family", "table", "name", "chain", "dev")
+"""The keys of an entry whose texts are without quotes there."""
+
+_Place = tuple[str, str]
+"""A table: its family and its name."""
 
 
 def read_table() -> Listing:
@@ -27,8 +42,11 @@ def read_table() -> Listing:
         entries = list_ours(context, lean=True)
         return listing_of(entries if entries is not None else _missing(), ())
     except ValueError as error:
-        message = f"nft sent an answer that cannot be read back: {error}"
-        raise ToolError(_LIST, message, retryable=True) from error
+        raise _unreadable(_LIST, error) from error
+
+
+def _unreadable(argv: tuple[str, ...], error: ValueError) -> ToolError:
+    return ToolError(argv, f"nft sent an answer that cannot be read back: {error}", retryable=True)
 
 
 def read_rule_texts() -> dict[tuple[str, int], str]:
@@ -49,47 +67,88 @@ def _missing() -> NoReturn:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruleset:
-    """Every table of a network namespace. `texts` are nft's own, by family and name; `missing` are the
-    tables that could not be copied from elsewhere."""
+class Texts:
+    """Every table of a network namespace as nft lists it; None where nft would read another one in that."""
 
-    texts: Mapping[tuple[str, str], str]
+    tables: Mapping[_Place, str | None]
+
+    def load(self) -> tuple[str, ...]:
+        """Into the network namespace of the caller. Returns the tables that could not be copied. ToolError
+        when ours is one of them."""
+        context = open_context()
+        missing = []
+        for (family, name), text in self.tables.items():
+            reason = "it would read another one in its own listing" if text is None else _load(context, text)
+            if reason is not None and family == FAMILY and name in TABLES:
+                raise ToolError(("nft", "-f", "-"), f"nft does not accept our table: {reason}")
+            missing += [] if reason is None else [f"{family} {name}"]
+        return tuple(missing)
+
+
+def _load(context: Context, text: str) -> str | None:
+    """Why nft does not take it, or None."""
+    status, _, errors = context.cmd(text)
+    return None if status == 0 else first_line(errors)
+
+
+def mark(text: str) -> None:
+    """One more table in the network namespace of the caller, which decides nothing."""
+    run(open_context(), text, "trace", ("nft", "-f", "-"))
+
+
+def read_texts() -> Texts:
+    """Of the network namespace of the caller. ToolError without our table, or without root."""
+    entries = _list_ruleset()
+    context = open_context()
+    odd = {_place_of(kind, body) for kind, body in entries if not is_plain(body)}
+    places = [_place_of(kind, body) for kind, body in entries if kind == "table"]
+    return Texts({place: None if place in odd else _find_text(context, place) for place in places})
+
+
+def _list_ruleset() -> list[Entry]:
+    read_table()  # ours is there, or says why not
+    context = open_context()
+    context.set_json_output(True)
+    argv = ("nft", "-j", "list", "ruleset")
+    text = run(context, "list ruleset", "list the ruleset", argv)
+    try:
+        return [(kind, body) for kind, body in entries_of(text) if kind != "metainfo"]
+    except ValueError as error:
+        raise _unreadable(argv, error) from error
+
+
+def _place_of(kind: str, body: Mapping[str, object]) -> _Place:
+    return str(body["family"]), str(body["name" if kind == "table" else "table"])
+
+
+def is_plain(body: Mapping[str, object]) -> bool:
+    """Whether nft's own language says the same of an entry as its JSON."""
+    names = (str(name) for key in _NAMES for name in listed(body.get(key)))
+    return all(_NAME.fullmatch(name) for name in names) and '\\"' not in json.dumps(body)
+
+
+def _find_text(context: Context, place: _Place) -> str | None:
+    """None for a name that is one of nft's own words."""
+    argv = ("nft", "list", "table", *place)
+    with suppress(ToolError):
+        return run(context, " ".join(argv[1:]), "list a table", argv)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """What a trace is explained by. `missing`: the tables that could not be copied from elsewhere."""
+
     rules: Mapping[tuple[str, str, int], Rule]
     chains: Mapping[str, str]
     """Our base chains with their hooks."""
-    missing: tuple[str, ...] = ()
-
-    def load(self) -> tuple[str, ...]:
-        """Into the network namespace of the caller. Returns the tables that nft does not take back.
-        ToolError when ours is one of them."""
-        context = open_context()
-        missing = []
-        for (family, name), text in self.texts.items():
-            status, _, errors = context.cmd(text)
-            if status != 0 and family == FAMILY and name in TABLES:
-                argv = ("nft", "-f", "-")
-                raise ToolError(argv, f"nft does not accept our table: {first_line(errors)}")
-            missing += [f"{family} {name}"] if status != 0 else []
-        return tuple(missing)
-
-    def mark(self, text: str) -> None:
-        """One more table, which decides nothing."""
-        run(open_context(), text, "trace", ("nft", "-f", "-"))
+    missing: tuple[str, ...]
 
 
-def read_ruleset(missing: tuple[str, ...] = ()) -> Ruleset:
-    """Everything in the network namespace of the caller. ToolError without our table, or without root."""
-    context = open_context()
-
-    def ask(command: str, *, as_json: bool) -> str:
-        context.set_json_output(as_json)
-        return run(context, command, command, ("nft", *command.split()))
-
-    read_table()  # ours is there, or says why not
-    entries = entries_of(ask("list ruleset", as_json=True))
-    places = [(str(body["family"]), str(body["name"])) for kind, body in entries if kind == "table"]
+def read_ruleset(missing: tuple[str, ...]) -> Ruleset:
+    """Of the network namespace of the caller. ToolError as read_texts()."""
+    entries = _list_ruleset()
     return Ruleset(
-        {place: ask(f"list table {place[0]} {place[1]}", as_json=False) for place in places},
         {
             (str(body["family"]), str(body["table"]), int(str(body["handle"]))): parse_rule(body)
             for kind, body in entries

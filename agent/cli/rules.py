@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agent.arguments import parse_path
 from agent.errors import HafwError
 from agent.paths import Paths
-from agent.streams import complain
+from agent.streams import complain, harmless
 
 if TYPE_CHECKING:
     from agent.model.pair import Pair
@@ -208,9 +208,9 @@ def run_trace(arguments: argparse.Namespace, paths: Paths) -> int:
         "the loaded rules, and the kernel's verdict on the first packet of a connection, in a copy of this"
     )
     print("node's interfaces, addresses and routes; nothing was sent")
-    print(traced.text(), end="")
+    print(harmless(traced.text()), end="")
     if missing:
-        print(f"these tables could not be copied and may decide differently: {missing}")
+        print(harmless(f"these tables could not be copied and may decide differently: {missing}"))
     return 0
 
 

@@ -241,6 +241,52 @@ def test_a_table_of_another_program_is_asked_too(firewall: Firewall) -> None:
     assert "table ip theirs (not ours)" in traced["reason"]
 
 
+@pytest.mark.parametrize("name", ["a b", "hafw; flush ruleset", "handle", "1a", "\u00e4"])
+def test_a_table_whose_name_is_none_to_nft_is_left_out_and_is_no_command(
+    firewall: Firewall, name: str
+) -> None:
+    made = {"nftables": [{"add": {"table": {"family": "inet", "name": name}}}]}
+    firewall.node.run("nft", "--json", json.dumps(made))
+    before = firewall.nft("list tables")
+    assert f"table inet {name}\n" in before
+    traced = trace(firewall, CLIENT, SERVER, "--dport", "443")
+    assert (traced["verdict"], traced["not_copied"]) == ("accept", [f"inet {name}"])
+    assert firewall.nft("list tables") == before
+
+
+def test_a_comment_cannot_leave_its_quotes_in_the_copy(firewall: Firewall) -> None:
+    place = {"family": "inet", "table": "theirs"}
+    theirs = [
+        {"add": {"table": {"family": "inet", "name": "theirs"}}},
+        {
+            "add": {
+                "chain": {
+                    **place,
+                    "name": "c",
+                    "type": "filter",
+                    "hook": "forward",
+                    "prio": 9,
+                    "policy": "accept",
+                }
+            }
+        },
+        # as nft lists it, there is one more rule
+        {
+            "add": {
+                "rule": {
+                    **place,
+                    "chain": "c",
+                    "comment": 'a"; drop comment "b',
+                    "expr": [{"counter": None}],
+                }
+            }
+        },
+    ]
+    firewall.node.run("nft", "--json", json.dumps({"nftables": theirs}))
+    traced = trace(firewall, CLIENT, SERVER, "--dport", "443")
+    assert (traced["verdict"], traced["not_copied"]) == ("accept", ["inet theirs"])
+
+
 def test_a_closed_gate_decides_before_all_rules(firewall: Firewall) -> None:
     firewall.rules.flip(RuleSet.BACKUP)
     traced = trace(firewall, CLIENT, SERVER, "--dport", "443")
