@@ -298,7 +298,7 @@ def test_a_link_that_flaps_ten_times_a_second(lab: Lab) -> None:
     assert len(crowds) >= 40
     hooks = [[one for one in crowd if one.startswith("notify")] for crowd in crowds]
     rest = [[one for one in crowd if not one.startswith(("notify", "keepalived"))] for crowd in crowds]
-    assert max(map(len, hooks)) < 300, "of more than a thousand that were started"
+    assert max(map(len, hooks)) < 500, "fewer than half of those started: more than a thousand"
     assert max(map(len, rest)) <= 1, "one question to conntrackd at a time"
     heir = other(lab, primary)
     assert lab.primary() == heir, "one whose link flaps does not win its addresses back"
