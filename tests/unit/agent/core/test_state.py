@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each event teaches, whatever the phase: these fields of the memory, and no others."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent.core.actions import (
+    Action,
+    AwaitStates,
+    CommitStates,
+    Committed,
+    CompleteExpectations,
+    CompleteRemaining,
+    FlushCaches,
+    LoadRules,
+    MarkOwed,
+    RequestResync,
+    Reread,
+    ResyncKernel,
+    SendBulk,
+    Sent,
+    SetReadiness,
+    SetTimer,
+    ShortenTimers,
+    StatesIn,
+    SwitchRules,
+    Timer,
+    VerifyRules,
+)
+from agent.core.conditions import Condition
+from agent.core.coverage import Coverage
+from agent.core.events import (
+    ActionDone,
+    ActionFailed,
+    ConditionSeen,
+    ConntrackdAsked,
+    ConntrackdStarted,
+    Event,
+    QueryResult,
+    Reloaded,
+    RoleSeen,
+    RulesChanged,
+    Started,
+    StatesCounted,
+    TimerFired,
+)
+from agent.core.roles import Role, RuleSet
+from agent.core.state import Phase, State, learn
+
+NOW = 60_000_000_000
+COMMIT, LATE = CommitStates(10.0), CommitStates(300.0, late=True)
+GOOD = Committed(10, 10, 0, skipped=False, evidence="log")
+SKIPPED = Committed(10, 0, 0, skipped=True, evidence="log")
+COUNTED = Coverage(exact_ns=1, outside=5, suspicions=1, not_before_ns=2)
+
+PRIMARY = State(
+    Phase.SERVING,
+    Role.PRIMARY,
+    RuleSet.PRIMARY,
+    whole=True,
+    promoted_ns=3,
+    commits=1,
+    flushed=False,
+    states=7,
+    ready=False,
+    coverage=COUNTED,
+    reading=True,
+    owed=True,
+    marked=False,
+    committing=True,
+    put_ns=4,
+    asked_ns=5,
+    kernel=6,
+)
+
+
+def done(action: Action, outcome: Any = None) -> ActionDone:
+    return ActionDone(NOW, action, outcome)
+
+
+def failed(action: Action, answer: QueryResult = QueryResult.NONE) -> ActionFailed:
+    return ActionFailed(NOW, action, "a reason", answer=answer)
+
+
+LEARNED: tuple[tuple[Event, dict[str, Any]], ...] = (
+    (Started(NOW, RuleSet.BACKUP, owed=True), {"loaded": RuleSet.BACKUP, "owed": True, "marked": True}),
+    (Started(NOW, None), {"loaded": None, "owed": False, "marked": False}),
+    (RoleSeen(NOW, Role.BACKUP, "test", NOW), {"role": Role.BACKUP, "coverage": Coverage()}),
+    (RoleSeen(NOW, Role.PRIMARY, "test", NOW), {}),
+    (RulesChanged(NOW, "gone"), {"whole": False}),
+    (RulesChanged(1, "seen before the rules were put in force"), {}),
+    (Reloaded(NOW), {"whole": False}),
+    (ConditionSeen(NOW, Condition.BUS, False, "words"), {}),
+    (ConntrackdAsked(NOW, QueryResult.OK), {}),
+    (ConntrackdAsked(NOW, QueryResult.NONE, "words"), {}),
+    (ConntrackdStarted(NOW), {"coverage": Coverage()}),
+    (StatesCounted(NOW, 1000, 995), {"kernel": 1000, "coverage": replace(COUNTED, suspicions=0)}),
+    (StatesCounted(NOW, 1000, 0), {"kernel": 1000, "coverage": replace(COUNTED, suspicions=2)}),
+    *((TimerFired(NOW, timer), {}) for timer in Timer),
+    (done(LoadRules(RuleSet.BACKUP)), {"loaded": RuleSet.BACKUP, "whole": True, "put_ns": NOW}),
+    (failed(LoadRules(RuleSet.BACKUP)), {"whole": False}),
+    (done(SwitchRules(RuleSet.BACKUP)), {"loaded": RuleSet.BACKUP}),
+    (failed(SwitchRules(RuleSet.BACKUP)), {"whole": False}),
+    (done(VerifyRules(RuleSet.PRIMARY)), {}),
+    (failed(VerifyRules(RuleSet.PRIMARY)), {"whole": False}),
+    (done(COMMIT, GOOD), {"commits": 2, "owed": False}),
+    (done(COMMIT, SKIPPED), {}),
+    (failed(COMMIT), {}),
+    (done(LATE, GOOD), {"commits": 2, "owed": False, "committing": False}),
+    (done(LATE, SKIPPED), {"committing": False}),
+    (failed(LATE), {"committing": False}),
+    (done(FlushCaches()), {"flushed": True}),
+    (failed(FlushCaches()), {}),
+    (
+        done(ResyncKernel(), Reread(10, 10, 30)),
+        {"reading": False, "coverage": Coverage(NOW, 20, not_before_ns=NOW)},
+    ),
+    (failed(ResyncKernel()), {"reading": False}),
+    (done(SendBulk(), Sent(1000)), {"states": 1000}),
+    (failed(SendBulk()), {}),
+    (done(RequestResync()), {"asked_ns": NOW}),
+    (failed(RequestResync()), {"asked_ns": NOW}),
+    (done(AwaitStates(1.0), StatesIn(10, peer_heard=True)), {}),
+    (failed(AwaitStates(1.0)), {}),
+    (done(ShortenTimers()), {}),
+    (failed(ShortenTimers()), {}),
+    (done(SetReadiness(ready=True)), {"ready": True}),
+    (failed(SetReadiness(ready=True)), {"ready": True}),
+    (done(MarkOwed(owed=True)), {"marked": True}),
+    (failed(MarkOwed(owed=True)), {}),
+    *(
+        (end(action), {})
+        for action in (SetTimer(Timer.RETRY, 1.0), CompleteExpectations(0.01), CompleteRemaining())
+        for end in (done, failed)
+    ),
+)
+
+
+@pytest.mark.parametrize(("event", "fields"), LEARNED, ids=lambda given: type(given).__name__)
+def test_an_event_teaches_this_and_no_more(event: Event, fields: dict[str, Any]) -> None:
+    state = learn(PRIMARY, event)[0]
+    assert state == replace(PRIMARY, **fields, problems=state.problems)
+
+
+def test_a_commit_that_failed_is_owed() -> None:
+    assert learn(replace(PRIMARY, owed=False), failed(COMMIT))[0].owed
+
+
+ALL = dict.fromkeys(Condition, "words")
+
+
+@pytest.mark.parametrize(
+    ("event", "begun"),
+    [
+        (failed(FlushCaches(), QueryResult.REFUSED), {Condition.FLUSH}),
+        (failed(FlushCaches(), QueryResult.NONE), {Condition.CONNTRACKD_SILENT}),
+        (failed(FlushCaches(), QueryResult.UNREACHABLE), {Condition.CONNTRACKD}),
+        (failed(SendBulk(), QueryResult.REFUSED), {Condition.CONNTRACKD_UNCLEAR}),
+        (failed(VerifyRules(RuleSet.PRIMARY)), {Condition.RULES}),
+        (failed(SetTimer(Timer.RETRY, 1.0)), set()),
+    ],
+)
+def test_a_failure_begins_these_conditions(event: Event, begun: set[Condition]) -> None:
+    assert learn(PRIMARY, event)[0].problems.keys() == begun
+
+
+@pytest.mark.parametrize(
+    ("coverage", "cached", "over"),
+    [
+        (Coverage(), 1000, False),
+        (Coverage(outside=0), 0, False),
+        (Coverage(outside=0), 1000, True),
+    ],
+    ids=["nothing is known", "states are missing", "all are there"],
+)
+def test_states_are_no_longer_lost_once_a_count_shows_it(
+    coverage: Coverage, cached: int, over: bool
+) -> None:
+    state = replace(PRIMARY, coverage=coverage, problems=ALL)
+    left = learn(state, StatesCounted(NOW, 1000, cached))[0].problems
+    assert ALL.keys() - left.keys() == ({Condition.LOST_EVENTS} if over else set())
+
+
+def test_what_was_read_again_after_a_loss_is_known() -> None:
+    state = replace(PRIMARY, coverage=replace(COUNTED, asked=True))
+    state, _ = learn(state, done(ResyncKernel(), Reread(10, 5000, 5030)))
+    assert state.coverage == Coverage(NOW, 30, not_before_ns=NOW)
+    assert Condition.LOST_EVENTS in state.problems
+
+
+def test_conntrackd_that_answers_again_is_said_in_words() -> None:
+    state = replace(PRIMARY, problems=ALL)
+    said = {
+        change.condition: change.text for change in learn(state, ConntrackdAsked(NOW, QueryResult.OK))[1]
+    }
+    assert said == {
+        Condition.CONNTRACKD: "conntrackd can be reached again",
+        Condition.CONNTRACKD_SILENT: "conntrackd answers again",
+        Condition.CONNTRACKD_UNCLEAR: "conntrackd's answers are valid again",
+    }
