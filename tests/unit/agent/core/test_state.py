@@ -50,8 +50,10 @@ from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State, learn
 
 NOW = 60_000_000_000
+PUT_NS = 4
 COMMIT, LATE = CommitStates(10.0), CommitStates(300.0, late=True)
 GOOD = Committed(10, 10, 0, skipped=False, evidence="log")
+SHORT = Committed(10, 4, 6, skipped=False, evidence="log")
 SKIPPED = Committed(10, 0, 0, skipped=True, evidence="log")
 COUNTED = Coverage(exact_ns=1, outside=5, suspicions=1, not_before_ns=2)
 
@@ -70,7 +72,7 @@ PRIMARY = State(
     owed=True,
     marked=False,
     committing=True,
-    put_ns=4,
+    put_ns=PUT_NS,
     asked_ns=5,
     kernel=6,
 )
@@ -90,7 +92,8 @@ LEARNED: tuple[tuple[Event, dict[str, Any]], ...] = (
     (RoleSeen(NOW, Role.BACKUP, "test", NOW), {"role": Role.BACKUP, "coverage": Coverage()}),
     (RoleSeen(NOW, Role.PRIMARY, "test", NOW), {}),
     (RulesChanged(NOW, "gone"), {"whole": False}),
-    (RulesChanged(1, "seen before the rules were put in force"), {}),
+    (RulesChanged(PUT_NS - 1, "seen before the rules were put in force"), {}),
+    (RulesChanged(PUT_NS, "seen just after that"), {"whole": False}),
     (Reloaded(NOW), {"whole": False}),
     (ConditionSeen(NOW, Condition.BUS, False, "words"), {}),
     (ConntrackdAsked(NOW, QueryResult.OK), {}),
@@ -200,3 +203,27 @@ def test_conntrackd_that_answers_again_is_said_in_words() -> None:
         Condition.CONNTRACKD_SILENT: "conntrackd answers again",
         Condition.CONNTRACKD_UNCLEAR: "conntrackd's answers are valid again",
     }
+
+
+@pytest.mark.parametrize(
+    ("event", "condition", "text"),
+    [
+        (done(COMMIT, GOOD), Condition.STATES, "all 10 states that conntrackd had are in the kernel"),
+        (done(COMMIT, SHORT), Condition.STATES, "only 4 of 10 states came into the kernel (6 refused); "),
+        (done(COMMIT, SKIPPED), Condition.STATES, "conntrackd skipped the commit"),
+        (
+            done(AwaitStates(1.0), StatesIn(10, peer_heard=True)),
+            Condition.REPLICATION,
+            "all of the peer's states have arrived, and nothing was lost",
+        ),
+        (
+            done(AwaitStates(1.0), StatesIn(10, peer_heard=True, losses="6 messages were lost")),
+            Condition.REPLICATION,
+            "6 messages were lost while all states were sent again; they are requested again",
+        ),
+    ],
+)
+def test_what_came_of_the_states_is_said_in_words(event: Event, condition: Condition, text: str) -> None:
+    over = learn(replace(PRIMARY, problems=ALL), event)[1]
+    begun = learn(PRIMARY, event)[1]
+    assert [change.condition for change in (*over, *begun) if change.text.startswith(text)] == [condition]
