@@ -236,6 +236,22 @@ def test_a_promotion_owes_a_commit_and_a_resumed_one_what_was_left(
     assert step(settings, state, role_seen(Role.PRIMARY)).state.owed is owed
 
 
+@pytest.mark.parametrize(
+    ("whole", "loaded", "close"),
+    [
+        (True, RuleSet.BACKUP, ()),
+        (True, RuleSet.PRIMARY, (SwitchRules(RuleSet.BACKUP),)),
+        (False, RuleSet.BACKUP, (LoadRules(RuleSet.BACKUP),)),
+        (False, None, (LoadRules(RuleSet.BACKUP),)),
+    ],
+)
+def test_a_commit_is_made_behind_a_closed_gate_that_is_whole(
+    whole: bool, loaded: RuleSet | None, close: Plan
+) -> None:
+    plan = plan_of(CACHE, replace(FOLLOWING, whole=whole, loaded=loaded), role_seen(Role.PRIMARY))
+    assert plan == (*close, COMMIT, *OPEN)
+
+
 @pytest.mark.parametrize(("outcome", "commits"), [(GOOD, 2), (SHORT, 2), (SKIPPED, 1)])
 def test_a_commit_counts_once_it_was_made(outcome: Committed, commits: int) -> None:
     done = ActionDone(NOW, COMMIT, outcome)
@@ -327,6 +343,16 @@ def test_the_rules_of_the_role_come_before_what_only_a_later_failover_needs(
 def test_a_commit_is_owed_in_cache_mode_only(settings: Settings, commits: bool) -> None:
     assert (LATE in (plan_of(settings, OWING, ANSWERS) or ())) is commits
     assert (plan_of(settings, OWING, ANSWERS) is not None) is commits
+    for event in SETTLE, Reloaded(NOW):
+        same = plan_of(settings, OWING, event) == plan_of(settings, replace(OWING, owed=False), event)
+        assert same is not commits
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_settled_primary_empties_only_caches_that_are_not_empty(flushed: bool) -> None:
+    plan = plan_of(CACHE, replace(SERVING, flushed=flushed), SETTLE)
+    assert plan is not None
+    assert (FlushCaches() in plan) is not flushed
 
 
 def test_what_was_owed_in_cache_mode_is_over_in_direct_mode() -> None:

@@ -147,8 +147,11 @@ def test_an_event_teaches_this_and_no_more(event: Event, fields: dict[str, Any])
     assert state == replace(PRIMARY, **fields, problems=state.problems)
 
 
-def test_a_commit_that_failed_is_owed() -> None:
-    assert learn(replace(PRIMARY, owed=False), failed(COMMIT))[0].owed
+@pytest.mark.parametrize(
+    ("event", "owed"), [(failed(COMMIT), True), (done(COMMIT, SKIPPED), False), (done(COMMIT, SHORT), False)]
+)
+def test_only_a_commit_that_failed_is_owed_again(event: Event, owed: bool) -> None:
+    assert learn(replace(PRIMARY, owed=False), event)[0].owed is owed
 
 
 ALL = dict.fromkeys(Condition, "words")
@@ -162,11 +165,25 @@ ALL = dict.fromkeys(Condition, "words")
         (failed(FlushCaches(), QueryResult.UNREACHABLE), {Condition.CONNTRACKD}),
         (failed(SendBulk(), QueryResult.REFUSED), {Condition.CONNTRACKD_UNCLEAR}),
         (failed(VerifyRules(RuleSet.PRIMARY)), {Condition.RULES}),
+        (RulesChanged(NOW, "gone"), {Condition.RULES}),
         (failed(SetTimer(Timer.RETRY, 1.0)), set()),
     ],
 )
-def test_a_failure_begins_these_conditions(event: Event, begun: set[Condition]) -> None:
+def test_what_goes_wrong_begins_these_conditions(event: Event, begun: set[Condition]) -> None:
     assert learn(PRIMARY, event)[0].problems.keys() == begun
+
+
+@pytest.mark.parametrize(
+    ("action", "over"),
+    [
+        (LoadRules(RuleSet.BACKUP), {Condition.RULES}),
+        (SwitchRules(RuleSet.BACKUP), set()),
+        (VerifyRules(RuleSet.PRIMARY), set()),
+    ],
+)
+def test_only_a_load_puts_the_rules_in_force_again(action: Action, over: set[Condition]) -> None:
+    left = learn(replace(PRIMARY, problems=ALL), done(action))[0].problems
+    assert ALL.keys() - left.keys() == over
 
 
 @pytest.mark.parametrize(
