@@ -4,9 +4,10 @@
 import socket
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 
-IPAddress = IPv4Address | IPv6Address
+from agent.model.pair import IPAddress
+
 _SYN = 0x02
 _TTL = 64
 SENDER = b"\x02\0\0\0\0\x01"  # an address of no host: locally administered

@@ -55,7 +55,7 @@ PACE = Pace(at_once=100, per_second=100)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class LastLook:
     """The newest look, for `hafw status`."""
 
     facts: Facts
@@ -104,7 +104,7 @@ class Observer:
         self._group: asyncio.TaskGroup | None = None
         self.was_primary = False
         """Before the first look: the rules that an earlier run left say so."""
-        self.seen: Seen | None = None
+        self.seen: LastLook | None = None
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Listen to everything; the first look is the caller's."""
@@ -152,7 +152,7 @@ class Observer:
             self._ask_first(trigger, noticed_ns or now)
             if not together:
                 return
-        self.seen = Seen(facts, role)
+        self.seen = LastLook(facts, role)
         if role is not before:
             self._loop.post(RoleSeen(now, role, trigger, min(noticed_ns or now, now)))
 

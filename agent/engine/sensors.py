@@ -61,9 +61,9 @@ BLIND_AFTER = 3
 """Looks in a row."""
 OURS = frozenset((FAMILY, table) for table in TABLES)
 
-Asked = tuple[Interface, Link, IPAddress]
+Question = tuple[Interface, Link, IPAddress]
 """Where, and which virtual address."""
-Seen = TypeVar("Seen")
+Found = TypeVar("Found")
 
 
 class Sensors:
@@ -198,13 +198,13 @@ class Sensors:
         await asyncio.sleep(ANSWER_WAIT_S)
         return await self._beside(partial(self._holders, asked))
 
-    def _question(self, asked: Sequence[Asked]) -> None:
+    def _question(self, asked: Sequence[Question]) -> None:
         for interface, link, vip in asked:
             peer = _own_to_ask(interface, self._peer, vip)
             for address in (vip, peer) if peer else (vip,):
                 self._neighbors.question(link.index, address)
 
-    def _holders(self, asked: Sequence[Asked]) -> tuple[Holder, ...]:
+    def _holders(self, asked: Sequence[Question]) -> tuple[Holder, ...]:
         return tuple(self._holder(*one) for one in asked)
 
     def _holder(self, interface: Interface, link: Link, vip: IPAddress) -> Holder:
@@ -274,7 +274,7 @@ class Sensors:
         text = f"the agent cannot see {', '.join(blind)}{reason}" if blind else _SEES_ALL
         self._tell((Condition.BLIND, not blind, text))
 
-    async def _beside(self, look: Callable[[], Seen]) -> Seen:
+    async def _beside(self, look: Callable[[], Found]) -> Found:
         return await scheduling.beside(self._aside, look)
 
     def _tell(self, *findings: Finding) -> None:

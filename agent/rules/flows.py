@@ -8,13 +8,13 @@ target, before that of its source. What cannot be judged stays, and so does what
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from itertools import islice
 
+from agent.model.pair import IPAddress
 from agent.rules.delta import Model
 from agent.rules.simulate import FORBIDDING, Packet, Truth, verdict_of
 
-IPAddress = IPv4Address | IPv6Address
 Ends = tuple[IPAddress, IPAddress, int, int, int]
 """Source, target, protocol and ports."""
 ICMP = (1, 58)

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TypeAlias
 
+from agent.model.pair import IPAddress
 from agent.rules.delta import Model
 from agent.rules.objects import Map, Rule, Set
 from agent.rules.statements import (
@@ -48,8 +49,6 @@ from agent.rules.statements import (
     Verdict,
     VerdictMap,
 )
-
-IPAddress = IPv4Address | IPv6Address
 
 
 class Truth(Enum):
