@@ -22,6 +22,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # root reads only what root or the one behind sudo could have written, and a checkout may be anybody's
 os.environ.setdefault("SUDO_UID", str(Path(__file__).stat().st_uid))
 
+# a hook of git hands on which repository it works in, and a git that a test starts would work there too
+for variable in [name for name in os.environ if name.startswith("GIT_")]:
+    del os.environ[variable]
+
 
 _IMAGES = pytest.StashKey[beforehand.ImageBuilds]()
 
