@@ -8,9 +8,9 @@ import os
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Set
 from ipaddress import ip_address
+from typing import assert_never
 
 from hafw_lab.errors import LabError, NodeDownError
 from hafw_lab.kernel.rtnetlink import Address, LinkSwitch
@@ -19,24 +19,6 @@ from hafw_lab.plan.values import Cable, NodePlan
 from hafw_lab.wire import Message
 
 _END_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Signal:
-    service: str
-    number: signal.Signals
-    every: bool = False
-    """All processes of the service get it."""
-
-
-_SIGNALS: Mapping[FaultKind, _Signal] = {
-    FaultKind.KEEPALIVED: _Signal("keepalived", signal.SIGKILL, every=True),
-    FaultKind.KEEPALIVED_STOP: _Signal("keepalived", signal.SIGTERM),
-    FaultKind.CONNTRACKD: _Signal("conntrackd", signal.SIGKILL),
-    FaultKind.AGENT: _Signal("agent", signal.SIGKILL),
-    FaultKind.BUS: _Signal("bus", signal.SIGKILL),
-}
-"""The faults of a service, which are the same in every kind of node."""
 
 
 class Powered(ABC):
@@ -74,8 +56,18 @@ class Powered(ABC):
                 await self._inject_pause()
             case FaultKind.LINK:
                 await self.set_link(str(fault.link), up=False)
+            case FaultKind.KEEPALIVED:
+                moment_ns = await self._inject_signal("keepalived", signal.SIGKILL, every=True)
+            case FaultKind.KEEPALIVED_STOP:
+                moment_ns = await self._inject_signal("keepalived", signal.SIGTERM)
+            case FaultKind.CONNTRACKD:
+                moment_ns = await self._inject_signal("conntrackd", signal.SIGKILL)
+            case FaultKind.AGENT:
+                moment_ns = await self._inject_signal("agent", signal.SIGKILL)
+            case FaultKind.BUS:
+                moment_ns = await self._inject_signal("bus", signal.SIGKILL)
             case _:
-                return await self._inject_signal(_SIGNALS[fault.kind])
+                assert_never(fault.kind)
         return moment_ns
 
     async def heal(self) -> None:
@@ -109,9 +101,10 @@ class Powered(ABC):
     @abstractmethod
     async def _inject_pause(self) -> None: ...
 
-    async def _inject_signal(self, fault: _Signal) -> int:
+    async def _inject_signal(self, service: str, number: signal.Signals, *, every: bool = False) -> int:
+        """The same in every kind of node; with `every`, to all processes of the service."""
         self.require_made()
-        fields = {"service": fault.service, "signal": int(fault.number), "every": fault.every}
+        fields = {"service": service, "signal": int(number), "every": every}
         return int((await self.order("signal", **fields))["at_ns"])
 
     # -- its process --
