@@ -21,7 +21,7 @@ from agent.core.events import RoleSeen
 from agent.core.roles import Role, rule_set_for
 from agent.core.state import ConditionChange
 from agent.engine.result import Result
-from agent.model.records import Record, RecordKind
+from agent.model.records import Ending, Record, RecordKind
 
 MAX_STEPS = 50
 """How many steps of the last transition `hafw status` shows; the records have them all."""
@@ -51,7 +51,7 @@ class TransitionLog:
 
     def begin(self, seen: RoleSeen, before: Role, problems: Mapping[Condition, str]) -> None:
         if self.current is not None and self.current.closed is None:
-            self._close(self.current, time.monotonic_ns(), "superseded")
+            self._close(self.current, time.monotonic_ns(), Ending.SUPERSEDED)
         self.current = Transition(uuid.uuid4().hex[:12], seen, before)
         if seen.role is Role.PRIMARY:
             self.current.doubt = doubt(problems)
@@ -68,7 +68,7 @@ class TransitionLog:
                     transition.steps.append(record)
             self._write(record)
         if self._ends(result) and self.current is not None:
-            self._close(self.current, result.ended_ns, "done")
+            self._close(self.current, result.ended_ns, Ending.DONE)
 
     def report(self, changes: Iterable[ConditionChange]) -> None:
         """Alarms, and their ends."""
@@ -92,12 +92,12 @@ class TransitionLog:
             and result.action.rules is rule_set_for(self.current.seen.role)
         )
 
-    def _close(self, transition: Transition, now: int, how: str) -> None:
+    def _close(self, transition: Transition, now: int, how: Ending) -> None:
         seen = transition.seen
         took_ms = (now - seen.noticed_ns) / 1e6
-        opened = how == "done" and seen.role is Role.PRIMARY
+        opened = how is Ending.DONE and seen.role is Role.PRIMARY
         commit = transition.committed
-        words = "superseded by a newer one" if how == "superseded" else f"in force after {took_ms:.1f} ms"
+        words = f"in force after {took_ms:.1f} ms" if how is Ending.DONE else "superseded by a newer one"
         stalled_s = self._stalled_ns(seen.noticed_ns, now) / 1e9
         if stalled_s > 0:
             words += f", of which the agent itself was stopped for {stalled_s:.1f} s"
@@ -112,7 +112,7 @@ class TransitionLog:
             to_role=seen.role.value,
             trigger=seen.trigger,
             duration_ms=round(took_ms, 3),
-            result=how,
+            result=how.value,
             notified_to_open_ms=round(took_ms, 3) if opened else None,
             expected=commit.expected if commit else None,
             committed=commit.committed if commit else None,
@@ -137,7 +137,7 @@ def _record_of_step(result: Result, transition: Transition | None) -> Record:
         transition=transition.identity if transition else None,
         step=type(result.action).__name__,
         duration_ms=round((result.ended_ns - result.begun_ns) / 1e6, 3),
-        result=_word(result),
+        result=_ending(result).value,
         expected=commit.expected if commit else None,
         committed=commit.committed if commit else None,
     )
@@ -170,12 +170,12 @@ def _found(outcome: Outcome | None) -> str:
             return ""
 
 
-def _word(result: Result) -> str:
+def _ending(result: Result) -> Ending:
     if result.abandoned:
-        return "abandoned"
+        return Ending.ABANDONED
     if result.error is not None:
-        return "failed"
+        return Ending.FAILED
     commit = result.outcome
     if not isinstance(commit, Committed) or commit.complete:
-        return "done"
-    return "skipped" if commit.skipped else "partial"
+        return Ending.DONE
+    return Ending.SKIPPED if commit.skipped else Ending.PARTIAL

@@ -47,10 +47,24 @@ PRIORITIES = {
 """syslog's numbers; 6 (informational) for whatever is not listed."""
 
 
+class Ending(Enum):
+    """How a step or a transition ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    """A step that a newer change made unnecessary."""
+    PARTIAL = "partial"
+    """A commit that brought in fewer states than it should have."""
+    SKIPPED = "skipped"
+    """A commit that conntrackd did not start."""
+    SUPERSEDED = "superseded"
+    """A transition that a newer one replaced."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`mono_ns` is CLOCK_MONOTONIC at the end of what is recorded; `result`: done, failed, abandoned,
-    superseded."""
+    """`mono_ns` is CLOCK_MONOTONIC at the end of what is recorded; `result`: the value of an Ending."""
 
     event: RecordKind
     message: str

@@ -158,6 +158,9 @@ def test_every_kind_of_record_and_every_field_is_in_the_page_of_the_agent() -> N
     every = records.to_journal(a_full_record())
     assert set(re.findall(r"\bHAFW_[A-Z_]+", text)) == {name for name in every if name.startswith("HAFW_")}
     assert {role.value for role in Role} <= set(re.findall(r"\w+", text))
+    ends = re.search(r"^\.It Li HAFW_RESULT\n(.*?)^\.It ", text, re.M | re.S)
+    assert ends is not None
+    assert set(re.findall(r"^\.Cm (\w+)", ends.group(1), re.M)) == {one.value for one in records.Ending}
 
 
 def a_full_record() -> records.Record:
