@@ -80,6 +80,18 @@ def test_wrong_arguments_of_run(root: Path, arguments: tuple[str, ...], first: s
     assert done.stderr.splitlines()[0] == first, done.stderr
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("--part", "netns", "--collect-only", "-k", "no_such")])
+def test_the_check_says_what_it_leaves_out_only_of_its_own_choice(
+    root: Path, arguments: tuple[str, ...]
+) -> None:
+    if not (Path(os.environ.get("HAFW_CACHE", root / ".cache")) / "venv").exists():
+        pytest.skip("the tools of the tests are not where ./run puts them")
+    argv = [str(root / "run"), "check", *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100)
+    assert done.stdout
+    assert "left out" not in done.stderr
+
+
 def test_an_unknown_part_is_a_sentence(root: Path) -> None:
     done = run_pytest(root, "--part", "units")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
