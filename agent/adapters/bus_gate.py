@@ -66,7 +66,7 @@ class Sieve:
         self.admit("", "")
 
     def admit(self, owner: str, claimant: str) -> None:
-        """Let the words of `owner` through, and pass over those of `claimant` without a word."""
+        """Let the words of `owner` through, and skip those of `claimant` without a word."""
         self._heard = {BUS, owner} - {""}
         self._claimant = claimant
         self._known = pattern_of((BUS, owner, claimant))
@@ -133,7 +133,7 @@ class Sieve:
 def _stranger(header: Header) -> str:
     """Of what a stranger has written only one word is repeated."""
     what = "a VrrpStatusChange" if header.member == "VrrpStatusChange" else "a message on the bus"
-    return f"{what} from {header.sender or 'an unknown sender'}, who is not keepalived"
+    return f"{what} from {header.sender or 'an unknown sender'}, which is not keepalived"
 
 
 class Gate:

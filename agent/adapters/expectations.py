@@ -10,7 +10,7 @@ what is said of conntrackd's events is in its source, also in that of 1.4.8)
 * It can be derived: the announced connection goes to the place where the translated end of its master is to
   be found, and a helper keeps the port unless another announcement has it.
 * Completed earlier, on a backup, the new expectation would be replicated back over the good one.
-* conntrackd passes over an expectation whose master it does not know when it hears of it. An expectation
+* conntrackd skips an expectation whose master it does not know when it hears of it. An expectation
   made by the first packet of a connection is reported before the connection: it is never replicated.
 * Nor does conntrackd give the class to its kernel, where each master may have one expectation without it: of
   the ports that a SIP call announces the last one stays. The call's next message announces them again.

@@ -27,7 +27,14 @@ import structlog
 from systemd import journal
 
 from agent.errors import HafwError
-from agent.model.records import MESSAGE_IDS, Record, from_journal, to_fields, to_journal
+from agent.model.records import (
+    MESSAGE_IDS,
+    Record,
+    from_journal,
+    to_fields,
+    to_journal,
+    with_current_names,
+)
 from agent.paths import Paths
 from agent.regular_file import UnfitFileError, read_regular
 
@@ -146,7 +153,7 @@ def open_sink(paths: Paths) -> JournalSink | FileSink:
 
 def read_records(paths: Paths, most: int, since: datetime | None = None) -> list[dict[str, object]]:
     """The newest `most` records that are not older than `since`, oldest first, of all boots. `t` is the
-    moment, `boot` the boot's identity. Lines that are none of ours are passed over. Raises HafwError when
+    moment, `boot` the boot's identity. Lines that are none of ours are skipped. Raises HafwError when
     they cannot be read."""
     found = [*(_read_journal(most) if paths.journal_socket.exists() else _read_file(paths.log_file, most))]
     return [record for record in found if since is None or _is_since(record, since)]
@@ -199,4 +206,4 @@ def _read_file(path: Path, most: int) -> Iterator[dict[str, object]]:
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and "event" in record:
-            yield record
+            yield with_current_names(record)

@@ -264,7 +264,7 @@ class KeepalivedBus:
             self._watch.on_change()
 
     def _know(self, owner: str, claimant: str) -> None:
-        """Who speaks for keepalived from now on."""
+        """The connection that speaks for keepalived from now on."""
         self._owner, self._claimant = owner, claimant
         self._sieve.admit(owner, claimant)
         self._states.clear()

@@ -5,7 +5,7 @@ Hard facts (tried with kernel 6.18; read in 5.10)
 * An entry that is "used" (NTF_USE) makes the kernel ask for its address by ARP or neighbor discovery, and
   one that is set to PROBE makes it ask again, by unicast, while it stays usable. Either needs CAP_NET_ADMIN
   and no socket for packets.
-* That works for an IPv4 address of this node's own as well; the entry is then used for nothing else. Who
+* That works for an IPv4 address of this node's own as well; the entry is then used for nothing else. What
   answers is another node that holds the same address. For IPv6 the kernel refuses such an answer.
 * REACHABLE means answered since the last question; a question without an answer ends as FAILED.
 """
@@ -34,7 +34,7 @@ class _Entry:
 
 class Neighbors:
     def __init__(self) -> None:
-        """Raises UnavailableError where cannot open a netlink socket."""
+        """Raises UnavailableError where the kernel opens no netlink socket."""
         self._socket = NetlinkSocket(ROUTE)
 
     def close(self) -> None:
@@ -50,7 +50,7 @@ class Neighbors:
         self._socket.tell(_NEW, REPLACE, _entry(index, address, _PROBE, 0) + mac)
 
     def answer(self, index: int, address: IPAddress) -> str | None:
-        """Who has answered the last question: a link-layer address. Raises UnavailableError."""
+        """The link-layer address that answered the last question. Raises UnavailableError."""
         known = self._find(index, address)
         return known.mac.hex(":") if known is not None and known.state & _REACHABLE else None
 

@@ -19,21 +19,21 @@ def finish_command() -> None:
     Only for a command that ends by itself soon, in its main thread."""
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _pass_over)
+            signal.signal(number, _do_nothing)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """For what may take long in a command that finishes: in here such a signal raises KeyboardInterrupt."""
-    passed_over = [number for number in _ENDING if signal.getsignal(number) is _pass_over]
-    for number in passed_over:
+    held_off = [number for number in _ENDING if signal.getsignal(number) is _do_nothing]
+    for number in held_off:
         signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for number in passed_over:
-            signal.signal(number, _pass_over)
+        for number in held_off:
+            signal.signal(number, _do_nothing)
 
 
-def _pass_over(_number: int, _frame: FrameType | None) -> None:
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
     """The answer says what has become of it."""

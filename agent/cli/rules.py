@@ -308,7 +308,7 @@ def run_generations(arguments: argparse.Namespace, paths: Paths) -> int:
         return 0
     known, pending, in_force = generations.known(), generations.pending(), on_disk.find_in_force()
     for reason in generations.unusable():
-        complain(f"hafw: {reason}; it is passed over")
+        complain(f"hafw: {reason}; it is skipped")
     marks = {in_force.number: "in force"} if in_force else {}
     if pending is not None:
         marks[pending.number] = f"waits {pending.remaining_s():.0f} s for its confirmation"

@@ -2,7 +2,7 @@
 """From facts to a role: the one place that says who we are.
 
 An address attracts packets, a word does not; so a primary has virtual addresses, and a keepalived that keeps
-them. Who has all of the pair's addresses is primary at once, without asking: the first packets are there
+them. A node with all of the pair's addresses is primary at once, without asking: the first packets are there
 already. An administrator may have added some of them by hand, or a keepalived that lacks an instance may
 have left them; then keepalived's own answer decides, and so it does when it was asked after the addresses
 came and says of every instance that it is not master. Its D-Bus state and its last notice tell the other

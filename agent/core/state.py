@@ -200,7 +200,8 @@ def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[Condit
 
 
 def _learn_role(state: State, role: Role) -> tuple[State, tuple[ConditionChange, ...]]:
-    """Who is not primary has the peer's states in its kernel, which its own conntrackd does not count."""
+    """A node that is not primary has the peer's states in its kernel, which its own conntrackd does not
+    count."""
     if role is state.role:
         return state, ()
     over = [condition for condition in state.problems if CONDITIONS[condition].of_role]
@@ -291,8 +292,8 @@ def _commit_text(outcome: Committed) -> str:
 def note(
     state: State, condition: Condition, ok: bool, text: str
 ) -> tuple[State, tuple[ConditionChange, ...]]:
-    """Said once when it begins and once when it is over; `problems` has the newest words. Who has
-    asked for a reload looks for the answer to it: another error is said as well."""
+    """Said once when it begins and once when it is over; `problems` has the newest words. A
+    program that asked for a reload looks for the answer to it: another error is said as well."""
     before = condition not in state.problems
     answer = (
         CONDITIONS[condition].observation is Observation.RELOAD

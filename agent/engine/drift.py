@@ -80,7 +80,8 @@ class DriftCheck:
         self._loop.post(ConditionSeen(time.monotonic_ns(), Condition.READINESS, found is None, text))
 
     async def _check_until_still(self) -> None:
-        """Who changes rules without end gets a part of our time: a look at a large table takes long."""
+        """A program that changes rules without end gets a part of our time: a look at a large table takes
+        long."""
         try:
             while True:
                 self._again = False

@@ -92,7 +92,7 @@ async def in_place(job: Callable[[], Found]) -> Found:
 
 
 class Reports(Protocol):
-    """Who hears of results and timers; never waits."""
+    """Hears of results and timers; never waits."""
 
     def report(self, result: Result, transition: Transition | None) -> None: ...
     def post(self, event: TimerFired) -> None: ...

@@ -54,7 +54,7 @@ class ExpectationsWatch:
             self._lost = self._source.lost
             self._refuse(
                 f"announcements of helpers (FTP and the like) that come faster than "
-                f"{PACE.per_second:.0f} in a second: {self._lost} passed over since the start"
+                f"{PACE.per_second:.0f} in a second: {self._lost} skipped since the start"
             )
         return self._source.taken
 

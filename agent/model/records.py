@@ -85,6 +85,8 @@ class Record:
 
 
 _NAMES = {"from_role": "from", "to_role": "to"}
+_FORMER_NAMES = {"source": "trigger"}
+"""Of records from before a rename, which the journal and the log keep."""
 
 
 def to_fields(record: Record) -> dict[str, str | int | float]:
@@ -130,4 +132,8 @@ def from_journal(entry: dict[str, object]) -> dict[str, object]:
             found[key] = int(text)
         else:
             found[key] = text
-    return found
+    return with_current_names(found)
+
+
+def with_current_names(record: dict[str, object]) -> dict[str, object]:
+    return {_FORMER_NAMES.get(name, name): value for name, value in record.items()}

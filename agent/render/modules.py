@@ -2,7 +2,7 @@
 """Pair file -> modules-load.d file.
 
 Hard facts:
-* systemd-sysctl runs once, early, and passes over keys that are not there; the nf_conntrack ones are there
+* systemd-sysctl runs once, early, and skips keys that are not there; the nf_conntrack ones are there
   when the module is. systemd-modules-load runs before it.
 * Most of these the kernel would load by itself when a rule asks for them. Here they are in before: a
   takeover must not wait for the disk, and may not depend on loading where that is locked after boot.

@@ -8,7 +8,7 @@ Hard facts:
   administrator has switched it off; for accept_source_route both must be on. So each interface is named.
 * rp_filter drops without a count. The rules check first packets before it, and count them; it is left to
   drop what pretends to belong to a connection.
-* At boot systemd-sysctl passes over keys that are not there. Those of an interface it writes when udev sees
+* At boot systemd-sysctl skips keys that are not there. Those of an interface it writes when udev sees
   the interface, those of nf_conntrack are there because our modules-load.d file comes before.
 * A key with slashes is taken as it is; with dots an interface named eth0.100 would be two words.
 * nf_conntrack_events is 2 on new kernels: a state that is created without a listener never reports anything,

@@ -233,7 +233,7 @@ def _go_back(on_disk: OnDisk, pending: Pending) -> Applied:
 
 def recover(paths: Paths) -> None:
     """At the agent's start, before it reads the pair file. Says in records what it did, or could not, and
-    which generations it passes over."""
+    which generations it skips."""
     generations = Generations(paths.state_dir)
     try:
         done = generations.finish(paths.pair_file)
@@ -244,7 +244,7 @@ def recover(paths: Paths) -> None:
     if done is not None:
         _record(paths, done)
     for reason in unusable:
-        _record(paths, f"{reason}; this generation is passed over")
+        _record(paths, f"{reason}; this generation is skipped")
 
 
 def make_live(on_disk: OnDisk, new: Checked | None = None) -> bool:

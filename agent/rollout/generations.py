@@ -11,7 +11,7 @@ An apply, a rollback, a reload and the start of the agent add a generation whene
 of the newest one, so that is the one in force, unless a kill has kept it from its place.
 
 What is found here may be anything: a cut disk, another version or an editor may have left it. A generation
-that is invalid is passed over; an invalid note of an unfinished apply is put aside and
+that is invalid is skipped; an invalid note of an unfinished apply is put aside and
 reported.
 """
 
@@ -109,7 +109,7 @@ class Generations:
         raise HafwError(f"there is no generation {number}", f"known: {known}")
 
     def unusable(self) -> tuple[str, ...]:
-        """Why each of those that known() passes over is none."""
+        """Why each of those that known() skips is none."""
         found = (self._found.get(number) or self._try(number) for number in self._numbers())
         return tuple(str(one) for one in found if isinstance(one, HafwError))
 

@@ -160,7 +160,7 @@ def _port_forward(pair: Pair, one: PortForward, ingress: Interface, target: IPAd
 
 
 def _hairpins(pair: Pair, one: PortForward) -> Iterator[Object]:
-    """Who asks from the server's own network must be answered through the firewall, so the server has to see
+    """A client in the server's own network must be answered through the firewall, so the server has to see
     the firewall's address."""
     for ingress in pair.in_zone(one.to_zone) if one.hairpin else ():
         for egress in pair.in_zone(one.to_zone):

@@ -2,7 +2,7 @@
 """What a pair file says that can never take effect: warnings, each with its place. Pure.
 
 Only what is certain is reported. Between entries that is found where one earlier entry takes all of a
-service; what several take together, and what a dynamic set may hold, is passed over.
+service; what several take together, and what a dynamic set may hold, is skipped.
 """
 
 from bisect import bisect_right

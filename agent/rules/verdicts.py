@@ -145,7 +145,7 @@ def _per_source(
     source = networks_of_source(version, rule.source_lengths[VERSIONS.index(version)])
     counted = SetUpdate(operation, source, name, (over,))
     yield make_rule(TABLE, _chain(rule), counted, COUNTER, DROP, comment=comment)
-    # the kernel passes over a rule whose set takes no more
+    # the kernel skips a rule whose set takes no more
     beyond = Match(source, NamedSet(name), "!=")
     yield make_rule(
         TABLE, _chain(rule), beyond, over, COUNTER, DROP, comment=f"{comment}, for all beyond the set"

@@ -60,6 +60,7 @@ WORDS = (
     Word("connection tables?", "conntrack table", "the connection table"),
     Word("HAFW_SOURCE", "HAFW_TRIGGER", "HAFW_SOURCE=netlink"),
     Word("unknown questions?|is no question", "unknown request", '"this is no question; ask:"'),
+    Word("unknown orders?", "unknown request", 'f"unknown order {other!r}"'),
     Word("is no time\\b|is not a time", "invalid time", "'yesterday' is no time"),
     Word(
         "(?:gives|gave|has) no answer|no agent answers|no answer to",
@@ -84,6 +85,13 @@ WORDS = (
         "(?:he|his|him|himself)(?![A-Z0-9])",
         "it, its; they, their",
         "with pytest.raises(OSError):  # he is dropped",
+    ),
+    Word("pass(?:es|ed)? over", "skip", "this generation is passed over"),
+    Word(
+        "Who (?:asks|changes)|Who has (?:all|asked)|Who is not|who is not keepalived",
+        "a program, node or client that; which",
+        "Who asks from the server's own network",
+        cased=True,
     ),
     Word("by whomever|such that|for ever\\b", "whoever, in a form that, forever", "changes, by whomever"),
 )

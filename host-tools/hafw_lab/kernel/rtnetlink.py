@@ -81,10 +81,10 @@ class LinkSwitch:
         there = [index for name in names if (index := _find_index(name)) is not None]
         bodies = [_LINK.pack(_AF_BRIDGE, 0, index, 0, 0) + nested for index in there]
         # the kernel refuses to change a port that is down, and changes the others all the same
-        self._send(_SET_LINK, bodies, names, passed_over=(errno.ENETDOWN, errno.ENODEV))
+        self._send(_SET_LINK, bodies, names, ignored=(errno.ENETDOWN, errno.ENODEV))
 
     def _send(
-        self, kind: int, bodies: Sequence[bytes], names: Sequence[str], passed_over: Sequence[int] = ()
+        self, kind: int, bodies: Sequence[bytes], names: Sequence[str], ignored: Sequence[int] = ()
     ) -> None:
         if not bodies:
             return
@@ -99,7 +99,7 @@ class LinkSwitch:
                 if answer == _ERROR:
                     missing -= 1
                     number = -struct.unpack_from("=i", body)[0]
-                    refused = refused or (0 if number in passed_over else number)
+                    refused = refused or (0 if number in ignored else number)
         if refused:
             raise OSError(refused, os.strerror(refused), ", ".join(names))
 

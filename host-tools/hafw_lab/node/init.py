@@ -88,7 +88,7 @@ class Init:
             case "status":
                 self._answer(request, self._status())
             case other:
-                self._fail(request, f"unknown order {other!r}")
+                self._fail(request, f"unknown request {other!r}")
 
     def _answer(self, request: int, result: wire.Message) -> None:
         wire.send(self._channel, {"id": request, "ok": result})

@@ -177,7 +177,7 @@ class Powered(ABC):
 
     @abstractmethod
     async def order(self, op: str, **fields: object) -> Message:
-        """Have its init carry out one order, and return the answer. Raises LabError."""
+        """Have its init carry out one request, and return the answer. Raises LabError."""
 
     @abstractmethod
     def open_file(self, path: str, flags: int) -> int:

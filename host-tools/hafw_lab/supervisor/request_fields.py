@@ -88,7 +88,7 @@ def check_request(op: str, message: wire.Message) -> None:
     if op == "service":
         order = message.get("order")
         if not isinstance(order, str) or order not in _ORDERS:
-            raise _bad(op, f"unknown order {str(order)[:40]!r}")
+            raise _bad(op, f"'order' cannot be {str(order)[:40]!r}")
         fields = {**_OF_A_NODE, "order": _is_text, **_ORDERS[order]}
     for name in [*fields, *message]:
         if name not in message:

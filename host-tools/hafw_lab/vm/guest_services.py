@@ -40,7 +40,7 @@ def plan_order(op: str, fields: Mapping[str, object]) -> str:
     if op == "signal":
         who = "all" if fields["every"] else "main"
         return f"systemctl kill --signal={name} --kill-who={who} {unit}"
-    raise LabError(f"unknown order {op!r}")
+    raise LabError(f"unknown request {op!r}")
 
 
 def plan_status(services: Sequence[str]) -> str:

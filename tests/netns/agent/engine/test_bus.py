@@ -86,7 +86,8 @@ def test_forged_signals_are_refused_and_change_nothing(adapter: ModuleType, bus:
             asked = fake.asked
             await send_signal(stranger, ETH0, "u", [2], ear.unique_name)
             await ear.until(lambda: len(ear.refused) == 1)
-            assert ear.refused == [f"a VrrpStatusChange from {stranger.unique_name}, who is not keepalived"]
+            sender = stranger.unique_name
+            assert ear.refused == [f"a VrrpStatusChange from {sender}, which is not keepalived"]
             await ear.in_order(stranger)
             assert ear.hints == []
             assert fake.asked == asked
@@ -259,7 +260,7 @@ def test_a_squatter_on_the_name_is_refused_and_the_real_owner_is_taken_back(
             squatter.stdin.write(b"\n")
             assert await squatter.stdout.readline() == b"sent\n"
             await ear.until(lambda: len(ear.refused) == 3)
-            assert ear.refused[2].endswith("who is not keepalived")
+            assert ear.refused[2].endswith("which is not keepalived")
             await ear.watched.refresh()
             assert ear.states == frozenset()
             assert ear.hints == []

@@ -154,9 +154,9 @@ def just_said(node: Node) -> bool:
 
 
 ATTACKS: dict[str, tuple[Attack, str | None]] = {
-    "signals of 31 MB": (bus_attack("large"), "who is not keepalived"),
-    "30,000 signatures": (bus_attack("signatures"), "who is not keepalived"),
-    "deep nesting": (bus_attack("deep"), "who is not keepalived"),
+    "signals of 31 MB": (bus_attack("large"), "which is not keepalived"),
+    "30,000 signatures": (bus_attack("signatures"), "which is not keepalived"),
+    "deep nesting": (bus_attack("deep"), "which is not keepalived"),
     "notices": (socket_attack(socket_attacks.NOTICES), "notices that come faster"),
     "questions": (socket_attack(socket_attacks.CONTROL), None),
     "addresses": (socket_attack(socket_attacks.ADDRESSES), None),

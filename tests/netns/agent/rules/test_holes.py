@@ -172,7 +172,7 @@ def test_what_opens_nothing_closes_nothing(firewall: Firewall, what: str) -> Non
     watch.close()
 
 
-def test_what_we_do_ourselves_is_passed_over(firewall: Firewall) -> None:
+def test_what_we_do_ourselves_is_skipped(firewall: Firewall) -> None:
     watch = start_watch(firewall)
     firewall.rules.load(BACKUP)
     watch.drain()  # of a whole load the socket may not hold everything

@@ -64,14 +64,14 @@ def test_only_keepalived_and_the_bus_come_through_however_it_is_cut(portion: int
     strange = [signal(STRANGER), signal(STRANGER, "as", [["x" * 5000] * 40]), signal(SQUATTER)]
     mixed = [one for two in zip(wanted, strange, strict=True) for one in two]
     assert ear.hear(b"".join(mixed), portion) == b"".join(wanted)
-    assert ear.refused == [f"a VrrpStatusChange from {STRANGER}, who is not keepalived"] * 2
+    assert ear.refused == [f"a VrrpStatusChange from {STRANGER}, which is not keepalived"] * 2
 
 
 def test_another_byte_order_is_read_as_well() -> None:
     ear = Ear()
     good = by_hand(sender_field(KEEPALIVED, ">"), order=">")
     assert ear.hear(by_hand(sender_field(STRANGER, ">"), body=bytes(70_000), order=">") + good) == good
-    assert ear.refused == [f"a message on the bus from {STRANGER}, who is not keepalived"]
+    assert ear.refused == [f"a message on the bus from {STRANGER}, which is not keepalived"]
 
 
 @pytest.mark.parametrize(

@@ -158,13 +158,23 @@ GARBAGE = [
 ]
 
 
-def test_garbage_between_records_is_passed_over(tmp_path: Path) -> None:
+def test_garbage_between_records_is_skipped(tmp_path: Path) -> None:
     paths = make_paths(tmp_path)
     FileSink(paths.log_file).write(make_record("first"))
     with paths.log_file.open("ab") as log:
         log.write(b"\n".join(GARBAGE) + b"\n")
     FileSink(paths.log_file).write(make_record("last"))
     assert [record["message"] for record in read_records(paths, 100)] == ["first", "last"]
+
+
+def test_records_of_before_a_rename_have_the_new_names(tmp_path: Path) -> None:
+    """The journal and the log keep what an earlier checkout wrote."""
+    entry: dict[str, object] = {"MESSAGE": "x", "HAFW_" + "SOURCE": "netlink"}
+    assert from_journal(entry) == {"message": "x", "trigger": "netlink"}
+    paths = make_paths(tmp_path)
+    paths.log_file.parent.mkdir()
+    paths.log_file.write_text('{"event": "transition", "message": "x", "source": "netlink"}\n')
+    assert [record.get("trigger") for record in read_records(paths, 1)] == ["netlink"]
 
 
 def test_foreign_values_make_no_traceback_and_no_control_codes() -> None:

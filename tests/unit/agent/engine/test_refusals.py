@@ -12,7 +12,7 @@ def test_refusals_are_recorded_once_in_a_while_whatever_number_is_in_them() -> N
     sink = MemorySink()
     refusals = Refusals(sink.write)
     for number in range(10_000):
-        refusals.refuse(f"a VrrpStatusChange from :1.{number}, who is not keepalived")
+        refusals.refuse(f"a VrrpStatusChange from :1.{number}, which is not keepalived")
         refusals.refuse("a truncated datagram")
     assert len(sink.of(RecordKind.REFUSED)) == 2, "a flood fills the journal"
 

@@ -167,7 +167,7 @@ def test_a_list_heals_what_was_missed_and_loses_nothing_that_is_newer() -> None:
     assert told("begin", f"= {ADDED}", DELETED, "end") == set(), "it went after the list was read"
 
 
-def test_lines_that_say_nothing_of_addresses_are_passed_over() -> None:
+def test_lines_that_say_nothing_of_addresses_are_skipped() -> None:
     assert told("garbage", "2: eth0: <UP> mtu 1500", "") == set()
     assert ip_address("192.168.0.100") not in GuestAddresses().current
 
