@@ -35,21 +35,21 @@ class UnfitFileError(HafwError):
         self.reason = reason
 
 
-def read_regular(path: Path, most: int, *, else_do: str = "") -> bytes:
+def read_regular(path: Path, max_bytes: int, *, else_do: str = "") -> bytes:
     """Raises UnfitFileError; `else_do`: what helps when it cannot be read."""
     try:
         _require_regular(path, os.stat(path))
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             _require_regular(path, os.fstat(descriptor))
-            raw = _read(descriptor, most + 1)
+            raw = _read(descriptor, max_bytes + 1)
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:  # ValueError: no file has such a name
         hint = f"; {else_do}" if else_do else ""
         raise UnfitFileError(path, f"cannot be read: {getattr(error, 'strerror', error)}{hint}") from error
-    if len(raw) > most:
-        raise UnfitFileError(path, f"is too long; such a file has at most {most} bytes")
+    if len(raw) > max_bytes:
+        raise UnfitFileError(path, f"is too long; such a file has at most {max_bytes} bytes")
     return raw
 
 
@@ -65,11 +65,11 @@ def _other_kind(found: os.stat_result) -> str | None:
     return f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'is not a regular file')}; name a regular file"
 
 
-def _read(descriptor: int, most: int) -> bytes:
+def _read(descriptor: int, size: int) -> bytes:
     parts: list[bytes] = []
-    while most > 0 and (part := os.read(descriptor, min(most, 1 << 20))):
+    while size > 0 and (part := os.read(descriptor, min(size, 1 << 20))):
         parts.append(part)
-        most -= len(part)
+        size -= len(part)
     return b"".join(parts)
 
 

@@ -30,7 +30,7 @@ from agent.adapters.nfnetlink import (
     parse_attributes,
 )
 from agent.errors import UnavailableError
-from agent.rules.flows import Ends, Flow
+from agent.rules.connections import ConntrackState, Ends
 
 _GET, _DELETE = CONNTRACK | 1, CONNTRACK | 2
 _ORIG, _REPLY, _STATUS, _ID, _MASTER, _ZONE = 1, 2, 3, 12, 14, 18
@@ -46,29 +46,29 @@ def count() -> int:
         return 0
 
 
-def read_flows() -> list[Flow]:
+def read_states() -> list[ConntrackState]:
     """Every connection of this network namespace. UnavailableError when the kernel does not report them."""
     try:
         with closing(NetlinkSocket(NETFILTER)) as asked:
             replies = asked.each(_GET, generic(socket.AF_UNSPEC))
-            return [flow for content in replies if (flow := _flow(*of_generic(content))) is not None]
+            return [state for content in replies if (state := _state(*of_generic(content))) is not None]
     except UnavailableError as error:
         raise UnavailableError(f"cannot read the connections: {error.message}", "run as root") from error
 
 
-def end_flows(flows: Iterable[Flow]) -> int:
+def end_states(states: Iterable[ConntrackState]) -> int:
     """Deletes these states and no other. Returns how many were still there."""
     ended = 0
     with closing(NetlinkSocket(NETFILTER)) as asked:
-        for flow in flows:
-            code = asked.tell(_DELETE, 0, generic(flow.family, flow.key))
+        for state in states:
+            code = asked.tell(_DELETE, 0, generic(state.family, state.key))
             if code not in (0, errno.ENOENT):
                 raise UnavailableError(f"cannot end a connection: {os.strerror(code)}")
             ended += code == 0
     return ended
 
 
-def _flow(family: int, body: bytes) -> Flow | None:
+def _state(family: int, body: bytes) -> ConntrackState | None:
     """None for what has no addresses."""
     attributes = dict(parse_attributes(body))
     original, reply = _ends(attributes.get(_ORIG, b"")), _ends(attributes.get(_REPLY, b""))
@@ -83,7 +83,9 @@ def _flow(family: int, body: bytes) -> Flow | None:
     key = b"".join((nest(_ORIG, attributes[_ORIG]), *named))
     master = _ends(attributes.get(_MASTER, b""))
     expected = bool(as_number(attributes.get(_STATUS)) & _EXPECTED)
-    return Flow(family, key, saddr, daddr, protocol, sport, dport, reply[0], reply[3], expected, master)
+    return ConntrackState(
+        family, key, saddr, daddr, protocol, sport, dport, reply[0], reply[3], expected, master
+    )
 
 
 def _ends(data: bytes) -> Ends | None:

@@ -18,7 +18,7 @@ from typing import Any
 from agent.adapters.process import run, use_pidfd_children
 from agent.errors import ToolError
 from agent.model.pair import IPInterface, IPNetwork
-from agent.rules.flows import Ways
+from agent.rules.connections import Ways
 
 _IP = "/usr/sbin/ip"
 _LIMIT_S = 10.0

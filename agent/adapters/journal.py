@@ -151,11 +151,17 @@ def open_sink(paths: Paths) -> JournalSink | FileSink:
     return FileSink(paths.log_file)
 
 
-def read_records(paths: Paths, most: int, since: datetime | None = None) -> list[dict[str, object]]:
-    """The newest `most` records that are not older than `since`, oldest first, of all boots. `t` is the
+def read_records(paths: Paths, max_count: int, since: datetime | None = None) -> list[dict[str, object]]:
+    """The newest `max_count` records that are not older than `since`, oldest first, of all boots. `t` is the
     moment, `boot` the boot's identity. Lines that are none of ours are skipped. Raises HafwError when
     they cannot be read."""
-    found = [*(_read_journal(most) if paths.journal_socket.exists() else _read_file(paths.log_file, most))]
+    found = [
+        *(
+            _read_journal(max_count)
+            if paths.journal_socket.exists()
+            else _read_file(paths.log_file, max_count)
+        )
+    ]
     return [record for record in found if since is None or _is_since(record, since)]
 
 
@@ -166,7 +172,7 @@ def _is_since(record: Mapping[str, object], since: datetime) -> bool:
         return False
 
 
-def _read_journal(most: int) -> Iterator[dict[str, object]]:
+def _read_journal(max_count: int) -> Iterator[dict[str, object]]:
     if os.geteuid() != 0 and not any(os.access(path, os.R_OK) for path in _find_system_journals()):
         raise HafwError(
             f"user {os.geteuid()} may not read the agent's records in the journal",
@@ -178,8 +184,8 @@ def _read_journal(most: int) -> Iterator[dict[str, object]]:
     reader.add_match(_UID=0)
     reader.seek_tail()
     # get_previous() stops at an entry and returns it; iterating continues with the one behind it
-    first = reader.get_previous(most)
-    for entry in chain([first] if first else [], islice(reader, most - 1)):
+    first = reader.get_previous(max_count)
+    for entry in chain([first] if first else [], islice(reader, max_count - 1)):
         record = from_journal(entry)
         record["t"] = entry["__REALTIME_TIMESTAMP"].astimezone().isoformat()
         record["boot"] = entry["_BOOT_ID"].hex
@@ -192,7 +198,7 @@ def _find_system_journals() -> Iterator[Path]:
             yield from directory.glob("*/system.journal")
 
 
-def _read_file(path: Path, most: int) -> Iterator[dict[str, object]]:
+def _read_file(path: Path, max_count: int) -> Iterator[dict[str, object]]:
     lines: list[bytes] = []
     for name in (path.with_suffix(".jsonl.1"), path):
         try:
@@ -200,7 +206,7 @@ def _read_file(path: Path, most: int) -> Iterator[dict[str, object]]:
         except UnfitFileError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
-    for line in lines[-most:]:
+    for line in lines[-max_count:]:
         try:
             record = json.loads(line[:MAX_LINE])
         except (ValueError, RecursionError):

@@ -113,9 +113,9 @@ def _address(text: str) -> IPv4Address | IPv6Address:
         raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from error
 
 
-def _number(text: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 9 and least <= int(text) <= most):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+def _number(text: str, lowest: int, highest: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and lowest <= int(text) <= highest):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {lowest} to {highest}")
     return int(text)
 
 
@@ -247,7 +247,7 @@ def _applied_text(applied: "Applied") -> str:
         lines = [f"generation {number} was in force already; its rules were loaded again"]
     if not applied.by_agent:
         lines.append("no agent runs here; the rules were loaded without it")
-    lines += _flows_text(applied)
+    lines += _connections_text(applied)
     if applied.pending is not None:
         left_s = max(0.0, applied.pending.remaining_s())
         lines.append(
@@ -259,7 +259,7 @@ def _applied_text(applied: "Applied") -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _flows_text(applied: "Applied") -> list[str]:
+def _connections_text(applied: "Applied") -> list[str]:
     if applied.cut is not None:
         ended = "1 connection" if applied.cut == 1 else f"{applied.cut} connections"
         return [f"{ended} cut that these rules do not allow; conntrackd tells the peer"]

@@ -111,15 +111,15 @@ class _Reader:
     left: int
     found: dict[str, Document | Unreadable] = field(default_factory=dict)
 
-    def read_all(self, names: Iterable[str], most: int) -> None:
+    def read_all(self, names: Iterable[str], max_bytes: int) -> None:
         for name in names:
             if name not in self.found:
-                self.found[name] = self._read_one(name, most)
+                self.found[name] = self._read_one(name, max_bytes)
 
-    def _read_one(self, name: str, most: int) -> Document | Unreadable:
+    def _read_one(self, name: str, max_bytes: int) -> Document | Unreadable:
         if len(self.found) >= MAX_FILES:
             return Unreadable(f"is one too many; a pair file names at most {MAX_FILES} files")
-        one = _read_below(self.directory, name, most)
+        one = _read_below(self.directory, name, max_bytes)
         if isinstance(one, Unreadable):
             return one
         self.left -= len(one.text.encode())
@@ -141,7 +141,7 @@ def document_of(spot: Spot, name: str, named: Documents) -> Document | None:
     return one
 
 
-def _read_below(directory: Path, name: str, most: int) -> Document | Unreadable:
+def _read_below(directory: Path, name: str, max_bytes: int) -> Document | Unreadable:
     if not NAME.fullmatch(name):
         return Unreadable("is not a file name")
     path = directory / name
@@ -152,15 +152,15 @@ def _read_below(directory: Path, name: str, most: int) -> Document | Unreadable:
         return Unreadable(
             f"cannot be read: {getattr(error, 'strerror', None) or 'its links go in a circle'}"
         )
-    return _read(path, most, "write the file there or name another one")
+    return _read(path, max_bytes, "write the file there or name another one")
 
 
-def _read(path: Path, most: int, else_do: str) -> Document | Unreadable:
+def _read(path: Path, max_bytes: int, else_do: str) -> Document | Unreadable:
     weakness = find_weakness(path)
     if weakness is not None:
         return Unreadable(weakness)
     try:
-        raw = read_regular(path, most, else_do=else_do)
+        raw = read_regular(path, max_bytes, else_do=else_do)
     except UnfitFileError as error:
         return Unreadable(error.reason)
     try:

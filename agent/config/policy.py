@@ -104,7 +104,7 @@ def _read_lengths(
 ) -> tuple[int, int]:
     """How much of an address is one source."""
     per_source = any(limit is not None and limit.per_source for limit in (rate, connections))
-    found = {key: fields[key].integer(1, most) for key, most in _LENGTHS.items() if key in fields}
+    found = {key: fields[key].integer(1, highest) for key, highest in _LENGTHS.items() if key in fields}
     for key in found if not per_source else ():
         fields[key].refuse("is for limits per source; write `per source` behind one, or remove this")
     return found.get("ipv4_prefix") or 32, found.get("ipv6_prefix") or 64

@@ -117,9 +117,9 @@ def _protocols_of(helper: str) -> tuple[str, ...]:
 
 
 def _read_numbers(
-    spot: Spot, names: Mapping[str, int], what: str, most: int | None = None
+    spot: Spot, names: Mapping[str, int], what: str, highest: int | None = None
 ) -> tuple[int, ...]:
-    """Sorted, each once. Without `most` only the names are taken."""
+    """Sorted, each once. Without `highest` only the names are taken."""
     found: set[int] = set()
     for item in spot.one_or_more():
         word = item.text()
@@ -127,7 +127,7 @@ def _read_numbers(
             continue
         if word in names:
             found.add(names[word])
-        elif most and word.isascii() and word.isdecimal() and len(word) <= 3 and 0 < int(word) <= most:
+        elif highest and word.isascii() and word.isdecimal() and len(word) <= 3 and 0 < int(word) <= highest:
             found.add(int(word))
         else:
             item.refuse(f"{shown(word)} is not {what}{suggestion(word, names)}")

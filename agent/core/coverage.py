@@ -3,9 +3,9 @@
 
 The kernel reports new states to conntrackd as events. A burst that is larger than the buffer of its netlink
 socket is lost without a trace in any counter; the kernel reports a lost state again only with the next
-packet of its flow, and a peer that takes over before that does not have it (tried: of 60,000 states put in
-while conntrackd did not get the processor its cache knew 51, and its statistics said that nothing was
-overrun). `conntrackd -R` reads the kernel's whole table and repairs that.
+packet of its connection, and a peer that takes over before that does not have it (tried: of 60,000 states
+put in while conntrackd did not get the processor its cache knew 51, and its statistics said that nothing
+was overrun). `conntrackd -R` reads the kernel's whole table and repairs that.
 
 Not every state of the kernel belongs into the cache: what ends on the firewall itself, and protocols that
 are not replicated, stay outside. How many these are is known just after `-R`. What is missing beyond that

@@ -82,7 +82,7 @@ def refresh_after_s(settings: Settings, states: int) -> float:
 
     A replicated state counts down on the backup although its connection is alive, because refreshes are not
     events; so a third of the shortest timeout, unless that would eat the backup's processor. A table so
-    large that its re-send takes its share for longer keeps flows with the longer timeouts only.
+    large that its re-send takes its share for longer keeps states with the longer timeouts only.
     """
     if settings.refresh_s is not None:
         return settings.refresh_s

@@ -232,11 +232,11 @@ class Rate:
 class Connections:
     """At most so many connections at the same time."""
 
-    most: int
+    max_count: int
     per_source: bool = False
 
     def __str__(self) -> str:
-        return f"{self.most} connections{' per source' if self.per_source else ''}"
+        return f"{self.max_count} connections{' per source' if self.per_source else ''}"
 
 
 @dataclass(frozen=True, slots=True)

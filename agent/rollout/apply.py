@@ -36,8 +36,8 @@ from agent.paths import Paths
 from agent.render import conntrackd, keepalived
 from agent.rollout.active import Checked, OnDisk, adapter_of, check, checked, note_in_force, remember
 from agent.rollout.generations import Generation, Generations, Pending, boot_id, same_files
+from agent.rules.connections import find_forbidden
 from agent.rules.delta import model_of
-from agent.rules.flows import find_forbidden
 
 LOCK_WAIT_S = 5.0
 UNCONFIRMED_WAIT_S = 60.0
@@ -122,7 +122,7 @@ def apply(paths: Paths, pair_file: Path, confirm_s: int | None, *, cut: bool = F
     # many connections take minutes, and the rollback waits for the lock
     try:
         with interruptible():
-            return _with_flows(applied, new, cut=cut)
+            return _with_forbidden(applied, new, cut=cut)
     except KeyboardInterrupt as error:
         undone = (
             "not every connection that it forbids was ended" if cut else "its connections were not counted"
@@ -142,18 +142,18 @@ def _put_in_force(
     return Applied(fresh, before, by_agent, _begin_window(generations, pending, confirm_s))
 
 
-def _with_flows(applied: Applied, new: Checked, *, cut: bool) -> Applied:
+def _with_forbidden(applied: Applied, new: Checked, *, cut: bool) -> Applied:
     """On the primary alone: a backup has copies of the primary's connections."""
     many = not cut and connections.count() > MAX_COUNTED
     if _loaded_role(applied, new, cut=cut) is not RuleSet.PRIMARY or many:
         return applied
     table = model_of(new.table.objects(RuleSet.PRIMARY))
-    forbidden = find_forbidden(table, connections.read_flows(), iproute.read_ways())
+    forbidden = find_forbidden(table, connections.read_states(), iproute.read_ways())
     if not cut:
         return replace(applied, forbidden=len(forbidden))
     if _loaded_role(applied, new, cut=cut) is not RuleSet.PRIMARY:
         return applied
-    return replace(applied, forbidden=len(forbidden), cut=connections.end_flows(forbidden))
+    return replace(applied, forbidden=len(forbidden), cut=connections.end_states(forbidden))
 
 
 def _loaded_role(applied: Applied, new: Checked, *, cut: bool) -> RuleSet | None:

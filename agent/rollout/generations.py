@@ -318,8 +318,8 @@ def same_files(these: Files, those: Files) -> bool:
     return these[0][1] == those[0][1] and sorted(these[1:]) == sorted(those[1:])
 
 
-def _read(path: Path, most: int) -> dict[str, Any]:
-    raw = read_regular(path, most)
+def _read(path: Path, max_bytes: int) -> dict[str, Any]:
+    raw = read_regular(path, max_bytes)
     with _understood(path):
         found = json.loads(raw)
         if not isinstance(found, dict):

@@ -105,8 +105,8 @@ def to_text(found: Sequence[LineChange], zones: Mapping[str, str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def to_sentence(found: Sequence[LineChange], most: int = 4) -> str:
+def to_sentence(found: Sequence[LineChange], max_count: int = 4) -> str:
     """For one line of a record."""
-    reported = [f"{one.part} has {'more' if one.added else 'less'}: {one.text}" for one in found[:most]]
-    more = len(found) - most
+    reported = [f"{one.part} has {'more' if one.added else 'less'}: {one.text}" for one in found[:max_count]]
+    more = len(found) - max_count
     return "; ".join((*reported, *([f"and {more} more"] if more > 0 else [])))

@@ -351,9 +351,9 @@ class _Looked:
         return True
 
 
-def _last_from(spans: Spans, most: int) -> tuple[int, int]:
-    """The last of `spans` that begins at `most` or before; they are in order and apart."""
-    found = bisect_right(spans, most, key=lambda one: one[0])
+def _last_from(spans: Spans, highest: int) -> tuple[int, int]:
+    """The last of `spans` that begins at `highest` or before; they are in order and apart."""
+    found = bisect_right(spans, highest, key=lambda one: one[0])
     return spans[found - 1] if found else (-1, -1)
 
 

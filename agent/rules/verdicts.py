@@ -129,7 +129,7 @@ def _rate(rule: Rule, rate: Rate) -> Iterator[Object]:
 
 
 def _connections(rule: Rule, connections: Connections) -> Iterator[Object]:
-    over, comment = ConnectionLimit(connections.most, over=True), f"{rule.label}: above {connections}"
+    over, comment = ConnectionLimit(connections.max_count, over=True), f"{rule.label}: above {connections}"
     if not connections.per_source:
         yield make_rule(TABLE, _chain(rule), over, COUNTER, DROP, comment=comment)
         return

@@ -40,7 +40,7 @@ WORDS = (
     Word("unwell|is not well|all well|well again", "problems", "  unwell  nothing"),
     Word("Hands\\b", "Executor", "class Hands:", cased=True),  # a node hands over
     Word("meets?|met\\b", "handle, find, match, overlap", "    def _meet(self, event):"),
-    Word("_?MOST_[A-Z]+", "MAX_", "_MOST_FILES = 20", cased=True),  # `at_most_s` is an argument
+    Word("_?MOST(?:_[A-Z]+)?\\b", "MAX_", "_MOST_FILES = 20", cased=True),  # `at_most_s` is an argument
     Word(
         "_?mend(?:s|ed|ing)?(?:_\\w+)?",
         "repair",
@@ -57,6 +57,8 @@ WORDS = (
     Word("told of|tells? of", "reported", "is_only_told_of_where"),
     Word("(?:go|goes|going|gone|went) on", "continue, resume, keep doing", "goes\n    on"),
     Word("conntrack (?:entry|entries|flows?)|state entr(?:y|ies)", "states", "conntrack entries"),
+    Word("class Flow|(?:read|end|with|new)_flows", "states, connections", "connections.read_flows()"),
+    Word("notifications?", "notice", "A notification is only a hint"),
     Word("connection tables?", "conntrack table", "the connection table"),
     Word("HAFW_SOURCE", "HAFW_TRIGGER", "HAFW_SOURCE=netlink"),
     Word("unknown questions?|is no question", "unknown request", '"this is no question; ask:"'),

@@ -9,7 +9,7 @@ from hafw_lab.client.registry import require_name
 from hafw_lab.errors import LabError
 from hafw_lab.hints import DEFAULT_LAB
 
-_MOST = 99_999_999
+_MAX_COUNT = 99_999_999
 
 
 def add_lab_argument(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +41,8 @@ def add_sync_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_count(text: str, least: int = 0) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > len(str(_MOST)) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {_MOST}")
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(_MAX_COUNT)) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {_MAX_COUNT}")
     return int(text)
 
 

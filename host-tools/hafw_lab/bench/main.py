@@ -82,12 +82,14 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=parse_positive, default=5, metavar="N", help="of each (default: 5)")
     parser.add_argument("--slices", type=parse_positive, default=60, metavar="N", help="default: 60")
     parser.add_argument(
-        "--most",
+        "--max",
         type=parse_positive,
         default=100_000,
         metavar="N",
         help="leave out larger cases (default: 100000)",
     )
+    # its former name
+    parser.add_argument("--most", type=parse_positive, dest="max", default=100_000, help=argparse.SUPPRESS)
     _finish(parser, rules.measure)
 
 

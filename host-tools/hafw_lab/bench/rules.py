@@ -28,9 +28,9 @@ Figures = Mapping[str, Any]  # decoded JSON of rules_node.py
 
 
 def measure(args: argparse.Namespace, ink: Ink, progress: Progress) -> tuple[dict[str, object], str]:
-    cases = [case for case in CASES if max(case) <= args.most]
+    cases = [case for case in CASES if max(case) <= args.max]
     if not cases:
-        raise LabError(f"--most {args.most} leaves out every case", f"write at least {min(map(max, CASES))}")
+        raise LabError(f"--max {args.max} leaves out every case", f"write at least {min(map(max, CASES))}")
     loads = []
     for rules, elements in cases:
         progress(f"{rules:,} rules" + (f" and a set of {elements:,}" if elements else ""))

@@ -5,8 +5,8 @@ Hard facts
 * `conntrack -R -` reads `conntrack` command lines from standard input, one netlink round trip each: about
   27,000 a second while conntrackd listens.
 * That is more than conntrackd reads on a busy machine. What does not fit into its netlink socket is lost to
-  it, without a trace, until the flow's next packet, which these never have; `conntrackd -R` reads the whole
-  table.
+  it, without a trace, until the connection's next packet, which these never have; `conntrackd -R` reads the
+  whole table.
 * nf_conntrack_max is one number for all network namespaces, and only the first one may write it. Each
   namespace counts its own states against it.
 """

@@ -15,7 +15,7 @@ from tests.netns.packets import accept, connect, listen
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="fills the conntrack table")]
 
-MOST = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+MAX_STATES = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 REASONABLE = 500_000
 FILL_S = 120
 CLIENT = "192.168.2.10"
@@ -26,7 +26,7 @@ def firewall() -> Iterator[Firewall]:
     """The limit is the whole machine's, and what is counted against it is a namespace's own."""
     with start_firewall() as made:
         made.rules.load(RuleSet.PRIMARY)
-        most = int(MOST.read_text())
+        most = int(MAX_STATES.read_text())
         if most > REASONABLE:
             pytest.skip(f"it would take {most} states")
         fill(made, most)

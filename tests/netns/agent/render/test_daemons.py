@@ -213,7 +213,7 @@ def test_conntrackd_replicates_what_is_forwarded(namespace: Namespace, mode: Syn
     with start_conntrackd(namespace, pair, privileged=privileged):
         tcp = "conntrack -I -p tcp --timeout 1000 --state ESTABLISHED -u SEEN_REPLY,ASSURED --dport 22"
         udp = "conntrack -I -p udp --timeout 1000 --dport 53"
-        for flow in (
+        for state in (
             f"{tcp} --sport 1001 -s 192.168.2.10 -d 192.168.0.10 --src-nat 192.168.0.100",
             f"{tcp} --sport 1002 -s fd00:0:0:c::10 -d fd00:0:0:a::10 --src-nat fd00:0:0:a::100",
             f"{udp} --sport 1003 -s 192.168.2.10 -d 192.168.0.10",
@@ -224,7 +224,7 @@ def test_conntrackd_replicates_what_is_forwarded(namespace: Namespace, mode: Syn
             f"{tcp} --sport 2004 -s fd00:0:0:c::10 -d fd00:0:0:c::100",
             f"{udp} --sport 2005 -s 127.0.0.1 -d 127.0.0.2",
         ):
-            namespace.must(flow)
+            namespace.must(state)
         # reads the kernel's table and comes back when that is done: nothing to wait for
         namespace.must("conntrackd -C /run/conntrackd.conf -R")
         cache = namespace.must("conntrackd -C /run/conntrackd.conf -i")

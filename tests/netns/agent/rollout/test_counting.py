@@ -75,11 +75,11 @@ def test_what_cannot_be_cut_is_in_force_all_the_same_and_says_so(machine: Machin
 COUNTING = """
 import os, sys
 from agent.adapters import connections
-real = connections.read_flows
+real = connections.read_states
 def counting():
     {meanwhile}
     return real()
-connections.read_flows = counting
+connections.read_states = counting
 from agent.__main__ import main
 sys.exit(main(["rules", "apply", "/run/less.yaml", *{options}]))
 """

@@ -18,8 +18,8 @@ from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.model.pair import Pair
 from agent.rules.compile import compile_pair
+from agent.rules.connections import find_forbidden
 from agent.rules.delta import model_of
-from agent.rules.flows import find_forbidden
 from tests.checkout import ROOT
 from tests.netns.firewall import PAIR_FILE, Firewall, start_firewall
 from tests.netns.packets import accept, connect, echo, listen, receive, udp
@@ -322,15 +322,15 @@ def test_exactly_the_forbidden_connections_end(firewall: Firewall) -> None:
             assert receive(answers, 3) == b"?"
             new = pair_with("[https]")
             found = forbidden(firewall, new)
-            assert sorted((flow.protocol, flow.target_port) for flow in found) == [(6, 8001), (17, 5353)]
+            assert sorted((state.protocol, state.target_port) for state in found) == [(6, 8001), (17, 5353)]
             # the kernel agrees: they continue, because nobody asks the rules about them
             rules = firewall.rules.succeed(compile_pair(new))
             rules.load(RuleSet.PRIMARY)
             cut.send(b"still")
             assert cut_end.recv(5) == b"still"
             with firewall.node.entered():
-                assert connections.end_flows(found) == 2
-                assert connections.end_flows(found) == 0
+                assert connections.end_states(found) == 2
+                assert connections.end_states(found) == 0
             assert forbidden(firewall, new) == []
             kept.send(b"and on")
             assert kept_end.recv(6) == b"and on"
@@ -357,12 +357,12 @@ def test_data_that_was_announced_ends_with_its_control_connection(firewall: Fire
             with data, accept(passive) as sent:
                 assert forbidden(firewall, pair_with("[ftp]")) == []
                 found = forbidden(firewall, pair_with("[https]"))
-                assert [flow.target_port for flow in found] == [21, 5000]
+                assert [state.target_port for state in found] == [21, 5000]
                 firewall.rules.succeed(compile_pair(pair_with("[https]"))).load(RuleSet.PRIMARY)
                 sent.sendall(b"still")
                 assert data.recv(5) == b"still"
                 with firewall.node.entered():
-                    assert connections.end_flows(found) == 2
+                    assert connections.end_states(found) == 2
                 sent.sendall(b"lost")
                 assert receive(data, 0.5) is None
 
@@ -388,10 +388,10 @@ def test_connections_to_the_firewall_itself_end_but_for_management(
                 ours.sendto(b"out", (client, 9))
             assert forbidden(firewall, old) == []
             found = forbidden(firewall, firewall.pair)
-            assert sorted((flow.protocol, flow.target_port) for flow in found) == [(6, 8080), (17, 5300)]
+            assert sorted((state.protocol, state.target_port) for state in found) == [(6, 8080), (17, 5300)]
             rules.succeed(compile_pair(firewall.pair)).load(RuleSet.PRIMARY)
             with firewall.node.entered():
-                assert connections.end_flows(found) == 2
+                assert connections.end_states(found) == 2
             kept.send(b"and on")
             assert kept_end.recv(6) == b"and on"
             cut.send(b"lost")
@@ -400,6 +400,6 @@ def test_connections_to_the_firewall_itself_end_but_for_management(
 
 def forbidden(firewall: Firewall, pair: Pair) -> list[Any]:
     with firewall.node.entered():
-        every, ways = connections.read_flows(), iproute.read_ways()
+        every, ways = connections.read_states(), iproute.read_ways()
     assert every
     return find_forbidden(model_of(compile_pair(pair).objects(RuleSet.PRIMARY)), every, ways)

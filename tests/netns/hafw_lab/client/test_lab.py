@@ -226,8 +226,8 @@ def test_power_and_heal() -> None:
     with Lab.start(OPTIONS) as lab:
         node = lab.node("fw-1")
         sleeper = node.popen(["sleep", "1000"])
-        flow = "-p udp -s 1.2.3.4 -d 1.2.3.5 --sport 1 --dport 2 -t 600"
-        node.run(["conntrack", "-I", *flow.split()])
+        state = "-p udp -s 1.2.3.4 -d 1.2.3.5 --sport 1 --dport 2 -t 600"
+        node.run(["conntrack", "-I", *state.split()])
         assert reaches(lab, "192.168.2.1")
         before = time.monotonic_ns()
         moment = lab.fail("fw-1", POWER)

@@ -10,9 +10,9 @@ import pytest
 from agent.config import loader
 from agent.core.roles import RuleSet
 from agent.rules.compile import compile_pair
+from agent.rules.connections import ConntrackState, Ways, find_forbidden
 from agent.rules.delta import Model, model_of
 from agent.rules.describe import sentence
-from agent.rules.flows import Flow, Ways, find_forbidden
 from agent.rules.nft_json import object_json
 from agent.rules.nft_parse import parse_rule
 from agent.rules.objects import TABLE, Chain, Rule, Set, base_chain, make_rule
@@ -122,34 +122,34 @@ def test_a_rule_of_each_kind(statements: tuple[Statement, ...], verdict: str) ->
     assert verdict_of(table, "c", through(TCP, 443)) is Verdict(verdict)
 
 
-def flow(source: str, target: str, port: int, **more: Any) -> Flow:
+def state(source: str, target: str, port: int, **more: Any) -> ConntrackState:
     known: dict[str, Any] = {"daddr": target, "target_port": port, "expected": False, **more}
     ends = [ip_address(address) for address in (source, known.pop("daddr"), target)]
     ports = (40_000, port, ends[2], known["target_port"])
-    return Flow(2, b"", ends[0], ends[1], TCP, *ports, known["expected"], known.get("master"))
+    return ConntrackState(2, b"", ends[0], ends[1], TCP, *ports, known["expected"], known.get("master"))
 
 
 def test_connections_are_judged_by_where_they_really_go() -> None:
     routes = tuple((interface.networks[0], interface.name) for interface in PAIR.interfaces)
     ways = Ways(routes, frozenset({ip_address("192.168.2.1")}))
     kept = [
-        flow("192.168.2.10", "192.168.0.10", 443),
-        flow("192.168.2.10", "192.168.2.1", 22),
+        state("192.168.2.10", "192.168.0.10", 443),
+        state("192.168.2.10", "192.168.2.1", 22),
         # what this node has begun itself
-        flow("192.168.2.1", "192.168.2.10", 9999),
-        flow("192.168.2.1", "192.168.0.10", 9999),
-        flow("192.168.2.10", "192.168.0.10", 9999, expected=True),
-        flow("192.168.2.10", "198.51.100.1", 9999),
-        flow("192.168.2.10", "192.168.0.10", 9999, target_port=443),
+        state("192.168.2.1", "192.168.2.10", 9999),
+        state("192.168.2.1", "192.168.0.10", 9999),
+        state("192.168.2.10", "192.168.0.10", 9999, expected=True),
+        state("192.168.2.10", "198.51.100.1", 9999),
+        state("192.168.2.10", "192.168.0.10", 9999, target_port=443),
     ]
     forbidden = [
-        flow("192.168.2.10", "192.168.0.10", 9999),
-        flow("192.168.2.10", "192.168.0.10", 443, daddr="192.168.2.100", target_port=9999),
-        flow("192.168.0.10", "192.168.2.10", 443),
-        flow("192.168.2.10", "192.168.2.1", 9999),
-        flow("192.168.2.10", "192.168.2.1", 9999, daddr="192.168.2.100"),
-        flow("192.168.2.10", "224.0.0.251", 5353),
-        flow("192.168.2.10", "255.255.255.255", 9999),
+        state("192.168.2.10", "192.168.0.10", 9999),
+        state("192.168.2.10", "192.168.0.10", 443, daddr="192.168.2.100", target_port=9999),
+        state("192.168.0.10", "192.168.2.10", 443),
+        state("192.168.2.10", "192.168.2.1", 9999),
+        state("192.168.2.10", "192.168.2.1", 9999, daddr="192.168.2.100"),
+        state("192.168.2.10", "224.0.0.251", 5353),
+        state("192.168.2.10", "255.255.255.255", 9999),
     ]
     assert find_forbidden(LOADED, [*kept, *forbidden], ways) == forbidden
 
@@ -158,12 +158,12 @@ def test_what_a_connection_has_announced_ends_with_it() -> None:
     routes = tuple((interface.networks[0], interface.name) for interface in PAIR.interfaces)
     ways = Ways(routes, frozenset())
     allowed, forbidden = (
-        flow("192.168.2.10", "192.168.0.10", 443),
-        flow("192.168.2.10", "192.168.0.10", 9999),
+        state("192.168.2.10", "192.168.0.10", 443),
+        state("192.168.2.10", "192.168.0.10", 9999),
     )
-    kept = flow("192.168.0.10", "192.168.2.10", 5000, expected=True, master=allowed.ends)
-    data = flow("192.168.0.10", "192.168.2.10", 5001, expected=True, master=forbidden.ends)
-    more = flow("192.168.2.10", "192.168.0.10", 5002, expected=True, master=data.ends)
+    kept = state("192.168.0.10", "192.168.2.10", 5000, expected=True, master=allowed.ends)
+    data = state("192.168.0.10", "192.168.2.10", 5001, expected=True, master=forbidden.ends)
+    more = state("192.168.2.10", "192.168.0.10", 5002, expected=True, master=data.ends)
     found = find_forbidden(LOADED, [more, kept, data, allowed, forbidden], ways)
     assert found == [forbidden, data, more]
 
@@ -171,7 +171,7 @@ def test_what_a_connection_has_announced_ends_with_it() -> None:
 def test_an_address_of_the_link_is_judged_by_every_interface_that_it_may_be_behind() -> None:
     link = ip_network("fe80::/64")
     own = ip_address("fe80::1")
-    allowed, other = flow("fe80::9", "fe80::1", 8000), flow("fe80::9", "fe80::1", 8001)
+    allowed, other = state("fe80::9", "fe80::1", 8000), state("fe80::9", "fe80::1", 8001)
     table = model_of(
         (
             base_chain(TABLE, "input", "input", 0, policy="drop"),

@@ -297,7 +297,7 @@ BENCHES = (
 )
 
 
-@pytest.mark.parametrize("words", [*BENCHES, "flap --seconds", "rules --most"])
+@pytest.mark.parametrize("words", [*BENCHES, "flap --seconds", "rules --max", "rules --most"])
 @pytest.mark.parametrize("text", ["0", "x", "-1", "", "1" * 9])
 def test_nothing_is_not_measured(words: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()

@@ -22,7 +22,7 @@ _BROADCAST = IPv4Address("255.255.255.255")
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class ConntrackState:
     """One connection. `key` is what names it to the kernel; the reply's source is the true target. `master`
     is the connection that has announced it, by its first packet."""
 
@@ -66,59 +66,61 @@ class Ways:
                 yield name
 
 
-def find_forbidden(table: Model, flows: Iterable[Flow], ways: Ways) -> list[Flow]:
+def find_forbidden(table: Model, states: Iterable[ConntrackState], ways: Ways) -> list[ConntrackState]:
     """The connections that `table`, in the role of a primary, would refuse now: the forwarded ones, and
     those to this node. Announced ones (FTP's data) end with the one that has announced them.
     """
-    every = list(flows)
+    every = list(states)
     known: dict[tuple[str, Packet], bool] = {}
     found = []
-    for flow in every:
-        asked = () if flow.expected else tuple(_first_packets(flow, ways))
+    for state in every:
+        asked = () if state.expected else tuple(_first_packets(state, ways))
         for one in asked:
             if one not in known:
                 known[one] = verdict_of(table, *one) in FORBIDDING
         if asked and all(known[one] for one in asked):
-            found.append(flow)
+            found.append(state)
     return [*found, *_announced_by(found, every)]
 
 
-def _announced_by(found: Iterable[Flow], every: Iterable[Flow]) -> Iterator[Flow]:
-    """The flows that these have announced, and those that they announced in turn."""
-    announced: dict[Ends, list[Flow]] = {}
-    for flow in every:
-        if flow.expected and flow.master:
-            announced.setdefault(flow.master, []).append(flow)
-    ending = [flow.ends for flow in found]
+def _announced_by(
+    found: Iterable[ConntrackState], every: Iterable[ConntrackState]
+) -> Iterator[ConntrackState]:
+    """The states that these have announced, and those that they announced in turn."""
+    announced: dict[Ends, list[ConntrackState]] = {}
+    for state in every:
+        if state.expected and state.master:
+            announced.setdefault(state.master, []).append(state)
+    ending = [state.ends for state in found]
     while ending:
-        for flow in announced.pop(ending.pop(), ()):
-            yield flow
-            ending.append(flow.ends)
+        for state in announced.pop(ending.pop(), ()):
+            yield state
+            ending.append(state.ends)
 
 
-def _first_packets(flow: Flow, ways: Ways) -> Iterator[tuple[str, Packet]]:
+def _first_packets(state: ConntrackState, ways: Ways) -> Iterator[tuple[str, Packet]]:
     """With the chain that decides on it; several where its interface of arrival is unknown."""
-    if flow.saddr in ways.own:
+    if state.saddr in ways.own:
         return
     # nothing of ours forwards to a multicast group or to all hosts
-    to_self = flow.target in ways.own or flow.target.is_multicast or flow.target == _BROADCAST
-    egress = None if to_self else ways.find(flow.target)
-    for ingress in ways.find_all(flow.saddr):
+    to_self = state.target in ways.own or state.target.is_multicast or state.target == _BROADCAST
+    egress = None if to_self else ways.find(state.target)
+    for ingress in ways.find_all(state.saddr):
         if ingress == "lo" or (egress is None and not to_self):
             return
-        yield "input" if to_self else "forward", _packet(flow, ingress, egress)
+        yield "input" if to_self else "forward", _packet(state, ingress, egress)
 
 
-def _packet(flow: Flow, ingress: str, egress: str | None) -> Packet:
+def _packet(state: ConntrackState, ingress: str, egress: str | None) -> Packet:
     return Packet(
         iifname=ingress,
         oifname=egress,
-        saddr=flow.saddr,
-        daddr=flow.target,
-        protocol=flow.protocol,
-        dport=flow.dport if flow.protocol in ICMP else flow.target_port,
+        saddr=state.saddr,
+        daddr=state.target,
+        protocol=state.protocol,
+        dport=state.dport if state.protocol in ICMP else state.target_port,
         ct_state="new",
-        translated=Truth.NO if flow.daddr == flow.target else Truth.YES,
-        asked=flow.daddr,
-        asked_port=flow.dport,
+        translated=Truth.NO if state.daddr == state.target else Truth.YES,
+        asked=state.daddr,
+        asked_port=state.dport,
     )
