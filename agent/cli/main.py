@@ -22,6 +22,7 @@ from agent.cli import rules
 from agent.core.roles import Role
 from agent.errors import ConfigError, HafwError
 from agent.paths import Paths
+from agent.render.kinds import Rendered
 from agent.setup import arguments as setup_arguments
 from agent.streams import complain, harmless, open_missing, write_answer
 
@@ -132,9 +133,7 @@ def _add_files(add: _Add) -> None:
         "--kernel", action="store_true", help="test whether FTP and SIP survive a failover here"
     )
     command = add("render", run_render, "print what another daemon needs, made from the pair file")
-    command.add_argument(
-        "what", choices=("keepalived", "conntrackd", "modules", "networkd", "nftables", "sysctl")
-    )
+    command.add_argument("what", choices=tuple(what.value for what in Rendered))
     _add_file_argument(command)
     command.add_argument("--node", help="for which of the two nodes (default: this host's name)")
 
@@ -273,19 +272,11 @@ def _check_kernel() -> int:
 
 
 def run_render(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.render import conntrackd, keepalived, modules, networkd, nftables_unit, sysctl
+    from agent.render.renderers import RENDERERS
 
     pair = _load(arguments, paths)
     node = _find_node(pair, arguments.node)
-    renderers = {
-        "keepalived": keepalived.render,
-        "conntrackd": conntrackd.render,
-        "modules": modules.render,
-        "nftables": nftables_unit.render,
-        "networkd": networkd.render,
-        "sysctl": sysctl.render,
-    }
-    print(renderers[arguments.what](pair, node, paths), end="")
+    print(RENDERERS[Rendered(arguments.what)].render(pair, node, paths), end="")
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from agent.model.pair import Pair
 from agent.paths import Paths
-from agent.render import conntrackd, keepalived, modules, networkd, nftables_unit, sysctl
+from agent.render.renderers import RENDERERS
 
 MADE_BY_HAFW = "# hafw render "
 """How the first line of every rendered file begins."""
@@ -34,11 +34,8 @@ def plan_setup(
         for index, (name, text) in enumerate(pair_files)
     )
     rendered = (
-        (paths.modules_file, modules.render(pair, node, paths), 0o644),
-        (paths.sysctl_file, sysctl.render(pair, node, paths), 0o644),
-        *((paths.network_dir / name, text, 0o644) for name, text in networkd.files(pair, node)),
-        (paths.nftables_drop_in, nftables_unit.render(pair, node, paths), 0o644),
-        (paths.conntrackd_config, conntrackd.render(pair, node, paths), 0o644),
-        (paths.keepalived_config, keepalived.render(pair, node, paths), 0o644),
+        (path, text, 0o644)
+        for renderer in RENDERERS.values()
+        for path, text in renderer.files(pair, node, paths)
     )
     return tuple(PlannedFile(*file) for file in (*own, *rendered))

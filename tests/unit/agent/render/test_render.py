@@ -6,32 +6,19 @@ HAFW_WRITE_GOLDEN=1 writes the golden files again; read the diff before you keep
 
 import os
 from dataclasses import replace
-from typing import Protocol
 
 import pytest
 
 from agent.config.loader import load
 from agent.model.pair import Node, Pair
 from agent.paths import Paths
-from agent.render import conntrackd, keepalived, modules, networkd, nftables_unit, sysctl
+from agent.render import conntrackd, keepalived, networkd
+from agent.render.kinds import Rendered
+from agent.render.renderers import RENDERERS
 from tests.checkout import GOLDEN
 
 FOLDER = GOLDEN / "render"
 CASES = sorted(case.name for case in FOLDER.iterdir())
-
-
-class Render(Protocol):
-    def __call__(self, pair: Pair, node: str, paths: Paths) -> str: ...
-
-
-RENDERERS: dict[str, Render] = {
-    "keepalived": keepalived.render,
-    "conntrackd": conntrackd.render,
-    "sysctl": sysctl.render,
-    "modules": modules.render,
-    "networkd": networkd.render,
-    "nftables": nftables_unit.render,
-}
 
 
 def pair_of(case: str) -> Pair:
@@ -39,13 +26,13 @@ def pair_of(case: str) -> Pair:
 
 
 @pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("tool", RENDERERS)
+@pytest.mark.parametrize("what", Rendered)
 @pytest.mark.parametrize("case", CASES)
-def test_golden(case: str, tool: str, index: int) -> None:
+def test_golden(case: str, what: Rendered, index: int) -> None:
     pair = pair_of(case)
     node = pair.nodes[index].name
-    text = RENDERERS[tool](pair, node, Paths())
-    golden = FOLDER / case / f"{tool}-{node}.conf"
+    text = RENDERERS[what].render(pair, node, Paths())
+    golden = FOLDER / case / f"{what.value}-{node}.conf"
     if os.environ.get("HAFW_WRITE_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text()
@@ -53,9 +40,9 @@ def test_golden(case: str, tool: str, index: int) -> None:
 
 def test_every_golden_file_is_checked() -> None:
     expected = {
-        FOLDER / case / f"{tool}-{node.name}.conf"
+        FOLDER / case / f"{what.value}-{node.name}.conf"
         for case in CASES
-        for tool in RENDERERS
+        for what in Rendered
         for node in pair_of(case).nodes
     }
     assert set(FOLDER.glob("*/*.conf")) == expected
