@@ -5,7 +5,7 @@ The counters only grow. That they do not change says nothing of what they counte
 lost are still missing. So a growth begins the condition, and a catch-up during which nothing is lost ends
 it: by then all of the peer's states have come in again.
 
-A primary needs none of the peer's messages: whose states are served has the newest.
+A primary needs none of the peer's messages: the node whose states are served has the newest.
 """
 
 from dataclasses import dataclass

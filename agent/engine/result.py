@@ -29,7 +29,7 @@ def event_of(result: Result) -> ActionDone | ActionFailed:
 
 
 def answer_of(error: HafwError) -> QueryResult:
-    """What a failed question says of whom it was asked."""
+    """What a failed question says of the program that was asked."""
     if isinstance(error, UnavailableError | MissingToolError):
         return QueryResult.UNREACHABLE
     return QueryResult.NONE if isinstance(error, SilentError) else QueryResult.REFUSED

@@ -117,7 +117,7 @@ def _readiness(pair: Pair, paths: Paths) -> Lines:
 
 
 def _advertisers(pair: Pair, me: Node) -> Iterator[Lines]:
-    """Here and not among the system's own addresses: who installs this file has the addresses as well."""
+    """Here and not among the system's own addresses: a node with this file has the addresses as well."""
     addresses = [
         f"{address}/64 dev {interface.name}"
         for interface in pair.data_interfaces

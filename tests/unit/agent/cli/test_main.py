@@ -64,7 +64,7 @@ def test_a_start_of_its_own_makes_no_difference(arguments: tuple[str | bytes | P
 
 
 def test_a_status_loads_nothing_of_the_agent() -> None:
-    """Who waits for it on a busy machine waits for every module."""
+    """On a busy machine the user waits for every module."""
     program = (
         "import sys\nfrom agent.__main__ import main\nmain(['status'])\n"
         "heavy = {'asyncio', 'yaml', 'agent.engine.loop', 'agent.engine.status', 'dbus_next', 'nftables'}\n"
