@@ -142,9 +142,7 @@ def plan_unmark(*, marked: bool) -> Plan:
     return (MarkOwed(owed=False),) if marked else ()
 
 
-def plan_announce(
-    settings: Settings, states: int, *, flushed: bool, marked: bool, owed: bool = False
-) -> Plan:
+def plan_announce(settings: Settings, states: int, *, flushed: bool, marked: bool, owed: bool) -> Plan:
     """A settled primary: conntrackd knows all states and so does the peer.
 
     A commit that is `owed` is made now: it puts old states over new ones, of which there are few,

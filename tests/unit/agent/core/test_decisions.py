@@ -213,6 +213,21 @@ def test_a_catch_up_that_failed_leaves_the_node_not_ready(action: Action, plan: 
     assert plan_of(DIRECT, FOLLOWING, failed(action)) == plan
 
 
+@pytest.mark.parametrize(
+    ("state", "role"),
+    [
+        (FOLLOWING, Role.BACKUP),
+        (FOLLOWING, Role.UNKNOWN),
+        (SERVING, Role.PRIMARY),
+        (SERVING, Role.UNKNOWN),
+        (replace(HOLDING, role=Role.UNKNOWN), Role.UNKNOWN),
+    ],
+)
+def test_a_role_that_is_known_already_or_cannot_be_read_moves_nothing(state: State, role: Role) -> None:
+    taken = step(CACHE, state, role_seen(role))
+    assert (taken.plan, taken.state.phase) == (None, state.phase)
+
+
 def test_a_promotion_counts_its_own_commits() -> None:
     before = replace(FOLLOWING, commits=2)
     assert step(CACHE, before, role_seen(Role.PRIMARY)).state.commits == 0
