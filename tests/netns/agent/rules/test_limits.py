@@ -102,7 +102,8 @@ def test_sources_that_are_not_counted_share_one_limit(
     firewall.nft(f"-f {full}")
     other = "192.168.2.11" if version == 4 else "fd00:0:0:c:1:2:3:4"
     neighbor(firewall, other, 24 if version == 4 else 64)
-    assert count_passing(firewall, version, CLIENT[version]) == 6
+    # nf_conncount forgets an entry that another processor has not confirmed within two jiffies
+    assert count_passing(firewall, version, CLIENT[version]) in (6, 7)
     assert count_passing(firewall, version, other) == 0
 
 
