@@ -360,10 +360,8 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
         case ConntrackdAsked():
             if event.answer is not QueryResult.OK:
                 return EventKind.CONNTRACKD_LOST
-            # direct mode may have an `owed` left from cache mode, and no commit that would clear it;
-            # conntrackd answers in the middle of a commit as well, which is not begun again then
-            owed = settings.mode is SyncMode.CACHE and state.owed and not state.committing
-            return EventKind.CONNTRACKD_ANSWERS if owed else None
+            # it answers in the middle of a commit as well, which is not begun again then
+            return EventKind.CONNTRACKD_ANSWERS if state.owed and not state.committing else None
         case ConntrackdStarted():
             return EventKind.CONNTRACKD_STARTED
         case StatesCounted():

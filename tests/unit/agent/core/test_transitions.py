@@ -2,7 +2,8 @@
 """The table of transitions is the whole truth: nothing changes its answer after the look-up.
 
 Every phase is given every event, with every field of events, `State` and `Settings` varied: each value of a
-field of an event occurs with each value of every other field. What comes of it is compared with the line of
+field of an event occurs with each value of every field of the state and the settings, and every end of a
+commit occurs. What comes of it is compared with the line of
 the table alone. Then every line is exchanged for every other answer, and that is what is done. What a line,
 a plan or the memory may depend on is named here, and nothing else changes it.
 """

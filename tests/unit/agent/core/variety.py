@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_args
 
-from agent.core.actions import Action, Outcome, Timer
+from agent.core.actions import Action, CommitStates, Committed, Outcome, Timer
 from agent.core.conditions import Condition
 from agent.core.coverage import Coverage
-from agent.core.events import Event, QueryResult
+from agent.core.events import ActionDone, Event, QueryResult
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
@@ -160,10 +160,15 @@ def other_event(value: Any, kept: Mapping[type, set[str]], chance: random.Random
 
 
 def every_run() -> Iterator[tuple[Row, tuple[Event, ...]]]:
-    """Each row has events of its own."""
+    """Each row has events of its own; among them is every end of a commit."""
     chance = random.Random(13)
-    for row in every_row():
-        yield row, tuple(some_events(chance))
+    rows = every_row()
+    ends = tuple(
+        ActionDone(NOW, commit, outcome)
+        for commit, outcome in itertools.product(all_of(CommitStates), all_of(Committed))
+    )
+    for number, row in enumerate(rows):
+        yield row, (*some_events(chance), *ends[number :: len(rows)])
 
 
 RUNS = tuple(every_run())
