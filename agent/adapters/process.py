@@ -150,6 +150,7 @@ def _be_child(job: Callable[[], object], writer: int) -> NoReturn:
     gc.disable()  # it would copy every page
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})  # our parent may have blocked it
     signal.alarm(COPY_LIMIT_S)  # a process that waits for a copy that hangs would hang as well
     try:
         signal.set_wakeup_fd(-1)
