@@ -48,9 +48,9 @@ NOT_OURS = {
 """Paths in the code that the agent does not open itself, or that the profile allows by what it includes."""
 
 
-def rules_of(profile: str) -> list[re.Pattern[str]]:
-    """What the path rules of a profile match."""
-    found = re.findall(r"^  ((?:/|@\{)\S+) \w+,$", profile, re.MULTILINE)
+def rules_of(profile: str, letter: str = "") -> list[re.Pattern[str]]:
+    """What the path rules of a profile match, of those with `letter` among their permissions."""
+    found = re.findall(rf"^  ((?:/|@\{{)\S+) \w*{letter}\w*,$", profile, re.MULTILINE)
     for name, value in VARIABLES.items():
         found = [rule.replace(name, value) for rule in found]
     return [re.compile(expression_of(rule)) for rule in found]
@@ -164,6 +164,21 @@ def test_the_profile_allows_what_the_agent_opens(root: Path, named: dict[str, st
     assert not refused, f"{PROFILE} has no rule for\n" + "\n".join(sorted(refused))
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        Paths().pair_file,
+        Paths().run_dir / "any",
+        Paths().state_dir / "any",
+        Paths().conntrackd_socket,
+        Path("/run/systemd/notify"),
+    ],
+    ids=str,
+)
+def test_the_profile_lets_the_agent_write_where_it_keeps_and_sends_things(root: Path, path: Path) -> None:
+    assert is_allowed(str(path), rules_of((root / PROFILE).read_text(), "w"))
+
+
 def test_no_exception_is_left_over(root: Path, named: dict[str, str]) -> None:
     rules = rules_of((root / PROFILE).read_text())
     assert [path for path in NOT_OURS if path not in named or is_allowed(path, rules)] == []
@@ -185,7 +200,7 @@ def test_no_exception_is_left_over(root: Path, named: dict[str, str]) -> None:
         ("/usr/bin/sh", False),
     ],
 )
-def test_what_a_rule_allows(path: str, allowed: bool) -> None:
+def test_which_paths_a_rule_is_about(path: str, allowed: bool) -> None:
     profile = """
   # /usr/bin/sh r,
   /etc/[s]ome/* r,

@@ -86,7 +86,9 @@ def check_request(op: str, message: wire.Message) -> None:
     """Raises LabError for a field that is missing, of another type, or not known."""
     fields = _FIELDS.get(op, _OF_A_NODE)
     if op == "service":
-        order = message.get("order")
+        if "order" not in message:
+            raise _bad(op, "'order' is missing")
+        order = message["order"]
         if not isinstance(order, str) or order not in _ORDERS:
             raise _bad(op, f"'order' cannot be {str(order)[:40]!r}")
         fields = {**_OF_A_NODE, "order": _is_text, **_ORDERS[order]}

@@ -146,7 +146,7 @@ NODE = {"node": "one"}
         ({"op": "wait_primary", "name": None}, "'wait_s' is missing"),
         ({"op": "wait_primary", "name": None, "wait_s": "1"}, "'wait_s' cannot be"),
         ({"op": "wait_primary", "name": None, "wait_s": float("nan")}, "'wait_s' cannot be"),
-        ({"op": "service", **NODE}, "'order' cannot be 'None'"),
+        ({"op": "service", **NODE}, "'order' is missing"),
         ({"op": "service", **NODE, "order": "configure"}, "'order' cannot be 'configure'"),
         ({"op": "service", **NODE, "order": "start"}, "'service' is missing"),
         ({"op": "service", **NODE, "order": "stop", "service": "x", "signal": 999}, "'signal' cannot be"),
