@@ -78,7 +78,7 @@ LINK_LOCAL_4 = Prefix("224.0.0.0", 24)
 LINK_LOCAL_6 = Prefix("fe80::", 10)
 LINK_GROUPS_6 = Prefix("ff02::", 16)
 
-NEIGHBOUR_DISCOVERY = OneOf(
+NEIGHBOR_DISCOVERY = OneOf(
     ("nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert")
 )
 MULTICAST_LISTENERS = OneOf(
@@ -184,7 +184,7 @@ def neighbor_rules(table: str, chain: str) -> tuple[Object, ...]:
     icmpv6 = Payload("icmpv6", "type")
     return (
         make_rule(
-            table, chain, Match(icmpv6, NEIGHBOUR_DISCOVERY), Match(Payload("ip6", "hoplimit"), 255), ACCEPT
+            table, chain, Match(icmpv6, NEIGHBOR_DISCOVERY), Match(Payload("ip6", "hoplimit"), 255), ACCEPT
         ),
         make_rule(
             table,
