@@ -74,8 +74,8 @@ class SilentError(ToolError):
 
 
 class OvertakenError(HafwError):
-    """What was looked at has been changed by this process meanwhile, so that the look says nothing. Whoever
-    made the change looks again."""
+    """What was looked at has been changed by this process meanwhile, so that the look says nothing. The
+    code that made the change looks again."""
 
 
 class UnavailableError(HafwError):

@@ -101,7 +101,7 @@ def find(context: Context, text: str, what: str, argv: tuple[str, ...] = NFT) ->
 
 
 def is_missing(error: ToolError) -> bool:
-    """Whether nft has not found something that it was reported."""
+    """Whether nft has not found something that it was asked for."""
     return os.strerror(errno.ENOENT) in error.message
 
 

@@ -101,7 +101,7 @@ class RulesWatch:
 
 
 def _of_our_tables(batch: bytes) -> Iterator[tuple[int, TableChange]]:
-    """The changes of our tables, and the port of what has made each."""
+    """The changes of our tables, each after the netlink port of its sender."""
     for message_type, _, port, content in messages(batch):
         family, body = of_generic(content)
         if message_type in _KINDS and family == _INET:

@@ -9,7 +9,7 @@ Hard facts
   also when a keepalived that was started meanwhile has put its own pid there: a missing file says nothing.
 * The VRRP process holds keepalived's name on the system bus. It is a child of the process in keepalived.pid,
   and the two have the same name. A kernel need not have /proc/PID/task/PID/children.
-* Any user may give that name to processes. Started from a link of that name, a program that changes
+* Any user may give a process that name. Started from a link of that name, a program that changes
   its user on start has it as well, with the rights of root, but with the real user of whoever started it.
 * The files below /proc/PID/net have the inode numbers of that network namespace; to look at ns/net takes a
   capability that the agent does not have.

@@ -319,7 +319,7 @@ _NO_PAIR_FILE = "write the pair file first, on both nodes; without one the agent
 
 
 def _can_start(paths: Paths) -> bool:
-    """As the conditions of the unit have it. Who may not look does not know better."""
+    """As the conditions of the unit have it; True where this user may not look."""
     generations = paths.state_dir / "generations"
     try:
         return os.path.exists(paths.pair_file) or any(generations.iterdir())

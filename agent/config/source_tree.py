@@ -154,7 +154,7 @@ def _words_of(error: yaml.YAMLError) -> str:
 
 
 class _OverLimitError(Exception):
-    """Whoever continues would work, or hold memory, for as long as the file likes."""
+    """To continue would take time, or memory, for as long as the file likes."""
 
 
 class _Builder:

@@ -2,7 +2,7 @@
 """What nft says is loaded, read defensively. Pure.
 
 What lasts of a listing is all but the two chains that make the role and what moves by itself (handles,
-counts, expiry times, the elements of dynamic sets): that of two readings of unchanged tables is equal, also
+counts, expiry times, the elements of dynamic sets). It is equal in two readings of unchanged tables, also
 across a flip.
 """
 

@@ -90,7 +90,7 @@ WORDS = (
     ),
     Word("pass(?:es|ed)? over", "skip", "this generation is passed over"),
     Word(
-        "Who (?:asks|changes)|Who has (?:all|asked)|Who is not|who is not keepalived",
+        "Who (?:asks|changes|runs|may not)|Who has (?:all|asked)|Who is not|Whoever|who is not keepalived",
         "a program, node or client that; which",
         "Who asks from the server's own network",
         cased=True,

@@ -77,7 +77,7 @@ sys.exit(main(["rules", "apply", "/run/b.yaml"]))
 
 
 def test_what_was_checked_is_what_is_kept_and_loaded(machine: Machine) -> None:
-    """Whoever changes the file between two readings of it changes nothing: there is one."""
+    """A change of the file between two readings of it changes nothing: there is one."""
     machine.write("/run/c.yaml", A.replace("allow: [", "allow: [telnet, "))
     machine.must(sys.executable, "-P", "-c", CHANGED_BETWEEN)
     assert_in_force(machine, B)
