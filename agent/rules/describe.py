@@ -42,7 +42,7 @@ _VERDICTS = {
     Verdict.RETURN: "go back",
     Verdict.QUEUE: "hand to a program",
 }
-_ONLY_ASKING = frozenset({"match", "limit", "ct count", "meter"})
+_ONLY_ASKING = frozenset({"match", "limit", "quota", "ct count", "meter"})
 _META = {
     "iifname": "arrives at",
     "oifname": "leaves by",
@@ -73,11 +73,16 @@ def condition_text(statement: Statement) -> str:
         case ConnectionLimit(count, over):
             return f"{'more than' if over else 'at most'} {count} connections"
         case SetUpdate(limits=limits):
-            asked = [condition_text(one) for one in limits]
-            return f"{' and '.join(asked)} for each {_field_text(statement.element)}" if any(asked) else ""
+            asked = [text for one in limits if (text := _limit_text(one))]
+            return f"{' and '.join(asked)} for each {_field_text(statement.element)}" if asked else ""
         case Raw(said) if statement.kind in _ONLY_ASKING:
             return json.dumps(said)
     return ""
+
+
+def _limit_text(limit: Statement) -> str:
+    """Of a set or meter; one that is not known may ask for anything."""
+    return json.dumps(limit.json) if isinstance(limit, Raw) else condition_text(limit)
 
 
 def deed_text(statement: Statement) -> str:
@@ -97,7 +102,7 @@ def deed_text(statement: Statement) -> str:
             return _translation_text(statement)
         case Notrack():
             return "not tracked"
-        case SetUpdate(operation, element, name, ()):
+        case SetUpdate(operation, element, name) if not condition_text(statement):
             return f"{operation} {_field_text(element)} to @{name}"
         case Raw() if statement.kind not in _ONLY_ASKING:
             return json.dumps(statement.json)

@@ -40,6 +40,7 @@ TUNNEL_JSON = {"payload": {"tunnel": "vxlan", "protocol": "ip", "field": "saddr"
 PREFIX_JSON = {"prefix": {"addr": "10.0.0.0", "len": 8}}
 IN_STATE = Match(Ct("state"), Bits(("new", "related")), "in")
 METER = SetUpdate("meter", SOURCE, "m", (Limit(1, "second"),))
+QUOTA = {"quota": {"val": 5, "val_unit": "mbytes", "inv": True}}
 IN_BYTES = {"limit": {"rate": 5, "burst": 7, "per": "hour", "rate_unit": "kbytes", "burst_unit": "bytes"}}
 WITH_TIMEOUT = {"op": "add", "elem": {"elem": {"val": SOURCE_JSON, "timeout": 60}}, "set": "@s"}
 
@@ -124,12 +125,32 @@ def test_a_key_that_is_not_known_is_a_difference_wherever_it_stands() -> None:
     ("expression", "text"),
     [
         (IN_BYTES, f"{json.dumps(IN_BYTES)}: drop"),
+        (QUOTA, f"{json.dumps(QUOTA)}: drop"),
         ({"queue": {"num": 1}}, 'everything: {"queue": {"num": 1}}, drop'),
         ({"match": {"left": TUNNEL_JSON, "right": "x"}}, f"{json.dumps(TUNNEL_JSON)} x: drop"),
     ],
 )
 def test_words_say_what_is_not_understood(expression: Json, text: str) -> None:
     assert sentence(parse_rule({"expr": [expression, {"drop": None}]})) == text
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        ([QUOTA], f"{json.dumps(QUOTA)} for each from: drop"),
+        ([{"counter": None}, QUOTA], f"{json.dumps(QUOTA)} for each from: drop"),
+        (
+            [{"limit": {"rate": 5, "per": "minute"}}, {"counter": None}],
+            "at most 5 a minute for each from: drop",
+        ),
+        ([{"unheard": 1}], '{"unheard": 1} for each from: drop'),
+        ([{"counter": None}], "everything: update from to @s, drop"),
+        ([], "everything: update from to @s, drop"),
+    ],
+)
+def test_a_set_or_what_is_counted_in_it_is_in_words(limits: list[Json], text: str) -> None:
+    update = {"set": {"op": "update", "elem": SOURCE_JSON, "set": "@s", "stmt": limits}}
+    assert sentence(parse_rule({"expr": [update, {"drop": None}]})) == text
 
 
 def test_a_rule_with_a_key_more_says_so() -> None:
