@@ -23,6 +23,8 @@ INTERRUPTED = 0x10
 """A flag: what is dumped has changed meanwhile."""
 CONNTRACK, EXPECTATIONS, NFTABLES = 1 << 8, 2 << 8, 10 << 8
 """Netfilter's subsystems: the high byte of a message's type."""
+FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+"""Of nftables, as nft names them."""
 _HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("!BBH")
 _ATTRIBUTE = struct.Struct("=HH")

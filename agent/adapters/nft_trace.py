@@ -29,6 +29,7 @@ from typing import Any
 from agent.adapters import process
 from agent.adapters.frame import SENDER, Probe, build
 from agent.adapters.nfnetlink import (
+    FAMILIES,
     NETFILTER,
     NFTABLES,
     Attributes,
@@ -59,7 +60,6 @@ _VERDICTS = {
     -4: "goto",
     -5: "return",
 }
-_FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
 _TOOL_S = 10.0
 _FIRST_S = 3.0
 _QUIET_S = 0.5
@@ -221,7 +221,7 @@ def _event(family: int, attributes: Attributes) -> Event:
     handle = attributes.get(_HANDLE)
     return Event(
         kind=_TYPES.get(as_number(attributes.get(_TYPE)), "other"),
-        family=_FAMILIES.get(family, str(family)),
+        family=FAMILIES.get(family, str(family)),
         table=as_text(attributes.get(_TABLE)),
         chain=as_text(attributes.get(_CHAIN)),
         handle=struct.unpack("!Q", handle)[0] if handle else None,

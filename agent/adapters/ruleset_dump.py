@@ -5,7 +5,8 @@ be loaded elsewhere. nft_context.py and nftables.py describe how nft behaves.
 Hard facts
 * The kernel takes any text as a name or a comment. nft's own language has no quotes for names and no escapes
   within quotes, and `nft list` writes both as they are: the name `a; flush ruleset` is two commands there.
-* JSON has neither fault, but that of 1.0.6 leaves out what a copy needs: the flag `dynamic` of a set.
+* JSON has neither fault, but that of 1.0.6 leaves out what a copy needs: the flag `dynamic` of a set. The
+  comments of tables and chains are not in it either, see nft_comments.py.
 * No command lists a table by its handle.
 """
 
@@ -14,10 +15,10 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from agent.adapters.nft_comments import read_quoting
 from agent.adapters.nft_context import Context, find, first_line, list_ours, open_context, run
 from agent.errors import ToolError
 from agent.rules.listing import Listing, listing_of
@@ -68,7 +69,8 @@ def _missing() -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Every table of a network namespace as nft lists it; None where nft would read another one in that."""
+    """Every table of a network namespace as nft lists it; None where that text would say something else to
+    nft."""
 
     tables: Mapping[_Place, str | None]
 
@@ -78,9 +80,9 @@ class Texts:
         context = open_context()
         missing = []
         for (family, name), text in self.tables.items():
-            reason = "it would read another one in its own listing" if text is None else _load(context, text)
-            if reason is not None and family == FAMILY and name in TABLES:
-                raise ToolError(("nft", "-f", "-"), f"nft does not accept our table: {reason}")
+            reason = "its listing does not say the same to nft" if text is None else _load(context, text)
+            if reason is not None and _is_ours((family, name)):
+                raise ToolError(("nft", "-f", "-"), f"cannot copy table {family} {name}: {reason}")
             missing += [] if reason is None else [f"{family} {name}"]
         return tuple(missing)
 
@@ -97,12 +99,12 @@ def mark(text: str) -> None:
 
 
 def read_texts() -> Texts:
-    """Of the network namespace of the caller. ToolError without our table, or without root."""
+    """Of the network namespace of the caller. HafwError without our table, or without root."""
     entries = _list_ruleset()
     context = open_context()
-    odd = {_place_of(kind, body) for kind, body in entries if not is_plain(body)}
-    places = [_place_of(kind, body) for kind, body in entries if kind == "table"]
-    return Texts({place: None if place in odd else _find_text(context, place) for place in places})
+    odd = read_quoting() | {place_of(kind, body) for kind, body in entries if not is_plain(body)}
+    places = [place for kind, body in entries if kind == "table" and (place := place_of(kind, body))]
+    return Texts({place: None if place in odd else find_text(context, place) for place in places})
 
 
 def _list_ruleset() -> list[Entry]:
@@ -117,8 +119,10 @@ def _list_ruleset() -> list[Entry]:
         raise _unreadable(argv, error) from error
 
 
-def _place_of(kind: str, body: Mapping[str, object]) -> _Place:
-    return str(body["family"]), str(body["name" if kind == "table" else "table"])
+def place_of(kind: str, body: Mapping[str, object]) -> _Place | None:
+    """None for an entry of no table, as a newer nft may list."""
+    family, name = body.get("family"), body.get("name" if kind == "table" else "table")
+    return None if family is None or name is None else (str(family), str(name))
 
 
 def is_plain(body: Mapping[str, object]) -> bool:
@@ -127,12 +131,21 @@ def is_plain(body: Mapping[str, object]) -> bool:
     return all(_NAME.fullmatch(name) for name in names) and '\\"' not in json.dumps(body)
 
 
-def _find_text(context: Context, place: _Place) -> str | None:
-    """None for a name that is one of nft's own words."""
+def find_text(context: Context, place: _Place) -> str | None:
+    """None where nft cannot list it, for example for a name that is one of nft's own words. ToolError for
+    ours."""
     argv = ("nft", "list", "table", *place)
-    with suppress(ToolError):
-        return run(context, " ".join(argv[1:]), "list a table", argv)
+    try:
+        return run(context, " ".join(argv[1:]), f"list table {' '.join(place)}", argv)
+    except ToolError:
+        if _is_ours(place):
+            raise
     return None
+
+
+def _is_ours(place: _Place) -> bool:
+    family, name = place
+    return family == FAMILY and name in TABLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +159,7 @@ class Ruleset:
 
 
 def read_ruleset(missing: tuple[str, ...]) -> Ruleset:
-    """Of the network namespace of the caller. ToolError as read_texts()."""
+    """Of the network namespace of the caller. HafwError as read_table()."""
     entries = _list_ruleset()
     return Ruleset(
         {
