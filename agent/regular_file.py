@@ -10,6 +10,7 @@ Hard facts
 """
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,17 +101,19 @@ def _find_other_kind(path: Path) -> str | None:
 
 
 def _weakness(place: Path, found: os.stat_result, trusted: frozenset[int]) -> str | None:
+    named = shlex.quote(str(place))
     if found.st_uid not in trusted:
-        return f"belongs to user {found.st_uid}, not to root; run: chown root {place}"
+        # without -h what the link leads to would be given to root
+        chown = "chown -h root" if stat.S_ISLNK(found.st_mode) else "chown root"
+        return f"belongs to user {found.st_uid}, not to root; run: `{chown} {named}`"
     if stat.S_ISLNK(found.st_mode) or not found.st_mode & _OTHERS:
         return None
     if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
         return None  # only owners replace what is in there, and the owners are looked at
     if not found.st_mode & stat.S_IWOTH and found.st_gid == 0:
         return None
-    return (
-        f"can be written by others than root (mode {stat.S_IMODE(found.st_mode):o}); run: chmod go-w {place}"
-    )
+    mode = stat.S_IMODE(found.st_mode)
+    return f"can be written by others than root (mode {mode:o}); run: `chmod go-w {named}`"
 
 
 def _trusted() -> frozenset[int]:
