@@ -69,6 +69,11 @@ class MissingToolError(ToolError):
     """It cannot be started at all."""
 
 
+class NoCopyError(ToolError):
+    """The kernel gives this process no copy of itself at the moment. It says nothing of what the copy was
+    to do."""
+
+
 class SilentError(ToolError):
     """It did not answer within its limit; what it was asked for may still be done later."""
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar, cast
 
-from agent.errors import HafwError, MissingToolError, SilentError, ToolError
+from agent.errors import HafwError, MissingToolError, NoCopyError, SilentError, ToolError
 
 Found = TypeVar("Found")
 
@@ -105,14 +105,14 @@ def in_child(job: Callable[[], Found]) -> Found:
     that it takes goes with that copy, and it does not hold up our interpreter. Of what it changes in this
     process nothing lasts.
 
-    Raises ToolError when there can be no copy (no memory, too many processes or open files), when it ends
-    before that, or is ended because it takes longer than COPY_LIMIT_S.
+    Raises NoCopyError (retryable) when there can be no copy: no memory, too many processes or open files.
+    Raises ToolError when it ends before that, or is ended because it takes longer than COPY_LIMIT_S.
     """
     try:
         pid, reader, writer = _fork_with_pipe()
     except OSError as refused:
         message = f"cannot start a process of the agent: {refused.strerror}"
-        raise ToolError(("hafw",), message, retryable=True) from refused
+        raise NoCopyError(("hafw",), message, retryable=True) from refused
     if pid == 0:
         _be_child(job, writer)
     os.close(writer)

@@ -20,7 +20,7 @@ from agent.adapters.nftables import Apart, Nftables, Seal, in_place
 from agent.adapters.ruleset_dump import read_table
 from agent.config import loader
 from agent.config.files import Files, PairFiles, of_texts, read
-from agent.errors import ConfigError, HafwError, ToolError
+from agent.errors import ConfigError, HafwError, NoCopyError, ToolError
 from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.regular_file import read_regular
@@ -122,11 +122,14 @@ def take(paths: Paths, named: Path | None, require_node: Callable[[Pair], object
     """What the agent starts with: the pair file, or the last good generation where that cannot be used.
 
     Raises HafwError when there is neither, and when the file was `named` on the command line: the
-    generations are those of the installed one.
+    generations are those of the installed one. NoCopyError says nothing of the file: systemd starts the
+    agent again.
     """
     try:
         found = process.in_child(lambda: loader.load_with_files(named or paths.pair_file))
         return _usable(*found, require_node)
+    except NoCopyError:
+        raise
     except HafwError as error:
         for one in () if named is not None else _best_first(paths):
             with contextlib.suppress(HafwError):

@@ -15,7 +15,7 @@ import pytest
 
 from agent.adapters import process
 from agent.adapters.process import in_child
-from agent.errors import ToolError
+from agent.errors import NoCopyError, ToolError
 
 SHOW = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd(), os.getsid(0)]))"
 
@@ -195,7 +195,7 @@ def test_where_there_can_be_no_copy_that_is_said_and_nothing_is_left_open(
     with monkeypatch.context() as patched:
         patched.setattr(os, call, refuse)
         with pytest.raises(
-            ToolError, match="cannot start a process of the agent: Resource temporarily"
+            NoCopyError, match="cannot start a process of the agent: Resource temporarily"
         ) as raised:
             in_child(lambda: 1)
     assert raised.value.retryable
