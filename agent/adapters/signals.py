@@ -15,8 +15,8 @@ _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def finish_command() -> None:
-    """What this process has begun it does to its end, and tells: from here on it is not to be interrupted.
-    Only for a command that ends by itself soon, in its main thread."""
+    """What this process has begun it does to its end, and tells: from here on it is not to be interrupted,
+    except in interruptible(). Only for a command that ends by itself soon, in its main thread."""
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _do_nothing)
@@ -36,4 +36,4 @@ def interruptible() -> Iterator[None]:
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
-    """The answer says what has become of it."""
+    """The answer says what has become of the command."""

@@ -249,11 +249,7 @@ def _applied_text(applied: "Applied") -> str:
         lines.append("no agent runs here; the rules were loaded without it")
     lines += _connections_text(applied)
     if applied.pending is not None:
-        left_s = max(0.0, applied.pending.remaining_s())
-        lines.append(
-            f"generation {applied.pending.back_to} comes back in {left_s:.0f} s "
-            "unless you say: hafw rules confirm"
-        )
+        lines.append(applied.pending.describe())
     else:
         lines.append("this is one node; apply the same file on the other one")
     return "".join(f"{line}\n" for line in lines)

@@ -8,7 +8,8 @@
 A kill or a power cut after any of these steps leaves the old rules or the new ones, because nft's
 transaction is one, and every file is there as it was or as it is to be. What was begun is brought to its end
 by the next process: a command, the timer, or the agent at its start. Ctrl-C and its like come before the
-first of these steps or not at all.
+first of these steps or not at all; when the rules are in force, they end the count of connections, and
+nothing else.
 """
 
 import contextlib
@@ -120,15 +121,7 @@ def apply(paths: Paths, pair_file: Path, confirm_s: int | None, *, cut: bool = F
         with _taken_back(on_disk, fresh, before):
             applied = _put_in_force(on_disk, fresh, before, new, confirm_s)
     # many connections take minutes, and the rollback waits for the lock
-    try:
-        with interruptible():
-            return _with_forbidden(applied, new, cut=cut)
-    except KeyboardInterrupt as error:
-        undone = (
-            "not every connection that it forbids was ended" if cut else "its connections were not counted"
-        )
-        text = f"interrupted: generation {applied.generation.number} is in force, but {undone}"
-        raise HafwError(text) from error
+    return _with_forbidden(generations, applied, new, cut=cut)
 
 
 def _put_in_force(
@@ -142,35 +135,58 @@ def _put_in_force(
     return Applied(fresh, before, by_agent, _begin_window(generations, pending, confirm_s))
 
 
-def _with_forbidden(applied: Applied, new: Checked, *, cut: bool) -> Applied:
+def _with_forbidden(generations: Generations, applied: Applied, new: Checked, *, cut: bool) -> Applied:
     """On the primary alone: a backup has copies of the primary's connections."""
     many = not cut and connections.count() > MAX_COUNTED
-    if _loaded_role(applied, new, cut=cut) is not RuleSet.PRIMARY or many:
-        return applied
-    table = model_of(new.table.objects(RuleSet.PRIMARY))
-    forbidden = find_forbidden(table, connections.read_states(), iproute.read_ways())
+    undone = "no connection was ended" if cut else "its connections were not counted"
+    with _in_force_all_the_same(generations, applied, undone, cut=cut):
+        if _loaded_role(new, cut=cut) is not RuleSet.PRIMARY or many:
+            return applied
+        table = model_of(new.table.objects(RuleSet.PRIMARY))
+        with interruptible():
+            forbidden = find_forbidden(table, connections.read_states(), iproute.read_ways())
+        # that took its time, and the lock is free
+        if _loaded_role(new, cut=cut) is not RuleSet.PRIMARY:
+            return applied
     if not cut:
         return replace(applied, forbidden=len(forbidden))
-    if _loaded_role(applied, new, cut=cut) is not RuleSet.PRIMARY:
-        return applied
-    return replace(applied, forbidden=len(forbidden), cut=connections.end_states(forbidden))
+    with _in_force_all_the_same(
+        generations, applied, "not every connection that it forbids was ended", cut=cut
+    ):
+        return replace(applied, forbidden=len(forbidden), cut=connections.end_states(forbidden))
 
 
-def _loaded_role(applied: Applied, new: Checked, *, cut: bool) -> RuleSet | None:
-    """The role that the kernel has `new` in. None where it has other rules: flushed by another program this
-    moment, or changed by the next command. HafwError if something was to be cut."""
+@contextlib.contextmanager
+def _in_force_all_the_same(
+    generations: Generations, applied: Applied, undone: str, *, cut: bool
+) -> Iterator[None]:
+    """What ends in here ends when `applied` was put in force, and its message says so."""
+    try:
+        yield
+    except (HafwError, KeyboardInterrupt) as error:
+        why, hint = (error.message, error.hint) if isinstance(error, HafwError) else ("interrupted", None)
+        text = f"generation {applied.generation.number} was put in force, but {undone}: {why}"
+        again = "apply it once more with --cut"
+        waits = generations.pending()  # it may have been confirmed meanwhile, or rolled back
+        if waits is not None and waits == applied.pending:
+            text += f"; {waits.describe()}"
+            again = f"when it is confirmed, {again}"
+        raise HafwError(text, again if cut else hint) from error
+
+
+def _loaded_role(new: Checked, *, cut: bool) -> RuleSet | None:
+    """The role that the kernel has `new` in. Raises HafwError where other rules are loaded: of the next
+    command, or the earlier ones, because nobody has confirmed. None where none can be read, and nothing is
+    to be cut: another program may have flushed them this moment."""
     try:
         loaded = read_table()
-    except ToolError as error:
-        reason = error.message
-    else:
-        if loaded.digest == new.rules:
-            return loaded.rules
-        reason = "other rules are loaded by now"
-    if not cut:
+    except ToolError:
+        if cut:
+            raise
         return None
-    text = f"generation {applied.generation.number} is in force, but no connection was ended: {reason}"
-    raise HafwError(text, "apply it once more with --cut when the rules are loaded")
+    if loaded.digest != new.rules:
+        raise HafwError("other rules are loaded by now", "see: hafw rules generations")
+    return loaded.rules
 
 
 def confirm(paths: Paths) -> Pending:

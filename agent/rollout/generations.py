@@ -71,6 +71,10 @@ class Pending:
     def remaining_s(self) -> float:
         return self.deadline_s - time.clock_gettime(time.CLOCK_BOOTTIME)
 
+    def describe(self) -> str:
+        left_s = max(0.0, self.remaining_s())
+        return f"generation {self.back_to} comes back in {left_s:.0f} s unless you say: hafw rules confirm"
+
 
 def boot_id() -> str:
     return _BOOT_ID.read_text(encoding="ascii").strip()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Connections that a new policy forbids: counted or ended when it is in force and the lock is free."""
 
+import re
 import signal
 import sys
 
@@ -14,6 +15,7 @@ pytestmark = [
     pytest.mark.skipif("os.geteuid() != 0", reason="has /etc, /run and /var of its own, which root may"),
 ]
 
+BACK = r"generation 1 comes back in \d+ s unless you say: hafw rules confirm"
 LESS = A.replace("http, https", "https")
 """A, whose connections to port 80 this one forbids."""
 
@@ -67,49 +69,88 @@ sys.exit(main(["rules", "apply", "/run/b.yaml", "--cut", "--confirm", "600"]))
 def test_what_cannot_be_cut_is_in_force_all_the_same_and_says_so(machine: Machine) -> None:
     done = machine.run(sys.executable, "-P", "-c", AWAY)
     assert done.returncode != 0
-    assert "generation 2 is in force, but no connection was ended: nft cannot list" in done.stderr
+    assert re.fullmatch(
+        "hafw: generation 2 was put in force, but no connection was ended: nft cannot list the table; "
+        f"{BACK}; when it is confirmed, apply it once more with --cut\n",
+        done.stderr,
+    )
     assert machine.read(PAIR_FILE) == B
     assert machine.run(sys.executable, "-P", "-m", "agent", "rules", "confirm").returncode == 0
 
 
+# what the caller ignores (nohup: SIGHUP) would stay ignored
 COUNTING = """
-import os, sys
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 from agent.adapters import connections
-real = connections.read_states
-def counting():
+real = connections.{step}
+def counting(*arguments):
     {meanwhile}
-    return real()
-connections.read_states = counting
+    return real(*arguments)
+connections.{step} = counting
 from agent.__main__ import main
 sys.exit(main(["rules", "apply", "/run/less.yaml", *{options}]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def counting(meanwhile: str, *options: str, step: str = "read_states") -> str:
+    """A `hafw rules apply` of LESS, and what happens in the middle of a step."""
+    return COUNTING.format(meanwhile=meanwhile, options=options, step=step)
+
+
+ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", ENDING)
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "its connections were not counted"),
-        (("--cut",), "not every connection that it forbids was ended"),
+        ((), "its connections were not counted: interrupted"),
+        (("--confirm", "600"), f"its connections were not counted: interrupted; {BACK}"),
+        (("--cut",), "no connection was ended: interrupted; apply it once more with --cut"),
     ],
 )
 def test_counting_can_be_interrupted(
     primary: Machine, number: int, options: tuple[str, ...], says: str
 ) -> None:
-    program = COUNTING.format(meanwhile=f"os.kill(os.getpid(), {int(number)})", options=options)
+    program = counting(f"os.kill(os.getpid(), {int(number)})", *options)
     done = primary.run(sys.executable, "-P", "-c", program)
     assert done.returncode == 1
-    assert done.stderr == f"hafw: interrupted: generation 2 is in force, but {says}\n"
+    assert re.fullmatch(f"hafw: generation 2 was put in force, but {says}\n", done.stderr), done.stderr
     assert_in_force(primary, LESS)
     assert "dport=80" in primary.must("conntrack", "-L")
 
 
-def test_the_next_command_does_not_wait_until_all_are_counted(primary: Machine) -> None:
+@pytest.mark.parametrize("number", ENDING)
+def test_but_what_it_has_begun_to_end_it_ends(primary: Machine, number: int) -> None:
+    program = counting(f"os.kill(os.getpid(), {int(number)})", "--cut", step="end_states")
+    done = primary.run(sys.executable, "-P", "-c", program)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 connection cut that these rules do not allow" in done.stdout
+    assert "dport=80" not in primary.must("conntrack", "-L")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "its connections were not counted: other rules are loaded by now; see: hafw rules generations"),
+        (
+            ("--cut",),
+            "no connection was ended: other rules are loaded by now; apply it once more with --cut",
+        ),
+        (
+            ("--confirm", "600"),
+            "its connections were not counted: other rules are loaded by now; see: hafw rules generations",
+        ),
+    ],
+)
+def test_the_next_command_does_not_wait_until_all_are_counted(
+    primary: Machine, options: tuple[str, ...], says: str
+) -> None:
     """It may put other rules in force, and then what these rules forbid is not ended."""
     back = """os.spawnl(os.P_WAIT, sys.executable, "python3", "-P", "-m", "agent", "rules", "rollback")"""
-    done = primary.run(sys.executable, "-P", "-c", COUNTING.format(meanwhile=back, options=("--cut",)))
+    done = primary.run(sys.executable, "-P", "-c", counting(back, *options))
     assert_in_force(primary, A)
-    assert (
-        "generation 2 is in force, but no connection was ended: other rules are loaded by now" in done.stderr
-    )
+    assert (done.returncode, done.stderr) == (1, f"hafw: generation 2 was put in force, but {says}\n")
     assert "dport=80" in primary.must("conntrack", "-L")

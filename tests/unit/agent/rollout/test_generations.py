@@ -76,6 +76,13 @@ def test_the_last_ten_are_kept_and_what_a_pending_apply_needs(made: Generations)
     assert [one.number for one in made.known()] == list(range(7, 17))
 
 
+def test_what_waits_says_when_it_goes() -> None:
+    assert pending(2, 1, LATER_S).describe() == (
+        "generation 1 comes back in 10000 s unless you say: hafw rules confirm"
+    )
+    assert "comes back in 0 s" in pending(2, 1, -LATER_S).describe()
+
+
 def test_a_generation_goes_where_the_agent_reads_it(made: Generations, pair_file: Path) -> None:
     pair_file.chmod(0o604)
     pair_file.with_name(".hafw.yaml.1.hafw-new").touch()  # of one that was killed
