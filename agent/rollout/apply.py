@@ -31,6 +31,7 @@ from agent.config import loader
 from agent.config.files import Files, PairFiles, read
 from agent.core.roles import RuleSet
 from agent.errors import ConfigError, HafwError, ToolError, UnavailableError
+from agent.file_cures import cure_of
 from agent.model.pair import Pair
 from agent.model.records import Record, RecordKind
 from agent.paths import Paths
@@ -373,11 +374,7 @@ def _begin_window(
 
 @contextlib.contextmanager
 def _taken_back(on_disk: OnDisk, fresh: Generation, before: Generation | None) -> Iterator[None]:
-    """What failed in here has not been. What waits for its confirmation is `fresh`, or stays waiting.
-
-    Each step is tried even if others failed, and the first error is the one that is raised. The
-    files come first: a kill before they are back must leave the timer.
-    """
+    """What failed in here has not been. The first error is the one that is raised."""
     found = _readable(on_disk.read, on_disk.paths.pair_file)
     try:
         with _explained():
@@ -385,24 +382,40 @@ def _taken_back(on_disk: OnDisk, fresh: Generation, before: Generation | None) -
     except HafwError as error:
         if fresh == before:
             raise
-        pending = on_disk.generations.pending()
-        steps: list[Callable[[], None]] = [lambda: _restore_files(on_disk, before, found)]
-        if pending is not None and pending.number == fresh.number:
-            steps += [on_disk.generations.clear_pending, rollback_timer.stop]
-        steps.append(lambda: on_disk.generations.drop(fresh.number))
-        left = [text for step in steps if (text := _failure_of(step)) is not None]
+        left = _take_back(on_disk, fresh, before, found)
         if left:
             raise HafwError(f"{error}; and it could not be taken back: {'; '.join(left)}") from error
         raise
 
 
-def _failure_of(step: Callable[[], None]) -> str | None:
+def _take_back(
+    on_disk: OnDisk, fresh: Generation, before: Generation | None, found: Files | None
+) -> list[str]:
+    """Each step is tried even if others failed; returns why those did. The files come first: a kill before
+    they are back must leave the timer. What waits for its confirmation is `fresh`, or stays waiting."""
+    generations, left = on_disk.generations, list[str]()
+    pending: Pending | None = None
+    with _noted(left):
+        _restore_files(on_disk, before, found)
+    with _noted(left):
+        pending = generations.find_pending()
+    if pending is not None and pending.number == fresh.number:
+        with _noted(left):
+            generations.clear_pending()
+        with _noted(left):
+            rollback_timer.stop()
+    with _noted(left):
+        generations.drop(fresh.number)
+    return left
+
+
+@contextlib.contextmanager
+def _noted(left: list[str]) -> Iterator[None]:
     try:
         with _explained():
-            step()
+            yield
     except HafwError as error:
-        return str(error)
-    return None
+        left.append(str(error))
 
 
 @contextlib.contextmanager
@@ -411,7 +424,9 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HafwError(f"the kernel refused a call: {error.strerror or error}") from error
+        call = "a call" if error.filename is None else f"a call for {error.filename}"
+        text = f"the kernel refused {call}: {error.strerror or error}"
+        raise HafwError(text, cure_of(error)) from error
 
 
 def _restore_files(on_disk: OnDisk, before: Generation | None, found: Files | None) -> None:

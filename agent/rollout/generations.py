@@ -226,9 +226,13 @@ class Generations:
     def pending(self) -> Pending | None:
         """None also when it is invalid; finish() says so."""
         try:
-            return self._read_pending() if os.path.lexists(self._pending) else None
+            return self.find_pending()
         except HafwError:
             return None
+
+    def find_pending(self) -> Pending | None:
+        """HafwError when there is one that cannot be read."""
+        return self._read_pending() if os.path.lexists(self._pending) else None
 
     def _read_pending(self) -> Pending:
         found = _read(self._pending, MAX_NOTE_BYTES)

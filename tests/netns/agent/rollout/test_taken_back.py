@@ -84,6 +84,44 @@ def test_an_error_that_no_adapter_expects_is_taken_back_as_well(
     assert_in_force(machine, there)
 
 
+DISK_FULL = FAILING.format(error='OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/hafw/x")')
+
+
+def test_such_an_error_says_on_what_and_what_helps(machine: Machine) -> None:
+    done = machine.run(sys.executable, "-P", "-c", DISK_FULL, "rules", "apply", "/run/b.yaml")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "hafw: the kernel refused a call for /run/hafw/x: No space left on device; "
+        "its disk is full; make room there\n",
+    )
+    assert_in_force(machine, A)
+
+
+NO_FILES_FROM_NOW_ON = """
+import os, resource, sys
+from agent.rollout import apply
+def fail(on_disk, new=None):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    os.pipe()
+apply.make_live = fail
+from agent.cli.main import main
+sys.exit(main(["rules", "apply", "/run/b.yaml", "--confirm", "600"]))
+"""
+
+
+def test_what_waits_and_cannot_be_read_is_named_as_left(machine: Machine) -> None:
+    done = machine.run(sys.executable, "-P", "-c", NO_FILES_FROM_NOW_ON)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "hafw: the kernel refused a call: Too many open files; and it could not be taken back: "
+    )
+    assert "; /var/lib/hafw/pending cannot be read: Too many open files" in done.stderr
+    assert is_pending(machine)
+    machine.rules("rollback")
+    assert not is_pending(machine)
+    assert_in_force(machine, A)
+
+
 HALF = """
 import os, sys
 from agent.errors import HafwError

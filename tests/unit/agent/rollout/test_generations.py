@@ -83,6 +83,16 @@ def test_what_waits_says_when_it_goes() -> None:
     assert "comes back in 0 s" in pending(2, 1, -LATER_S).describe()
 
 
+def test_what_waits_and_cannot_be_read_is_none_or_an_error(made: Generations, tmp_path: Path) -> None:
+    assert made.find_pending() is None
+    made.set_pending(pending(2, 1, LATER_S))
+    assert made.find_pending() == made.pending() is not None
+    (tmp_path / "lib" / "pending").write_text("no note")
+    assert made.pending() is None
+    with pytest.raises(HafwError, match="pending is invalid"):
+        made.find_pending()
+
+
 def test_a_generation_goes_where_the_agent_reads_it(made: Generations, pair_file: Path) -> None:
     pair_file.chmod(0o604)
     pair_file.with_name(".hafw.yaml.1.hafw-new").touch()  # of one that was killed
