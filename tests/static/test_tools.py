@@ -92,25 +92,6 @@ def test_codespell(root: Path, files: tuple[Path, ...]) -> None:
     check(root, require_tool("codespell"), *words, *(str(path.relative_to(root)) for path in files))
 
 
-def check_names(root: Path, *names: str) -> None:
-    """Each word that a name is made of: codespell takes one with underscores for one word."""
-    words = ("-r", "[A-Z]+(?![a-z])|[A-Z]?[a-z]+", "-L", ",".join(NO_MISTAKES))
-    check(root, require_tool("codespell"), "--builtin", "en-GB_to_en-US", *words, *names)
-
-
-def test_names_are_american(root: Path, files: tuple[Path, ...]) -> None:
-    check_names(root, *(str(path.relative_to(root)) for path in files))
-
-
-@pytest.mark.parametrize("name", ["NEIGHBOR_TABLE", "_behavior", "ColorMap", "test_an_odd_color_is"])
-def test_a_british_name_is_found(name: str, tmp_path: Path) -> None:
-    (tmp_path / "american.py").write_text(name)
-    check_names(tmp_path, "american.py")
-    (tmp_path / "british.py").write_text(name.replace("or", "our").replace("OR", "OUR"))
-    with pytest.raises(AssertionError, match=r"british\.py:1: \w+ ==> "):
-        check_names(tmp_path, "british.py")
-
-
 def test_shellcheck(root: Path, shell_files: tuple[Path, ...]) -> None:
     assert root / "run" in shell_files, "the search for shell files does not work"
     check(root, require_tool("shellcheck"), *(str(path.relative_to(root)) for path in shell_files))
