@@ -192,9 +192,9 @@ class Meaning:
 
     kind: EventKind
     at_ns: int
-    retry_s: float = plans.RETRY_AFTER_S
+    retry_s: float
     """After how long what failed is tried again, where the move does that."""
-    alarm: str = ""
+    alarm: str
     """What is said of the states, where the move decides without them."""
 
 

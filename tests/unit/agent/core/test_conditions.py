@@ -10,7 +10,6 @@ from agent.core.actions import (
     Action,
     AwaitStates,
     CommitStates,
-    Committed,
     FlushCaches,
     LoadRules,
     Outcome,
@@ -47,18 +46,17 @@ from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
 from agent.model.pair import AfterLimit, SyncMode
+from tests.unit.agent.core.world import GOOD, SHORT
 
 By = Observation
 NOW = 100_000_000_000
-COMMITTED_ALL = Committed(10, 10, 0, skipped=False, evidence="log")
-SHORT = Committed(10, 4, 6, skipped=False, evidence="log")
 RULES: tuple[Action, ...] = (
     LoadRules(RuleSet.PRIMARY),
     SwitchRules(RuleSet.PRIMARY),
     VerifyRules(RuleSet.PRIMARY),
 )
 ASKED: dict[Action, Outcome | None] = {
-    CommitStates(1.0): COMMITTED_ALL,
+    CommitStates(1.0): GOOD,
     FlushCaches(): None,
     ResyncKernel(): Reread(10, 10, 10),
     SendBulk(): Sent(10),
@@ -86,7 +84,7 @@ def observed_by_actions() -> Iterator[tuple[Event, set[Observation]]]:
             yield ActionFailed(NOW, action, "a reason", False, answer), looks
             yield ActionFailed(NOW, action, "a reason", True, answer), looks
     yield ActionDone(NOW, CommitStates(1.0), SHORT), {By.QUESTION, By.COMMIT}
-    yield ActionDone(NOW, CommitStates(1.0), replace(COMMITTED_ALL, skipped=True)), {By.QUESTION, By.COMMIT}
+    yield ActionDone(NOW, CommitStates(1.0), replace(GOOD, skipped=True)), {By.QUESTION, By.COMMIT}
     yield ActionDone(NOW, ResyncKernel(), Reread(10, 5000, 5000)), {By.QUESTION, By.COUNT}
     lossy = StatesIn(10, peer_heard=True, losses="6 messages were lost")
     yield ActionDone(NOW, AwaitStates(1.0), lossy), {By.QUESTION, By.LOSSES}

@@ -51,13 +51,9 @@ from agent.core.plan import (
 )
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
-from agent.model.pair import AfterLimit, SyncMode
-from tests.unit.agent.core.world import SECOND, World
+from tests.unit.agent.core.world import CACHE, CACHE_CLOSED, DIRECT, GOOD, SECOND, SHORT, SKIPPED, World
 
 NOW = 60 * SECOND
-DIRECT = Settings(mode=SyncMode.DIRECT)
-CACHE = Settings(mode=SyncMode.CACHE)
-CACHE_CLOSED = Settings(mode=SyncMode.CACHE, then=AfterLimit.CLOSED)
 
 START = State()
 RESUMING = State(Phase.RESUMING, loaded=RuleSet.PRIMARY)
@@ -67,9 +63,6 @@ SERVING = State(Phase.SERVING, Role.PRIMARY, RuleSet.PRIMARY, whole=True)
 HOLDING = replace(PREPARING, phase=Phase.HOLDING, promoted_ns=0)
 
 COMMIT = CommitStates(10.0)
-GOOD = Committed(10, 10, 0, skipped=False, evidence="log")
-SHORT = Committed(10, 4, 6, skipped=False, evidence="log")
-SKIPPED = Committed(10, 0, 0, skipped=True, evidence="log")
 SETTLE = TimerFired(NOW, Timer.SETTLE)
 MISSED = ConditionSeen(NOW, Condition.REPLICATION, False, "6 messages were lost")
 ANSWERS = ConntrackdAsked(NOW, QueryResult.OK)

@@ -28,12 +28,9 @@ from agent.core.machine import TRANSITIONS, EventKind, Make, step
 from agent.core.plan import BULK_COST_S, BULK_SHARE, Settings, refresh_after_s
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
-from agent.model.pair import AfterLimit, SyncMode
-from tests.unit.agent.core.world import SECOND, World
+from agent.model.pair import SyncMode
+from tests.unit.agent.core.world import CACHE, CACHE_CLOSED, DIRECT, SECOND, World
 
-DIRECT = Settings(mode=SyncMode.DIRECT)
-CACHE = Settings(mode=SyncMode.CACHE)
-CACHE_CLOSED = Settings(mode=SyncMode.CACHE, then=AfterLimit.CLOSED)
 REPORT = Settings(mode=SyncMode.CACHE, repair=False, helpers=True)
 ALL = {"direct": DIRECT, "cache": CACHE, "cache-closed": CACHE_CLOSED, "report": REPORT}
 

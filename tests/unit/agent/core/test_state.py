@@ -10,7 +10,6 @@ from agent.core.actions import (
     Action,
     AwaitStates,
     CommitStates,
-    Committed,
     CompleteExpectations,
     CompleteRemaining,
     FlushCaches,
@@ -48,13 +47,11 @@ from agent.core.events import (
 )
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State, learn
+from tests.unit.agent.core.world import GOOD, SHORT, SKIPPED
 
 NOW = 60_000_000_000
 PUT_NS = 4
 COMMIT, LATE = CommitStates(10.0), CommitStates(300.0, late=True)
-GOOD = Committed(10, 10, 0, skipped=False, evidence="log")
-SHORT = Committed(10, 4, 6, skipped=False, evidence="log")
-SKIPPED = Committed(10, 0, 0, skipped=True, evidence="log")
 COUNTED = Coverage(exact_ns=1, outside=5, suspicions=1, not_before_ns=2)
 
 PRIMARY = State(

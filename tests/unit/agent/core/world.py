@@ -32,9 +32,15 @@ from agent.core.machine import step
 from agent.core.plan import Settings
 from agent.core.roles import Role, RuleSet
 from agent.core.state import ConditionChange, State
-from agent.model.pair import SyncMode
+from agent.model.pair import AfterLimit, SyncMode
 
 SECOND = 1_000_000_000
+DIRECT = Settings(mode=SyncMode.DIRECT)
+CACHE = Settings(mode=SyncMode.CACHE)
+CACHE_CLOSED = Settings(mode=SyncMode.CACHE, then=AfterLimit.CLOSED)
+GOOD = Committed(10, 10, 0, skipped=False, evidence="log")
+SHORT = Committed(10, 4, 6, skipped=False, evidence="log")
+SKIPPED = Committed(10, 0, 0, skipped=True, evidence="log")
 
 
 @dataclass
