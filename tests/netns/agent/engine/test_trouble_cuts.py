@@ -6,8 +6,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -296,7 +297,7 @@ def test_the_next_agent_makes_the_commit_that_is_owed(lab: Lab, mode: SyncMode) 
     wait_record(heir, back, POLL_S + 10, event="step", step=last, result="done")
     until(lambda: not is_marked(heir), POLL_S, "the mark stays")
     assert bool(find(records(heir, back), step="CommitStates")) is owes
-    until(lambda: "rules" in (lab.status().node(heir.name).agent or {}), POLL_S, "no status yet")
+    until(lambda: "rules" in status_of(lab, heir), POLL_S, "no status yet")
     lab.heal(primary)
     assert_consistent(lab, since, allowed={"states"} if owes else ())
 
@@ -349,7 +350,11 @@ def test_a_commit_asked_for_while_another_one_runs(lab: Lab, mode: SyncMode) -> 
             # it stops in the middle of that until the agent asks it for the same
             heir.signal_service("conntrackd", signal.SIGSTOP)
             take_over(lab)
-            until(lambda: phase_of(lab, heir) == "preparing", 5, "the agent does not ask it for a commit")
+            until(
+                lambda: status_of(lab, heir).get("phase") == "preparing",
+                5,
+                "the agent does not ask it for a commit",
+            )
             heir.signal_service("conntrackd", signal.SIGCONT)
             done = wait_record(heir, since, 20, event="transition", to="primary", result="done")
             assert by_hand.wait(20) == 0
@@ -362,8 +367,8 @@ def test_a_commit_asked_for_while_another_one_runs(lab: Lab, mode: SyncMode) -> 
     assert int(str(done["committed"])) >= int(str(done["expected"])) >= setup.states
 
 
-def phase_of(lab: Lab, node: Node) -> object:
-    return (lab.status().node(node.name).agent or {}).get("phase")
+def status_of(lab: Lab, node: Node) -> Mapping[str, Any]:
+    return lab.status().node(node.name).agent or {}
 
 
 def commits_begun(node: Node) -> int:
