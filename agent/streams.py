@@ -8,6 +8,10 @@ from typing import TextIO
 from agent.errors import HafwError
 
 
+class ReaderGoneError(Exception):
+    """The reader of our output has had enough. Any other pipe that breaks is an error like any other."""
+
+
 def open_missing() -> None:
     """A stream that the caller has closed is /dev/null: no file or socket of ours gets its number."""
     for number in (0, 1, 2):
@@ -22,7 +26,7 @@ def open_missing() -> None:
 
 def write_answer(text: str, out: TextIO | None = None) -> None:
     """Everything at once, so that a reader that is gone, a full disk and letters that the terminal does not
-    know are handled here and nowhere else. Raises BrokenPipeError or HafwError."""
+    know are handled here and nowhere else. Raises ReaderGoneError or HafwError."""
     out = out or sys.stdout
     encoding = out.encoding or "utf-8"
     try:
@@ -31,7 +35,7 @@ def write_answer(text: str, out: TextIO | None = None) -> None:
     except OSError as error:
         _give_up(out)
         if isinstance(error, BrokenPipeError):
-            raise
+            raise ReaderGoneError from error
         raise HafwError(f"cannot write the answer: {error.strerror}") from error
 
 

@@ -24,7 +24,7 @@ from agent.errors import ConfigError, HafwError
 from agent.paths import Paths
 from agent.render.kinds import Rendered
 from agent.setup import arguments as setup_arguments
-from agent.streams import complain, harmless, open_missing, write_answer
+from agent.streams import ReaderGoneError, complain, harmless, open_missing, write_answer
 
 if TYPE_CHECKING:
     from agent.model.pair import Pair  # each verb loads what it needs: a status has to be there at once
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HafwError as error:
         complain(f"hafw: {error}")
         return 1
-    except BrokenPipeError:
+    except ReaderGoneError:
         return 1
     except KeyboardInterrupt:
         return 130

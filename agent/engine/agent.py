@@ -67,6 +67,8 @@ class Agent:
         self.rules = active.adapter_of(OnDisk(paths), taken.table, process.in_child)
         self._tidied = -1
         self._reloads = 0
+        self.ends_because = ""
+        """The signal, or the error that nothing handled."""
         self.conntrackd = Conntrackd(paths, pair.sync.mode, process.run, expectations=uses_helpers(pair))
         # one thread, so that what was begun first is done first; as urgent as the loop, which waits while
         # the thread has the interpreter
@@ -123,12 +125,19 @@ class Agent:
             group.create_task(watchdog.feed(self.loop, self.manager, self._flush))
             try:
                 await working
+            except BaseException as error:
+                if not self.ends_because:
+                    self.ends_because = crash.in_one_line(error)
+                raise
             finally:
                 self.manager.say_stopping()
                 self._flush()
                 server.close()
                 self.observer.close()
-                self._record(RecordKind.STOPPED, "hafw agent has stopped; rules and states stay as they are")
+                self._record(
+                    RecordKind.STOPPED,
+                    f"hafw agent has stopped ({self.ends_because}); rules and states stay as they are",
+                )
                 self.manager.close()
                 self.sink.close()
 
@@ -265,9 +274,17 @@ async def _until_signalled(agent: Agent) -> None:
     working = asyncio.current_task()
     assert working is not None
     running = asyncio.get_running_loop()
+
+    def end(reason: str) -> None:
+        agent.ends_because = agent.ends_because or reason
+
+    def signalled(number: signal.Signals) -> None:
+        end(number.name)
+        working.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        running.add_signal_handler(number, working.cancel)
-    with crash.ending(working), contextlib.suppress(asyncio.CancelledError):
+        running.add_signal_handler(number, signalled, number)
+    with crash.ending(working, end), contextlib.suppress(asyncio.CancelledError):
         try:
             await agent.run()
         except BaseExceptionGroup as group:

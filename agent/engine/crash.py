@@ -7,7 +7,7 @@ continues without one of its ears would be worse: it looks alive.
 
 import asyncio
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ adapter sees the same end of the bus by itself."""
 
 
 @contextmanager
-def ending(working: "asyncio.Task[Any]") -> Iterator[None]:
-    """Inside, an unhandled exception cancels `working`, and is raised at the end of the block."""
+def ending(working: "asyncio.Task[Any]", say: Callable[[str], None]) -> Iterator[None]:
+    """Inside, an unhandled exception is described to `say`, cancels `working`, and is raised at the end of
+    the block."""
     found: list[BaseException] = []
 
     def handle(running: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -29,6 +30,7 @@ def ending(working: "asyncio.Task[Any]") -> Iterator[None]:
             running.default_exception_handler(context)
             return
         found.append(exception)
+        say(in_one_line(exception))
         working.cancel()
 
     running = asyncio.get_running_loop()
@@ -42,6 +44,16 @@ def ending(working: "asyncio.Task[Any]") -> Iterator[None]:
         running.set_exception_handler(None)
     if found:
         raise found[0]
+
+
+def in_one_line(exception: BaseException) -> str:
+    """What it is and where it was raised, in one line."""
+    while isinstance(exception, BaseExceptionGroup):
+        exception = exception.exceptions[0]
+    frames = traceback.extract_tb(exception.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    words = " ".join(str(exception).split())
+    return f"{type(exception).__name__}{': ' if words else ''}{words}{place}"
 
 
 def is_foreign(exception: BaseException) -> bool:

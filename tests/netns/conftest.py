@@ -33,14 +33,25 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def last_words(lab: Lab, name: str) -> str:
-    """The end of the agent's records, and of its traceback where there is one."""
-    said = []
+    """The end of the agent's records, and of its traceback where there is one, and which service of the node
+    does not run."""
+    said = [f"{service} is down" for service in down(lab, name)]
     for log in (LOG, "/var/log/agent.log"):
         try:
             said += lab.node(name).read_text(log).splitlines()[-LAST_LINES:]
         except (OSError, LabError) as error:  # no agent in this lab, or the lab has ended
             said.append(str(error))
     return "\n".join(map(readable, said))
+
+
+def down(lab: Lab, name: str) -> list[str]:
+    try:
+        (services,) = (node.services for node in lab.status().nodes if node.name == name)
+    except (OSError, LabError):  # the lab has ended
+        return []
+    return [
+        f"{one} (exit status {state.exit_status})" for one, state in services.items() if not state.running
+    ]
 
 
 @pytest.fixture(params=["dbus_next", "dbus_fast"])

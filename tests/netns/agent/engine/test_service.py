@@ -163,6 +163,11 @@ def test_it_is_ready_without_anybody_else_and_says_how_it_is(place: Place) -> No
         assert reload.index("RELOADING=1") < reload.index("READY=1")
         assert end(agent) == "", "what is recorded is not said on stderr as well"
     assert place.said.hear()[-1] == "STOPPING=1"
+    assert "hafw agent has stopped (SIGTERM); rules" in last_record(place)
+
+
+def last_record(place: Place) -> str:
+    return str(place.records()[-1]["message"])
 
 
 def test_what_came_while_it_was_away_is_taken_at_its_start(place: Place) -> None:
@@ -230,6 +235,7 @@ def test_a_bug_in_a_callback_ends_the_process(place: Place) -> None:
     assert agent.returncode == 1
     assert errors.rstrip().endswith("ValueError: a bug in a callback")
     assert errors.count("Traceback") == 1
+    assert "has stopped (ValueError: a bug in a callback at <string>:" in last_record(place)
 
 
 def test_it_is_back_soon(place: Place) -> None:

@@ -454,3 +454,14 @@ def test_a_history_since_no_time(text: str) -> None:
     assert done.returncode == 2
     assert b"invalid time '" in done.stderr
     assert b"; write 2h, 30min, 7d or 2026-01-31 13:00" in done.stderr
+
+
+def test_a_pipe_that_breaks_inside_of_the_agent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only of the answer: without a word and with status 1, as if its reader were gone, an agent ended."""
+
+    def break_it(_arguments: object, _paths: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("agent.cli.main.run_agent", break_it)
+    with pytest.raises(BrokenPipeError):
+        main(["agent"])

@@ -14,7 +14,7 @@ from agent.engine import crash
 async def until_cancelled() -> None:
     working = asyncio.current_task()
     assert working is not None
-    with crash.ending(working):
+    with crash.ending(working, print):
         async with asyncio.timeout(10):
             await asyncio.Event().wait()
 
@@ -30,6 +30,23 @@ def test_a_bug_in_a_callback_ends_it() -> None:
 
     with pytest.raises(ValueError, match="a bug"):
         asyncio.run(scenario())
+
+
+def test_what_ends_it_is_said_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    test_a_bug_in_a_callback_ends_it()
+    assert capsys.readouterr().out == f"ValueError: a bug at {__file__}:{fail.__code__.co_firstlineno + 1}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError(), "ValueError"),
+        (OSError(32, "two\nlines"), "BrokenPipeError: [Errno 32] two lines"),
+        (BaseExceptionGroup("of tasks", [ExceptionGroup("inside", [KeyError("x")])]), "KeyError: 'x'"),
+    ],
+)
+def test_an_error_is_described_in_one_line(error: BaseException, words: str) -> None:
+    assert crash.in_one_line(error) == words
 
 
 def test_a_bug_in_a_reader_ends_it() -> None:
@@ -57,7 +74,7 @@ def test_a_bug_in_a_task_that_nobody_waits_for_ends_it() -> None:
         await asyncio.wait([task])
         working = asyncio.current_task()
         assert working is not None
-        with crash.ending(working):
+        with crash.ending(working, print):
             del task
             async with asyncio.timeout(10):
                 await asyncio.Event().wait()
