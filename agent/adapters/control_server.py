@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the agent answers the requests of control.py, however many come, from any client."""
+"""How the agent answers the requests of control.py, however many come, from any client.
+
+Hard fact: asyncio keeps the error of a stream in a future of its own as well. Where the garbage collector
+comes to that one before the stream, it reports an error that nobody has handled: so a client that was gone
+could end the agent. A socket without a stream raises its errors where it is used, and nowhere else.
+"""
 
 import asyncio
 import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +59,13 @@ class Server:
             line.setblocking(False)
             task = asyncio.get_running_loop().create_task(self._serve(line))
             self._open[task] = None
-            task.add_done_callback(self._served)
+            task.add_done_callback(partial(self._served, line))
             if len(self._open) > MAX_OPEN:
                 next(iter(self._open)).cancel()
         return AT_ONCE
 
-    def _served(self, task: "asyncio.Task[None]") -> None:
+    def _served(self, line: socket.socket, task: "asyncio.Task[None]") -> None:
+        line.close()
         self._open.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             asyncio.get_running_loop().call_exception_handler(
@@ -66,18 +73,10 @@ class Server:
             )
 
     async def _serve(self, line: socket.socket) -> None:
-        reader, writer = await asyncio.open_unix_connection(sock=line, limit=MAX_REQUEST)
-        is_closed = False
-        try:
-            question = await _read_request(reader)
-            if question is not None:
-                if question == STATUS:
-                    writer.write(SIGN_OF_LIFE)
-                is_closed = await _send(writer, await self._answer(question))
-        finally:
-            # asyncio has nothing left to abort in one that closed when its buffer was empty
-            if not is_closed:
-                writer.transport.abort()
+        question = await _read_request(line)
+        if question is None or (question == STATUS and not await _send(line, SIGN_OF_LIFE)):
+            return
+        await _send(line, json.dumps(await self._answer(question)).encode() + b"\n")
 
     async def _answer(self, question: bytes) -> dict[str, Any]:
         """Raises what the answer raises: that is a fault of ours, and never taken for one of the client."""
@@ -117,23 +116,27 @@ async def serve(path: Path, answer: Answer, reload: Answer | None = None) -> Ser
     return Server(listener, {STATUS: answer, **({RELOAD: reload} if reload else {})})
 
 
-async def _read_request(reader: asyncio.StreamReader) -> bytes | None:
+async def _read_request(line: socket.socket) -> bytes | None:
     """None when the client is gone, sends too much, or nothing in time."""
+    found = b""
     try:
         async with asyncio.timeout(REQUEST_LIMIT_S):
-            return await reader.readline()
-    except (TimeoutError, OSError, ValueError):
+            while b"\n" not in found and len(found) <= MAX_REQUEST:
+                more = await asyncio.get_running_loop().sock_recv(line, MAX_REQUEST)
+                if not more:
+                    return None
+                found += more
+    except (TimeoutError, OSError):
         return None
+    request, end, _ = found.partition(b"\n")
+    return request + end if end and len(request) < MAX_REQUEST else None
 
 
-async def _send(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> bool:
+async def _send(line: socket.socket, data: bytes) -> bool:
     """False when the client is gone, or does not read."""
-    writer.write(json.dumps(answer).encode() + b"\n")
     try:
         async with asyncio.timeout(READING_LIMIT_S):
-            await writer.drain()
-            writer.close()
-            await writer.wait_closed()
+            await asyncio.get_running_loop().sock_sendall(line, data)
     except (TimeoutError, OSError):
         return False
     return True
