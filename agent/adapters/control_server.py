@@ -61,7 +61,9 @@ class Server:
             self._open[task] = None
             task.add_done_callback(partial(self._served, line))
             if len(self._open) > MAX_OPEN:
-                next(iter(self._open)).cancel()
+                oldest = next(iter(self._open))
+                del self._open[oldest]  # else the next one that comes would cancel it once more
+                oldest.cancel()
         return AT_ONCE
 
     def _served(self, line: socket.socket, task: "asyncio.Task[None]") -> None:

@@ -22,6 +22,7 @@ from agent.setup.notes import Argv, kept_notes, live_commands, rival_notes
 from agent.setup.plan import plan_setup
 from agent.setup.routes import loss_notes
 from agent.setup.write import start_writing, write_change
+from agent.streams import complain
 
 _RESTART_LIMIT_S = 120.0
 
@@ -65,7 +66,7 @@ def run(
     except HafwError as error:
         if not arguments.dry_run:
             raise
-        print(f"hafw: {error}", file=sys.stderr)
+        complain(f"hafw: {error}")
         return 2
 
 

@@ -99,22 +99,34 @@ class Agent:
     async def run(self) -> None:
         """Resident: until cancelled."""
         self._listen_for_notices()
-        async with asyncio.TaskGroup() as group:
-            reload_asked = asyncio.Event()
-            # before another process can see that the agent runs: until then the signal would end it
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_asked.set)
-            server = await control_server.serve(self.paths.control_socket, self._status, self._answer_reload)
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._work(group)
+        except BaseException as error:
+            self.ends_because = self.ends_because or crash.in_one_line(error)
+            raise
+        finally:
+            self._record(
+                RecordKind.STOPPED,
+                f"hafw agent has stopped ({self.ends_because}); rules and states stay as they are",
+            )
+            self.manager.close()
+            self.sink.close()
+
+    async def _work(self, group: asyncio.TaskGroup) -> None:
+        reload_asked = asyncio.Event()
+        # before another process can see that the agent runs: until then the signal would end it
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_asked.set)
+        server = await control_server.serve(self.paths.control_socket, self._status, self._answer_reload)
+        try:
             self.observer.start(group)
             self.sensors = Sensors(self.pair, self.node, self.paths, self.loop)
             group.create_task(self.sensors.run())
             self.begin()
             working = group.create_task(self.loop.run())
             group.create_task(self._reload_when(reload_asked))
-            how = (
-                ""
-                if scheduling.take_precedence()
-                else " (without real-time priority, which is not allowed here)"
-            )
+            unprivileged = " (without real-time priority, which is not allowed here)"
+            how = "" if scheduling.take_precedence() else unprivileged
             self._record(
                 RecordKind.STARTED, f"hafw agent for {self.node} of pair {self.pair.name} has started{how}"
             )
@@ -123,23 +135,12 @@ class Agent:
             await watchdog.through(self.loop)
             self.manager.say_ready()
             group.create_task(watchdog.feed(self.loop, self.manager, self._flush))
-            try:
-                await working
-            except BaseException as error:
-                if not self.ends_because:
-                    self.ends_because = crash.in_one_line(error)
-                raise
-            finally:
-                self.manager.say_stopping()
-                self._flush()
-                server.close()
-                self.observer.close()
-                self._record(
-                    RecordKind.STOPPED,
-                    f"hafw agent has stopped ({self.ends_because}); rules and states stay as they are",
-                )
-                self.manager.close()
-                self.sink.close()
+            await working
+        finally:
+            self.manager.say_stopping()
+            self._flush()
+            server.close()
+            self.observer.close()
 
     async def _beside(self, job: Callable[[], Found]) -> Found:
         """What takes its time, or waits for the disk, holds up nothing here."""

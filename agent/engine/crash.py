@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.errors import HafwError
+from agent.streams import harmless
+
+MAX_WORDS = 1000
 OUR_FILES = f"{Path(__file__).parents[1]}/"
 FOREIGN_FILES = ("/dbus_next/", "/dbus_fast/")
 """dbus-next leaves futures of calls unread, and raises in its own callbacks, when the bus hangs up; the
@@ -30,8 +34,8 @@ def ending(working: "asyncio.Task[Any]", say: Callable[[str], None]) -> Iterator
             running.default_exception_handler(context)
             return
         found.append(exception)
-        say(in_one_line(exception))
         working.cancel()
+        say(in_one_line(exception))
 
     running = asyncio.get_running_loop()
     running.set_exception_handler(handle)
@@ -47,12 +51,14 @@ def ending(working: "asyncio.Task[Any]", say: Callable[[str], None]) -> Iterator
 
 
 def in_one_line(exception: BaseException) -> str:
-    """What it is and where it was raised, in one line."""
+    """What it is and where it was raised. One that is a sentence for the administrator is just that."""
     while isinstance(exception, BaseExceptionGroup):
         exception = exception.exceptions[0]
+    words = harmless(" ".join(str(exception).split()))[:MAX_WORDS]
+    if isinstance(exception, HafwError):
+        return words
     frames = traceback.extract_tb(exception.__traceback__)
     place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    words = " ".join(str(exception).split())
     return f"{type(exception).__name__}{': ' if words else ''}{words}{place}"
 
 

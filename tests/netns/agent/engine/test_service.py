@@ -48,6 +48,19 @@ observer.Observer._noticed = broken
 sys.exit(main.main(["agent", *sys.argv[1:]]))
 """
 
+WITH_A_BUG_IN_A_TASK = """
+import sys
+from agent.cli import main
+from agent.engine import observer
+
+async def broken(self):
+    await self.replication.check()
+    raise ValueError("a bug in a task")
+
+observer.Observer._poll = broken
+sys.exit(main.main(["agent", *sys.argv[1:]]))
+"""
+
 
 class Said:
     """What a service manager hears. `words` has all of it."""
@@ -236,6 +249,14 @@ def test_a_bug_in_a_callback_ends_the_process(place: Place) -> None:
     assert errors.rstrip().endswith("ValueError: a bug in a callback")
     assert errors.count("Traceback") == 1
     assert "has stopped (ValueError: a bug in a callback at <string>:" in last_record(place)
+
+
+def test_a_bug_in_a_task_ends_the_process(place: Place) -> None:
+    with place.agent("-c", WITH_A_BUG_IN_A_TASK) as agent:
+        _, errors = agent.communicate(timeout=LIMIT_S)
+    assert agent.returncode == 1
+    assert "ValueError: a bug in a task" in errors
+    assert "has stopped (ValueError: a bug in a task at <string>:" in last_record(place)
 
 
 def test_it_is_back_soon(place: Place) -> None:

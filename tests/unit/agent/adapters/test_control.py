@@ -4,6 +4,7 @@
 import asyncio
 import gc
 import json
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -167,18 +168,23 @@ def test_an_error_of_the_answer_is_never_taken_for_one_of_the_client(
     assert [context["exception"] for context in told] == [error]
 
 
-def test_those_who_ask_nothing_are_in_nobodys_way(tmp_path: Path) -> None:
+def test_those_who_ask_nothing_are_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_server, "REQUEST_LIMIT_S", 60)
+
     async def scenario() -> None:
         server = await control_server.serve(tmp_path / "s", answer)
-        idle = [
-            await asyncio.open_unix_connection(tmp_path / "s") for _ in range(control_server.MAX_OPEN + 20)
-        ]
-        found = await asyncio.wait_for(ask(tmp_path / "s", b"status\n"), control_server.REQUEST_LIMIT_S)
+        idle = []
+        for size in (control_server.MAX_WAITING, control_server.MAX_OPEN + 20 - control_server.MAX_WAITING):
+            for _ in range(size):  # they come together, so several are accepted in one turn
+                idle.append(socket.socket(socket.AF_UNIX))
+                idle[-1].connect(str(tmp_path / "s"))
+            await asyncio.sleep(0.3)
+        found = await asyncio.wait_for(ask(tmp_path / "s", b"status\n"), 5)
         assert json.loads(found) == await answer()
-        for reader, _ in idle[:20]:
-            assert await asyncio.wait_for(reader.read(), 5) == b"", "the oldest have to go"
-        for _, writer in idle:
-            writer.close()
+        gone = [bool(select.select([line], [], [], 0)[0]) for line in idle]
+        assert gone == [True] * 21 + [False] * (len(idle) - 21), "the oldest have to go, and only those"
+        for line in idle:
+            line.close()
         server.close()
 
     asyncio.run(scenario())

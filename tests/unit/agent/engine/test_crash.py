@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine import crash
+from agent.errors import HafwError
 
 
 async def until_cancelled() -> None:
@@ -42,6 +43,8 @@ def test_what_ends_it_is_said_with_its_place(capsys: pytest.CaptureFixture[str])
     [
         (ValueError(), "ValueError"),
         (OSError(32, "two\nlines"), "BrokenPipeError: [Errno 32] two lines"),
+        (ValueError("\x1b[2Jx" + 2000 * "y"), "ValueError: \\x1b[2Jx" + 992 * "y"),
+        (HafwError("cannot listen", "look there"), "cannot listen; look there"),
         (BaseExceptionGroup("of tasks", [ExceptionGroup("inside", [KeyError("x")])]), "KeyError: 'x'"),
     ],
 )
