@@ -123,15 +123,17 @@ async def _read_request(line: socket.socket) -> bytes | None:
     found = b""
     try:
         async with asyncio.timeout(REQUEST_LIMIT_S):
-            while b"\n" not in found and len(found) <= MAX_REQUEST:
+            while b"\n" not in found:
                 more = await asyncio.get_running_loop().sock_recv(line, MAX_REQUEST)
-                if not more:
-                    return None
                 found += more
+                if len(found) > MAX_REQUEST:
+                    return None
+                if not more:
+                    break  # what has come without an end is no known request
     except (TimeoutError, OSError):
         return None
     request, end, _ = found.partition(b"\n")
-    return request + end if end and len(request) < MAX_REQUEST else None
+    return request + end
 
 
 async def _send(line: socket.socket, data: bytes) -> bool:

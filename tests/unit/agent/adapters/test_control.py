@@ -57,6 +57,19 @@ def test_no_other_request_is_known(tmp_path: Path, question: bytes) -> None:
     asyncio.run(scenario())
 
 
+def test_a_request_that_was_cut_off_is_answered(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        server = await control_server.serve(tmp_path / "s", answer)
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+        writer.write(b"status")
+        writer.write_eof()
+        assert json.loads(await reader.read()) == {"error": "unknown request; send one of: status"}
+        writer.close()
+        server.close()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("question", [b"x" * 100_000, b"status", b""])
 def test_a_question_that_never_ends_is_not_listened_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: bytes
