@@ -67,7 +67,7 @@ class Agent:
         self.rules = active.adapter_of(OnDisk(paths), taken.table, process.in_child)
         self._tidied = -1
         self._reloads = 0
-        self.ends_because = ""
+        self._ends_because = ""
         """The signal, or the error that nothing handled."""
         self.conntrackd = Conntrackd(paths, pair.sync.mode, process.run, expectations=uses_helpers(pair))
         # one thread, so that what was begun first is done first; as urgent as the loop, which waits while
@@ -102,16 +102,20 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as group:
                 await self._work(group)
-        except BaseException as error:
-            self.ends_because = self.ends_because or crash.in_one_line(error)
+        except BaseException as error:  # a cancellation too, by the bug or the signal that was noted then
+            self.note_end(crash.in_one_line(error))
             raise
         finally:
             self._record(
                 RecordKind.STOPPED,
-                f"hafw agent has stopped ({self.ends_because}); rules and states stay as they are",
+                f"hafw agent has stopped ({self._ends_because}); rules and states stay as they are",
             )
             self.manager.close()
             self.sink.close()
+
+    def note_end(self, reason: str) -> None:
+        """For the record of the end. What comes first has caused what comes later."""
+        self._ends_because = self._ends_because or reason
 
     async def _work(self, group: asyncio.TaskGroup) -> None:
         reload_asked = asyncio.Event()
@@ -276,16 +280,13 @@ async def _until_signalled(agent: Agent) -> None:
     assert working is not None
     running = asyncio.get_running_loop()
 
-    def end(reason: str) -> None:
-        agent.ends_because = agent.ends_because or reason
-
     def signalled(number: signal.Signals) -> None:
-        end(number.name)
+        agent.note_end(number.name)
         working.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, signalled, number)
-    with crash.ending(working, end), contextlib.suppress(asyncio.CancelledError):
+    with crash.ending(working, agent.note_end), contextlib.suppress(asyncio.CancelledError):
         try:
             await agent.run()
         except BaseExceptionGroup as group:

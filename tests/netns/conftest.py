@@ -46,7 +46,7 @@ def last_words(lab: Lab, name: str) -> str:
 
 def down(lab: Lab, name: str) -> list[str]:
     try:
-        (services,) = (node.services for node in lab.status().nodes if node.name == name)
+        services = lab.status().node(name).services
     except (OSError, LabError):  # the lab has ended
         return []
     return [

@@ -35,7 +35,6 @@ ARGUMENTS = ("--file", str(ROOT / "examples" / "pair.yaml"), "--node", "fw-1")
 AS_SERVICE = (
     'LISTEN_PID=$$ LISTEN_FDS=1 exec nsenter -m -n -t "$PLACE" /usr/bin/python3 -P "$@" 3<&"$LISTENER"'
 )
-# an ear of the agent's breaks at the first notice
 WITH_A_BUG = """
 import sys
 from agent.cli import main
@@ -44,22 +43,16 @@ from agent.engine import observer
 def broken(self, notice):
     raise ValueError("a bug in a callback")
 
-observer.Observer._noticed = broken
-sys.exit(main.main(["agent", *sys.argv[1:]]))
-"""
-
-WITH_A_BUG_IN_A_TASK = """
-import sys
-from agent.cli import main
-from agent.engine import observer
-
-async def broken(self):
+async def broken_task(self):
     await self.replication.check()
     raise ValueError("a bug in a task")
 
-observer.Observer._poll = broken
+observer.Observer.{place}
 sys.exit(main.main(["agent", *sys.argv[1:]]))
 """
+IN_A_CALLBACK = WITH_A_BUG.format(place="_noticed = broken")
+"""An ear of the agent's breaks at the first notice."""
+IN_A_TASK = WITH_A_BUG.format(place="_poll = broken_task")
 
 
 class Said:
@@ -241,7 +234,7 @@ def test_the_watchdog_is_fed_by_an_agent_that_works(place: Place) -> None:
 
 
 def test_a_bug_in_a_callback_ends_the_process(place: Place) -> None:
-    with place.agent("-c", WITH_A_BUG) as agent:
+    with place.agent("-c", IN_A_CALLBACK) as agent:
         place.said.until("READY=1")
         place.hook("BACKUP")
         _, errors = agent.communicate(timeout=LIMIT_S)
@@ -252,7 +245,7 @@ def test_a_bug_in_a_callback_ends_the_process(place: Place) -> None:
 
 
 def test_a_bug_in_a_task_ends_the_process(place: Place) -> None:
-    with place.agent("-c", WITH_A_BUG_IN_A_TASK) as agent:
+    with place.agent("-c", IN_A_TASK) as agent:
         _, errors = agent.communicate(timeout=LIMIT_S)
     assert agent.returncode == 1
     assert "ValueError: a bug in a task" in errors
