@@ -3,9 +3,13 @@
 
 Every call has a fixed environment, a time limit and a limit on what is read: a tool that prints without end,
 or never ends, is cut off and reported.
+
+Hard fact: a lock that another thread holds when this process is copied is never given back in the copy. In
+Python 3.11 each functools.cached_property has one for all objects of its class, and ipaddress has some.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import os
@@ -28,6 +32,8 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "LANG": "
 MAX_OUTPUT = 1 << 20
 COPY_LIMIT_S = 120
 """Ten times what the largest policy takes."""
+TURN_LIMIT_S = 60
+"""How long a turn of the event loop may take that comes before a copy; loading the largest policy is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +106,19 @@ def start_detached(argv: tuple[str, ...], environment: dict[str, str]) -> None:
     started.returncode = 0
 
 
-def in_child(job: Callable[[], Found]) -> Found:
+def in_child(job: Callable[[], Found], running: asyncio.AbstractEventLoop | None = None) -> Found:
     """What `job` returns, or the HafwError that it raises, found out by a copy of this process: the memory
     that it takes goes with that copy, and it does not hold up our interpreter. Of what it changes in this
     process nothing lasts.
 
-    Raises NoCopyError (retryable) when there can be no copy: no memory, too many processes or open files.
-    Raises ToolError when it ends before that, or is ended because it takes longer than COPY_LIMIT_S.
+    A thread beside the event loop `running` names it: then the copy is made between two turns of that, while
+    this thread waits here, so that no thread is in the middle of anything.
+
+    Raises NoCopyError (retryable) when there can be no copy: no memory, too many processes or open files, or
+    the loop has ended. Raises ToolError when it ends before that, or is ended because it takes longer than
+    COPY_LIMIT_S.
     """
-    try:
-        pid, reader, writer = _fork_with_pipe()
-    except OSError as refused:
-        message = f"cannot start a process of the agent: {refused.strerror}"
-        raise NoCopyError(("hafw",), message, retryable=True) from refused
-    if pid == 0:
-        _be_child(job, writer)
-    os.close(writer)
+    pid, reader = _start_copy(job) if running is None else _start_between_turns(job, running)
     with open(reader, "rb") as answer:
         data = answer.read()
     _, status = os.waitpid(pid, 0)
@@ -132,12 +135,50 @@ def in_child(job: Callable[[], Found]) -> Found:
     raise raised
 
 
+def _start_between_turns(job: Callable[[], object], running: asyncio.AbstractEventLoop) -> tuple[int, int]:
+    started = concurrent.futures.Future[tuple[int, int]]()
+
+    def start() -> None:
+        if started.set_running_or_notify_cancel():
+            try:
+                started.set_result(_start_copy(job))
+            except NoCopyError as error:
+                started.set_exception(error)
+
+    try:
+        running.call_soon_threadsafe(start)
+        return started.result(TURN_LIMIT_S)
+    except RuntimeError as closed:
+        raise _no_turn() from closed
+    except TimeoutError as late:
+        started.cancel()
+        raise _no_turn() from late
+
+
+def _no_turn() -> NoCopyError:
+    message = "cannot start a process of the agent: its event loop has ended, or hangs"
+    return NoCopyError(("hafw",), message, retryable=True)
+
+
+def _start_copy(job: Callable[[], object]) -> tuple[int, int]:
+    """Its process id, and where its answer is read."""
+    try:
+        pid, reader, writer = _fork_with_pipe()
+    except OSError as refused:
+        message = f"cannot start a process of the agent: {refused.strerror}"
+        raise NoCopyError(("hafw",), message, retryable=True) from refused
+    if pid == 0:
+        _be_child(job, writer)
+    os.close(writer)
+    return pid, reader
+
+
 def _fork_with_pipe() -> tuple[int, int, int]:
     """The child, or 0 in the child itself, and both ends of a pipe."""
     reader, writer = os.pipe()
     try:
         with warnings.catch_warnings():
-            # Python 3.12 and later: other threads may hold a lock. The copy takes none of theirs
+            # Python 3.12 and later: other threads may hold a lock. They are idle, or wait for the copy
             warnings.simplefilter("ignore", DeprecationWarning)
             return os.fork(), reader, writer
     except OSError:

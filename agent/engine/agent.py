@@ -61,10 +61,11 @@ class Agent:
 
     def __init__(self, taken: Taken, node: str, paths: Paths) -> None:
         self._taken = taken
+        self._running: asyncio.AbstractEventLoop | None = None
         self.pair = pair = taken.pair
         self.node = node
         self.paths = paths
-        self.rules = active.adapter_of(OnDisk(paths), taken.table, process.in_child)
+        self.rules = active.adapter_of(OnDisk(paths), taken.table, self._in_copy)
         self._tidied = -1
         self._reloads = 0
         self._ends_because = ""
@@ -88,6 +89,7 @@ class Agent:
 
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
+        self._running = asyncio.get_running_loop()
         self.loop.on_change = self._state_changed
         left = self.rules.read().rules
         self.loop.post(Started(time.monotonic_ns(), left, self._mark.read()))
@@ -149,6 +151,10 @@ class Agent:
     async def _beside(self, job: Callable[[], Found]) -> Found:
         """What takes its time, or waits for the disk, holds up nothing here."""
         return await scheduling.beside(self._aside, job)
+
+    def _in_copy(self, job: Callable[[], Found]) -> Found:
+        """For the thread beside the loop."""
+        return process.in_child(job, self._running)
 
     async def _note(self, why: str, files: Files, rules: str) -> None:
         generations = Generations(self.paths.state_dir)
@@ -235,7 +241,7 @@ class Agent:
 
     def _read_pair_file(self) -> Checked:
         """Raises HafwError; also when it would change what other daemons were rendered from."""
-        fresh, files = process.in_child(lambda: loader.load_with_files(self.paths.pair_file))
+        fresh, files = self._in_copy(lambda: loader.load_with_files(self.paths.pair_file))
         apply.require_same_wires(self.pair, fresh, self.paths)
         return active.checked(fresh, files)  # compiled here, and not by the loop
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,6 +183,53 @@ def test_a_copy_that_hangs_is_ended(
             in_child(lambda: time.sleep(10))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def test_what_the_loop_is_in_the_middle_of_does_not_keep_a_copy_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The lock would stay held in a copy that is made now."""
+    monkeypatch.setattr(process, "COPY_LIMIT_S", 5)
+    held = threading.Lock()
+
+    def take_it() -> bool:
+        with held:
+            return True
+
+    async def scenario() -> bool:
+        running = asyncio.get_running_loop()
+        asked = threading.Event()
+
+        def ask() -> bool:
+            asked.set()
+            return in_child(take_it, running)
+
+        with held:
+            found = running.run_in_executor(None, ask)
+            asked.wait()
+            time.sleep(0.2)  # it is being asked for
+        return await found
+
+    assert asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_without_turns_of_the_loop_there_is_no_copy(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[None] = []
+    monkeypatch.setattr(process, "TURN_LIMIT_S", 0.05)
+    monkeypatch.setattr(process, "_start_copy", lambda _: copied.append(None))
+    loop = asyncio.new_event_loop()
+    if closed:
+        loop.close()
+    try:
+        with pytest.raises(NoCopyError, match="its event loop has ended, or hangs") as raised:
+            in_child(lambda: 1, loop)
+    finally:
+        if not closed:
+            loop.run_until_complete(asyncio.sleep(0))  # what it was asked for meanwhile is not done
+            loop.close()
+    assert raised.value.retryable
+    assert not copied
 
 
 @pytest.mark.parametrize("call", ["pipe", "fork"])
