@@ -3,7 +3,7 @@
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from agent.core.conditions import Condition
@@ -32,11 +32,13 @@ class DriftCheck:
         self._loop = loop
         self._executor = executor
         self._group: asyncio.TaskGroup | None = None
+        self._read_notices: Callable[[], object] = lambda: None
         self._again = False
         self.is_checking = False
 
-    def start(self, group: asyncio.TaskGroup) -> None:
-        self._group = group
+    def start(self, group: asyncio.TaskGroup, read_notices: Callable[[], object] = lambda: None) -> None:
+        """`read_notices` calls rules_may_be_open() with the changes that the kernel has reported by now."""
+        self._group, self._read_notices = group, read_notices
 
     def stop(self) -> None:
         """Begins no more looks."""
@@ -108,6 +110,8 @@ class DriftCheck:
             self._again = True
             return
         now = time.monotonic_ns()
+        if drift is not None:
+            self._read_notices()  # loading takes its time; what was opened is closed before
         if not self._loop.settings.repair:
             text = f"{drift}; left as it is, as the pair file says" if drift else "the rules are ours again"
             self._loop.post(ConditionSeen(now, Condition.RULES, drift is None, text))

@@ -109,6 +109,26 @@ def test_a_flush_closes_first_and_loads_then_whatever_the_pair_file_says(
     asyncio.run(scenario())
 
 
+def test_a_look_that_comes_before_its_notices_lets_them_close_first(tmp_path: Path) -> None:
+    """Loading a large policy takes a second, in which no notice is read."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        async with bench.running(as_role=Role.PRIMARY):
+            await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
+            await bench.at_rest()
+            bench.notices = {UNKNOWN}
+            bench.host.done.clear()
+            bench.host.flushed, bench.host.edited = True, "chain forward"
+            bench.drift.check_rules()
+            await bench.until(lambda: "load primary" in bench.host.done)
+            await bench.at_rest()
+        assert bench.host.done[:3] == ["verify primary", "close", "load primary"]
+        assert bench.host.done.count("load primary") == 1
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("repair", [True, False])
 def test_an_edit_just_after_a_flip_is_repaired_or_only_reported(tmp_path: Path, repair: bool) -> None:
     async def scenario() -> None:
