@@ -4,8 +4,8 @@ tables that may have opened them.
 
 Hard facts (kernel 6.18, read in older ones back to 5.10)
 * NFNLGRP_NFTABLES carries every change, in milliseconds. All of a transaction is in force when the first of
-  it is told, a removed table after all that was in it; what is too much for the socket is thrown away and
-  leaves an overflow.
+  it is reported, a removed table after all that was in it; what is too much for the socket is thrown away
+  and leaves an overflow.
 * A message carries the port of the netlink socket that has made the change. libnftables gets one from the
   kernel with its first command, and sometimes opens another socket: so ours are looked up among our
   descriptors. The pid that NFT_MSG_NEWGEN carries is of the outermost namespace: no use in a container.

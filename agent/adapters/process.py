@@ -17,6 +17,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from asyncio.subprocess import DEVNULL, PIPE
@@ -33,7 +34,9 @@ MAX_OUTPUT = 1 << 20
 COPY_LIMIT_S = 120
 """Ten times what the largest policy takes."""
 TURN_LIMIT_S = 60
-"""How long a turn of the event loop may take that comes before a copy; loading the largest policy is one."""
+"""The longest callback of the event loop that a copy waits for: loading the largest policy takes seconds."""
+CLOSED_S = 1.0
+"""How soon it is seen that the loop has ended without getting to the copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +114,15 @@ def in_child(job: Callable[[], Found], running: asyncio.AbstractEventLoop | None
     that it takes goes with that copy, and it does not hold up our interpreter. Of what it changes in this
     process nothing lasts.
 
-    A thread beside the event loop `running` names it: then the copy is made between two turns of that, while
-    this thread waits here, so that no thread is in the middle of anything.
+    A thread beside the event loop `running` names it. Then the loop makes the copy between two of its
+    callbacks, while this thread waits here: neither is in the middle of anything. A third thread may be, so
+    none may hold a lock that `job` needs.
 
     Raises NoCopyError (retryable) when there can be no copy: no memory, too many processes or open files, or
-    the loop has ended. Raises ToolError when it ends before that, or is ended because it takes longer than
-    COPY_LIMIT_S.
+    a loop that has ended, or is not done with one callback within TURN_LIMIT_S. Raises ToolError when it
+    ends before that, or is ended because it takes longer than COPY_LIMIT_S.
     """
-    pid, reader = _start_copy(job) if running is None else _start_between_turns(job, running)
+    pid, reader = _start_copy(job) if running is None else _start_between_callbacks(job, running)
     with open(reader, "rb") as answer:
         data = answer.read()
     _, status = os.waitpid(pid, 0)
@@ -135,24 +139,32 @@ def in_child(job: Callable[[], Found], running: asyncio.AbstractEventLoop | None
     raise raised
 
 
-def _start_between_turns(job: Callable[[], object], running: asyncio.AbstractEventLoop) -> tuple[int, int]:
+def _start_between_callbacks(
+    job: Callable[[], object], running: asyncio.AbstractEventLoop
+) -> tuple[int, int]:
+    with contextlib.suppress(RuntimeError):  # there is none in this thread
+        if asyncio.get_running_loop() is running:
+            raise AssertionError("the event loop would wait for itself")
     started = concurrent.futures.Future[tuple[int, int]]()
 
     def start() -> None:
         if started.set_running_or_notify_cancel():
             try:
                 started.set_result(_start_copy(job))
-            except NoCopyError as error:
+            except BaseException as error:  # noqa: BLE001 -- for the thread that waits, whatever it is
                 started.set_exception(error)
 
     try:
         running.call_soon_threadsafe(start)
-        return started.result(TURN_LIMIT_S)
     except RuntimeError as closed:
         raise _no_turn() from closed
-    except TimeoutError as late:
-        started.cancel()
-        raise _no_turn() from late
+    deadline_s = time.monotonic() + TURN_LIMIT_S
+    while time.monotonic() < deadline_s and not running.is_closed():
+        with contextlib.suppress(TimeoutError):
+            return started.result(min(CLOSED_S, TURN_LIMIT_S))
+    if started.cancel():
+        raise _no_turn()
+    return started.result()  # it has begun just now
 
 
 def _no_turn() -> NoCopyError:
@@ -178,7 +190,7 @@ def _fork_with_pipe() -> tuple[int, int, int]:
     reader, writer = os.pipe()
     try:
         with warnings.catch_warnings():
-            # Python 3.12 and later: other threads may hold a lock. They are idle, or wait for the copy
+            # Python 3.12 and later: other threads may hold a lock. in_child() says which do not
             warnings.simplefilter("ignore", DeprecationWarning)
             return os.fork(), reader, writer
     except OSError:
@@ -188,12 +200,12 @@ def _fork_with_pipe() -> tuple[int, int, int]:
 
 
 def _be_child(job: Callable[[], object], writer: int) -> NoReturn:
-    gc.disable()  # it would copy every page
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})  # our parent may have blocked it
-    signal.alarm(COPY_LIMIT_S)  # a process that waits for a copy that hangs would hang as well
     try:
+        gc.disable()  # it would copy every page
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})  # our parent may have blocked it
+        signal.alarm(COPY_LIMIT_S)  # a process that waits for a copy that hangs would hang as well
         signal.set_wakeup_fd(-1)
         try:
             answer = pickle.dumps((job(), None))

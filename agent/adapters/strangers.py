@@ -5,6 +5,8 @@ the rules fill (agent/rules/peer.py).
 Hard facts
 * `list set` of one set costs 0.1 ms however large the table is; a listing of the table or of a counter reads
   all of it. Two lists in one call do not work: the second set is not found (nft 1.0.6).
+* Where nft names protocols it reads /etc/protocols under a lock of libc, which a copy that is made meanwhile
+  never gets (agent/adapters/process.py).
 * A set holds what rules put into it until its time is over; what is over is never listed.
 """
 
@@ -25,6 +27,7 @@ class Strangers:
     def __init__(self) -> None:
         self._context: Context = open_context()
         self._context.set_json_output(True)
+        self._context.set_numeric_proto_output(True)
 
     def read(self) -> tuple[Stranger, ...] | None:
         """In a fixed order; None without our table. ToolError when nft does not answer."""
@@ -67,7 +70,7 @@ def _elements(text: str) -> Iterator[object]:
 
 
 def _number(protocol: object) -> int:
-    """nft names what /etc/protocols names."""
+    """A nft that names protocols all the same takes the names from /etc/protocols."""
     if isinstance(protocol, int):
         return protocol
     return PROTOCOLS.get(str(protocol), -1)

@@ -57,11 +57,12 @@ Found = TypeVar("Found")
 
 
 class Agent:
-    """Everything for one node, wired. Raises HafwError if something that it cannot do without is missing."""
+    """Everything for one node, wired, in the running event loop. Raises HafwError if something that it
+    cannot do without is missing."""
 
     def __init__(self, taken: Taken, node: str, paths: Paths) -> None:
         self._taken = taken
-        self._running: asyncio.AbstractEventLoop | None = None
+        self._running = asyncio.get_running_loop()
         self.pair = pair = taken.pair
         self.node = node
         self.paths = paths
@@ -89,7 +90,6 @@ class Agent:
 
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
-        self._running = asyncio.get_running_loop()
         self.loop.on_change = self._state_changed
         left = self.rules.read().rules
         self.loop.post(Started(time.monotonic_ns(), left, self._mark.read()))
@@ -278,10 +278,11 @@ def run_resident(taken: Taken, node: str, paths: Paths) -> None:
     make_run_dir(paths)
     process.use_pidfd_children()
     with hold_lock(paths.lock, LOCK_WAIT_S):
-        asyncio.run(_until_signalled(Agent(taken, node, paths)))
+        asyncio.run(_until_signalled(taken, node, paths))
 
 
-async def _until_signalled(agent: Agent) -> None:
+async def _until_signalled(taken: Taken, node: str, paths: Paths) -> None:
+    agent = Agent(taken, node, paths)
     working = asyncio.current_task()
     assert working is not None
     running = asyncio.get_running_loop()
@@ -323,6 +324,10 @@ def run_settle(taken: Taken, node: str, paths: Paths) -> None:
         try:
             with hold_lock(paths.lock, 0.0):
                 mark.unlink(missing_ok=True)
-                asyncio.run(Agent(taken, node, paths).settle())
+                asyncio.run(_settle(taken, node, paths))
         except BusyError:
             return  # the process at work finds the mark when it is done
+
+
+async def _settle(taken: Taken, node: str, paths: Paths) -> None:
+    await Agent(taken, node, paths).settle()

@@ -32,13 +32,13 @@ class DriftCheck:
         self._loop = loop
         self._executor = executor
         self._group: asyncio.TaskGroup | None = None
-        self._read_notices: Callable[[], object] = lambda: None
+        self._read_changes: Callable[[], Collection[TableChange]] = tuple
         self._again = False
         self.is_checking = False
 
-    def start(self, group: asyncio.TaskGroup, read_notices: Callable[[], object] = lambda: None) -> None:
-        """`read_notices` calls rules_may_be_open() with the changes that the kernel has reported by now."""
-        self._group, self._read_notices = group, read_notices
+    def start(self, group: asyncio.TaskGroup, read_changes: Callable[[], Collection[TableChange]]) -> None:
+        """`read_changes`: what the kernel has reported and nobody has read; a part if that is much."""
+        self._group, self._read_changes = group, read_changes
 
     def stop(self) -> None:
         """Begins no more looks."""
@@ -53,21 +53,22 @@ class DriftCheck:
         self.is_checking = True
         self._group.create_task(self._check_until_still())
 
-    def rules_may_be_open(self, changes: Collection[TableChange]) -> None:
+    def rules_may_be_open(self, changes: Collection[TableChange]) -> bool:
         """What another program has opened is closed within this turn, and then the rules come back, also
-        where the pair file says that changes are only reported."""
+        where the pair file says that changes are only reported. False when there was nothing to close."""
         loaded = self._loop.state.loaded
         if loaded is None:
-            return
+            return False
         opening = [(change, opened) for change in changes if (opened := holes(change, loaded))]
         if not opening:
-            return
+            return False
         try:
             closed = self._executor.rules.close({hole for _, opened in opening for hole in opened})
         except HafwError:
-            return  # the look that follows every change says what is wrong
+            return False  # the look that follows every change says what is wrong
         if closed:
             self._loop.post(RulesChanged(time.monotonic_ns(), sentence(opening, closed)))
+        return bool(closed)
 
     def check_readiness(self) -> None:
         """keepalived reads it from a file, in which another program may have written."""
@@ -109,11 +110,18 @@ class DriftCheck:
         if self._loop.state.loaded is not loaded:
             self._again = True
             return
+        if drift is not None and self._close_first():
+            return
         now = time.monotonic_ns()
-        if drift is not None:
-            self._read_notices()  # loading takes its time; what was opened is closed before
         if not self._loop.settings.repair:
             text = f"{drift}; left as it is, as the pair file says" if drift else "the rules are ours again"
             self._loop.post(ConditionSeen(now, Condition.RULES, drift is None, text))
         elif drift is not None:
             self._loop.post(RulesChanged(now, drift))
+
+    def _close_first(self) -> bool:
+        """Loading takes its time, so what was opened is closed before. True when it was: then all is loaded
+        for that. What was read here brings no look by itself."""
+        changes = self._read_changes()
+        self._again = self._again or bool(changes)
+        return self.rules_may_be_open(changes)

@@ -115,7 +115,7 @@ class Observer:
         )
         self._expectations.start()
         self._group = group
-        self._drift.start(group, self._read_rule_notices)
+        self._drift.start(group, self._rules.drain)
         self.replication.start()
         group.create_task(self.bus.run())
         group.create_task(self._poll())
@@ -262,14 +262,11 @@ class Observer:
         self.hint("system bus")
 
     def _rules_changed(self) -> int:
-        self._read_rule_notices()
+        self._drift.rules_may_be_open(self._rules.drain())
         if self._rules_timer is None:
             running = asyncio.get_running_loop()
             self._rules_timer = running.call_later(RULES_DEBOUNCE_S, self._check_rules)
         return 1
-
-    def _read_rule_notices(self) -> None:
-        self._drift.rules_may_be_open(self._rules.drain())
 
     def _check_rules(self) -> None:
         self._rules_timer = None

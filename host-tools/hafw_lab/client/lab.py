@@ -181,8 +181,7 @@ class Lab:
         return found
 
     def wait_primary(self, name: str | None, timeout_s: float) -> str:
-        """Until `name`, or any firewall for None, is primary(); told by the kernel, not asked. Raises
-        LabError."""
+        """Until `name`, or any firewall for None, is primary(), as the kernel says. Raises LabError."""
         answer = self._client.ask("wait_primary", timeout_s=timeout_s + 5, name=name, wait_s=timeout_s)
         return str(answer["primary"])
 

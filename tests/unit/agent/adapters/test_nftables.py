@@ -41,6 +41,9 @@ class FakeContext:
     def set_terse_output(self, val: bool) -> None:
         raise AssertionError("no set here may hold many")
 
+    def set_numeric_proto_output(self, val: bool) -> None:
+        raise AssertionError("the names of protocols are for people")
+
     def cmd(self, cmdline: str) -> tuple[int, str, str]:
         self.told.append((self.dry, cmdline))
         return self.answer(cmdline)

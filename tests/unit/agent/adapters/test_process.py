@@ -213,6 +213,14 @@ def test_what_the_loop_is_in_the_middle_of_does_not_keep_a_copy_waiting(
     assert asyncio.run(scenario())
 
 
+def test_the_loop_itself_cannot_wait_for_itself() -> None:
+    async def scenario() -> None:
+        in_child(lambda: 1, asyncio.get_running_loop())
+
+    with pytest.raises(AssertionError, match="wait for itself"):
+        asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("closed", [True, False])
 def test_without_turns_of_the_loop_there_is_no_copy(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     copied: list[None] = []

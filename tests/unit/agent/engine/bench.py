@@ -38,8 +38,8 @@ class Bench:
         self.executor = Executor(self.host, self.host, readiness, mark, self.host.complete, self.host.beside)
         self.loop = Loop(Settings(mode=mode, repair=repair, helpers=helpers), self.executor, self.sink.write)
         self.drift = DriftCheck(self.loop, self.executor)
-        self.notices: set[TableChange] = set()
-        """Of the kernel about the rules, which nobody has read yet."""
+        self.changes: set[TableChange] = set()
+        """Of the rules, reported by the kernel, which nobody has read yet."""
 
     def role(self, role: Role, trigger: str = "test") -> None:
         now = time.monotonic_ns()
@@ -58,13 +58,13 @@ class Bench:
         async with asyncio.timeout(LIMIT_S):
             await self.loop.until(lambda: not self.loop.is_busy)
 
-    def _read_notices(self) -> None:
-        changes, self.notices = self.notices, set()
-        self.drift.rules_may_be_open(changes)
+    def _read_changes(self) -> set[TableChange]:
+        changes, self.changes = self.changes, set()
+        return changes
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            self.drift.start(group, self._read_notices)
+            self.drift.start(group, self._read_changes)
             await self.loop.run()
 
     @asynccontextmanager

@@ -109,22 +109,47 @@ def test_a_flush_closes_first_and_loads_then_whatever_the_pair_file_says(
     asyncio.run(scenario())
 
 
-def test_a_look_that_comes_before_its_notices_lets_them_close_first(tmp_path: Path) -> None:
-    """Loading a large policy takes a second, in which no notice is read."""
+@pytest.mark.parametrize("repair", [True, False])
+def test_a_look_that_comes_before_the_report_lets_that_close_first(tmp_path: Path, repair: bool) -> None:
+    """Loading a large policy takes a second, in which no report of the kernel is read."""
 
     async def scenario() -> None:
-        bench = Bench(tmp_path)
+        bench = Bench(tmp_path, repair=repair)
         async with bench.running(as_role=Role.PRIMARY):
             await bench.until(lambda: bench.host.loaded is RuleSet.PRIMARY)
             await bench.at_rest()
-            bench.notices = {UNKNOWN}
+            bench.changes = {UNKNOWN}
             bench.host.done.clear()
             bench.host.flushed, bench.host.edited = True, "chain forward"
             bench.drift.check_rules()
-            await bench.until(lambda: "load primary" in bench.host.done)
+            await bench.until(lambda: "load primary" in bench.host.done and not bench.drift.is_checking)
             await bench.at_rest()
         assert bench.host.done[:3] == ["verify primary", "close", "load primary"]
         assert bench.host.done.count("load primary") == 1
+        (alarm,) = bench.sink.of(RecordKind.ALARM)
+        assert "is gone; until the rules are back nothing is forwarded" in alarm.message
+
+    asyncio.run(scenario())
+
+
+def test_what_a_look_has_read_of_the_reports_is_looked_at_as_well(tmp_path: Path) -> None:
+    """Nobody else reads it any more: an edit that is taken back meanwhile would stay an alarm."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, repair=False)
+        async with bench.running(as_role=Role.BACKUP):
+            bench.host.done.clear()
+            bench.host.edited = "chain mine"
+            bench.changes = {TableChange(GATE_TABLE, "mine", Deed.OTHER)}
+            bench.host.held = {"look"}
+            bench.drift.check_rules()
+            await bench.until(lambda: bench.host.done == ["verify backup"])
+            bench.host.release("look")
+            await bench.until(lambda: bool(bench.sink.of(RecordKind.ALARM)))
+            bench.host.edited = ""
+            await bench.until(lambda: not bench.drift.is_checking)
+            await bench.at_rest()
+        assert bench.sink.of(RecordKind.RECOVERED)
 
     asyncio.run(scenario())
 
