@@ -36,6 +36,8 @@ def check_power_cut(lab: Lab, traffic: Traffic, *, before_cut: Callable[[str], N
     survivor = peer_of(victim)
     wait_all_alive(traffic)
     before_cut(victim)
+    # a cut loses what the guest has not written to its disk yet, which is up to a minute old
+    shell(lab, victim, "journalctl --sync")
     lab.fail(victim, POWER)
     lab.wait_primary(survivor, PATIENCE_S)
     wait_all_alive(traffic)
