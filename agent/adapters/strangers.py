@@ -17,7 +17,6 @@ from agent.rules.nft_json import list_text
 from agent.rules.nft_parse import entries_of
 from agent.rules.objects import FAMILY, TABLE
 from agent.rules.peer import ADVERTISED, STRANGER_SETS
-from agent.rules.simulate import PROTOCOLS
 from agent.rules.strangers import Stranger
 
 
@@ -52,8 +51,8 @@ class Strangers:
 def _strangers(text: str) -> Iterator[Stranger]:
     for element in _elements(text):
         match element:
-            case {"elem": {"val": {"concat": [str(interface), str(address), protocol]}}}:
-                yield Stranger(interface, address, _number(protocol))
+            case {"elem": {"val": {"concat": [str(interface), str(address), int(protocol)]}}}:
+                yield Stranger(interface, address, protocol)
 
 
 def _interfaces(text: str) -> Iterator[str]:
@@ -67,10 +66,3 @@ def _elements(text: str) -> Iterator[object]:
     for kind, body in entries_of(text):
         elements = body.get("elem") if kind == "set" else None
         yield from elements if isinstance(elements, list) else ()
-
-
-def _number(protocol: object) -> int:
-    """A nft that names protocols all the same takes the names from /etc/protocols."""
-    if isinstance(protocol, int):
-        return protocol
-    return PROTOCOLS.get(str(protocol), -1)
