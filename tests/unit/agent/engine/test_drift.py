@@ -144,9 +144,11 @@ def test_what_a_look_has_read_of_the_reports_is_looked_at_as_well(tmp_path: Path
             bench.host.held = {"look"}
             bench.drift.check_rules()
             await bench.until(lambda: bench.host.done == ["verify backup"])
+            bench.host.held.add("turn")  # of the next look
             bench.host.release("look")
             await bench.until(lambda: bool(bench.sink.of(RecordKind.ALARM)))
             bench.host.edited = ""
+            bench.host.release("turn")
             await bench.until(lambda: not bench.drift.is_checking)
             await bench.at_rest()
         assert bench.sink.of(RecordKind.RECOVERED)
