@@ -17,7 +17,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 import traceback
 import warnings
 from asyncio.subprocess import DEVNULL, PIPE
@@ -35,8 +34,6 @@ COPY_LIMIT_S = 120
 """Ten times what the largest policy takes."""
 TURN_LIMIT_S = 60
 """The longest callback of the event loop that a copy waits for: loading the largest policy takes seconds."""
-CLOSED_S = 1.0
-"""How soon it is seen that the loop has ended without getting to the copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +155,14 @@ def _start_between_callbacks(
         running.call_soon_threadsafe(start)
     except RuntimeError as closed:
         raise _no_turn() from closed
-    deadline_s = time.monotonic() + TURN_LIMIT_S
-    while time.monotonic() < deadline_s and not running.is_closed():
-        with contextlib.suppress(TimeoutError):
-            return started.result(min(CLOSED_S, TURN_LIMIT_S))
-    if started.cancel():
-        raise _no_turn()
-    return started.result()  # it has begun just now
+    try:
+        # one wait: each time that this thread wants the interpreter, the loop has a pause, and a loop that
+        # computes without end is not stopped (agent/adapters/scheduling.py)
+        return started.result(TURN_LIMIT_S)
+    except TimeoutError as late:
+        if started.cancel():
+            raise _no_turn() from late
+        return started.result()  # it has begun just now
 
 
 def _no_turn() -> NoCopyError:
