@@ -8,6 +8,8 @@ from pathlib import Path
 @dataclass(frozen=True, slots=True)
 class Paths:
     pair_file: Path = Path("/etc/hafw/hafw.yaml")
+    pair_key: Path = Path("/etc/hafw/pair.pem")
+    """By which the nodes know each other, the same on both."""
     hook: Path = Path("/usr/libexec/hafw/notify")
     run_dir: Path = Path("/run/hafw")
     state_dir: Path = Path("/var/lib/hafw")
@@ -39,6 +41,11 @@ class Paths:
     def control_socket(self) -> Path:
         """`hafw status` asks here."""
         return self.run_dir / "control.sock"
+
+    @property
+    def channel_socket(self) -> Path:
+        """`hafw channel`, which speaks with the peer, listens for the agent here."""
+        return self.run_dir / "channel.sock"
 
     @property
     def lock(self) -> Path:

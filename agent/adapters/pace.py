@@ -37,10 +37,12 @@ class PacedReader:
         self._counted = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._listen()
 
     def close(self) -> None:
-        """Before the descriptor is closed."""
+        """Before the descriptor is closed; `take` may do it."""
+        self._closed = True
         self._loop.remove_reader(self._descriptor)
         if self._timer is not None:
             self._timer.cancel()
@@ -54,7 +56,7 @@ class PacedReader:
         spared = (now - self._counted) * self._pace.per_second
         self._left = min(self._left + spared, self._pace.at_once) - self._take()
         self._counted = now
-        if self._left < 1:
+        if self._left < 1 and not self._closed:
             self._loop.remove_reader(self._descriptor)
             self._timer = self._loop.call_later((1 - self._left) / self._pace.per_second, self._listen)
             self._on_wait()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import __version__
 from agent.arguments import parse_path, refuse_early_options
-from agent.cli import rules
+from agent.cli import pair_key, rules
 from agent.core.roles import Role
 from agent.errors import ConfigError, HafwError
 from agent.paths import Paths
@@ -108,6 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         command = add(name, run, text)
         _add_file_option(command)
+    add("channel", run_channel, "speak with the other node of the pair, for the agent")
     _add_files(add)
     command = setup_arguments.add_command(commands.add_parser)
     command.set_defaults(run=run_setup)
@@ -120,6 +121,13 @@ def make_parser() -> argparse.ArgumentParser:
             description="Check, show, change and roll back the rules.",
             epilog=rules.EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    pair_key.add_commands(
+        commands.add_parser(
+            "pair",
+            help="make the key by which the nodes know each other, or take it",
+            description="Make the key by which the nodes know each other, or take it.",
         )
     )
     _add_looks(add)
@@ -218,6 +226,13 @@ def run_agent(arguments: argparse.Namespace, paths: Paths) -> int:
         apply.recover(paths)
     taken = active.take(paths, arguments.file, lambda pair: _find_node(pair, arguments.node))
     agent.run_resident(taken, _find_node(taken.pair, arguments.node), paths)
+    return 0
+
+
+def run_channel(_: argparse.Namespace, paths: Paths) -> int:
+    from agent.channel import main as channel
+
+    channel.run(paths)
     return 0
 
 

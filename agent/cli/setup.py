@@ -36,6 +36,7 @@ class _Outcome:
     notes: tuple[str, ...]
     commands: tuple[Argv, ...]
     hazards: Hazards
+    wants_key: bool = False
     written: bool = False
     backups: dict[Path, str] = field(default_factory=dict)
 
@@ -49,6 +50,8 @@ class _Outcome:
             }
             for change in self.changes
         ]
+        if self.wants_key:
+            changes.append({"path": str(Paths().pair_key), "change": "create", "diff": "", "backup": None})
         values = {"schema": 1, "node": self.node, "written": self.written, "changes": changes}
         return json.dumps({**values, "notes": self.notes, "commands": [list(one) for one in self.commands]})
 
@@ -106,13 +109,18 @@ def _run(
         *kept_notes(kept, pair, node, paths),
         *rival_notes(pair, root),
     )
-    outcome = _Outcome(node, changes, notes, live_commands(changes, paths), hazards)
+    # an image that is made below another root would give its key to both nodes
+    wants_key = root == Path("/") and not paths.pair_key.exists()
+    outcome = _Outcome(node, changes, notes, live_commands(changes, paths), hazards, wants_key)
     say = _silent if arguments.json else show
     say("".join(f"{diff_of(change)}\n" for change in changes))
     say("".join(f"note: {note}\n\n" for note in notes))
-    say(_summary(changes, kept, node))
+    if wants_key:
+        say(f"{paths.pair_key} is to be made, the key by which the nodes know each other\n")
+    if changes or not wants_key:
+        say(_summary(changes, kept, node))
     status = 0
-    if changes:
+    if changes or wants_key:
         status = _settle(arguments, outcome, say)
     if arguments.json:
         print(outcome.to_json())
@@ -157,11 +165,21 @@ def _settle(arguments: argparse.Namespace, outcome: _Outcome, say: Callable[[str
         say("Nothing was written.\n")
         return 1
     _write(arguments.root, outcome, say)
+    if outcome.wants_key:
+        _make_key(outcome.node, say)
     if arguments.restart:
         _restart(outcome.commands, say)
-    elif arguments.root == Path("/"):
+    elif arguments.root == Path("/") and outcome.changes:
         say(_advice(outcome))
     return 0
+
+
+def _make_key(node: str, say: Callable[[str], None]) -> None:
+    from agent.setup import pair_key  # ssl takes a while to load
+
+    place = Paths().pair_key
+    pair_key.make(place)
+    say(f"made {place}\n\n{pair_key.carry_words(place, node)}")
 
 
 def _is_confirmed(outcome: _Outcome, restart: bool, say: Callable[[str], None]) -> bool:
@@ -170,8 +188,8 @@ def _is_confirmed(outcome: _Outcome, restart: bool, say: Callable[[str], None]) 
             "there is no terminal to answer here, so nothing was written",
             "add --yes to write without asking",
         )
-    one = len(outcome.changes) == 1
-    question = "Write this file" if one else f"Write these {len(outcome.changes)} files"
+    count = len(outcome.changes) + outcome.wants_key
+    question = "Write this file" if count == 1 else f"Write these {count} files"
     say(f"{question}{' and restart the daemons' if restart else ''}? [y/N] ")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

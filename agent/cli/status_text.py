@@ -4,6 +4,7 @@
 `hafw status` loads these alone: the agent's own parts take ten times as long to load as they do.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from agent.core.conditions import severity_of
@@ -40,6 +41,7 @@ def to_text(values: Values) -> str:
         f"  rules       {_rules_text(rules)}",
         f"  states      {_states_text(states)}",
     ]
+    lines += _pair_lines(values)
     last = values["last_transition"]
     if last:
         took = f" in {last['duration_ms']:.1f} ms" if last["duration_ms"] is not None else ""
@@ -52,6 +54,39 @@ def to_text(values: Values) -> str:
             f"              {step['duration_ms']:9.1f} ms  {step['message']}" for step in last["steps"]
         ]
     return "\n".join(lines)
+
+
+def _pair_lines(values: Values) -> list[str]:
+    """Both nodes side by side, each in its own words."""
+    nodes = values.get("nodes") or {}
+    other = nodes.get(values["peer"])
+    if other is None:
+        return [f"  pair        nothing was heard from the agent of {values['peer']} yet"]
+    own, ago_s = nodes[values["node"]], other["heard_seconds_ago"]
+    heads = (f"{values['node']} (this node)", f"{values['peer']} ({ago_s:g} s ago)")
+    rows = [("pair", heads), *((name, (_of_node(own, name), _of_node(other, name))) for name in _ROWS)]
+    width = max(len(left) for _, (left, _) in rows)
+    return [f"  {name:<11} {left:<{width}}  {right}".rstrip() for name, (left, right) in rows]
+
+
+def _of_node(node: Values, name: str) -> str:
+    found = _ROWS[name](node)
+    return found or "unknown"
+
+
+_READY = {True: "yes", False: "no", None: "unknown"}
+_ROWS: dict[str, Callable[[Values], str]] = {
+    "role": lambda one: f"{one['role']} for {one['role_s']:g} s",
+    "gate": lambda one: str(one["gate"]),
+    "problems": lambda one: ", ".join(one["problems"]) or "none",
+    "keepalived": lambda one: " ".join(one["keepalived"]),
+    "ready": lambda one: _READY[one["ready"]],
+    "states": lambda one: ", ".join(f"{name} {count}" for name, count in sorted(one["states"].items())),
+    "pair file": lambda one: str(one["pair_file"]),
+    "rules": lambda one: str(one["rules"]),
+    "versions": lambda one: ", ".join(f"{name} {text}" for name, text in sorted(one["versions"].items())),
+    "heard by": lambda one: ", ".join(one["heard"]) or "no path",
+}
 
 
 _READINESS = {

@@ -222,7 +222,7 @@ def _read_failover(spot: Spot) -> Failover:
 
 
 def _read_sync(spot: Spot) -> Sync:
-    fields = spot.fields((), ("mode", "port", "refresh"))
+    fields = spot.fields((), ("mode", "port", "refresh", "channel_port"))
     mode = fields["mode"].choice(SyncMode) if "mode" in fields else None
     port = fields["port"].integer(1, 65535) if "port" in fields else None
     if port in BFD_PORTS:
@@ -230,8 +230,14 @@ def _read_sync(spot: Spot) -> Sync:
             "is that of BFD, which only its port distinguishes from replication; write another one"
         )
     refresh = fields["refresh"].duration_ms(100, 3_600_000) if "refresh" in fields else None
+    channel = fields["channel_port"].integer(1024, 65535) if "channel_port" in fields else None
     default = Sync()
-    return Sync(mode or default.mode, port or default.port, refresh / 1000 if refresh else None)
+    return Sync(
+        mode or default.mode,
+        port or default.port,
+        refresh / 1000 if refresh else None,
+        channel or default.channel_port,
+    )
 
 
 def _read_gate(spot: Spot) -> Gate:

@@ -53,6 +53,21 @@ class Condition(Enum):
     """Nothing comes from the peer's conntrackd, although the link is up."""
     TWO_PRIMARIES = "two-primaries"
     NO_PRIMARY = "no-primary"
+    PEER = "peer"
+    """The agent of the other node is heard by no path."""
+    PEER_PATH = "peer-path"
+    """It is heard, but not by every path."""
+    PEER_KEY = "peer-key"
+    """There is no key for talking to the other node, or it cannot be used."""
+    SPLIT_BRAIN = "split-brain"
+    """Both nodes say that they are primary."""
+    NEITHER_PRIMARY = "neither-primary"
+    """Both nodes say that they are not primary."""
+    STATES_DIFFER = "states-differ"
+    PAIR_FILES_DIFFER = "pair-files-differ"
+    RULES_DIFFER = "rules-differ"
+    VERSIONS_DIFFER = "versions-differ"
+    CLOCKS_DIFFER = "clocks-differ"
     FAULT = "fault"
     """keepalived cannot take part, for the sake of a link or a check."""
     DEAF = "deaf"
@@ -97,6 +112,9 @@ class Observation(Enum):
     STRANGERS = "who the rules have lately dropped for speaking as the other node"
     LOOKING = "whether a look succeeds"
     READINESS = "the readiness file, at a poll"
+    PATHS = "by which paths the agent of the other node is heard"
+    KEY = "the key for talking to the other node"
+    PEER = "what the agent of the other node says of itself, compared with this node"
     PULSE = "whether the agent's own timer comes in time"
 
 
@@ -144,6 +162,16 @@ CONDITIONS: dict[Condition, Line] = {
     C.PEER_SILENT: Line(By.HEARING),
     C.TWO_PRIMARIES: Line(By.ANSWERS, S.CRITICAL),
     C.NO_PRIMARY: Line(By.ANSWERS, S.CRITICAL),
+    C.PEER: Line(By.PATHS),
+    C.PEER_PATH: Line(By.PATHS),
+    C.PEER_KEY: Line(By.KEY),
+    C.SPLIT_BRAIN: Line(By.PEER, S.CRITICAL),
+    C.NEITHER_PRIMARY: Line(By.PEER, S.CRITICAL),
+    C.STATES_DIFFER: Line(By.PEER),
+    C.PAIR_FILES_DIFFER: Line(By.PEER),
+    C.RULES_DIFFER: Line(By.PEER),
+    C.VERSIONS_DIFFER: Line(By.PEER),
+    C.CLOCKS_DIFFER: Line(By.PEER),
     C.FAULT: Line(By.LINKS),
     C.DEAF: Line(By.GROUPS, S.CRITICAL),
     C.MISSING_INTERFACE: Line(By.LINKS),

@@ -22,7 +22,7 @@ from agent.adapters.nftables import RulesState
 from agent.adapters.service import ServiceManager, find_notice_socket
 from agent.config import loader
 from agent.config.files import Files
-from agent.core.conditions import Condition
+from agent.core.conditions import Condition, Finding
 from agent.core.events import ConditionSeen, Reloaded, Started
 from agent.core.plan import Settings
 from agent.core.roles import RuleSet
@@ -33,6 +33,8 @@ from agent.engine.drift import DriftCheck
 from agent.engine.executor import Executor
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
+from agent.engine.own_status import OwnStatus
+from agent.engine.peer import PeerWatch
 from agent.engine.readiness import Readiness
 from agent.engine.refusals import Refusals
 from agent.engine.sensors import Sensors
@@ -87,6 +89,10 @@ class Agent:
         refuse = Refusals(self.sink.write).refuse
         self.observer = Observer(pair, paths, self.conntrackd, self.loop, drift, refuse)
         self.sensors: Sensors | None = None
+        self.own = OwnStatus(self.loop, self.observer)
+        self.own.take(taken.files, self.rules)
+        files = (paths.channel_socket, paths.pair_key)
+        self.peer = PeerWatch(pair, node, files, self.own.describe, self._found, refuse, self._beside)
 
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
@@ -128,6 +134,7 @@ class Agent:
             self.observer.start(group)
             self.sensors = Sensors(self.pair, self.node, self.paths, self.loop)
             group.create_task(self.sensors.run())
+            group.create_task(self.peer.run())
             self.begin()
             working = group.create_task(self.loop.run())
             group.create_task(self._reload_when(reload_asked))
@@ -195,7 +202,14 @@ class Agent:
 
     async def _status(self) -> status.Values:
         values = await status.describe(
-            self.pair, self.node, self.loop, self.observer, self.conntrackd, self._look_at_rules
+            self.pair,
+            self.node,
+            self.loop,
+            self.observer,
+            self.conntrackd,
+            self._look_at_rules,
+            self.own.describe(self.peer.heard.heard_by(time.monotonic())),
+            self.peer.heard,
         )
         return {**values, "records_lost": self.sink.lost}
 
@@ -248,6 +262,8 @@ class Agent:
     def _use(self, fresh: Checked) -> None:
         self.rules = self.executor.rules = self.rules.succeed(fresh.table)
         self.pair = pair = fresh.pair
+        self.own.take(fresh.files, self.rules)
+        self.peer.take(pair)
         # our parent still holds what this agent was started with: nothing of that is to stay
         self._taken.pair, self._taken.files, self._taken.table = pair, (), fresh.table
         if self.sensors is not None:
@@ -258,6 +274,9 @@ class Agent:
 
     def _say_configuration(self, ok: bool, text: str) -> None:
         self.loop.post(ConditionSeen(time.monotonic_ns(), Condition.CONFIGURATION, ok, text))
+
+    def _found(self, finding: Finding) -> None:
+        self.loop.post(ConditionSeen(time.monotonic_ns(), *finding))
 
     def _overran(self, place: str) -> None:
         message = f"the agent computed for {scheduling.PATIENCE_S} s without a pause, in {place}"

@@ -3,10 +3,12 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from agent.adapters.conntrackd import Conntrackd, kernel_states
 from agent.adapters.nftables import RulesState
+from agent.core.peer import Heard, NodeStatus
 from agent.core.plan import refresh_after_s
 from agent.core.roles import RuleSet, rule_set_for
 from agent.engine.loop import Loop
@@ -30,6 +32,8 @@ async def describe(
     observer: Observer,
     conntrackd: Conntrackd,
     look: Look,
+    own: NodeStatus,
+    heard: Heard,
 ) -> Values:
     """Everything that can be read now; what cannot be read says why. `look`: at the rules, and whether they
     are those of a role."""
@@ -51,7 +55,22 @@ async def describe(
         "rules": rules,
         "states": states,
         "last_transition": _describe_transition(loop),
+        "nodes": {
+            node: _describe_node(own),
+            pair.peer_of(node).name: _describe_heard(heard, time.monotonic()),
+        },
     }
+
+
+def _describe_heard(heard: Heard, now_s: float) -> Values | None:
+    """The peer, in its own words. None when nothing was ever heard of it."""
+    if heard.status is None:
+        return None
+    return {**_describe_node(heard.status), "heard_seconds_ago": round(now_s - heard.at_s, 1)}
+
+
+def _describe_node(one: NodeStatus) -> Values:
+    return {**asdict(one), "role": one.role.value, "gate": "open" if one.gate_open else "closed"}
 
 
 def _describe_keepalived(observer: Observer) -> Values:

@@ -152,6 +152,8 @@ class Sync:
     mode: SyncMode = SyncMode.DIRECT
     port: int = 3780
     refresh_s: float | None = None
+    channel_port: int = 3781
+    """Of TCP, at which each agent listens for the other one."""
 
 
 @dataclass(frozen=True, slots=True)

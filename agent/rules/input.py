@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from agent.errors import ConfigError, Problem
 from agent.model.pair import SELF_ZONE, Interface, Pair, PortRange
+from agent.rules.channel import channel, untracked_channel
 from agent.rules.forward import FILTER, INVALID, NOT_AN_OPENING, rule_commands
 from agent.rules.gate import IGMP, VRRP, neighbor_rules
 from agent.rules.matching import VERSIONS, service_match
@@ -65,6 +66,7 @@ def _always(table: str, pair: Pair) -> tuple[Object, ...]:
         make_rule(table, "input", Match(IIFNAME, "lo"), ACCEPT),
         *peer(table, pair),
         *own_replication(table, pair),
+        *channel(table, pair),
         check(table, "input", "invalid", "related", "new"),
         *_check_of_untracked(table, pair),
         *_management(table, pair),
@@ -183,6 +185,7 @@ def _untracked(pair: Pair) -> list[Object]:
         make_rule(TABLE, "raw-out", sync_port(pair), Match(OIFNAME, sync), NOTRACK),
         *untracked_vrrp(RAW_IN),
         make_rule(TABLE, "raw-out", Match(L4PROTO, VRRP), Match(OIFNAME, NamedSet("data")), NOTRACK),
+        *untracked_channel(pair),
         *_untracked_management(pair),
         check_all_ipv6(),
     ]

@@ -20,6 +20,7 @@ AGENT = (
     {"config", "render"},
     {"rules"},
     {"adapters"},
+    {"channel"},
     {"rollout", "setup"},
     {"engine"},
     {"cli"},

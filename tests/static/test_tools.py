@@ -35,6 +35,10 @@ READ_BY_OTHERS = (
     "handle_*",
     "formatter_class",
     "check_hostname",
+    "minimum_version",
+    "verify_mode",
+    "verify_flags",
+    "num_tickets",
 )
 
 

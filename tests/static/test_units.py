@@ -33,8 +33,9 @@ def exposure(unit: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_agent_is_not_exposed_more_than_it_has_to_be(units: Path) -> None:
-    done = exposure(units / "hafw-agent.service")
+@pytest.mark.parametrize("unit", ["hafw-agent.service", "hafw-channel.service"])
+def test_a_service_is_not_exposed_more_than_it_has_to_be(units: Path, unit: str) -> None:
+    done = exposure(units / unit)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -76,6 +77,7 @@ def image(units: Path, tmp_path: Path) -> Path:
 
 OURS = (
     *("hafw-agent.service", "hafw-agent.socket", "hafw-boot.service"),
+    *("hafw-channel.service", "hafw-channel.socket"),
     *("conntrackd.service", "keepalived.service"),
 )
 

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.adapters.openssl import make_pair_key
 from hafw_lab import wire
 from hafw_lab.client import machine_node
 from hafw_lab.client.connection import Client, SupervisorProcess
@@ -120,7 +121,7 @@ class Lab:
         name: str = "lab",
     ) -> Iterator["Lab"]:
         """A lab for the length of the block: up, with a primary, when the block begins. Raises LabError."""
-        plan = lab.plan_lab(name, topology, options, privileged=os.geteuid() == 0)
+        plan = lab.plan_lab(name, topology, options, privileged=os.geteuid() == 0, key=make_pair_key())
         plan = machines.add_machines(plan, topology, options, progress)
         process = SupervisorProcess(plan)
         try:

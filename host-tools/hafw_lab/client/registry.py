@@ -18,6 +18,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent.adapters.openssl import make_pair_key
 from hafw_lab import lab_directory
 from hafw_lab.client.connection import Client, SupervisorProcess
 from hafw_lab.client.lab import Lab
@@ -64,7 +65,7 @@ def attach(name: str = DEFAULT_LAB) -> Lab:
 
 def up(name: str, options: LabOptions, topology: Topology, progress: Progress) -> bool:
     """Start a lab that stays when this process ends. False if it was up already. Raises LabError."""
-    plan = plan_lab(name, topology, options, privileged=os.geteuid() == 0)
+    plan = plan_lab(name, topology, options, privileged=os.geteuid() == 0, key=make_pair_key())
     plan = machines.add_machines(plan, topology, options, progress)
     path = _socket_path(name)
     with _locked(name, _UP, progress):

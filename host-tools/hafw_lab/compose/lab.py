@@ -28,7 +28,7 @@ AGENT_CODE = Path(agent.__file__).resolve().parent
 STOCK_SCRIPT = Path("/usr/share/doc/conntrackd/examples/sync/primary-backup.sh")
 KEEPALIVED_BUILD = Path("/etc/keepalived/keepalived.config-opts")
 """How it was built; keepalived 2.3.3 of Debian 13 does not start without it, 2.2.7 has none."""
-BUS, CONNTRACKD, AGENT, KEEPALIVED = "bus", "conntrackd", "agent", "keepalived"
+BUS, CONNTRACKD, CHANNEL, AGENT, KEEPALIVED = "bus", "conntrackd", "channel", "agent", "keepalived"
 
 _PATHS = Paths()
 READINESS = _PATHS.readiness
@@ -56,8 +56,11 @@ _BUS_ITSELF = tuple(
 )
 
 
-def plan_lab(name: str, topology: Topology, options: LabOptions, *, privileged: bool) -> LabPlan:
-    """Raises LabError when the options and the topology do not make a working pair."""
+def plan_lab(
+    name: str, topology: Topology, options: LabOptions, *, privileged: bool, key: str = ""
+) -> LabPlan:
+    """`key`: of the pair; without one its agents do not talk to each other. Raises LabError when the
+    options and the topology do not make a working pair."""
     topology = with_host(topology, options.host)
     if options.host is not None and not privileged:
         hint = "use sudo, or leave --host out"
@@ -70,7 +73,9 @@ def plan_lab(name: str, topology: Topology, options: LabOptions, *, privileged: 
     return LabPlan(
         name=name,
         bridges=tuple(Bridge(one.name, compute_mac("fabric", one.name)) for one in topology.segments),
-        nodes=tuple(_plan_node(spec, topology, options, pair, text, privileged) for spec in topology.nodes),
+        nodes=tuple(
+            _plan_node(spec, topology, options, pair, text, key, privileged) for spec in topology.nodes
+        ),
         vips=tuple(str(vip.ip) for vip in topology.vips),
         firewalls=tuple(node.name for node in topology.firewalls),
         about=options.to_json(),
@@ -78,7 +83,13 @@ def plan_lab(name: str, topology: Topology, options: LabOptions, *, privileged: 
 
 
 def _plan_node(
-    spec: NodeSpec, topology: Topology, options: LabOptions, pair: Pair, text: str, privileged: bool
+    spec: NodeSpec,
+    topology: Topology,
+    options: LabOptions,
+    pair: Pair,
+    text: str,
+    key: str,
+    privileged: bool,
 ) -> NodePlan:
     firewall, host = spec.kind is NodeKind.FIREWALL, spec.name == options.host
     plan = NodePlan(
@@ -89,7 +100,7 @@ def _plan_node(
         files=() if host else (_hosts(topology), File("/etc/hostname", spec.name + "\n")),
         host=host,
     )
-    return _add_firewall(plan, options, pair, text, privileged) if firewall else plan
+    return _add_firewall(plan, options, pair, text, key, privileged) if firewall else plan
 
 
 def _cable(node: str, link: str, segment: str) -> Cable:
@@ -121,7 +132,9 @@ def _hosts(topology: Topology) -> File:
 # -- firewalls --
 
 
-def _add_firewall(plan: NodePlan, options: LabOptions, pair: Pair, text: str, privileged: bool) -> NodePlan:
+def _add_firewall(
+    plan: NodePlan, options: LabOptions, pair: Pair, text: str, key: str, privileged: bool
+) -> NodePlan:
     stock = options.agent is not AgentKind.HAFW
     vrrp = keepalived.render(pair, plan.name, _PATHS)
     files = [
@@ -137,6 +150,8 @@ def _add_firewall(plan: NodePlan, options: LabOptions, pair: Pair, text: str, pr
     ]
     if stock:
         files.append(File(_NFT_FILE, stock_rules(pair, options.agent)))
+    if key:
+        files.append(File(str(_PATHS.pair_key), key, 0o600))
     return replace(
         plan,
         files=tuple(files),
@@ -193,6 +208,14 @@ def _services(options: LabOptions) -> Iterator[Service]:
         restart=options.restart,
     )
     if options.agent is AgentKind.HAFW:
+        yield Service(
+            CHANNEL,
+            ("/usr/sbin/hafw", "channel"),
+            "/var/log/channel.log",
+            ready_file=str(_PATHS.channel_socket),
+            stale=(str(_PATHS.channel_socket),),
+            restart=options.restart,
+        )
         yield Service(
             AGENT,
             ("/usr/sbin/hafw", "agent"),

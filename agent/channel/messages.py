@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the agents of a pair say to each other, as bytes and as types. Pure; the one place that reads the
+peer's bytes.
+
+A message is one JSON object of MAX_MESSAGE bytes at the most, with its length before it in four bytes. What
+a later version adds is a new key, which an earlier one skips, or a new kind, which it skips as a whole. What
+a later version leaves out has a value here that says nothing. So a node understands the version before its
+own and the one after it; what can no longer be understood needs another PROTOCOL.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from agent.core.peer import NodeStatus
+from agent.core.roles import Role
+from agent.errors import HafwError
+
+PROTOCOL = 1
+MAX_MESSAGE = 64 * 1024
+LENGTH_BYTES = 4
+_MAX_TEXT = 256
+_MAX_ITEMS = 64
+_MAX_NUMBER = 1e15
+
+
+class MessageError(HafwError):
+    """What the peer sent is not what it may send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message of either side of a connection. `protocols`: the lowest and the highest that it
+    speaks."""
+
+    node: str
+    pair: str
+    protocols: tuple[int, int] = (PROTOCOL, PROTOCOL)
+
+
+PeerMessage = Hello | NodeStatus
+
+
+def encode(message: PeerMessage) -> bytes:
+    """Without the length. Raises MessageError when it is too long."""
+    data = json.dumps(_fields(message), separators=(",", ":")).encode()
+    if len(data) > MAX_MESSAGE:
+        raise MessageError(f"a message of {len(data)} bytes is longer than {MAX_MESSAGE}")
+    return data
+
+
+def decode(data: bytes) -> PeerMessage | None:
+    """None for a kind that a later version may have. Raises MessageError for all else that is no message."""
+    if len(data) > MAX_MESSAGE:
+        raise MessageError(f"a message of {len(data)} bytes is longer than {MAX_MESSAGE}")
+    try:
+        found = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise MessageError("a message is not JSON") from error
+    if not isinstance(found, dict):
+        raise MessageError("a message is not an object")
+    fields = _Fields(found)
+    match fields.text("kind"):
+        case "hello":
+            lowest, highest = fields.integer("lowest"), fields.integer("highest")
+            return Hello(fields.text("node"), fields.text("pair"), (lowest, highest))
+        case "status":
+            return _read_status(fields)
+        case _:
+            return None
+
+
+def _fields(message: PeerMessage) -> dict[str, object]:
+    match message:
+        case Hello():
+            lowest, highest = message.protocols
+            return {
+                "kind": "hello",
+                "node": message.node,
+                "pair": message.pair,
+                "lowest": lowest,
+                "highest": highest,
+            }
+        case NodeStatus():
+            return {
+                "kind": "status",
+                "role": message.role.value,
+                "role_s": message.role_s,
+                "gate_open": message.gate_open,
+                "clock_s": message.clock_s,
+                "ready": message.ready,
+                "problems": list(message.problems),
+                "keepalived": list(message.keepalived),
+                "states": dict(message.states),
+                "pair_file": message.pair_file,
+                "rules": message.rules,
+                "generation": message.generation,
+                "versions": dict(message.versions),
+                "heard": list(message.heard),
+            }
+
+
+def _read_status(fields: "_Fields") -> NodeStatus:
+    return NodeStatus(
+        role=_role_of(fields.text("role")),
+        role_s=fields.number("role_s"),
+        gate_open=fields.flag("gate_open") is True,
+        clock_s=fields.number("clock_s"),
+        ready=fields.flag("ready"),
+        problems=fields.texts("problems"),
+        keepalived=fields.texts("keepalived"),
+        states=fields.counts("states"),
+        pair_file=fields.text("pair_file", ""),
+        rules=fields.text("rules", ""),
+        generation=fields.count("generation"),
+        versions=fields.names("versions"),
+        heard=fields.texts("heard"),
+    )
+
+
+def _role_of(name: str) -> Role:
+    """A role of a later version is none that we know."""
+    try:
+        return Role(name)
+    except ValueError:
+        return Role.UNKNOWN
+
+
+class _Fields:
+    """Of one message, each checked where it is read. A key that is not there, or null, has its default."""
+
+    def __init__(self, found: Mapping[str, object]) -> None:
+        self._found = found
+
+    def text(self, key: str, default: str | None = None) -> str:
+        return _text(key, self._get(key, default))
+
+    def number(self, key: str) -> float:
+        found = self._get(key)
+        if isinstance(found, bool) or not isinstance(found, int | float) or not _is_sane(found):
+            raise MessageError(f"`{key}` of a message is not a number")
+        return float(found)
+
+    def integer(self, key: str) -> int:
+        return _count(key, self._get(key))
+
+    def count(self, key: str) -> int | None:
+        found = self._found.get(key)
+        return None if found is None else _count(key, found)
+
+    def flag(self, key: str) -> bool | None:
+        found = self._found.get(key)
+        if found is not None and not isinstance(found, bool):
+            raise MessageError(f"`{key}` of a message is neither true nor false")
+        return found
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        found = self._get(key, [])
+        if not isinstance(found, list) or len(found) > _MAX_ITEMS:
+            raise MessageError(f"`{key}` of a message is not a short list")
+        return tuple(_text(key, one) for one in found)
+
+    def counts(self, key: str) -> dict[str, int]:
+        return {_text(key, name): _count(key, one) for name, one in self._items(key)}
+
+    def names(self, key: str) -> dict[str, str]:
+        return {_text(key, name): _text(key, one) for name, one in self._items(key)}
+
+    def _items(self, key: str) -> tuple[tuple[str, object], ...]:
+        found = self._get(key, {})
+        if not isinstance(found, dict) or len(found) > _MAX_ITEMS:
+            raise MessageError(f"`{key}` of a message is not a small object")
+        return tuple(cast(dict[str, object], found).items())
+
+    def _get(self, key: str, default: object = None) -> object:
+        found = self._found.get(key)
+        found = default if found is None else found
+        if found is None:
+            raise MessageError(f"a message has no `{key}`")
+        return found
+
+
+def _text(key: str, found: object) -> str:
+    """It is printed, and recorded."""
+    if not isinstance(found, str) or len(found) > _MAX_TEXT or not found.isprintable():
+        raise MessageError(f"`{key}` of a message is not a short text")
+    return found
+
+
+def _count(key: str, found: object) -> int:
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= _MAX_NUMBER:
+        raise MessageError(f"`{key}` of a message is not a count")
+    return found
+
+
+def _is_sane(found: float) -> bool:
+    return abs(found) <= _MAX_NUMBER and math.isfinite(found)  # a large integer is no float
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(name)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What this node says of itself to its peer."""
+
+import hashlib
+import json
+import os
+import time
+
+from agent import __version__
+from agent.adapters.conntrackd import kernel_states
+from agent.adapters.nftables import Nftables
+from agent.config.files import Files
+from agent.core.peer import NodeStatus
+from agent.engine.loop import Loop
+from agent.engine.observer import Observer
+from agent.errors import HafwError
+
+ROUNDED = 2
+EVERY = "all"
+
+
+class OwnStatus:
+    def __init__(self, loop: Loop, observer: Observer) -> None:
+        self._loop, self._observer = loop, observer
+        self.rules = ""
+        """The digest of the rules that are to be in force."""
+        self.generation: int | None = None
+        self.versions = {"hafw": __version__, "kernel": os.uname().release}
+        self._pair_file = ""
+
+    def take(self, files: Files, rules: Nftables) -> None:
+        """What the node works by from now on."""
+        self._pair_file, self.rules = digest_of(files), rules.digest
+
+    def describe(self, heard: tuple[str, ...]) -> NodeStatus:
+        """`heard`: by which paths the peer is."""
+        state = self._loop.state
+        return NodeStatus(
+            role=state.role,
+            role_s=round((time.monotonic_ns() - self._loop.log.role_since_ns) / 1e9, ROUNDED),
+            gate_open=state.phase.is_open,
+            clock_s=round(time.time(), ROUNDED),
+            ready=state.ready,
+            problems=tuple(sorted(condition.value for condition in state.problems)),
+            keepalived=tuple(sorted(one.name for one in self._observer.bus.states())),
+            states=_count_states(),
+            pair_file=self._pair_file,
+            rules=self.rules if state.whole else "",
+            generation=self.generation,
+            versions=self.versions,
+            heard=heard,
+        )
+
+
+def digest_of(files: Files) -> str:
+    """The same on both nodes for the same files, whatever the name of the main one."""
+    (_, main), *others = files
+    return hashlib.sha256(json.dumps([main, sorted(others)]).encode()).hexdigest()[:12]
+
+
+def _count_states() -> dict[str, int]:
+    try:
+        return {EVERY: kernel_states()}
+    except HafwError:
+        return {}

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What this node tells its peer, and what comes of what the peer tells.
+
+Everything is a condition in the end, and nothing else: no role, gate or plan depends on the peer's word.
+"""
+
+import asyncio
+import stat
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from agent.adapters.channel_socket import ChannelSocket
+from agent.channel.local import (
+    ChannelSettings,
+    HeardFrom,
+    PeerRefused,
+    Tell,
+    Unusable,
+    Usable,
+    pack,
+    unpack,
+)
+from agent.channel.local import Path as PeerPath
+from agent.channel.messages import MessageError, decode, encode
+from agent.core.conditions import Condition, Finding
+from agent.core.peer import SILENT_S, TOLD_S, Differing, Heard, NodeStatus, judge_paths, judge_peer
+from agent.engine.executor import Beside
+from agent.errors import HafwError
+from agent.model.pair import Interface, Pair
+from agent.regular_file import read_regular
+
+AGAIN_S = 1.0
+FIRST_WORD_S = 2.5
+"""An attempt to connect that hangs, and the pause after it."""
+MAX_PATHS = 3
+STATUS = "status"
+MAX_KEY_FILE = 16 * 1024
+MASTER_DOWN_ADVERTS = 4.0
+
+Compose = Callable[[tuple[str, ...]], NodeStatus]
+"""This node in its own words, with the paths by which it hears the peer."""
+
+
+class PeerWatch:
+    """Tells and listens. The disk is looked at beside the loop, and nobody waits for that."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        node: str,
+        files: tuple[Path, Path],
+        compose: Compose,
+        tell: Callable[[Finding], None],
+        refuse: Callable[[str], None],
+        beside: Beside,
+    ) -> None:
+        """`files`: the socket of `hafw channel`, and the key of the pair."""
+        self._pair, self._node, self._peer = pair, node, pair.peer_of(node).name
+        self._socket_path, self._key_file = files
+        self._compose, self._tell, self._refuse, self._beside = compose, tell, refuse, beside
+        self._socket: ChannelSocket | None = None
+        self._key: str | None = None
+        self._usable_s = -SILENT_S
+        self._differing = Differing()
+        self.heard = self._listen_again()
+
+    def take(self, pair: Pair) -> None:
+        """Of a reload."""
+        before, self._pair = self._pair, pair
+        if pair.sync.channel_port != before.sync.channel_port:
+            self._close()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_key())
+            try:
+                while True:
+                    self._turn(time.monotonic())
+                    await asyncio.sleep(TOLD_S)
+            finally:
+                self._close()
+
+    def _turn(self, now_s: float) -> None:
+        own = self._compose(self.heard.heard_by(now_s))
+        if self._socket is None:
+            return
+        self._socket.send(pack(Tell(STATUS, encode(own))))
+        if now_s - self._usable_s > SILENT_S:
+            self._say_unusable("hafw channel, which speaks for it, does not answer")
+            return
+        takeover_s = MASTER_DOWN_ADVERTS * self._pair.failover.advert_interval_ms / 1000
+        names = (self._node, self._peer)
+        self._differing, found = judge_peer(own, self.heard, names, takeover_s, self._differing, now_s)
+        sync = self._pair.sync_interface.name
+        for one in (*judge_paths(self.heard, self._peer, sync, now_s), *found):
+            self._tell(one)
+
+    async def _watch_key(self) -> None:
+        """One that is changed is used from now on."""
+        while True:
+            try:
+                key = await self._beside(partial(read_key, self._key_file))
+            except HafwError as error:
+                self._close()
+                self._say_unusable(str(error))
+            else:
+                if key != self._key:
+                    self._close()
+                self._key = key
+                if self._socket is None:
+                    self._open(key)
+            await asyncio.sleep(AGAIN_S)
+
+    def _open(self, key: str) -> None:
+        try:
+            self._socket = ChannelSocket(self._socket_path, self._take, self._lost)
+        except OSError as error:
+            self._say_unusable(f"nobody listens at {self._socket_path} ({error.strerror})")
+            return
+        paths, port = tuple(find_paths(self._pair, self._node)), self._pair.sync.channel_port
+        settings = ChannelSettings(self._node, self._peer, self._pair.name, key, port, paths)
+        self._socket.send(pack(settings))
+        self._usable_s = time.monotonic()
+        self.heard = self._listen_again()
+
+    def _listen_again(self) -> Heard:
+        """The first word may take as long as the peer takes to connect."""
+        paths = {path.interface: 0.0 for path in find_paths(self._pair, self._node)}
+        return Heard(paths, since_s=time.monotonic() + FIRST_WORD_S)
+
+    def _say_unusable(self, reason: str) -> None:
+        self._tell((Condition.PEER_KEY, False, f"this node does not talk to {self._peer}: {reason}"))
+
+    def _lost(self) -> None:
+        self._socket = None
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _take(self, data: bytes) -> None:
+        try:
+            one = unpack(data)
+            message = decode(one.message) if isinstance(one, HeardFrom) else None
+        except MessageError as error:
+            self._refuse(f"what hafw channel sent: {error}")
+            return
+        now_s = time.monotonic()
+        match one:
+            case HeardFrom() if isinstance(message, NodeStatus) and one.interface in self.heard.paths:
+                paths = {**self.heard.paths, one.interface: now_s}
+                self.heard = Heard(paths, message, now_s, min(self.heard.since_s, now_s))
+            case PeerRefused() if one.interface in self.heard.paths:
+                self._refuse(f"a connection of {one.interface} as the other node: {one.reason}")
+            case Usable():
+                self._usable_s = now_s
+                self._tell((Condition.PEER_KEY, True, f"this node talks to {self._peer}"))
+            case Unusable():
+                self._say_unusable(f"{self._key_file}: {one.reason}")
+                self._close()
+
+
+def read_key(place: Path) -> str:
+    """Raises HafwError when there is none, or others than root may have read it."""
+    text = read_regular(place, MAX_KEY_FILE, else_do="see hafw pair key").decode("ascii", "replace")
+    try:
+        there = place.stat()
+    except OSError as error:
+        raise HafwError(f"{place} cannot be looked at: {error.strerror}") from error
+    if there.st_uid != 0 or stat.S_IMODE(there.st_mode) & 0o077:
+        raise HafwError(f"{place} is not root's alone", f"chown root: {place} && chmod 600 {place}")
+    return text
+
+
+def find_paths(pair: Pair, node: str) -> list[PeerPath]:
+    """The sync link first, and as many data links as MAX_PATHS leaves: each costs memory and words."""
+    peer = pair.peer_of(node).name
+    links = (pair.sync_interface, *pair.data_interfaces)
+    found = (_path_of(link, node, peer) for link in links)
+    return [path for path in found if path is not None][:MAX_PATHS]
+
+
+def _path_of(link: Interface, node: str, peer: str) -> PeerPath | None:
+    """IPv4 if both nodes have it there: each of them has to choose the same."""
+    ends = (
+        (own.ip, other.ip)
+        for own in link.own(node)
+        for other in link.own(peer)
+        if own.version == other.version and not own.ip.is_link_local and not other.ip.is_link_local
+    )
+    first = min(ends, key=lambda both: both[0].version, default=None)
+    return PeerPath(link.name, *map(str, first)) if first is not None else None

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The key by which the nodes of a pair know each other: made on one of them, and carried to the other once.
+
+It is never shown, and a file of it is root's alone from its first moment.
+"""
+
+from pathlib import Path
+
+from agent.adapters import atomic_file
+from agent.adapters.openssl import make_pair_key
+from agent.channel.keys import MAX_KEY_FILE, parse_key
+from agent.errors import HafwError
+from agent.file_cures import cure_of
+from agent.regular_file import read_regular
+
+MODE = 0o600
+
+
+def make(place: Path) -> None:
+    """Raises HafwError, also when there is one already: the other node may have it."""
+    if place.exists():
+        raise HafwError(f"{place} is there already", "copy it to the other node, or remove it on both first")
+    _write(place, make_pair_key())
+
+
+def join(place: Path, text: str) -> bool:
+    """Take the key that the other node has. False when it is the one that is here. Raises HafwError when
+    `text` is none."""
+    parse_key(text)
+    if place.exists() and read_regular(place, MAX_KEY_FILE) == text.encode():
+        return False
+    _write(place, text)
+    return True
+
+
+def carry_words(place: Path, node: str = "THIS-NODE") -> str:
+    """What is to be typed on the other node than `node`."""
+    return (
+        "The other node needs the same key, once. There, as root:\n\n"
+        f"    ssh root@{node} cat {place} | hafw pair join -\n\n"
+        f"or carry {place} there by other means, and take it with: hafw pair join FILE\n"
+    )
+
+
+def _write(place: Path, text: str) -> None:
+    try:
+        atomic_file.make_directory(place.parent)
+        atomic_file.write(place, text, MODE, durable=True)
+    except OSError as error:
+        raise HafwError(f"cannot write {place}: {error.strerror}", cure_of(error)) from error
