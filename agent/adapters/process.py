@@ -22,6 +22,7 @@ import warnings
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn, TypeVar, cast
 
 from agent.errors import HafwError, MissingToolError, NoCopyError, SilentError, ToolError
@@ -30,6 +31,8 @@ Found = TypeVar("Found")
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "LANG": "C"}
 MAX_OUTPUT = 1 << 20
+OWN_CODE = Path(__file__).resolve().parents[2]
+"""Where `import agent` looks."""
 COPY_LIMIT_S = 120
 """Ten times what the largest policy takes."""
 TURN_LIMIT_S = 60
@@ -57,21 +60,41 @@ async def run(argv: tuple[str, ...], *, timeout_s: float) -> Finished:
     `timeout_s`, ToolError when it prints more than MAX_OUTPUT bytes. A non-zero exit status is the caller's
     to judge.
     """
+    status, output = await _run(argv, timeout_s, _Output)
+    return Finished(status, output.text(1), output.text(2))
+
+
+async def run_own(module: str, given: bytes, *, timeout_s: float, max_output: int) -> bytes:
+    """Run a module of ours as a process of its own, with ordinary priority, which gets `given` and answers
+    with what this returns. Cancelling kills it. Raises as run(), and ToolError when it fails."""
+    argv = (sys.executable, "-S", "-P", "-m", module)
+    status, output = await _run(argv, timeout_s, lambda: _Output(max_output), given)
+    if status != 0:
+        raise ToolError(argv, f"{module} ended with {status}: {output.text(2)[-300:]}", retryable=True)
+    return output.data(1)
+
+
+async def _run(
+    argv: tuple[str, ...], timeout_s: float, make: Callable[[], "_Output"], given: bytes | None = None
+) -> tuple[int, "_Output"]:
     running = asyncio.get_running_loop()
+    environment = ENVIRONMENT if given is None else {**ENVIRONMENT, "PYTHONPATH": str(OWN_CODE)}
     try:
         transport, output = await running.subprocess_exec(
-            _Output,
+            make,
             *argv,
-            stdin=DEVNULL,
+            stdin=DEVNULL if given is None else PIPE,
             stdout=PIPE,
             stderr=PIPE,
-            env=ENVIRONMENT,
+            env=environment,
             cwd="/",
             start_new_session=True,
         )
     except OSError as error:
         raise MissingToolError(argv, f"cannot start {argv[0]}: {error.strerror}") from error
     try:
+        if given is not None:
+            _feed(transport, given)
         async with asyncio.timeout(timeout_s):
             whole = await output.ended
     except TimeoutError as error:
@@ -80,9 +103,15 @@ async def run(argv: tuple[str, ...], *, timeout_s: float) -> Finished:
     finally:
         await _end(transport, output)
     if not whole:
-        raise ToolError(argv, f"{argv[0]} printed more than {MAX_OUTPUT >> 20} MiB and was stopped")
+        raise ToolError(argv, f"{argv[0]} printed more than {output.limit >> 20} MiB and was stopped")
     status = transport.get_returncode()
-    return Finished(255 if status is None else status, output.text(1), output.text(2))
+    return 255 if status is None else status, output
+
+
+def _feed(transport: asyncio.SubprocessTransport, given: bytes) -> None:
+    pipe = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
+    pipe.write(given)
+    pipe.write_eof()
 
 
 def start_detached(argv: tuple[str, ...], environment: dict[str, str]) -> None:
@@ -224,15 +253,16 @@ class _Output(asyncio.SubprocessProtocol):
     seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_OUTPUT) -> None:
         running = asyncio.get_running_loop()
+        self.limit = limit
         self.ended: asyncio.Future[bool] = running.create_future()
         self.exited: asyncio.Future[None] = running.create_future()
         self._printed = {1: bytearray(), 2: bytearray()}
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         printed = self._printed[fd]
-        if len(printed) + len(data) <= MAX_OUTPUT:
+        if len(printed) + len(data) <= self.limit:
             printed += data
         elif not self.ended.done():
             self.ended.set_result(False)
@@ -243,6 +273,9 @@ class _Output(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():
             self.ended.set_result(True)
+
+    def data(self, fd: int) -> bytes:
+        return bytes(self._printed[fd])
 
     def text(self, fd: int) -> str:
         return self._printed[fd].decode(errors="replace")

@@ -143,13 +143,18 @@ def _filter(pair: Pair) -> Lines:
     )
 
 
-def _ignored(pair: Pair) -> Lines:
+def ignored_addresses(pair: Pair) -> tuple[IPInterface, ...]:
+    """Of the firewalls themselves, beside loopback: connections with such an end are not replicated."""
     every: list[IPInterface] = []
     for interface in pair.interfaces:
         every += (address for _, addresses in interface.addresses for address in addresses)
         every += interface.vips
+    return tuple(sorted(every, key=lambda one: one.version))
+
+
+def _ignored(pair: Pair) -> Lines:
     lines = (
         f"{'IPv4' if isinstance(address, IPv4Interface) else 'IPv6'}_address {address.ip}"
-        for address in sorted(every, key=lambda one: one.version)
+        for address in ignored_addresses(pair)
     )
     return ("IPv4_address 127.0.0.0/8", "IPv6_address ::1", *lines)

@@ -28,6 +28,7 @@ PURE = {
     "math",
     "operator",
     "re",
+    "struct",
     "types",
     "typing",
 }

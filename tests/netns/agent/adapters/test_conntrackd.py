@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,14 @@ from agent.core.actions import Committed, Sent
 from agent.errors import ToolError, UnavailableError
 from agent.model.pair import SyncMode
 from agent.paths import Paths
+from agent.render.conntrackd import PROTOCOLS
 from tests.netns.namespaces import Namespace, join, start_namespaces
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="namespaces here need root")]
 
 LIMIT_S = 30.0
+IGNORED = tuple(map(ip_address, ("192.168.1.1", "192.168.1.2", "fd00:9::1")))
+"""What ends on the nodes themselves."""
 CONFIG = """
 Sync {{
     Mode FTFW {{ DisableExternalCache {direct} }}
@@ -48,7 +52,10 @@ General {{
     NetlinkBufferSizeMaxGrowth 67108864
     NetlinkEventsReliable yes
     NetlinkOverrunResync no
-    Filter From Userspace {{ Protocol Accept {{ TCP }} Address Ignore {{ IPv4_address 127.0.0.1 }} }}
+    Filter From Userspace {{
+        Protocol Accept {{ {protocols} }}
+        Address Ignore {{ {ignored} }}
+    }}
 }}
 """
 
@@ -96,7 +103,18 @@ def start_conntrackd(
         conntrackd_lock=directory / f"{own}.lock",
     )
     direct = "yes" if mode is SyncMode.DIRECT else "no"
-    paths.conntrackd_config.write_text(CONFIG.format(direct=direct, own=own, peer=3 - own, paths=paths))
+    ignored = "\n".join(
+        (
+            "IPv4_address 127.0.0.0/8",
+            "IPv6_address ::1",
+            *(f"IPv{one.version}_address {one}" for one in IGNORED),
+        )
+    )
+    protocols = "\n".join(PROTOCOLS)
+    text = CONFIG.format(
+        direct=direct, own=own, peer=3 - own, paths=paths, protocols=protocols, ignored=ignored
+    )
+    paths.conntrackd_config.write_text(text)
     with namespace.entered():
         daemon = subprocess.Popen(
             ["conntrackd", "-C", str(paths.conntrackd_config)],

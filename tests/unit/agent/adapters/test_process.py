@@ -256,3 +256,16 @@ def test_where_there_can_be_no_copy_that_is_said_and_nothing_is_left_open(
             in_child(lambda: 1)
     assert raised.value.retryable
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_module_of_ours_gets_its_input_and_answers() -> None:
+    given = b'{"a": [1, 2]}' + b" " * 300_000
+    answer = asyncio.run(process.run_own("json.tool", given, timeout_s=30, max_output=1000))
+    assert json.loads(answer) == {"a": [1, 2]}
+
+
+def test_a_module_of_ours_that_fails_or_says_too_much_is_an_error() -> None:
+    with pytest.raises(ToolError, match=r"json\.tool ended with 1: .*Expecting"):
+        asyncio.run(process.run_own("json.tool", b"{", timeout_s=30, max_output=1000))
+    with pytest.raises(ToolError, match="printed more than"):
+        asyncio.run(process.run_own("json.tool", b"[1, 2]", timeout_s=30, max_output=5))

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Lists, touches and compares the kernel's states in a process of its own, see agent/adapters/state_work.py.
+A wait for it that is cancelled ends it at once: whatever it was about is for a later failover only.
+"""
+
+from collections.abc import Collection
+from ipaddress import IPv6Address
+
+from agent.adapters import process
+from agent.adapters.state_work import COMPARE, LIST, REFRESH, TOUCH, TOUCH_ALL, Job, WorkDone
+from agent.core.census import HASH_BYTES, MAX_STATES, Census, Difference
+from agent.errors import UnavailableError
+from agent.model.pair import IPAddress
+
+LIMIT_S = 600.0
+"""Touching all of the largest table, slowly."""
+MAX_OUTPUT = MAX_STATES * HASH_BYTES + (1 << 16)
+_WORK = "agent.adapters.state_work"
+_LOOPBACK = IPv6Address("::1")
+
+
+class StateProcess:
+    """Every question raises UnavailableError when the kernel does not answer it, ToolError when the process
+    fails."""
+
+    def __init__(self, ignored: Collection[IPAddress]) -> None:
+        """`ignored`: the addresses of the firewalls themselves."""
+        self._ignored = tuple(sorted(address.packed.hex() for address in (*ignored, _LOOPBACK)))
+
+    async def list(self) -> Census:
+        return (await self._do(LIST)).census
+
+    async def touch_all(self, per_second: float) -> Census:
+        """Lists them as well."""
+        return (await self._do(TOUCH_ALL, per_second)).census
+
+    async def touch(self, hashes: bytes, per_second: float) -> int:
+        """Returns how many of them there still were."""
+        return (await self._do(TOUCH, per_second, hashes)).count
+
+    async def refresh(self, per_second: float) -> int:
+        """Touches what would run out on the backup."""
+        return (await self._do(REFRESH, per_second)).count
+
+    async def compare(self, before: bytes, primary: bytes) -> Difference:
+        """On a backup; deletes what has ended."""
+        return (await self._do(COMPARE, 0.0, before, primary)).difference
+
+    async def _do(
+        self, what: str, per_second: float = 0.0, first: bytes = b"", second: bytes = b""
+    ) -> WorkDone:
+        job = Job(what, self._ignored, per_second, first, second)
+        given = job.to_bytes()
+        data = await process.run_own(_WORK, given, timeout_s=LIMIT_S, max_output=MAX_OUTPUT)
+        answer = WorkDone.from_bytes(data)
+        if answer.error:
+            raise UnavailableError(answer.error)
+        return answer

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The process that lists states, reports them again and compares: seconds of computing at a million, which
+must never hold up the agent's loop. One job for each process: what to do comes by its standard input, what
+came of it leaves by its standard output. It ends with the agent that has started it.
+
+Both are a line of JSON, and hashes after it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from agent.adapters.state_table import PROTOCOLS, Listed, StateTable, hash_of
+from agent.core.census import HASH_BYTES, Census, Difference, compare, pack_hashes, unpack_hashes
+from agent.errors import UnavailableError
+
+LIST, TOUCH_ALL, TOUCH, COMPARE, REFRESH = "list", "touch-all", "touch", "compare", "refresh"
+_TCP = 6
+
+
+class OrphanedError(Exception):
+    """The agent that has asked is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`what`: LIST, TOUCH_ALL (and list), TOUCH (those of `first`), COMPARE (`first`: the backup's before,
+    `second`: the primary's), REFRESH (what is not TCP). `ignored`: addresses, in hexadecimal digits."""
+
+    what: str
+    ignored: tuple[str, ...]
+    per_second: float = 0.0
+    first: bytes = b""
+    second: bytes = b""
+
+    def to_bytes(self) -> bytes:
+        head = [self.what, self.ignored, self.per_second, len(self.first)]
+        return json.dumps(head).encode() + b"\n" + self.first + self.second
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Job":
+        line, _, rest = data.partition(b"\n")
+        what, ignored, per_second, length = json.loads(line)
+        return cls(what, tuple(ignored), per_second, rest[:length], rest[length:])
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDone:
+    """`count`: what was touched, or has ended. `error`: why there is nothing else."""
+
+    protocols: Mapping[str, int]
+    count: int = 0
+    hashes: bytes = b""
+    error: str = ""
+
+    def to_bytes(self) -> bytes:
+        head = [dict(self.protocols), self.count, self.error]
+        return json.dumps(head).encode() + b"\n" + self.hashes
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "WorkDone":
+        line, _, rest = data.partition(b"\n")
+        protocols, count, error = json.loads(line)
+        return cls(protocols, count, rest, error)
+
+    @property
+    def census(self) -> Census:
+        return Census(self.protocols, self.hashes)
+
+    @property
+    def difference(self) -> Difference:
+        return Difference(self.protocols, sum(self.protocols.values()), self.hashes, self.count)
+
+
+class Worker:
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._table = StateTable([bytes.fromhex(one) for one in job.ignored])
+        self._parent = os.getppid()
+        self._protocols = dict.fromkeys(PROTOCOLS, 0)
+
+    def work(self) -> WorkDone:
+        """Raises UnavailableError, and OrphanedError."""
+        match self._job.what:
+            case "list":
+                hashes = pack_hashes(self._hashes(self._table.each()))
+                return WorkDone(self._named(), hashes=hashes)
+            case "touch-all":
+                touched = self._table.touch(self._table.each(), self._job.per_second)
+                hashes = pack_hashes(self._hashes(touched))
+                return WorkDone(self._named(), len(hashes) // HASH_BYTES, hashes)
+            case "touch":
+                wanted = frozenset(unpack_hashes(self._job.first))
+                return self._touch(one for one in self._table.each() if hash_of(one[2]) in wanted)
+            case "refresh":
+                return self._touch(one for one in self._table.each() if one[1] != _TCP)
+            case _:
+                now = self._hashes(self._table.each())
+                missing, ended = compare(self._job.first, self._job.second, now)
+                count = 0
+                for protocol in self._table.delete(ended) if ended else ():
+                    self._protocols[protocol] -= 1
+                    count += 1
+                return WorkDone(self._named(), count, pack_hashes(missing))
+
+    def _touch(self, which: Iterator[Listed]) -> WorkDone:
+        count = sum(1 for _ in self._counted(self._table.touch(which, self._job.per_second)))
+        return WorkDone(self._named(), count)
+
+    def _hashes(self, which: Iterator[Listed]) -> Iterator[int]:
+        for one in self._counted(which):
+            yield hash_of(one[2])
+
+    def _counted(self, which: Iterator[Listed]) -> Iterator[Listed]:
+        protocols = self._protocols
+        left = look_again = 10_000
+        for one in which:
+            protocols[one[1]] += 1
+            left -= 1
+            if not left:
+                left = look_again
+                if os.getppid() != self._parent:
+                    raise OrphanedError
+            yield one
+
+    def _named(self) -> dict[str, int]:
+        return {PROTOCOLS[number]: count for number, count in self._protocols.items() if count}
+
+
+def main() -> None:
+    job = Job.from_bytes(sys.stdin.buffer.read())
+    try:
+        answer = Worker(job).work()
+    except UnavailableError as error:
+        answer = WorkDone({}, error=error.message)
+    sys.stdout.buffer.write(answer.to_bytes())
+
+
+if __name__ == "__main__":
+    main()

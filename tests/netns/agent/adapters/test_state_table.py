@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's table, listed, compared and touched, with two real conntrackds."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.state_process import StateProcess
+from agent.core.census import HASH_BYTES, Census, Difference, unpack_hashes
+from agent.model.pair import SyncMode
+from tests.netns.agent.adapters.test_conntrackd import IGNORED, Nodes, Replicator, start_nodes
+
+pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="namespaces here need root")]
+
+LIMIT_S = 30.0
+RATE = 40_000.0
+STATES = StateProcess(IGNORED)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    with start_nodes(tmp_path, SyncMode.DIRECT) as started:
+        yield started
+
+
+def add(node: Replicator, *states: str) -> None:
+    for state in states:
+        node.namespace.run("conntrack", "-I", *state.split())
+
+
+OTHERS = (
+    "-p udp -s 10.0.1.1 -d 10.0.2.1 --sport 5000 --dport 53 -t 600",
+    "-p icmp -s 10.0.1.1 -d 10.0.2.1 --icmp-type 8 --icmp-code 0 --icmp-id 9 -t 600",
+    "-p tcp -s fd00:1::1 -d fd00:2::1 --sport 5000 --dport 80 --state ESTABLISHED -t 600 -u SEEN_REPLY",
+    "-p udp -s fd00:1::1 -d fd00:2::1 --sport 5000 --dport 53 -t 600",
+)
+LOCAL = (
+    "-p tcp -s 10.0.1.1 -d 192.168.1.1 --sport 5000 --dport 22 --state ESTABLISHED -t 600",
+    "-p tcp -s 192.168.1.1 -d 10.0.1.1 --sport 5000 --dport 22 --state ESTABLISHED -t 600",
+    "-p udp -s 127.0.0.5 -d 127.0.0.1 --sport 5000 --dport 53 -t 600",
+    "-p udp -s ::1 -d ::1 --sport 5000 --dport 53 -t 600",
+    "-p udp -s fd00:1::1 -d fd00:9::1 --sport 5000 --dport 53 -t 600",
+)
+FOREIGN = ("-p gre -s 10.0.1.1 -d 10.0.2.1 --srckey 1 --dstkey 2 -t 600",)
+
+
+async def census(node: Replicator) -> Census:
+    with node.namespace.entered():
+        return await STATES.list()
+
+
+async def until_same(nodes: Nodes, count: int) -> None:
+    """Both nodes have these states, and no others."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            one, other = [
+                set(unpack_hashes((await census(node)).hashes)) for node in (nodes.primary, nodes.backup)
+            ]
+            if one == other and len(one) == count:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def compare(nodes: Nodes, before: Census) -> Difference:
+    primary = await census(nodes.primary)
+    with nodes.backup.namespace.entered():
+        return await STATES.compare(before.hashes, primary.hashes)
+
+
+def test_what_is_counted_is_what_conntrackd_replicates(nodes: Nodes) -> None:
+    async def scenario() -> None:
+        assert (await census(nodes.primary)).total == 0
+        nodes.primary.add_states(500)
+        add(nodes.primary, *OTHERS, *LOCAL, *FOREIGN)
+        found = await census(nodes.primary)
+        assert found.protocols == {"tcp": 501, "udp": 2, "icmp": 1}
+        await until_same(nodes, 504)
+        assert (await nodes.primary.conntrackd.statistics()).internal == found.total == 504
+
+    asyncio.run(scenario())
+
+
+def test_what_a_backup_lacks_comes_back_by_a_touch(nodes: Nodes) -> None:
+    """And nothing of it comes back to the primary, whose states stay the same ones."""
+
+    async def scenario() -> None:
+        nodes.primary.add_states(2000)
+        add(nodes.primary, *OTHERS)
+        await until_same(nodes, 2004)
+        identities = nodes.primary.namespace.run("conntrack", "-L", "-o", "id").splitlines()
+        nodes.backup.namespace.run("conntrack", "-D", "-p", "udp")
+        nodes.backup.namespace.run("conntrack", "-D", "-p", "tcp", "-s", "10.0.0.0/27")
+        found = await compare(nodes, await census(nodes.backup))
+        missing = found.missing
+        assert (len(missing) // HASH_BYTES, found.ended) == (31 + 2, 0)
+        nodes.primary.namespace.run("conntrack", "-D", "-p", "udp", "-s", "10.0.1.1")
+        with nodes.primary.namespace.entered():
+            assert await STATES.touch(missing, RATE) == 31 + 1, "one has ended meanwhile"
+        await until_same(nodes, 2003)
+        assert (await compare(nodes, Census())).missing == b""
+        left = [
+            one.split() for one in nodes.primary.namespace.run("conntrack", "-L", "-o", "id").splitlines()
+        ]
+        assert {one[-1] for one in left} < {one.split()[-1] for one in identities}
+        assert (await nodes.primary.conntrackd.statistics()).injected == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_a_backup_with_nothing_gets_all_or_what_would_run_out(nodes: Nodes, all_of_them: bool) -> None:
+    async def scenario() -> None:
+        nodes.primary.add_states(2000)
+        add(nodes.primary, *OTHERS)
+        await until_same(nodes, 2004)
+        nodes.backup.namespace.run("conntrack", "-F")
+        with nodes.primary.namespace.entered():
+            if all_of_them:
+                assert (await STATES.touch_all(RATE)).total == 2004
+            else:
+                assert await STATES.refresh(RATE) == 3
+        if all_of_them:
+            await until_same(nodes, 2004)
+            return
+        async with asyncio.timeout(LIMIT_S):
+            while (found := await census(nodes.backup)).total < 3:
+                await asyncio.sleep(0.1)
+        assert found.protocols == {"udp": 2, "icmp": 1}
+
+    asyncio.run(scenario())
+
+
+def test_what_ended_while_replication_was_away_is_deleted_on_the_backup_alone(nodes: Nodes) -> None:
+    async def scenario() -> None:
+        nodes.primary.add_states(100)
+        await until_same(nodes, 100)
+        nodes.backup.daemon.send_signal(signal.SIGSTOP)
+        nodes.primary.namespace.run("conntrack", "-D", "-p", "tcp", "-s", "10.0.0.0/28")
+        before = await census(nodes.backup)
+        assert before.total == 100
+        assert (await compare(nodes, Census())).ended == 0, "it might be newer than the primary's list"
+        add(nodes.backup, "-p udp -s 10.0.1.1 -d 10.0.2.1 --sport 5000 --dport 53 -t 600")
+        assert (await compare(nodes, before)).ended == 15
+        left = await census(nodes.backup)
+        assert left.protocols == {"tcp": 85, "udp": 1}
+        assert (await census(nodes.primary)).total == 85
+        nodes.backup.daemon.send_signal(signal.SIGCONT)
+
+    asyncio.run(scenario())
