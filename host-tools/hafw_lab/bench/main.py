@@ -8,7 +8,7 @@ from agent.arguments import parse_path
 from agent.model.pair import SyncMode
 from hafw_lab.arguments.advert import add_advert_argument
 from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count, parse_positive
-from hafw_lab.bench import failover, flap, handover, hook, rules
+from hafw_lab.bench import failover, flap, handover, hook, rejoin, rules
 from hafw_lab.bench.facts import read_facts
 from hafw_lab.model.options import AgentKind
 from hafw_lab.spoken import choose_ink, show_painted, start_clock
@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_handover(kinds.add_parser("handover", help="a hundred handovers: how long the agent itself takes"))
     _add_flap(kinds.add_parser("flap", help="a link that flaps: how long until the pair is stable again"))
+    _add_rejoin(
+        kinds.add_parser("rejoin", help="a backup that comes back empty: how long until it has all states")
+    )
     _add_hook(kinds.add_parser("hook", help="what the hook and the resident agent cost"))
     _add_rules(
         kinds.add_parser(
@@ -73,6 +76,32 @@ def _add_flap(parser: argparse.ArgumentParser) -> None:
     _finish(parser, flap.measure)
 
 
+def _add_rejoin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--methods",
+        type=parse_methods,
+        default="hafw,conntrackd",
+        metavar="A,B,...",
+        help="default: hafw,conntrackd",
+    )
+    parser.add_argument(
+        "--states",
+        type=parse_positive_counts,
+        default="20000,300000,1000000",
+        metavar="N,M,...",
+        help="default: 20000,300000,1000000",
+    )
+    parser.add_argument(
+        "--limit",
+        type=parse_positive,
+        default=180,
+        metavar="SECONDS",
+        help="how long the backup may take (default: 180)",
+    )
+    add_advert_argument(parser)
+    _finish(parser, rejoin.measure)
+
+
 def _add_hook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=parse_positive, default=100, metavar="N", help="default: 100")
     _finish(parser, hook.measure)
@@ -116,6 +145,14 @@ def parse_agents(text: str) -> tuple[AgentKind, ...]:
 
 def parse_modes(text: str) -> tuple[SyncMode, ...]:
     return tuple(SyncMode(word) for word in _words(text, {mode.value for mode in SyncMode}))
+
+
+def parse_methods(text: str) -> tuple[rejoin.Method, ...]:
+    return tuple(rejoin.Method(word) for word in _words(text, {method.value for method in rejoin.Method}))
+
+
+def parse_positive_counts(text: str) -> tuple[int, ...]:
+    return tuple(parse_positive(word) for word in text.split(","))
 
 
 def parse_counts(text: str) -> tuple[int, ...]:

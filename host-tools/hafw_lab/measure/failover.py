@@ -46,7 +46,7 @@ _RECORDS_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
+class Trial:
     """One failover of `lab`: the primary is the `victim` of the fault, `survivor` should take over."""
 
     lab: Lab
@@ -70,13 +70,13 @@ def run_failover(
     result instead."""
     lab.wait_settled(_SETTLE_S * lab.patience)
     victim = require_primary(lab)
-    trial = _Trial(lab, setup, progress, victim, other(lab, victim))
+    trial = Trial(lab, setup, progress, victim, other(lab, victim))
     if setup.states:
         put_states(lab, setup, victim, trial.survivor, progress)
-    with _start_traffic(trial) as traffic:
+    with start_trial_traffic(trial) as traffic:
         opened = _open(trial, traffic, calm_s)
-        fault_ns = _cause_fault(trial)
-        _watch(trial, traffic, fault_ns)
+        fault_ns = cause_fault(trial)
+        watch_traffic(trial, traffic, fault_ns)
         report = traffic.report()
         figures = _agent_figures(trial, fault_ns)
         problems = list(_check_primary(trial, traffic))
@@ -169,7 +169,7 @@ def put_states(lab: Lab, setup: Setup, primary: str, backup: str, progress: Prog
     lab.wait_settled(_SETTLE_S * lab.patience)
 
 
-def _start_traffic(trial: _Trial) -> AbstractContextManager[Traffic]:
+def start_trial_traffic(trial: Trial) -> AbstractContextManager[Traffic]:
     client, server = trial.lab.node(CLIENT), trial.lab.node(SERVER)
     return start_traffic(
         client,
@@ -181,7 +181,7 @@ def _start_traffic(trial: _Trial) -> AbstractContextManager[Traffic]:
     )
 
 
-def _open(trial: _Trial, traffic: Traffic, calm_s: float) -> int:
+def _open(trial: Trial, traffic: Traffic, calm_s: float) -> int:
     """Connections and probe, replicated and flowing for `calm_s`; returns how many connections came up."""
     lab, setup = trial.lab, trial.setup
     node, live = lab.node(trial.survivor), _Live(trial)
@@ -224,7 +224,7 @@ def _wait(what: Callable[[], bool], limit_s: float, traffic: Traffic, live: "_Li
 class _Live:
     """At most one line a second of what happens; a line at once when the primary changes."""
 
-    def __init__(self, trial: _Trial) -> None:
+    def __init__(self, trial: Trial) -> None:
         self._lab, self._progress = trial.lab, trial.progress
         self._last: Snapshot | None = None
         self._primary: str | None = ""
@@ -249,7 +249,7 @@ class _Live:
 # -- after it ------------------------------------------------------------
 
 
-def _cause_fault(trial: _Trial) -> int:
+def cause_fault(trial: Trial) -> int:
     """Returns when, by CLOCK_MONOTONIC in ns."""
     if trial.lab.primary() != trial.victim:
         text = f"{trial.victim} lost the virtual addresses before the fault"
@@ -259,7 +259,7 @@ def _cause_fault(trial: _Trial) -> int:
     return fault_ns
 
 
-def _watch(trial: _Trial, traffic: Traffic, fault_ns: int) -> None:
+def watch_traffic(trial: Trial, traffic: Traffic, fault_ns: int) -> None:
     """Until the probe is answered and every connection flows again or is known to be broken, or until it is
     clear that this will not happen; then a second more."""
     live, longest_s = _Live(trial), 20 + trial.setup.states // 10_000
@@ -276,7 +276,7 @@ def _watch(trial: _Trial, traffic: Traffic, fault_ns: int) -> None:
         time.sleep(_TICK_S)  # what the traffic does is asked, so as not to disturb it with notices
 
 
-def _check_primary(trial: _Trial, traffic: Traffic) -> Iterator[str]:
+def _check_primary(trial: Trial, traffic: Traffic) -> Iterator[str]:
     """What is wrong with the new primary, in words."""
     lab, survivor = trial.lab, trial.survivor
     if lab.primary() != survivor:
@@ -289,7 +289,7 @@ def _check_primary(trial: _Trial, traffic: Traffic) -> Iterator[str]:
             yield f"the agent of {survivor} says that it is {role}"
 
 
-def _check_return(trial: _Trial) -> Iterator[str]:
+def _check_return(trial: Trial) -> Iterator[str]:
     """Let the node that failed come back; what is wrong then, in words."""
     lab, setup, victim, survivor = trial.lab, trial.setup, trial.victim, trial.survivor
     trial.progress(f"{victim} comes back")
@@ -306,7 +306,7 @@ def _check_return(trial: _Trial) -> Iterator[str]:
         trial.progress(f"{victim} is back as backup and has the states")
 
 
-def _agent_figures(trial: _Trial, fault_ns: int) -> AgentFigures:
+def _agent_figures(trial: Trial, fault_ns: int) -> AgentFigures:
     node = trial.lab.node(trial.survivor)
     if trial.setup.agent is not AgentKind.HAFW:
         return stock_figures(node.daemon_log(), fault_ns)
@@ -322,7 +322,7 @@ def _agent_figures(trial: _Trial, fault_ns: int) -> AgentFigures:
         time.sleep(_TICK_S)  # the record of a transition is written when the last of its steps is done
 
 
-def _moments(trial: _Trial, report: TrafficReport, fault_ns: int) -> Iterator[Moment]:
+def _moments(trial: Trial, report: TrafficReport, fault_ns: int) -> Iterator[Moment]:
     for name in trial.lab.firewalls:
         node = trial.lab.node(name)
         with contextlib.suppress(LabError):  # a log that is not there has nothing to tell

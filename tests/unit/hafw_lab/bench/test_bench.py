@@ -232,6 +232,8 @@ def test_the_arguments_of_the_bench() -> None:
         ["failover", "--states", "1,-2"],
         ["failover", "--advert", "fast"],
         ["handover", "--count", "1e3"],
+        ["rejoin", "--methods", "stock"],
+        ["rejoin", "--states", "0"],
         [],
     ],
 )
@@ -294,6 +296,7 @@ BENCHES = (
     "rules --runs",
     "rules --slices",
     "flap --rate",
+    "rejoin --limit",
 )
 
 
