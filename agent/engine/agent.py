@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from agent.adapters import atomic_file, control_server, memory, process, scheduling
@@ -20,6 +21,7 @@ from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
 from agent.adapters.nftables import RulesState
 from agent.adapters.service import ServiceManager, find_notice_socket
+from agent.adapters.versions import KEEPALIVED, NFT, identity
 from agent.config import loader
 from agent.config.files import Files
 from agent.core.conditions import Condition, Finding
@@ -39,6 +41,7 @@ from agent.engine.readiness import Readiness
 from agent.engine.refusals import Refusals
 from agent.engine.sensors import Sensors
 from agent.engine.status_line import status_line
+from agent.engine.versions import Versions
 from agent.errors import HafwError
 from agent.file_cures import cure_of
 from agent.model import schema
@@ -89,7 +92,15 @@ class Agent:
         refuse = Refusals(self.sink.write).refuse
         self.observer = Observer(pair, paths, self.conntrackd, self.loop, drift, refuse)
         self.sensors: Sensors | None = None
-        self.own = OwnStatus(self.loop, self.observer)
+        self.versions = Versions(
+            {
+                Path(KEEPALIVED): lambda: self.observer.process.pid,
+                paths.conntrackd: self.conntrackd.socket_identity,
+                Path(NFT): lambda: identity(Path(NFT)),
+            },
+            process.run,
+        )
+        self.own = OwnStatus(self.loop, self.observer, self.versions)
         self.own.take(taken.files, self.rules)
         files = (paths.channel_socket, paths.pair_key)
         self.peer = PeerWatch(pair, node, files, self.own.describe, self._found, refuse, self._beside)
@@ -135,6 +146,7 @@ class Agent:
             self.sensors = Sensors(self.pair, self.node, self.paths, self.loop)
             group.create_task(self.sensors.run())
             group.create_task(self.peer.run())
+            group.create_task(self.versions.run())
             self.begin()
             working = group.create_task(self.loop.run())
             group.create_task(self._reload_when(reload_asked))

@@ -3,16 +3,15 @@
 
 import hashlib
 import json
-import os
 import time
 
-from agent import __version__
 from agent.adapters.conntrackd import kernel_states
 from agent.adapters.nftables import Nftables
 from agent.config.files import Files
 from agent.core.peer import NodeStatus
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
+from agent.engine.versions import Versions
 from agent.errors import HafwError
 
 ROUNDED = 2
@@ -20,12 +19,11 @@ EVERY = "all"
 
 
 class OwnStatus:
-    def __init__(self, loop: Loop, observer: Observer) -> None:
-        self._loop, self._observer = loop, observer
+    def __init__(self, loop: Loop, observer: Observer, versions: Versions) -> None:
+        self._loop, self._observer, self._versions = loop, observer, versions
         self.rules = ""
         """The digest of the rules that are to be in force."""
         self.generation: int | None = None
-        self.versions = {"hafw": __version__, "kernel": os.uname().release}
         self._pair_file = ""
 
     def take(self, files: Files, rules: Nftables) -> None:
@@ -47,7 +45,7 @@ class OwnStatus:
             pair_file=self._pair_file,
             rules=self.rules if state.whole else "",
             generation=self.generation,
-            versions=self.versions,
+            versions=self._versions.known(),
             heard=heard,
         )
 
