@@ -153,6 +153,10 @@ class FakeHost:
         async with self._states("bulk"):
             return Sent(3)
 
+    async def start_clean(self) -> None:
+        async with self._states("start clean"):
+            return
+
     async def request_resync(self) -> None:
         async with self._states("request"):
             return

@@ -99,6 +99,7 @@ def _fields(message: PeerMessage) -> dict[str, object]:
                 "generation": message.generation,
                 "versions": dict(message.versions),
                 "heard": list(message.heard),
+                "ceased_s": message.ceased_s,
             }
 
 
@@ -117,6 +118,7 @@ def _read_status(fields: "_Fields") -> NodeStatus:
         generation=fields.count("generation"),
         versions=fields.names("versions"),
         heard=fields.texts("heard"),
+        ceased_s=fields.perhaps("ceased_s"),
     )
 
 
@@ -142,6 +144,9 @@ class _Fields:
         if isinstance(found, bool) or not isinstance(found, int | float) or not _is_sane(found):
             raise MessageError(f"`{key}` of a message is not a number")
         return float(found)
+
+    def perhaps(self, key: str) -> float | None:
+        return None if self._found.get(key) is None else self.number(key)
 
     def integer(self, key: str) -> int:
         return _count(key, self._get(key))

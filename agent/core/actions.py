@@ -128,6 +128,17 @@ class SendBulk:
 
 
 @dataclass(frozen=True, slots=True)
+class StartClean:
+    """In one action, since the order counts: what conntrackd still has in its cache when the kernel deletes
+    it is deleted on the peer as well."""
+
+    abandonable: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return "conntrackd -f, then -F: empty conntrackd's caches, then delete the forwarded states here"
+
+
+@dataclass(frozen=True, slots=True)
 class RequestResync:
     abandonable: ClassVar[bool] = True
 
@@ -201,7 +212,14 @@ AtOnce = CompleteExpectations | LoadRules | SwitchRules | SetReadiness | MarkOwe
 """Done within the call: microseconds to milliseconds."""
 
 AskedOfConntrackd = (
-    CommitStates | FlushCaches | ResyncKernel | SendBulk | RequestResync | AwaitStates | ShortenTimers
+    CommitStates
+    | FlushCaches
+    | ResyncKernel
+    | SendBulk
+    | StartClean
+    | RequestResync
+    | AwaitStates
+    | ShortenTimers
 )
 Asked = AskedOfConntrackd | CompleteRemaining | VerifyRules
 """Asked of conntrackd, which takes its time, or done beside the loop."""

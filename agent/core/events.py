@@ -88,6 +88,15 @@ class StatesCounted:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitEnded:
+    """Both nodes were primary at once, and one of them is backup now. The other one has just said that it is
+    there. `text`: for how long."""
+
+    at_ns: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired:
     at_ns: int
     timer: Timer
@@ -126,6 +135,7 @@ Event = (
     | ConntrackdAsked
     | ConntrackdStarted
     | StatesCounted
+    | SplitEnded
     | TimerFired
     | Reloaded
     | ActionDone

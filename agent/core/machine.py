@@ -41,6 +41,7 @@ from agent.core.actions import (
     Plan,
     RequestResync,
     ResyncKernel,
+    StartClean,
     SwitchRules,
     Timer,
     VerifyRules,
@@ -58,6 +59,7 @@ from agent.core.events import (
     Reloaded,
     RoleSeen,
     RulesChanged,
+    SplitEnded,
     Started,
     StatesCounted,
     TimerFired,
@@ -103,6 +105,8 @@ class EventKind(Enum):
     CONNTRACKD_STARTED = "conntrackd started"
     STATES_LOST = "states lost"
     """conntrackd does not know all states of this kernel."""
+    SPLIT_ENDED = "split ended"
+    """Both nodes were primary, and one of them is backup now."""
     RULES_FIRST = "rules first"
     """Something that only a later failover needs is due, but the rules of the role are not in force: packets
     need these."""
@@ -148,6 +152,7 @@ TRANSITIONS: dict[tuple[Phase, EventKind], tuple[Phase, Make]] = {
     (P.FOLLOWING, K.STATES_MISSED): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.CONNTRACKD_LOST): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.CONNTRACKD_STARTED): (P.FOLLOWING, M.CATCH_UP),
+    (P.FOLLOWING, K.SPLIT_ENDED): (P.FOLLOWING, M.CATCH_UP),
     (P.FOLLOWING, K.RULES_FIRST): (P.FOLLOWING, M.FOLLOW),
     (P.PREPARING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
     (P.PREPARING, K.OPENED): (P.SERVING, M.NOTHING),
@@ -168,6 +173,7 @@ TRANSITIONS: dict[tuple[Phase, EventKind], tuple[Phase, Make]] = {
     (P.SERVING, K.COMMIT_OWED): (P.SERVING, M.WAIT),
     (P.SERVING, K.CONNTRACKD_ANSWERS): (P.SERVING, M.ANNOUNCE),
     (P.SERVING, K.STATES_LOST): (P.SERVING, M.REREAD),
+    (P.SERVING, K.SPLIT_ENDED): (P.SERVING, M.REREAD),
     (P.SERVING, K.RULES_FIRST): (P.SERVING, M.OPEN),
     (P.HOLDING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
     (P.HOLDING, K.RULES_CHANGED): (P.HOLDING, M.HOLD),
@@ -300,7 +306,7 @@ PLANS: dict[Make, Callable[[Move], Plan | None]] = {
     Make.HOLD: lambda _: plans.plan_hold(),
     Make.RETRY: lambda move: plans.plan_retry(move.retry_s),
     Make.ANNOUNCE: _make_announce,
-    Make.CATCH_UP: lambda _: plans.plan_catch_up(),
+    Make.CATCH_UP: lambda move: plans.plan_catch_up(unclean=move.now.unclean),
     Make.NOT_READY: _make_not_ready,
     Make.REFRESH: lambda move: plans.plan_refresh(move.settings, move.now.states),
     Make.REREAD: lambda move: plans.plan_reread(move.settings, move.now.states),
@@ -343,6 +349,7 @@ _CAN_WAIT = {
     EventKind.CONNTRACKD_LOST,
     EventKind.CONNTRACKD_STARTED,
     EventKind.STATES_LOST,
+    EventKind.SPLIT_ENDED,
 }
 """Of these only a later failover needs what they bring about."""
 
@@ -366,6 +373,10 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
             return EventKind.CONNTRACKD_STARTED
         case StatesCounted():
             return EventKind.STATES_LOST if wants_reread(learned.coverage, event.at_ns) else None
+        case SplitEnded():
+            # a commit that is owed comes first; all is read and sent after it
+            keeps = state.role is Role.PRIMARY and not state.owed
+            return EventKind.SPLIT_ENDED if keeps or state.role is Role.BACKUP else None
         case TimerFired(timer=Timer.SETTLE) if state.role not in (Role.PRIMARY, Role.BACKUP):
             return None
         case TimerFired(timer=Timer.REFRESH) if state.reading:
@@ -389,7 +400,7 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
         case ActionFailed(action=CommitStates()):
             over = _limit_is_over(settings, state, event.at_ns)
             return EventKind.COMMIT_SHORT if event.retryable and not over else _of_limit(settings)
-        case ActionFailed(action=RequestResync() | AwaitStates()):
+        case ActionFailed(action=StartClean() | RequestResync() | AwaitStates()):
             return EventKind.CATCH_UP_FAILED
         case _:
             return None

@@ -37,6 +37,8 @@ class NodeStatus:
     generation: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     heard: tuple[str, ...] = ()
+    ceased_s: float | None = None
+    """How long ago it last ceased to be primary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,32 @@ def judge_peer(
         elif heard.at_s - since[condition] >= lasts_s:
             findings.append((condition, False, text))
     return Differing(since), tuple(findings)
+
+
+SPLIT_S = 1.0
+"""A node that loses its role notices that a moment after the other one has taken it; this is longer."""
+
+
+def judge_split(
+    own: NodeStatus, heard: Heard, names: tuple[str, str], told_s: float, now_s: float
+) -> tuple[float, str]:
+    """Whether both nodes were primary at once, and no longer are. Also where neither heard the other all
+    that time: each says since when it is primary, or how long ago it ceased to be. `told_s`: when the one
+    ceased of which that was last said. Returns the next `told_s`, and the words, which are empty when there
+    is nothing new."""
+    if heard.status is None or heard.is_silent(now_s):
+        return told_s, ""
+    told = ((names[0], own, now_s), (names[1], heard.status, heard.at_s))
+    primary = next((one for one in told if one[1].role is Role.PRIMARY), None)
+    backup = next((one for one in told if one[1].role is Role.BACKUP), None)
+    if primary is None or backup is None or backup[1].ceased_s is None:
+        return told_s, ""
+    ceased_s = backup[2] - backup[1].ceased_s
+    both_s = ceased_s - (primary[2] - primary[1].role_s)
+    # a word takes a while, and not always the same one
+    if both_s < SPLIT_S or ceased_s < told_s + SPLIT_S:
+        return told_s, ""
+    return ceased_s, f"both nodes were primary for {both_s:.1f} s; {primary[0]} still is, {backup[0]} is not"
 
 
 def _disproved(role: Role) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from agent.core.actions import (
     SetReadiness,
     SetTimer,
     ShortenTimers,
+    StartClean,
     SwitchRules,
     Timer,
     VerifyRules,
@@ -184,9 +185,12 @@ def plan_hold() -> Plan:
     return (LoadRules(RuleSet.BACKUP), SetTimer(Timer.RETRY, RETRY_AFTER_S))
 
 
-def plan_catch_up() -> Plan:
-    """A settled backup: get the peer's states, and say when they are in."""
-    return (RequestResync(), AwaitStates(AWAIT_STATES_S), SetReadiness(ready=True))
+def plan_catch_up(*, unclean: bool) -> Plan:
+    """A settled backup: get the peer's states, and say when they are in. `unclean`: some that are here were
+    made while both nodes were primary. The node that has stayed primary does not know them, or has others in
+    their place, and when one of them ends here, conntrackd would end that of the peer."""
+    clean: Plan = (SetReadiness(ready=False), StartClean()) if unclean else ()
+    return (*clean, RequestResync(), AwaitStates(AWAIT_STATES_S), SetReadiness(ready=True))
 
 
 def plan_not_ready(again_s: float) -> Plan:

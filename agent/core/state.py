@@ -24,6 +24,7 @@ from agent.core.actions import (
     SetReadiness,
     SetTimer,
     ShortenTimers,
+    StartClean,
     StatesIn,
     SwitchRules,
     VerifyRules,
@@ -41,6 +42,7 @@ from agent.core.events import (
     Reloaded,
     RoleSeen,
     RulesChanged,
+    SplitEnded,
     Started,
     StatesCounted,
 )
@@ -100,6 +102,8 @@ class State:
     """When the peer was last asked for all its states."""
     kernel: int = 0
     """How many states the kernel had when last counted."""
+    unclean: bool = False
+    """This backup has states of the time when both nodes were primary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,8 @@ def learn(state: State, event: Event) -> tuple[State, tuple[ConditionChange, ...
             return replace(state, coverage=Coverage()), ()
         case StatesCounted():
             return _learn_count(state, event)
+        case SplitEnded():
+            return replace(state, unclean=state.unclean or state.role is Role.BACKUP), ()
         case ActionDone():
             return _learn_done(_ended(state, event.action, event.at_ns), event)
         case ActionFailed():
@@ -179,8 +185,9 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Condition
 def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[ConditionChange, ...]]:
     """What conntrackd has done, beyond that it answered."""
     match event.action:
-        case FlushCaches():
-            flushed = replace(state, flushed=True)
+        case FlushCaches() | StartClean() as action:
+            clean = isinstance(action, StartClean)
+            flushed = replace(state, flushed=True, unclean=state.unclean and not clean)
             return note(flushed, Condition.FLUSH, True, "conntrackd has emptied its caches")
         case CommitStates() if isinstance(event.outcome, Committed):
             answered = not event.outcome.skipped
@@ -206,7 +213,8 @@ def _learn_role(state: State, role: Role) -> tuple[State, tuple[ConditionChange,
         return state, ()
     over = [condition for condition in state.problems if CONDITIONS[condition].of_role]
     text = f"resolved with the role: this node is now {role.value}"
-    changed = replace(state, role=role, coverage=Coverage())
+    unclean = state.unclean and role is not Role.PRIMARY
+    changed = replace(state, role=role, coverage=Coverage(), unclean=unclean)
     return note_all(changed, [(condition, True, text) for condition in over])
 
 
@@ -228,6 +236,9 @@ def _learn_reread(state: State, at_ns: int, outcome: Reread) -> tuple[State, tup
     return note(replace(state, coverage=coverage), Condition.LOST_EVENTS, False, text)
 
 
+_NOTHING_TO_READ = FlushCaches | StartClean | ShortenTimers | RequestResync
+
+
 def _of_answer(asked: Action | None, answer: QueryResult, text: str) -> tuple[Finding, ...]:
     """What an answer, or that none came, says of conntrackd itself. `asked`: None at a poll."""
     reached, spoke = answer is not QueryResult.UNREACHABLE, answer is not QueryResult.NONE
@@ -243,7 +254,7 @@ def _of_answer(asked: Action | None, answer: QueryResult, text: str) -> tuple[Fi
             "conntrackd answers again" if spoke else f"{text}; it runs, but hangs or is too busy",
         ),
     )
-    if not reached or not spoke or isinstance(asked, FlushCaches | ShortenTimers | RequestResync):
+    if not reached or not spoke or isinstance(asked, _NOTHING_TO_READ):
         return findings  # nothing was read that could be clear or not
     clear = answer is QueryResult.OK
     words = "conntrackd's answers are valid again" if clear else text
@@ -253,7 +264,7 @@ def _of_answer(asked: Action | None, answer: QueryResult, text: str) -> tuple[Fi
 def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[ConditionChange, ...]]:
     if isinstance(event.action, AskedOfConntrackd):
         findings = _of_answer(event.action, event.answer, event.reason)
-        if isinstance(event.action, FlushCaches) and event.answer is QueryResult.REFUSED:
+        if isinstance(event.action, FlushCaches | StartClean) and event.answer is QueryResult.REFUSED:
             findings = (*findings, (Condition.FLUSH, False, event.reason))
         if isinstance(event.action, CommitStates):
             # one that timed out waits in conntrackd's socket, where a flush would come behind it

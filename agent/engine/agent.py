@@ -103,7 +103,9 @@ class Agent:
         self.own = OwnStatus(self.loop, self.observer, self.versions)
         self.own.take(taken.files, self.rules)
         files = (paths.channel_socket, paths.pair_key)
-        self.peer = PeerWatch(pair, node, files, self.own.describe, self._found, refuse, self._beside)
+        self.peer = PeerWatch(
+            pair, node, files, self.own.describe, self._found, self.loop.post, refuse, self._beside
+        )
 
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""

@@ -35,6 +35,7 @@ from agent.core.actions import (
     SetReadiness,
     SetTimer,
     ShortenTimers,
+    StartClean,
     SwitchRules,
     Timer,
     VerifyRules,
@@ -82,6 +83,7 @@ class StatesAdapter(Protocol):
     async def flush_caches(self) -> None: ...
     async def resync_kernel(self) -> Outcome: ...
     async def send_bulk(self) -> Outcome: ...
+    async def start_clean(self) -> None: ...
     async def request_resync(self) -> None: ...
     async def shorten_timers(self) -> None: ...
     async def await_states(self, timeout_s: float) -> Outcome: ...
@@ -253,6 +255,8 @@ class Executor:
                 return await self._states.resync_kernel()
             case FlushCaches():
                 await self._states.flush_caches()
+            case StartClean():
+                await self._states.start_clean()
             case RequestResync():
                 await self._states.request_resync()
             case ShortenTimers():

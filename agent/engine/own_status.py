@@ -35,7 +35,7 @@ class OwnStatus:
         state = self._loop.state
         return NodeStatus(
             role=state.role,
-            role_s=round((time.monotonic_ns() - self._loop.log.role_since_ns) / 1e9, ROUNDED),
+            role_s=_ago_s(self._loop.log.role_since_ns) or 0.0,
             gate_open=state.phase.is_open,
             clock_s=round(time.time(), ROUNDED),
             ready=state.ready,
@@ -47,7 +47,12 @@ class OwnStatus:
             generation=self.generation,
             versions=self._versions.known(),
             heard=heard,
+            ceased_s=_ago_s(self._loop.log.ceased_ns),
         )
+
+
+def _ago_s(moment_ns: int | None) -> float | None:
+    return None if moment_ns is None else round((time.monotonic_ns() - moment_ns) / 1e9, ROUNDED)
 
 
 def digest_of(files: Files) -> str:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What this node tells its peer, and what comes of what the peer tells.
 
-Everything is a condition in the end, and nothing else: no role, gate or plan depends on the peer's word.
+Nearly everything is a condition in the end, and nothing else: no role and no gate depends on the peer's
+word. Only that both nodes were primary at once makes a plan as well, for the states that this has left.
 """
 
 import asyncio
@@ -25,7 +26,17 @@ from agent.channel.local import (
 from agent.channel.local import Path as PeerPath
 from agent.channel.messages import MessageError, decode, encode
 from agent.core.conditions import Condition, Finding
-from agent.core.peer import SILENT_S, TOLD_S, Differing, Heard, NodeStatus, judge_paths, judge_peer
+from agent.core.events import SplitEnded
+from agent.core.peer import (
+    SILENT_S,
+    TOLD_S,
+    Differing,
+    Heard,
+    NodeStatus,
+    judge_paths,
+    judge_peer,
+    judge_split,
+)
 from agent.engine.executor import Beside
 from agent.errors import HafwError
 from agent.model.pair import Interface, Pair
@@ -53,17 +64,20 @@ class PeerWatch:
         files: tuple[Path, Path],
         compose: Compose,
         tell: Callable[[Finding], None],
+        post: Callable[[SplitEnded], None],
         refuse: Callable[[str], None],
         beside: Beside,
     ) -> None:
         """`files`: the socket of `hafw channel`, and the key of the pair."""
         self._pair, self._node, self._peer = pair, node, pair.peer_of(node).name
         self._socket_path, self._key_file = files
-        self._compose, self._tell, self._refuse, self._beside = compose, tell, refuse, beside
+        self._compose, self._tell, self._post = compose, tell, post
+        self._refuse, self._beside = refuse, beside
         self._socket: ChannelSocket | None = None
         self._key: str | None = None
         self._usable_s = -SILENT_S
         self._differing = Differing()
+        self._split_told_s = 0.0
         self.heard = self._listen_again()
 
     def take(self, pair: Pair) -> None:
@@ -93,10 +107,18 @@ class PeerWatch:
             return
         takeover_s = MASTER_DOWN_ADVERTS * self._pair.failover.advert_interval_ms / 1000
         names = (self._node, self._peer)
+        self._judge_split(own, names, now_s)
         self._differing, found = judge_peer(own, self.heard, names, takeover_s, self._differing, now_s)
         sync = self._pair.sync_interface.name
         for one in (*judge_paths(self.heard, self._peer, sync, now_s), *found):
             self._tell(one)
+
+    def _judge_split(self, own: NodeStatus, names: tuple[str, str], now_s: float) -> None:
+        """Where nobody saw it while it lasted, it is recorded now; that it is over is found at once."""
+        self._split_told_s, text = judge_split(own, self.heard, names, self._split_told_s, now_s)
+        if text:
+            self._tell((Condition.SPLIT_BRAIN, False, text))
+            self._post(SplitEnded(time.monotonic_ns(), text))
 
     async def _watch_key(self) -> None:
         """One that is changed is used from now on."""

@@ -48,6 +48,8 @@ class TransitionLog:
         self._stalled_ns = stalled_ns
         self.current: Transition | None = None
         self.role_since_ns = time.monotonic_ns()
+        self.ceased_ns: int | None = None
+        """When this node last ceased to be primary."""
 
     def begin(self, seen: RoleSeen, before: Role, problems: Mapping[Condition, str]) -> None:
         if self.current is not None and self.current.closed is None:
@@ -56,6 +58,8 @@ class TransitionLog:
         if seen.role is Role.PRIMARY:
             self.current.doubt = doubt(problems)
         self.role_since_ns = seen.at_ns
+        if before is Role.PRIMARY:
+            self.ceased_ns = seen.at_ns
 
     def add(self, result: Result, transition: Transition | None) -> None:
         """`transition`: whose step it was; when it ends there may be a newer one."""

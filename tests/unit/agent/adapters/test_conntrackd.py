@@ -235,6 +235,18 @@ def test_a_flush_that_was_ignored(tool: FakeTool) -> None:
     asyncio.run(tool.conntrackd().flush_caches())
 
 
+def test_the_kernel_is_emptied_after_the_caches(tool: FakeTool) -> None:
+    """Else conntrackd would tell the peer to delete all of it."""
+    for request in ("-f", "-F"):
+        tool.does(request, "exit 0")
+    asyncio.run(tool.conntrackd().start_clean())
+    assert tool.calls[-2:] == ["-f", "-F"]
+    tool.logs("-f", "ignoring flush command, commit still in progress")
+    with pytest.raises(ToolError, match="did not flush its caches"):
+        asyncio.run(tool.conntrackd().start_clean())
+    assert tool.calls[-1] == "-f"
+
+
 ASK = {
     "-f": lambda c: c.flush_caches(),
     "-R": lambda c: c.resync_kernel(),

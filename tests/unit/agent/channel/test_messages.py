@@ -26,6 +26,7 @@ FULL = NodeStatus(
     generation=7,
     versions={"hafw": "1.0"},
     heard=("eth2", "eth0"),
+    ceased_s=3.5,
 )
 LEAST = {"kind": "status", "role": "primary", "role_s": 0, "clock_s": 1}
 
@@ -69,6 +70,7 @@ def test_what_a_later_version_adds_is_skipped() -> None:
         as_bytes(role_s=10**400),
         b'{"kind": "status", "role": "primary", "role_s": NaN, "clock_s": 1}',
         b'{"kind": "status", "role": "primary", "role_s": 1e999, "clock_s": 1}',
+        as_bytes(ceased_s="once"),
         as_bytes(gate_open="yes"),
         as_bytes(problems="all"),
         as_bytes(problems=["x"] * 65),

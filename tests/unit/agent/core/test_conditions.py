@@ -20,6 +20,7 @@ from agent.core.actions import (
     Sent,
     SetReadiness,
     ShortenTimers,
+    StartClean,
     StatesIn,
     SwitchRules,
     Timer,
@@ -38,6 +39,7 @@ from agent.core.events import (
     Reloaded,
     RoleSeen,
     RulesChanged,
+    SplitEnded,
     StatesCounted,
     TimerFired,
 )
@@ -60,6 +62,7 @@ ASKED: dict[Action, Outcome | None] = {
     FlushCaches(): None,
     ResyncKernel(): Reread(10, 10, 10),
     SendBulk(): Sent(10),
+    StartClean(): None,
     RequestResync(): None,
     AwaitStates(1.0): StatesIn(10, peer_heard=True),
     ShortenTimers(): None,
@@ -67,6 +70,7 @@ ASKED: dict[Action, Outcome | None] = {
 OF_ACTION: dict[type[Action], Observation] = {
     CommitStates: By.COMMIT,
     FlushCaches: By.FLUSH,
+    StartClean: By.FLUSH,
     ResyncKernel: By.COUNT,
 }
 
@@ -105,6 +109,7 @@ def observed() -> Iterator[tuple[Event, set[Observation]]]:
         for ok in (True, False):
             yield ConditionSeen(NOW, condition, ok, "words"), {line.observation}
     yield ConntrackdStarted(NOW), set()
+    yield SplitEnded(NOW, "words"), set()
     yield Reloaded(NOW), set()
     for timer in Timer:
         yield TimerFired(NOW, timer), set()

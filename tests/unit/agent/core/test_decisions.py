@@ -19,6 +19,7 @@ from agent.core.actions import (
     SetReadiness,
     SetTimer,
     ShortenTimers,
+    StartClean,
     SwitchRules,
     Timer,
     VerifyRules,
@@ -35,6 +36,7 @@ from agent.core.events import (
     QueryResult,
     Reloaded,
     RoleSeen,
+    SplitEnded,
     Started,
     StatesCounted,
     TimerFired,
@@ -47,6 +49,7 @@ from agent.core.plan import (
     plan_catch_up,
     plan_not_ready,
     plan_open,
+    plan_reread,
     plan_retry,
 )
 from agent.core.roles import Role, RuleSet
@@ -65,6 +68,7 @@ HOLDING = replace(PREPARING, phase=Phase.HOLDING, promoted_ns=0)
 COMMIT = CommitStates(10.0)
 SETTLE = TimerFired(NOW, Timer.SETTLE)
 MISSED = ConditionSeen(NOW, Condition.REPLICATION, False, "6 messages were lost")
+SPLIT = SplitEnded(NOW, "both nodes were primary")
 ANSWERS = ConntrackdAsked(NOW, QueryResult.OK)
 
 SOON, LATER = plan_retry(SKIPPED_COMMIT_RETRY_S), plan_retry(RETRY_AFTER_S)
@@ -90,7 +94,12 @@ def plan_of(settings: Settings, state: State, event: Event) -> Plan | None:
 
 @pytest.mark.parametrize(
     ("role", "plan"),
-    [(Role.BACKUP, plan_catch_up()), (Role.FAULT, None), (Role.STOPPED, None), (Role.UNKNOWN, None)],
+    [
+        (Role.BACKUP, plan_catch_up(unclean=False)),
+        (Role.FAULT, None),
+        (Role.STOPPED, None),
+        (Role.UNKNOWN, None),
+    ],
 )
 def test_only_a_settled_backup_asks_for_the_peers_states(role: Role, plan: Plan | None) -> None:
     assert plan_of(DIRECT, replace(FOLLOWING, role=role), SETTLE) == plan
@@ -200,7 +209,12 @@ def test_nothing_else_that_is_seen_makes_a_backup_miss_states(seen: Event) -> No
 
 @pytest.mark.parametrize(
     ("action", "plan"),
-    [(AwaitStates(30.0), NOT_READY), (RequestResync(), plan_not_ready(30.0)), (ShortenTimers(), None)],
+    [
+        (AwaitStates(30.0), NOT_READY),
+        (StartClean(), NOT_READY),
+        (RequestResync(), plan_not_ready(30.0)),
+        (ShortenTimers(), None),
+    ],
 )
 def test_a_catch_up_that_failed_leaves_the_node_not_ready(action: Action, plan: Plan | None) -> None:
     assert plan_of(DIRECT, FOLLOWING, failed(action)) == plan
@@ -321,6 +335,8 @@ LOSING = replace(SERVING, coverage=Coverage(outside=0, suspicions=1))
         (DIRECT, SERVING, ConntrackdStarted(NOW), SetReadiness(ready=True)),
         (DIRECT, FOLLOWING, SETTLE, RequestResync()),
         (DIRECT, FOLLOWING, ConntrackdStarted(NOW), RequestResync()),
+        (DIRECT, FOLLOWING, SPLIT, SetReadiness(ready=False)),
+        (DIRECT, SERVING, SPLIT, ResyncKernel()),
         (DIRECT, FOLLOWING, failed(AwaitStates(30.0)), SetReadiness(ready=False)),
         (DIRECT, FOLLOWING, MISSED, SetReadiness(ready=False)),
         (
@@ -377,3 +393,47 @@ def test_what_was_owed_in_cache_mode_is_over_in_direct_mode() -> None:
     assert not world.state.owed
     world.handle(replace(ANSWERS, at_ns=world.tick()))
     assert not world.plan, "the whole table would be read and sent at every poll"
+
+
+@pytest.mark.parametrize("settings", [DIRECT, CACHE])
+def test_after_a_split_the_backup_starts_clean(settings: Settings) -> None:
+    """The states of the split go before the peer's come in, and keepalived does not count on them."""
+    taken = step(settings, FOLLOWING, SPLIT)
+    assert taken.plan == plan_catch_up(unclean=True)
+    assert taken.plan[:2] == (SetReadiness(ready=False), StartClean())
+    assert taken.plan[2:] == plan_catch_up(unclean=False)
+    done = step(settings, taken.state, ActionDone(NOW, StartClean()))
+    assert not done.state.unclean
+    assert plan_of(settings, done.state, SETTLE) == plan_catch_up(unclean=False)
+
+
+def test_a_cleaning_that_could_not_be_is_made_with_the_next_catch_up() -> None:
+    unclean = step(DIRECT, FOLLOWING, SPLIT).state
+    left = step(DIRECT, unclean, failed(StartClean())).state
+    assert plan_of(DIRECT, left, SETTLE) == plan_catch_up(unclean=True)
+    first = step(DIRECT, replace(FOLLOWING, whole=False), SPLIT)
+    assert first.state.unclean, "the rules come first"
+    assert plan_of(DIRECT, replace(first.state, whole=True), SETTLE) == plan_catch_up(unclean=True)
+
+
+def test_a_backup_that_takes_over_keeps_the_states_that_it_has() -> None:
+    unclean = replace(FOLLOWING, unclean=True)
+    assert step(DIRECT, unclean, role_seen(Role.FAULT)).state.unclean
+    serving = step(DIRECT, unclean, role_seen(Role.PRIMARY))
+    assert not serving.state.unclean
+    assert StartClean() not in (serving.plan or ())
+
+
+@pytest.mark.parametrize("settings", [DIRECT, CACHE])
+def test_after_a_split_the_primary_reads_its_states_again_and_sends_all(settings: Settings) -> None:
+    assert plan_of(settings, SERVING, SPLIT) == plan_reread(settings, 0)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [START, RESUMING, PREPARING, HOLDING, OWING, replace(FOLLOWING, role=Role.FAULT)],
+    ids=lambda state: f"{state.phase.value}, {state.role.value}",
+)
+def test_a_split_that_has_ended_moves_nothing_else(state: State) -> None:
+    """What comes after these reads and sends all states anyway, or there is no peer to get them from."""
+    assert plan_of(CACHE, state, SPLIT) is None

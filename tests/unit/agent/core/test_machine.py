@@ -20,6 +20,7 @@ from agent.core.events import (
     Reloaded,
     RoleSeen,
     RulesChanged,
+    SplitEnded,
     Started,
     StatesCounted,
     TimerFired,
@@ -44,6 +45,7 @@ ACTIONS = (
     "FlushCaches",
     "ResyncKernel",
     "SendBulk",
+    "StartClean",
     "RequestResync",
     "AwaitStates",
     "ShortenTimers",
@@ -62,6 +64,7 @@ EVENTS: dict[str, object] = {
     "conntrackd-started": ConntrackdStarted,
     "conntrackd-answers": ConntrackdAsked,
     "states-lost": StatesCounted,
+    "split-ended": SplitEnded,
     "settle": Timer.SETTLE,
     "refresh": Timer.REFRESH,
     "retry": Timer.RETRY,
@@ -92,6 +95,8 @@ def _simple(name: str, now: int) -> Event:
         return Reloaded(now)
     if name == "states-lost":
         return StatesCounted(now, kernel=60_000, cached=10)
+    if name == "split-ended":
+        return SplitEnded(now, "both nodes were primary")
     if name == "conntrackd-lost":
         return ConntrackdAsked(now, QueryResult.UNREACHABLE, "cannot connect")
     if name == "conntrackd-answers":
@@ -449,10 +454,12 @@ def test_no_line_of_the_table_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     world.run_dry()
     happen(world, "states-lost")
     happen(world, "states-lost")
+    happen(world, "split-ended")
     world = make_world("direct")
     world.see(Role.BACKUP)
     world.run_dry()
     world.handle(ConditionSeen(world.now, Condition.REPLICATION, False, "6 messages were lost"))
+    happen(world, "split-ended")
     assert set(TRANSITIONS) - table.taken == set()
 
 

@@ -9,11 +9,13 @@ from agent.core.conditions import Condition
 from agent.core.peer import (
     MAX_CLOCK_S,
     SILENT_S,
+    SPLIT_S,
     Differing,
     Heard,
     NodeStatus,
     judge_paths,
     judge_peer,
+    judge_split,
 )
 from agent.core.roles import Role
 
@@ -190,3 +192,72 @@ def test_without_a_link_of_both_nodes_nobody_is_heard() -> None:
     ((condition, ok, text),) = judge_paths(Heard({}), "fw-2", "eth2", 100.0)
     assert (condition, ok) == (Condition.PEER, False)
     assert "no link has addresses" in text
+
+
+# -- both were primary --
+
+
+def split(
+    *, own: NodeStatus = OWN, peer: NodeStatus = PEER, told_s: float = 0.0, at_s: float = 100.0
+) -> tuple[float, str]:
+    return judge_split(own, Heard({"eth2": at_s}, peer, at_s), NAMES, told_s, at_s)
+
+
+STAYS = replace(OWN, role=Role.PRIMARY, role_s=20.0)
+YIELDS = replace(PEER, role=Role.BACKUP, role_s=0.5, ceased_s=0.5)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_both_nodes_learn_that_both_were_primary(swapped: bool) -> None:
+    own, peer = (YIELDS, STAYS) if swapped else (STAYS, YIELDS)
+    told_s, text = split(own=own, peer=peer)
+    assert told_s == 99.5
+    stays, yields = reversed(NAMES) if swapped else NAMES
+    assert text == f"both nodes were primary for 19.5 s; {stays} still is, {yields} is not"
+
+
+@pytest.mark.parametrize("later_s", [0.4, 60.0])
+@pytest.mark.parametrize("delay_s", [0.0, 0.9])
+def test_of_one_split_they_learn_once(later_s: float, delay_s: float) -> None:
+    told_s, _ = split(own=STAYS, peer=YIELDS)
+    later = [
+        replace(STAYS, role_s=20.0 + later_s),
+        replace(YIELDS, role_s=0.5 + later_s, ceased_s=0.5 + later_s - delay_s),
+    ]
+    again = split(own=later[0], peer=later[1], told_s=told_s, at_s=100.0 + later_s)
+    assert again == (told_s, "")
+
+
+def test_of_the_next_split_they_learn_too() -> None:
+    told_s, _ = split(own=STAYS, peer=YIELDS)
+    own, peer = replace(STAYS, role_s=50.0), replace(YIELDS, ceased_s=0.5)
+    assert split(own=own, peer=peer, told_s=told_s, at_s=130.0)[1]
+
+
+@pytest.mark.parametrize(
+    ("own", "peer"),
+    [
+        (STAYS, replace(YIELDS, ceased_s=None)),
+        (STAYS, replace(YIELDS, ceased_s=20.0)),
+        (STAYS, replace(YIELDS, ceased_s=20.0 - SPLIT_S * 0.9)),
+        (STAYS, replace(YIELDS, role=Role.FAULT)),
+        (STAYS, replace(YIELDS, role=Role.PRIMARY)),
+        (replace(STAYS, role=Role.FAULT), YIELDS),
+    ],
+    ids=[
+        "it was never primary",
+        "one after the other",
+        "a moment after the other",
+        "out of service",
+        "it lasts",
+        "no primary",
+    ],
+)
+def test_what_is_no_split_that_has_ended(own: NodeStatus, peer: NodeStatus) -> None:
+    assert split(own=own, peer=peer) == (0.0, "")
+
+
+def test_of_a_silent_peer_nobody_knows_whether_it_is_still_there() -> None:
+    heard = Heard({"eth2": 100.0}, YIELDS, 100.0)
+    assert judge_split(STAYS, heard, NAMES, 0.0, 100.1 + SILENT_S) == (0.0, "")
+    assert judge_split(STAYS, Heard({"eth2": 0.0}), NAMES, 0.0, 1.0) == (0.0, "")

@@ -23,6 +23,7 @@ from agent.core.actions import (
     SetReadiness,
     SetTimer,
     ShortenTimers,
+    StartClean,
     StatesIn,
     SwitchRules,
     Timer,
@@ -41,6 +42,7 @@ from agent.core.events import (
     Reloaded,
     RoleSeen,
     RulesChanged,
+    SplitEnded,
     Started,
     StatesCounted,
     TimerFired,
@@ -72,6 +74,7 @@ PRIMARY = State(
     put_ns=PUT_NS,
     asked_ns=5,
     kernel=6,
+    unclean=True,
 )
 
 
@@ -98,6 +101,7 @@ LEARNED: tuple[tuple[Event, dict[str, Any]], ...] = (
     (ConntrackdStarted(NOW), {"coverage": Coverage()}),
     (StatesCounted(NOW, 1000, 995), {"kernel": 1000, "coverage": replace(COUNTED, suspicions=0)}),
     (StatesCounted(NOW, 1000, 0), {"kernel": 1000, "coverage": replace(COUNTED, suspicions=2)}),
+    (SplitEnded(NOW, "words"), {}),
     *((TimerFired(NOW, timer), {}) for timer in Timer),
     (done(LoadRules(RuleSet.BACKUP)), {"loaded": RuleSet.BACKUP, "whole": True, "put_ns": NOW}),
     (failed(LoadRules(RuleSet.BACKUP)), {"whole": False}),
@@ -124,6 +128,8 @@ LEARNED: tuple[tuple[Event, dict[str, Any]], ...] = (
     (failed(RequestResync()), {"asked_ns": NOW}),
     (done(AwaitStates(1.0), StatesIn(10, peer_heard=True)), {}),
     (failed(AwaitStates(1.0)), {}),
+    (done(StartClean()), {"flushed": True, "unclean": False}),
+    (failed(StartClean()), {}),
     (done(ShortenTimers()), {}),
     (failed(ShortenTimers()), {}),
     (done(SetReadiness(ready=True)), {"ready": True}),
@@ -158,6 +164,7 @@ ALL = dict.fromkeys(Condition, "words")
     ("event", "begun"),
     [
         (failed(FlushCaches(), QueryResult.REFUSED), {Condition.FLUSH}),
+        (failed(StartClean(), QueryResult.REFUSED), {Condition.FLUSH}),
         (failed(FlushCaches(), QueryResult.NONE), {Condition.CONNTRACKD_SILENT}),
         (failed(FlushCaches(), QueryResult.UNREACHABLE), {Condition.CONNTRACKD}),
         (failed(SendBulk(), QueryResult.REFUSED), {Condition.CONNTRACKD_UNCLEAR}),

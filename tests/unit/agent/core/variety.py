@@ -46,6 +46,7 @@ VALUES: Mapping[str | Condition, tuple[Any, ...]] = {
     "put_ns": (0, 2),  # before and after an event at 1
     "asked_ns": (0, NOW - 1_000_000_000),
     "kernel": (0, 1_000_000),
+    "unclean": BOTH,
     "exact_ns": (0, NOW + 1),
     "outside": (None, 0, 50),
     "suspicions": (0, 1, 9),
@@ -161,7 +162,7 @@ def other_event(value: Any, kept: Mapping[type, set[str]], chance: random.Random
 
 def every_run() -> Iterator[tuple[Row, tuple[Event, ...]]]:
     """Each row has events of its own; among them is every end of a commit."""
-    chance = random.Random(13)
+    chance = random.Random(14)
     rows = every_row()
     ends = tuple(
         ActionDone(NOW, commit, outcome)

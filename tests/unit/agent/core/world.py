@@ -22,6 +22,7 @@ from agent.core.actions import (
     SetReadiness,
     SetTimer,
     ShortenTimers,
+    StartClean,
     StatesIn,
     SwitchRules,
     Timer,
@@ -161,6 +162,10 @@ class World:
                 late = self.loaded is RuleSet.PRIMARY and self.state.owed and action.late
                 assert late or self.loaded is RuleSet.BACKUP, "committed old states over live ones"
                 return self._commit()
+            case StartClean():
+                assert self.loaded is RuleSet.BACKUP, "deleted the states that packets need"
+                told = self.ready is False or "SetReadiness" in self.broken
+                assert told, "keepalived takes it that the states are here"
             case ShortenTimers():
                 assert self.settings.mode is SyncMode.CACHE, "conntrackd -t in direct mode wipes the states"
             case SetReadiness():
