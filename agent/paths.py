@@ -48,6 +48,11 @@ class Paths:
         return self.run_dir / "channel.sock"
 
     @property
+    def rules_socket(self) -> Path:
+        """`hafw rules serve`, which changes rules for the other node, is started by a connection here."""
+        return self.run_dir / "rules.sock"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that carries out plans: the resident agent, or a one-shot run of the hook."""
         return self.run_dir / "agent.lock"

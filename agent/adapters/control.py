@@ -2,8 +2,8 @@
 """The requests that a command sends to the resident agent: one line in, one JSON object out.
 
 `status` changes nothing. `reload` is a SIGHUP with an answer: the agent takes the pair file that is on the
-disk. Nothing else comes over this socket. Mode 0600, so root alone may ask. How the agent answers is in
-control_server.py, apart, so that a command that only asks need not load asyncio.
+disk. `ask` hands a question to the other node, which lies in a file. Mode 0600, so root alone may ask. How
+the agent answers is in control_server.py, apart, so that a command that only asks need not load asyncio.
 """
 
 import json
@@ -16,11 +16,17 @@ from typing import Any
 from agent.errors import HafwError, UnavailableError
 
 STATUS, RELOAD = b"status\n", b"reload\n"
+PEER = b"peer\n"
+"""Which node is the other one, and whether it can be asked."""
+ASK_PEER = b"ask "
+"""With the number of a file that has the question."""
 SIGN_OF_LIFE = b" "
 """Comes at once, and means nothing in JSON: the command knows that the agent is at work on the answer."""
 SIGN_LIMIT_S = 1.5
 ANSWER_LIMIT_S = 10.0
 RELOAD_LIMIT_S = 30.0
+PEER_LIMIT_S = 150.0
+"""More than the agent gives the other node."""
 
 
 def ask_status(path: Path) -> dict[str, Any]:
@@ -32,6 +38,16 @@ def ask_reload(path: Path) -> dict[str, Any]:
     """The answer comes when the rules are in force, or says in `error` why they are not. Raises as
     ask_status()."""
     return _ask(path, RELOAD, RELOAD_LIMIT_S)
+
+
+def ask_peer_name(path: Path) -> dict[str, Any]:
+    """The names of both nodes, and in `error` why the other one cannot be asked. Raises as ask_status()."""
+    return _ask(path, PEER, ANSWER_LIMIT_S)
+
+
+def ask_peer(path: Path, number: str) -> dict[str, Any]:
+    """Its `answer`, or in `error` why there is none. Raises as ask_status()."""
+    return _ask(path, ASK_PEER + number.encode() + b"\n", PEER_LIMIT_S)
 
 
 def _connect(line: socket.socket, path: Path, limit_s: float) -> None:

@@ -9,21 +9,25 @@ could end the agent. A socket without a stream raises its errors where it is use
 import asyncio
 import json
 import os
+import re
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agent.adapters import unix_socket
-from agent.adapters.control import RELOAD, SIGN_OF_LIFE, STATUS
+from agent.adapters.control import SIGN_OF_LIFE, STATUS
 from agent.adapters.pace import Pace, PacedReader
 from agent.errors import HafwError
 from agent.file_cures import cure_of
 
 Answer = Callable[[], Awaitable[dict[str, Any]]]
+AnswerWord = Callable[[str], Awaitable[dict[str, Any]]]
 
+NO_WORDS: Mapping[bytes, AnswerWord] = {}
 MAX_REQUEST = 256
+_WORD = re.compile(rb"([0-9a-z-]{1,64})\n")
 MAX_OPEN = 128
 MAX_WAITING = 100
 AT_ONCE = 8
@@ -36,9 +40,11 @@ class Server:
     """However many ask at a time, one status is being made and one may wait; the oldest of too many
     connections is closed, unless it has asked for a reload."""
 
-    def __init__(self, listener: socket.socket, answers: Mapping[bytes, Answer]) -> None:
+    def __init__(
+        self, listener: socket.socket, answers: Mapping[bytes, Answer], with_word: Mapping[bytes, AnswerWord]
+    ) -> None:
         self._listener = listener
-        self._answers = answers
+        self._answers, self._with_word = answers, with_word
         self._making = asyncio.Lock()
         self._next: asyncio.Task[dict[str, Any]] | None = None
         self._open: dict[asyncio.Task[None], None] = {}
@@ -82,9 +88,9 @@ class Server:
 
     async def _answer(self, question: bytes) -> dict[str, Any]:
         """Raises what the answer raises: that is a fault of ours, and never taken for one of the client."""
-        asked = self._answers.get(question)
+        asked = self._answers.get(question) or self._find_with_word(question)
         if asked is None:
-            return {"error": f"unknown request; send one of: {_names(self._answers)}"}
+            return {"error": f"unknown request; send one of: {_names((*self._answers, *self._with_word))}"}
         if question != STATUS:
             task = asyncio.current_task()
             if task is not None:
@@ -94,15 +100,24 @@ class Server:
             self._next = asyncio.get_running_loop().create_task(self._make(asked))
         return await asyncio.shield(self._next)
 
+    def _find_with_word(self, question: bytes) -> Answer | None:
+        """`question`: a verb, and one word for it."""
+        verb, _, word = question.partition(b" ")
+        answer = self._with_word.get(verb + b" ")
+        found = _WORD.fullmatch(word)
+        return partial(answer, found[1].decode()) if answer is not None and found is not None else None
+
     async def _make(self, asked: Answer) -> dict[str, Any]:
         async with self._making:
             self._next = None  # a request from now on is about what is true later
             return await asked()
 
 
-async def serve(path: Path, answer: Answer, reload: Answer | None = None) -> Server:
-    """Start to answer `status`, and `reload` where it is given. A socket left by an earlier run is replaced,
-    anything else at `path` is not touched. Raises HafwError if there can be none."""
+async def serve(
+    path: Path, answers: Mapping[bytes, Answer], with_word: Mapping[bytes, AnswerWord] = NO_WORDS
+) -> Server:
+    """Start to answer these requests. A socket left by an earlier run is replaced, anything else at `path`
+    is not touched. Raises HafwError if there can be none."""
     unix_socket.clear(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     mask = os.umask(0o177)
@@ -115,7 +130,7 @@ async def serve(path: Path, answer: Answer, reload: Answer | None = None) -> Ser
         raise HafwError(message, cure_of(error) or "run it once on each node") from error
     finally:
         os.umask(mask)
-    return Server(listener, {STATUS: answer, **({RELOAD: reload} if reload else {})})
+    return Server(listener, answers, with_word)
 
 
 async def _read_request(line: socket.socket) -> bytes | None:
@@ -146,5 +161,5 @@ async def _send(line: socket.socket, data: bytes) -> bool:
     return True
 
 
-def _names(answers: Mapping[bytes, Answer]) -> str:
-    return " or ".join(name.decode().strip() for name in answers)
+def _names(requests: Iterable[bytes]) -> str:
+    return " or ".join(name.decode().strip() for name in requests)

@@ -15,6 +15,7 @@ import gc
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -114,16 +115,20 @@ def _feed(transport: asyncio.SubprocessTransport, given: bytes) -> None:
     pipe.write_eof()
 
 
-def start_detached(argv: tuple[str, ...], environment: dict[str, str]) -> None:
-    """Start `argv` in a session of its own, with nothing of ours open; it continues when we have ended.
+def start_detached(
+    argv: tuple[str, ...], environment: dict[str, str], line: socket.socket | None = None
+) -> None:
+    """Start `argv` in a session of its own, with nothing of ours open; it continues when we have ended. It
+    reads from `line` and writes to it, where there is one.
 
     Raises ToolError when it cannot be started. What becomes of it is its own business.
     """
+    ends = DEVNULL if line is None else line.fileno()
     try:
         started = subprocess.Popen(
             argv,
-            stdin=DEVNULL,
-            stdout=DEVNULL,
+            stdin=ends,
+            stdout=ends,
             stderr=DEVNULL,
             env={**ENVIRONMENT, **environment},
             cwd="/",

@@ -15,9 +15,8 @@ from collections.abc import Callable
 
 from agent.channel.keys import make_context
 from agent.channel.local import ChannelSettings, HeardFrom, Path, PeerRefused
-from agent.channel.messages import MAX_MESSAGE, encode
+from agent.channel.messages import MAX_MESSAGE, Hello, encode
 from agent.channel.session import HELLO_LIMIT_S, Identity, greeted
-from agent.core.peer import NodeStatus
 from agent.errors import HafwError
 
 AGAIN_S = 0.5
@@ -45,6 +44,9 @@ class PeerLink:
 
     def tell(self, topic: str, message: bytes) -> None:
         """To the peer by every path, in place of what was not sent yet of the same topic."""
+        if not message:
+            self._told.pop(topic, None)
+            return
         self._told[topic] = message
         news, self._news = self._news, asyncio.Event()
         news.set()
@@ -111,7 +113,7 @@ class PeerLink:
                 served.prove()
                 while True:
                     message = await session.receive()
-                    if isinstance(message, NodeStatus):
+                    if message is not None and not isinstance(message, Hello):
                         self._report(HeardFrom(path.interface, encode(message)))
         except (*ENDED, HafwError) as error:
             self._tell_why(path, error)

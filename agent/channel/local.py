@@ -36,7 +36,8 @@ class ChannelSettings:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """From the agent: this is to be told to the peer, in place of what was said of the same topic before."""
+    """From the agent: this is to be told to the peer, in place of what was said of the same topic before.
+    Of a topic without a message nothing is told any more."""
 
     topic: str
     message: bytes

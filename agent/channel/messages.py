@@ -8,12 +8,14 @@ a later version leaves out has a value here that says nothing. So a node underst
 own and the one after it; what can no longer be understood needs another PROTOCOL.
 """
 
+import base64
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from agent.core.calls import MAX_PARTS, PART_BYTES, Ask, Reply
 from agent.core.peer import NodeStatus
 from agent.core.roles import Role
 from agent.errors import HafwError
@@ -40,7 +42,7 @@ class Hello:
     protocols: tuple[int, int] = (PROTOCOL, PROTOCOL)
 
 
-PeerMessage = Hello | NodeStatus
+PeerMessage = Hello | NodeStatus | Ask | Reply
 
 
 def encode(message: PeerMessage) -> bytes:
@@ -68,6 +70,16 @@ def decode(data: bytes) -> PeerMessage | None:
             return Hello(fields.text("node"), fields.text("pair"), (lowest, highest))
         case "status":
             return _read_status(fields)
+        case "ask":
+            return Ask(
+                fields.text("call"),
+                fields.part("part"),
+                fields.part("parts"),
+                fields.data("data", PART_BYTES),
+            )
+        case "reply":
+            answer = fields.data("data", PART_BYTES) if fields.has("data") else None
+            return Reply(fields.text("call"), fields.part("taken"), answer, fields.flag("busy") is True)
         case _:
             return None
 
@@ -100,6 +112,23 @@ def _fields(message: PeerMessage) -> dict[str, object]:
                 "versions": dict(message.versions),
                 "heard": list(message.heard),
                 "ceased_s": message.ceased_s,
+            }
+        case Ask():
+            return {
+                "kind": "ask",
+                "call": message.call,
+                "part": message.part,
+                "parts": message.parts,
+                "data": base64.b64encode(message.data).decode(),
+            }
+        case Reply():
+            data = base64.b64encode(message.data).decode() if message.data is not None else None
+            return {
+                "kind": "reply",
+                "call": message.call,
+                "taken": message.taken,
+                "data": data,
+                "busy": message.busy,
             }
 
 
@@ -154,6 +183,25 @@ class _Fields:
     def count(self, key: str) -> int | None:
         found = self._found.get(key)
         return None if found is None else _count(key, found)
+
+    def has(self, key: str) -> bool:
+        return self._found.get(key) is not None
+
+    def part(self, key: str) -> int:
+        found = self.integer(key)
+        if found > MAX_PARTS:
+            raise MessageError(f"`{key}` of a message is more than {MAX_PARTS}")
+        return found
+
+    def data(self, key: str, max_bytes: int) -> bytes:
+        found = self._get(key)
+        try:
+            data = base64.b64decode(found, validate=True) if isinstance(found, str) else None
+        except ValueError:  # of other letters than those of base64 as well
+            data = None
+        if data is None or len(data) > max_bytes:
+            raise MessageError(f"`{key}` of a message is not base64 of at most {max_bytes} bytes")
+        return data
 
     def flag(self, key: str) -> bool | None:
         found = self._found.get(key)

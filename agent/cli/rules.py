@@ -3,7 +3,9 @@
 
 import argparse
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
@@ -15,19 +17,21 @@ from agent.streams import complain, harmless
 
 if TYPE_CHECKING:
     from agent.model.pair import Pair
-    from agent.rollout.apply import Applied  # it leans on everything that the agent leans on
+    from agent.rollout.both import AppliedOnBoth
+    from agent.rollout.forbidden import Applied  # it leans on everything that the agent leans on
 
 EPILOG = """\
 examples:
   hafw rules check new.yaml                 is it valid, also for the kernel?
   hafw rules diff new.yaml                  what would change
-  hafw rules apply new.yaml --confirm 60    in force; back in 60 s unless `hafw rules confirm` comes
+  hafw rules apply new.yaml --confirm 60    on both nodes; back in 60 s unless `hafw rules confirm` comes
   hafw rules rollback                       back to what was in force before
   hafw rules show eth1                      what happens to a packet that arrives at eth1
   hafw rules trace --from eth1 --saddr 192.168.2.10 --daddr 192.168.0.10 --dport 443
 """
 
 LONGEST_CONFIRM_S = 86_400
+STANDARD_OUTPUT = 1
 
 Command = Callable[[argparse.Namespace, Paths], int]
 
@@ -50,7 +54,7 @@ def add_to(command: argparse.ArgumentParser) -> None:
     verb.add_argument("interface", nargs="?", metavar="INTERFACE", help="default: every one")
     _add_json(verb)
     _add_trace(add("trace", run_trace, "ask the kernel which rule decides on a packet (nothing is sent)"))
-    verb = add("apply", run_apply, "put a pair file's rules in force on this node")
+    verb = add("apply", run_apply, "put a pair file's rules in force on both nodes")
     _add_file(verb)
     verb.add_argument(
         "--confirm",
@@ -59,13 +63,16 @@ def add_to(command: argparse.ArgumentParser) -> None:
         help="go back after this time unless `hafw rules confirm` is given",
     )
     verb.add_argument("--cut", action="store_true", help="end the connections that are not allowed any more")
+    _add_alone(verb)
     _add_json(verb)
-    add("confirm", run_confirm, "keep what `apply --confirm` has put in force")
-    verb = add("rollback", run_rollback, "go back to an earlier generation")
+    _add_alone(add("confirm", run_confirm, "keep what `apply --confirm` has put in force"))
+    verb = add("rollback", run_rollback, "go back to an earlier generation, on both nodes")
     verb.add_argument("number", type=int, nargs="?", metavar="NUMBER", help="default: the one before")
     verb.add_argument("--unconfirmed", help=argparse.SUPPRESS)  # what the timer of an apply calls
     verb.add_argument("--after", type=_delay, default=0.0, help=argparse.SUPPRESS)
+    _add_alone(verb)
     _add_json(verb)
+    verbs.add_parser("serve").set_defaults(run=run_serve)  # what the agent calls for the other node
     verb = add("generations", run_generations, "list the pair files that were in force, or print one")
     verb.add_argument("number", type=int, nargs="?", metavar="NUMBER", help="print this one")
     _add_json(verb)
@@ -75,6 +82,10 @@ def _add_file(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "file", type=parse_path, nargs="?", metavar="FILE", help="default: the installed pair file"
     )
+
+
+def _add_alone(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--this-node", action="store_true", help="leave the other node as it is")
 
 
 def _add_json(verb: argparse.ArgumentParser) -> None:
@@ -215,15 +226,24 @@ def run_trace(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def run_apply(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.rollout import apply
+    from agent.rollout import apply, both
+    from agent.rollout.peer_node import PeerNode
 
-    source = arguments.file or paths.pair_file
-    applied = apply.apply(paths, source, arguments.confirm, cut=arguments.cut)
-    if arguments.json:
-        print(json.dumps(_applied_values(applied)))
+    source, order = arguments.file or paths.pair_file, apply.Order(arguments.confirm, cut=arguments.cut)
+    if arguments.this_node:
+        applied = both.AppliedOnBoth(apply.apply(paths, source, order), None)
     else:
-        print(_applied_text(applied), end="")
+        applied = both.apply_on_both(paths, source, order, PeerNode(paths, apply.who()))
+    _print_applied(arguments, applied)
     return 0
+
+
+def _print_applied(arguments: argparse.Namespace, applied: "AppliedOnBoth") -> None:
+    if arguments.json:
+        there = {"peer": applied.peer, "cut_connections_there": applied.ended_there}
+        print(json.dumps(_applied_values(applied.own) | there))
+        return
+    print(_applied_text(applied), end="")
 
 
 def _applied_values(applied: "Applied") -> dict[str, object]:
@@ -239,26 +259,29 @@ def _applied_values(applied: "Applied") -> dict[str, object]:
     }
 
 
-def _applied_text(applied: "Applied") -> str:
+def _applied_text(on_both: "AppliedOnBoth") -> str:
     """What is in force now, and what is left to do."""
+    applied, peer = on_both.own, on_both.peer
     number, before = applied.generation.number, applied.before
-    lines = [f"generation {number} is in force (rules {applied.generation.rules})"]
+    where = f" here and on {peer}" if peer is not None else ""
+    lines = [f"generation {number} is in force{where} (rules {applied.generation.rules})"]
     if before == applied.generation:
-        lines = [f"generation {number} was in force already; its rules were loaded again"]
+        lines = [f"generation {number} was in force already{where}; its rules were loaded again"]
     if not applied.by_agent:
         lines.append("no agent runs here; the rules were loaded without it")
     lines += _connections_text(applied)
+    if peer is not None and on_both.ended_there is not None:
+        lines.append(_ended_text(on_both.ended_there, f"on {peer}"))
     if applied.pending is not None:
         lines.append(applied.pending.describe())
-    else:
-        lines.append("this is one node; apply the same file on the other one")
+    if peer is None:
+        lines.append("the other node was left as it is")
     return "".join(f"{line}\n" for line in lines)
 
 
 def _connections_text(applied: "Applied") -> list[str]:
     if applied.cut is not None:
-        ended = "1 connection" if applied.cut == 1 else f"{applied.cut} connections"
-        return [f"{ended} cut that these rules do not allow; conntrackd tells the peer"]
+        return [_ended_text(applied.cut, "here")]
     if applied.forbidden:
         many = applied.forbidden
         which = "1 connection stays" if many == 1 else f"{many} connections stay"
@@ -266,26 +289,48 @@ def _connections_text(applied: "Applied") -> list[str]:
     return []
 
 
-def run_confirm(_arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.rollout import apply
+def _ended_text(ended: int, where: str) -> str:
+    which = "1 connection" if ended == 1 else f"{ended} connections"
+    return f"{which} cut {where} that these rules do not allow; conntrackd tells the other node"
 
-    pending = apply.confirm(paths)
-    print(f"generation {pending.number} stays in force")
+
+def run_confirm(arguments: argparse.Namespace, paths: Paths) -> int:
+    from agent.rollout import apply, both
+    from agent.rollout.peer_node import PeerNode
+
+    if arguments.this_node:
+        print(f"generation {apply.confirm(paths).number} stays in force")
+        return 0
+    peer = PeerNode(paths, apply.who())
+    print(f"generation {both.confirm_on_both(paths, peer).number} stays in force, here and on {peer.name}")
+    return 0
+
+
+def run_serve(_arguments: argparse.Namespace, paths: Paths) -> int:
+    """One request from standard input, its answer to standard output."""
+    from agent.rollout.request import MAX_REQUEST
+    from agent.rollout.serve import answer_request
+
+    answer = answer_request(paths, sys.stdin.buffer.read(MAX_REQUEST))
+    with open(os.dup(STANDARD_OUTPUT), "wb") as out:
+        out.write(answer)
     return 0
 
 
 def run_rollback(arguments: argparse.Namespace, paths: Paths) -> int:
-    from agent.rollout import apply
+    from agent.rollout import apply, both
+    from agent.rollout.peer_node import PeerNode
 
     if arguments.unconfirmed is not None:
         apply.roll_back_unconfirmed(paths, arguments.unconfirmed, arguments.after)
         return 0
-    applied = apply.roll_back(paths, arguments.number)
-    if arguments.json:
-        print(json.dumps(_applied_values(applied)))
+    if arguments.this_node:
+        applied = both.AppliedOnBoth(apply.roll_back(paths, arguments.number), None)
     else:
-        print(applied.generation.why)
-        print(_applied_text(applied), end="")
+        applied = both.roll_back_on_both(paths, arguments.number, PeerNode(paths, apply.who()))
+    if not arguments.json:
+        print(applied.own.generation.why)
+    _print_applied(arguments, applied)
     return 0
 
 

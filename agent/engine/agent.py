@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from agent.adapters import atomic_file, control_server, memory, process, scheduling
+from agent.adapters import atomic_file, control_server, memory, process, rules_service, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
+from agent.adapters.control import ASK_PEER, PEER, RELOAD, STATUS
 from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
@@ -24,12 +25,14 @@ from agent.adapters.service import ServiceManager, find_notice_socket
 from agent.adapters.versions import KEEPALIVED, NFT, identity
 from agent.config import loader
 from agent.config.files import Files
+from agent.core.calls import MAX_PARTS, PART_BYTES
 from agent.core.conditions import Condition, Finding
 from agent.core.events import ConditionSeen, Reloaded, Started
 from agent.core.plan import Settings
 from agent.core.roles import RuleSet
 from agent.core.state import State
 from agent.engine import crash, status, watchdog
+from agent.engine.calls import PeerCalls
 from agent.engine.commit_mark import CommitMark
 from agent.engine.drift import DriftCheck
 from agent.engine.executor import Executor
@@ -48,10 +51,13 @@ from agent.model import schema
 from agent.model.pair import Pair
 from agent.model.records import Record, RecordKind
 from agent.paths import Paths
+from agent.regular_file import read_regular
 from agent.render.keepalived import not_ready
 from agent.rollout import active, apply
 from agent.rollout.active import Checked, OnDisk, Taken
 from agent.rollout.generations import Generations
+from agent.rollout.peer_node import request_file
+from agent.rollout.request import RulesAnswer, pack_answer
 
 LOCK_WAIT_S = 15.0
 SETTLE_LIMIT_S = 60.0
@@ -106,6 +112,8 @@ class Agent:
         self.peer = PeerWatch(
             pair, node, files, self.own.describe, self._found, self.loop.post, refuse, self._beside
         )
+        self.calls = PeerCalls(self.peer.say, self.peer.why_unheard, self._carry_out)
+        self.peer.on_call = self.calls.take
 
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
@@ -142,7 +150,9 @@ class Agent:
         reload_asked = asyncio.Event()
         # before another process can see that the agent runs: until then the signal would end it
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_asked.set)
-        server = await control_server.serve(self.paths.control_socket, self._status, self._answer_reload)
+        answers = {STATUS: self._status, RELOAD: self._answer_reload, PEER: self._name_peer}
+        with_word = {ASK_PEER: self._ask_peer}
+        server = await control_server.serve(self.paths.control_socket, answers, with_word)
         try:
             self.observer.start(group)
             self.sensors = Sensors(self.pair, self.node, self.paths, self.loop)
@@ -167,6 +177,7 @@ class Agent:
             self.manager.say_stopping()
             self._flush()
             server.close()
+            self.calls.close()
             self.observer.close()
 
     async def _beside(self, job: Callable[[], Found]) -> Found:
@@ -259,6 +270,27 @@ class Agent:
             refused = await self._wait_loaded()
         found = {"schema": schema.STATUS, "rules": self.rules.digest}
         return found if refused is None else {**found, "error": refused}
+
+    async def _name_peer(self) -> status.Values:
+        found = {"schema": schema.STATUS, "node": self.node, "peer": self.pair.peer_of(self.node).name}
+        unheard = self.peer.why_unheard()
+        return found if unheard is None else {**found, "error": unheard}
+
+    async def _ask_peer(self, number: str) -> status.Values:
+        """For `hafw rules`: what lies in the file of this number is asked, and the answer handed back."""
+        place = request_file(self.paths, number)
+        try:
+            question = await self._beside(lambda: read_regular(place, MAX_PARTS * PART_BYTES))
+            return {"schema": schema.STATUS, "answer": (await self.calls.ask(question)).hex()}
+        except HafwError as error:
+            return {"schema": schema.STATUS, "error": str(error)}
+
+    async def _carry_out(self, question: bytes) -> bytes:
+        """What the other node asks for."""
+        try:
+            return await rules_service.ask(self.paths.rules_socket, question)
+        except HafwError as error:
+            return pack_answer(RulesAnswer(error=str(error)))
 
     async def _wait_loaded(self) -> str | None:
         with contextlib.suppress(TimeoutError):

@@ -24,7 +24,8 @@ from agent.channel.local import (
     unpack,
 )
 from agent.channel.local import Path as PeerPath
-from agent.channel.messages import MessageError, decode, encode
+from agent.channel.messages import MessageError, PeerMessage, decode, encode
+from agent.core.calls import Ask, Reply
 from agent.core.conditions import Condition, Finding
 from agent.core.events import SplitEnded
 from agent.core.peer import (
@@ -79,6 +80,21 @@ class PeerWatch:
         self._differing = Differing()
         self._split_told_s = 0.0
         self.heard = self._listen_again()
+        self.on_call: Callable[[Ask | Reply], None] = lambda _: None
+        """What belongs to a question of one node to the other."""
+
+    def say(self, topic: str, message: PeerMessage | None) -> None:
+        """From now on, and again where a connection is made again; None: nothing of this topic any more."""
+        if self._socket is not None:
+            self._socket.send(pack(Tell(topic, encode(message) if message is not None else b"")))
+
+    def why_unheard(self) -> str | None:
+        """None while the peer's agent is heard."""
+        if self._socket is None:
+            return f"this node does not talk to {self._peer}: see hafw status"
+        if self.heard.status is None or self.heard.is_silent(time.monotonic()):
+            return f"the agent of {self._peer} is not heard"
+        return None
 
     def take(self, pair: Pair) -> None:
         """Of a reload."""
@@ -101,7 +117,7 @@ class PeerWatch:
         own = self._compose(self.heard.heard_by(now_s))
         if self._socket is None:
             return
-        self._socket.send(pack(Tell(STATUS, encode(own))))
+        self.say(STATUS, own)
         if now_s - self._usable_s > SILENT_S:
             self._say_unusable("hafw channel, which speaks for it, does not answer")
             return
@@ -176,6 +192,8 @@ class PeerWatch:
             case HeardFrom() if isinstance(message, NodeStatus) and one.interface in self.heard.paths:
                 paths = {**self.heard.paths, one.interface: now_s}
                 self.heard = Heard(paths, message, now_s, min(self.heard.since_s, now_s))
+            case HeardFrom() if isinstance(message, Ask | Reply):
+                self.on_call(message)
             case PeerRefused() if one.interface in self.heard.paths:
                 self._refuse(f"a connection of {one.interface} as the other node: {one.reason}")
             case Usable():

@@ -21,12 +21,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.adapters import connections, control, iproute, rollback_timer
+from agent.adapters import control, rollback_timer
 from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
 from agent.adapters.nftables import Nftables
-from agent.adapters.ruleset_dump import read_table
-from agent.adapters.signals import finish_command, interruptible
+from agent.adapters.signals import finish_command
 from agent.config import loader
 from agent.config.files import Files, PairFiles, read
 from agent.core.roles import RuleSet
@@ -37,9 +36,8 @@ from agent.model.records import Record, RecordKind
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived
 from agent.rollout.active import Checked, OnDisk, adapter_of, check, checked, note_in_force, remember
+from agent.rollout.forbidden import Applied, with_forbidden
 from agent.rollout.generations import Generation, Generations, Pending, boot_id, same_files
-from agent.rules.connections import find_forbidden
-from agent.rules.delta import model_of
 
 LOCK_WAIT_S = 5.0
 UNCONFIRMED_WAIT_S = 60.0
@@ -47,22 +45,6 @@ UNCONFIRMED_WAIT_S = 60.0
 DIRECT_WAIT_S = 2.0
 MAX_HURRIED_S = 0.05
 TRIES = 5
-MAX_COUNTED = 50_000
-"""Reading more connections than that takes seconds; only --cut is worth them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """`by_agent`: the resident agent has loaded it; else this process did."""
-
-    generation: Generation
-    before: Generation | None
-    by_agent: bool
-    pending: Pending | None = None
-    forbidden: int | None = None
-    """Connections that stay open although these rules would not let them in; None: they were not counted."""
-    cut: int | None = None
-    """How many of them were ended here."""
 
 
 def require_same_wires(old: Pair, new: Pair, paths: Paths) -> None:
@@ -101,12 +83,24 @@ def refusal_of(on_disk: OnDisk, pair: Pair) -> str | None:
     return "; ".join(_other_wires(daemon)) if daemon is not None else None
 
 
-def apply(paths: Paths, pair_file: Path, confirm_s: int | None, *, cut: bool = False) -> Applied:
-    """The pair file at `pair_file` in place of the one that is installed, in force on this node.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a pair file is to be put in force. With `confirm_s` the one before comes back after that many
+    seconds unless confirm() is called. `number`: the lowest that a new generation may have, so that both
+    nodes give it the same. `cut`: end the connections that are not allowed any more."""
 
-    With `confirm_s` the one before comes back after that many seconds unless confirm() is called. Raises
-    HafwError; what was in force stays in force then, unless the message says otherwise.
-    """
+    confirm_s: int | None = None
+    cut: bool = False
+    number: int = 0
+    who: str | None = None
+    """Default: whoever runs this process."""
+    why: str = "apply"
+
+
+def apply(paths: Paths, pair_file: Path, order: Order) -> Applied:
+    """The pair file at `pair_file` in place of the one that is installed, in force on this node. Raises
+    HafwError; what was in force stays in force then, unless the message says otherwise."""
+    confirm_s = order.confirm_s
     with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
         generations = on_disk.generations
         _require_none_pending(generations)
@@ -118,11 +112,11 @@ def apply(paths: Paths, pair_file: Path, confirm_s: int | None, *, cut: bool = F
         if confirm_s is not None and before is None:
             raise HafwError("there is nothing that could come back", "apply without --confirm")
         finish_command()
-        fresh = generations.note(new.files, _who(), "apply", new.rules)
+        fresh = generations.note(new.files, order.who or who(), order.why, new.rules, order.number)
         with _taken_back(on_disk, fresh, before):
             applied = _put_in_force(on_disk, fresh, before, new, confirm_s)
     # many connections take minutes, and the rollback waits for the lock
-    return _with_forbidden(generations, applied, new, cut=cut)
+    return with_forbidden(generations, applied, new, cut=order.cut)
 
 
 def _put_in_force(
@@ -134,60 +128,6 @@ def _put_in_force(
     generations.install(fresh.number, on_disk.paths.pair_file)
     by_agent = make_live(on_disk, new)
     return Applied(fresh, before, by_agent, _begin_window(generations, pending, confirm_s))
-
-
-def _with_forbidden(generations: Generations, applied: Applied, new: Checked, *, cut: bool) -> Applied:
-    """On the primary alone: a backup has copies of the primary's connections."""
-    many = not cut and connections.count() > MAX_COUNTED
-    undone = "no connection was ended" if cut else "its connections were not counted"
-    with _in_force_all_the_same(generations, applied, undone, cut=cut):
-        if _loaded_role(new, cut=cut) is not RuleSet.PRIMARY or many:
-            return applied
-        table = model_of(new.table.objects(RuleSet.PRIMARY))
-        with interruptible():
-            forbidden = find_forbidden(table, connections.read_states(), iproute.read_ways())
-        # that took its time, and the lock is free
-        if _loaded_role(new, cut=cut) is not RuleSet.PRIMARY:
-            return applied
-    if not cut:
-        return replace(applied, forbidden=len(forbidden))
-    with _in_force_all_the_same(
-        generations, applied, "not every connection that it forbids was ended", cut=cut
-    ):
-        return replace(applied, forbidden=len(forbidden), cut=connections.end_states(forbidden))
-
-
-@contextlib.contextmanager
-def _in_force_all_the_same(
-    generations: Generations, applied: Applied, undone: str, *, cut: bool
-) -> Iterator[None]:
-    """What ends in here ends when `applied` was put in force, and its message says so."""
-    try:
-        yield
-    except (HafwError, KeyboardInterrupt) as error:
-        why, hint = (error.message, error.hint) if isinstance(error, HafwError) else ("interrupted", None)
-        text = f"generation {applied.generation.number} was put in force, but {undone}: {why}"
-        again = "apply it once more with --cut"
-        waits = generations.pending()  # it may have been confirmed meanwhile, or rolled back
-        if waits is not None and waits == applied.pending:
-            text += f"; {waits.describe()}"
-            again = f"when it is confirmed, {again}"
-        raise HafwError(text, again if cut else hint) from error
-
-
-def _loaded_role(new: Checked, *, cut: bool) -> RuleSet | None:
-    """The role that the kernel has `new` in. Raises HafwError where other rules are loaded: of the next
-    command, or the earlier ones, because nobody has confirmed. None where none can be read, and nothing is
-    to be cut: another program may have flushed them this moment."""
-    try:
-        loaded = read_table()
-    except ToolError:
-        if cut:
-            raise
-        return None
-    if loaded.digest != new.rules:
-        raise HafwError("other rules are loaded by now", "see: hafw rules generations")
-    return loaded.rules
 
 
 def confirm(paths: Paths) -> Pending:
@@ -204,16 +144,25 @@ def confirm(paths: Paths) -> Pending:
         return pending
 
 
-def roll_back(paths: Paths, number: int | None) -> Applied:
-    """To a generation; without `number` to the one before what is in force. A pending apply ends by it."""
+def target_of(on_disk: OnDisk, number: int | None) -> Generation:
+    """What roll_back() goes to: without `number` what is before the pending apply, or else before what is in
+    force."""
+    pending = on_disk.generations.pending()
+    wanted = pending.back_to if pending is not None and number is None else number
+    return _find_earlier(on_disk) if wanted is None else on_disk.generations.require(wanted)
+
+
+def roll_back(paths: Paths, number: int | None, order: Order | None = None) -> Applied:
+    """To a generation, as target_of() finds it. A pending apply ends by it. Of the `order` it needs who
+    gave it, and the number."""
     with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
         generations = on_disk.generations
         pending = generations.pending()
-        wanted = pending.back_to if pending is not None and number is None else number
-        target = _find_earlier(on_disk) if wanted is None else generations.require(wanted)
+        target = target_of(on_disk, number)
         new = checked(on_disk.pair_of(target), target.files)
         _require_loadable(new)
-        applied = _go_to(on_disk, target, _who(), f"rollback to generation {target.number}", new)
+        order = order or Order(why=f"rollback to generation {target.number}")
+        applied = _go_to(on_disk, target, order, new)
         if pending is not None:
             generations.clear_pending()
             rollback_timer.stop()
@@ -239,7 +188,7 @@ def _go_back(on_disk: OnDisk, pending: Pending) -> Applied:
     target = on_disk.generations.require(pending.back_to)
     why = f"generation {pending.number} was not confirmed: back to generation {target.number}"
     try:
-        applied = _go_to(on_disk, target, "hafw", why)
+        applied = _go_to(on_disk, target, Order(who="hafw", why=why))
     except HafwError as error:
         # the output of this process is not read; what waits stays waiting for the next command or start
         _record(on_disk.paths, f"{why}, which failed: {error}")
@@ -447,11 +396,12 @@ def _readable(read_file: Callable[[Path], PairFiles], path: Path) -> Files | Non
         return None
 
 
-def _go_to(on_disk: OnDisk, target: Generation, who: str, why: str, new: Checked | None = None) -> Applied:
+def _go_to(on_disk: OnDisk, target: Generation, order: Order, new: Checked | None = None) -> Applied:
     """`new` is what `target` describes, where that was checked already."""
     before = on_disk.find_in_force()
     finish_command()
-    fresh = on_disk.generations.add(target.files, who, why, target.rules)
+    generations = on_disk.generations
+    fresh = generations.add(target.files, order.who or who(), order.why, target.rules, order.number)
     with _taken_back(on_disk, fresh, before):
         on_disk.generations.install(fresh.number, on_disk.paths.pair_file)
         return Applied(fresh, before, make_live(on_disk, new))
@@ -465,7 +415,8 @@ def _find_earlier(on_disk: OnDisk) -> Generation:
     raise HafwError("there is no earlier generation to go back to", "see: hafw rules generations")
 
 
-def _who() -> str:
+def who() -> str:
+    """Runs this process."""
     name = os.environ.get("SUDO_USER")
     if name:
         return name

@@ -136,11 +136,13 @@ class Generations:
                 raise ValueError  # the copy of another one
             return _generation(found)
 
-    def add(self, files: Files, who: str, why: str, rules: str) -> Generation:
-        """On disk when this returns. The oldest ones go, but none that a pending apply needs."""
+    def add(self, files: Files, who: str, why: str, rules: str, at_least: int = 0) -> Generation:
+        """On disk when this returns, with the number `at_least` or a higher one. The oldest ones go, but not
+        what a pending apply needs."""
         numbers = self._numbers()
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        fresh = Generation((numbers or (0,))[-1] + 1, at, who, why, rules, _safe(files))
+        number = max((numbers or (0,))[-1] + 1, at_least)
+        fresh = Generation(number, at, who, why, rules, _safe(files))
         with _explained(self._directory):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(self._path(fresh.number), json.dumps(asdict(fresh), indent=1, ensure_ascii=False))
@@ -156,12 +158,13 @@ class Generations:
         self._found.pop(number, None)
         _remove(self._path(number))
 
-    def note(self, files: Files, who: str, why: str, rules: str) -> Generation:
-        """The newest generation, which is a new one if `files` are not those of the newest."""
+    def note(self, files: Files, who: str, why: str, rules: str, at_least: int = 0) -> Generation:
+        """The newest generation, which is a new one if `files` are not those of the newest, or its number is
+        less than `at_least`."""
         newest = self.newest()
-        if newest is not None and same_files(newest.files, files):
+        if newest is not None and same_files(newest.files, files) and newest.number >= at_least:
             return newest
-        return self.add(files, who, why, rules)
+        return self.add(files, who, why, rules, at_least)
 
     def install(self, number: int, pair_file: Path) -> None:
         """Puts the files of a generation where the agent reads them. A cut is made good by finish()."""

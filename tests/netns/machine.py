@@ -19,6 +19,7 @@ from tests.checkout import ROOT
 from tests.netns.pair_checks import until
 
 PATIENCE_S = 60.0
+CHANGING = {"apply", "confirm", "rollback"}
 _BEGIN = """
 set -e
 mount -t tmpfs none /run
@@ -67,8 +68,9 @@ class Machine:
         return done.stdout
 
     def rules(self, *arguments: str, status: int = 0) -> str:
-        """`hafw rules ...`, as a process; what it says on either output."""
-        done = self.run(sys.executable, "-P", "-m", "agent", "rules", *arguments)
+        """`hafw rules ...` on this node alone, as a process; what it says on either output."""
+        alone = ("--this-node",) if {*arguments[:1]} & CHANGING else ()
+        done = self.run(sys.executable, "-P", "-m", "agent", "rules", *arguments, *alone)
         said = done.stdout + done.stderr
         assert done.returncode == status, f"{arguments}: {done.returncode}: {said}"
         assert "Traceback" not in said, said

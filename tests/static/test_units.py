@@ -33,7 +33,7 @@ def exposure(unit: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize("unit", ["hafw-agent.service", "hafw-channel.service"])
+@pytest.mark.parametrize("unit", ["hafw-agent.service", "hafw-channel.service", "hafw-rules@.service"])
 def test_a_service_is_not_exposed_more_than_it_has_to_be(units: Path, unit: str) -> None:
     done = exposure(units / unit)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -78,6 +78,7 @@ def image(units: Path, tmp_path: Path) -> Path:
 OURS = (
     *("hafw-agent.service", "hafw-agent.socket", "hafw-boot.service"),
     *("hafw-channel.service", "hafw-channel.socket"),
+    *("hafw-rules@.service", "hafw-rules.socket"),
     *("conntrackd.service", "keepalived.service"),
 )
 

@@ -223,7 +223,9 @@ def test_what_nobody_confirms_goes_back_by_itself(mixed: Lab, traffic: Traffic) 
     primary = mixed.wait_settled(PATIENCE_S)
     before = policy_in_force(mixed, primary)
     write_other_policy(mixed, primary)
-    applied = shell(mixed, primary, "hafw rules apply /root/b.yaml --confirm 20", timeout_s=PATIENCE_S)
+    applied = shell(
+        mixed, primary, "hafw rules apply --this-node /root/b.yaml --confirm 20", timeout_s=PATIENCE_S
+    )
     shell(mixed, primary, "systemctl kill --signal=KILL hafw-agent")
 
     def has_gone_back() -> bool:
@@ -242,7 +244,8 @@ def test_what_nobody_confirms_goes_back_by_itself(mixed: Lab, traffic: Traffic) 
 def test_power_cut_in_the_middle_of_an_apply(mixed: Lab, traffic: Traffic, strays: Strays) -> None:
     """The primary puts another policy in force and takes it back, again and again, when its power goes.
     Whichever file it was writing: nobody has confirmed the other policy, so it is not in force then."""
-    apply = "while :; do hafw rules apply /root/b.yaml --confirm 3600; hafw rules rollback; done"
+    once = "hafw rules apply --this-node /root/b.yaml --confirm 3600; hafw rules rollback --this-node"
+    apply = f"while :; do {once}; done"
     victim = mixed.wait_settled(PATIENCE_S)
     before = policy_in_force(mixed, victim)
     assert strays.arrived(victim, ALLOWED) > 0

@@ -72,7 +72,7 @@ def change(event, arguments):
             Path("/run/c.yaml").replace("/run/b.yaml")
 sys.addaudithook(change)
 from agent.cli.main import main
-sys.exit(main(["rules", "apply", "/run/b.yaml"]))
+sys.exit(main(["rules", "apply", "--this-node", "/run/b.yaml"]))
 """
 
 
@@ -108,7 +108,7 @@ def slow(self, text):
     return real(self, text)
 nftables.Nftables.cmd = slow
 from agent.cli.main import main
-sys.exit(main(["rules", "apply", "/run/b.yaml", "--confirm", "2", "--json"]))
+sys.exit(main(["rules", "apply", "--this-node", "/run/b.yaml", "--confirm", "2", "--json"]))
 """
 
 
@@ -131,7 +131,7 @@ def flushed(*arguments):
     return done
 apply.make_live = flushed
 from agent.cli.main import main
-sys.exit(main(["rules", "apply", "/run/b.yaml"]))
+sys.exit(main(["rules", "apply", "--this-node", "/run/b.yaml"]))
 """
 
 
@@ -143,7 +143,9 @@ def test_a_flush_by_another_program_is_no_failure_of_the_apply(machine: Machine)
 
 
 def test_a_pipe_is_refused_and_changes_nothing(machine: Machine) -> None:
-    done = machine.run("sh", "-c", f"cat /run/b.yaml | {sys.executable} -P -m agent rules apply /dev/stdin")
+    done = machine.run(
+        "sh", "-c", f"cat /run/b.yaml | {sys.executable} -P -m agent rules apply --this-node /dev/stdin"
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert "is a pipe; name a regular file" in done.stderr
     assert_in_force(machine, A)
@@ -244,7 +246,7 @@ def killed(machine: Machine, left: int, *arguments: str) -> int:
 def test_kill_9_at_every_step_of_an_apply(machine: Machine) -> None:
     """Old or new after each of them, and in the end the old ones: nobody confirms."""
     for left in range(1, 40):
-        status = killed(machine, left, "rules", "apply", "/run/b.yaml", "--confirm", "1")
+        status = killed(machine, left, "rules", "apply", "--this-node", "/run/b.yaml", "--confirm", "1")
         assert status in (0, 128 + signal.SIGKILL, -signal.SIGKILL), status
         assert machine.read(PAIR_FILE) in (A, B)
         assert machine.digest() in (RULES_A, RULES_B)
@@ -301,7 +303,7 @@ def test_only_what_is_in_force_is_confirmed(machine: Machine) -> None:
     """A kill has come between the note that it waits and its being put in place."""
     kept = -1
     for left in range(1, 40):
-        killed(machine, left, "rules", "apply", "/run/b.yaml", "--confirm", "600")
+        killed(machine, left, "rules", "apply", "--this-node", "/run/b.yaml", "--confirm", "600")
         if is_pending(machine):
             kept = left
             break

@@ -62,7 +62,7 @@ def away():
     raise ToolError(("nft",), "nft cannot list the table")
 apply.read_table = away
 from agent.cli.main import main
-sys.exit(main(["rules", "apply", "/run/b.yaml", "--cut", "--confirm", "600"]))
+sys.exit(main(["rules", "apply", "--this-node", "/run/b.yaml", "--cut", "--confirm", "600"]))
 """
 
 
@@ -75,7 +75,9 @@ def test_what_cannot_be_cut_is_in_force_all_the_same_and_says_so(machine: Machin
         done.stderr,
     )
     assert machine.read(PAIR_FILE) == B
-    assert machine.run(sys.executable, "-P", "-m", "agent", "rules", "confirm").returncode == 0
+    assert (
+        machine.run(sys.executable, "-P", "-m", "agent", "rules", "confirm", "--this-node").returncode == 0
+    )
 
 
 # what the caller ignores (nohup: SIGHUP) would stay ignored
@@ -90,7 +92,7 @@ def counting(*arguments):
     return real(*arguments)
 connections.{step} = counting
 from agent.__main__ import main
-sys.exit(main(["rules", "apply", "/run/less.yaml", *{options}]))
+sys.exit(main(["rules", "apply", "--this-node", "/run/less.yaml", *{options}]))
 """
 
 
@@ -149,7 +151,8 @@ def test_the_next_command_does_not_wait_until_all_are_counted(
     primary: Machine, options: tuple[str, ...], says: str
 ) -> None:
     """It may put other rules in force, and then what these rules forbid is not ended."""
-    back = """os.spawnl(os.P_WAIT, sys.executable, "python3", "-P", "-m", "agent", "rules", "rollback")"""
+    command = """sys.executable, "python3", "-P", "-m", "agent", "rules", "rollback", "--this-node\""""
+    back = f"os.spawnl(os.P_WAIT, {command})"
     done = primary.run(sys.executable, "-P", "-c", counting(back, *options))
     assert_in_force(primary, A)
     assert (done.returncode, done.stderr) == (1, f"hafw: generation 2 was put in force, but {says}\n")

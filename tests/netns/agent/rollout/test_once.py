@@ -108,11 +108,13 @@ def files_below(directory: str) -> tuple[str, ...]:
 
 def test_an_apply_without_an_agent(machine: Machine) -> None:
     write_pair(machine, "/run/new", "ldap")
-    counts = run_counted(machine, "rules", "apply", "/run/new/hafw.yaml")
+    counts = run_counted(machine, "rules", "apply", "--this-node", "/run/new/hafw.yaml")
     # what is in force is compiled as well: only what differs from it is loaded
     assert_once(counts, compiled=2, opened=files_below("/run/new"))
     write_pair(machine, "/etc/hafw", "imap")
-    assert_once(run_counted(machine, "rules", "apply"), compiled=2, opened=files_below("/etc/hafw"))
+    assert_once(
+        run_counted(machine, "rules", "apply", "--this-node"), compiled=2, opened=files_below("/etc/hafw")
+    )
 
 
 def test_an_apply_and_the_agent_that_loads_it(machine: Machine) -> None:
@@ -127,7 +129,7 @@ def test_an_apply_and_the_agent_that_loads_it(machine: Machine) -> None:
         )
         for directory, port in (("/run/new", "ldap"), ("/etc/hafw", "imap")):
             write_pair(machine, directory, port)
-            counts = run_counted(machine, "rules", "apply", f"{directory}/hafw.yaml")
+            counts = run_counted(machine, "rules", "apply", "--this-node", f"{directory}/hafw.yaml")
             assert_once(counts, compiled=1, opened=files_below(directory))
             counts = take_counts(machine, "/run/by-agent")
             assert_once(counts, compiled=1, opened=files_below("/etc/hafw"))
@@ -139,7 +141,7 @@ def test_whatever_else_reads_a_pair_file(machine: Machine) -> None:
         (("rules", "check"), 1),
         (("rules", "diff"), 2),
         (("rules", "generations"), 0),
-        (("rules", "rollback"), 2),
+        (("rules", "rollback", "--this-node"), 2),
         (("check",), 0),
     ):
         opened = () if "rollback" in arguments else files_below("/etc/hafw")
@@ -148,7 +150,7 @@ def test_whatever_else_reads_a_pair_file(machine: Machine) -> None:
 
 def test_only_the_generations_that_are_asked_for_are_read(machine: Machine) -> None:
     """The one in force is the newest here, and the one before it is enough to go back to."""
-    counts = run_counted(machine, "rules", "rollback")
+    counts = run_counted(machine, "rules", "rollback", "--this-node")
     read = sorted(what.rpartition("/")[2] for what in counts if "/generations/" in what)
     assert read == ["3.json", "4.json"]
 
@@ -166,7 +168,7 @@ def change(event, arguments):
         Path("/etc/hafw/hafw.yaml").write_text(Path("/run/other.yaml").read_text())
 sys.addaudithook(change)
 from agent.__main__ import main
-sys.exit(main(["rules", "apply", "/run/b.yaml"]))
+sys.exit(main(["rules", "apply", "--this-node", "/run/b.yaml"]))
 """
 
 

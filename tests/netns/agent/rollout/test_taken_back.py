@@ -88,7 +88,7 @@ DISK_FULL = FAILING.format(error='OSError(errno.ENOSPC, os.strerror(errno.ENOSPC
 
 
 def test_such_an_error_says_on_what_and_what_helps(machine: Machine) -> None:
-    done = machine.run(sys.executable, "-P", "-c", DISK_FULL, "rules", "apply", "/run/b.yaml")
+    done = machine.run(sys.executable, "-P", "-c", DISK_FULL, "rules", "apply", "--this-node", "/run/b.yaml")
     assert (done.returncode, done.stderr) == (
         1,
         "hafw: the kernel refused a call for /run/hafw/x: No space left on device; "
@@ -105,7 +105,7 @@ def fail(on_disk, new=None):
     os.pipe()
 apply.make_live = fail
 from agent.cli.main import main
-sys.exit(main(["rules", "apply", "/run/b.yaml", "--confirm", "600"]))
+sys.exit(main(["rules", "apply", "--this-node", "/run/b.yaml", "--confirm", "600"]))
 """
 
 
@@ -132,7 +132,7 @@ def fail(on_disk, new=None):
     raise HafwError("the agent is away")
 apply.make_live = fail
 from agent.cli.main import main
-sys.exit(main(["rules", "apply", "/run/b.yaml", "--confirm", "600"]))
+sys.exit(main(["rules", "apply", "--this-node", "/run/b.yaml", "--confirm", "600"]))
 """
 
 

@@ -102,7 +102,7 @@ def take_large_policy(primary: Node) -> None:
         for one in range(RULES)
     ]
     primary.write_text("/run/large.yaml", yaml.safe_dump(tree))
-    primary.run(["/usr/sbin/hafw", "rules", "apply", "/run/large.yaml"], timeout_s=120)
+    primary.run(["/usr/sbin/hafw", "rules", "apply", "--this-node", "/run/large.yaml"], timeout_s=120)
 
 
 def test_a_removal_is_closed_long_before_a_large_policy_is_loaded() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from agent.adapters import control, control_server
+from agent.adapters.control import RELOAD, STATUS
 from agent.errors import HafwError, UnavailableError
 
 
@@ -38,7 +39,7 @@ async def ask(path: Path, question: bytes) -> bytes:
 def test_a_question_is_answered(tmp_path: Path) -> None:
     async def scenario() -> None:
         path = tmp_path / "control.sock"
-        server = await control_server.serve(path, answer)
+        server = await control_server.serve(path, {STATUS: answer})
         assert path.stat().st_mode & 0o777 == 0o600
         assert await asyncio.to_thread(control.ask_status, path) == await answer()
         server.close()
@@ -49,7 +50,7 @@ def test_a_question_is_answered(tmp_path: Path) -> None:
 @pytest.mark.parametrize("question", [b"\n", b"stop\n", b"status now\n", b"STATUS\n", b"\xff\n"])
 def test_no_other_request_is_known(tmp_path: Path, question: bytes) -> None:
     async def scenario() -> None:
-        server = await control_server.serve(tmp_path / "s", answer)
+        server = await control_server.serve(tmp_path / "s", {STATUS: answer})
         found = json.loads(await ask(tmp_path / "s", question))
         assert found == {"error": "unknown request; send one of: status"}
         server.close()
@@ -59,7 +60,7 @@ def test_no_other_request_is_known(tmp_path: Path, question: bytes) -> None:
 
 def test_a_request_that_was_cut_off_is_answered(tmp_path: Path) -> None:
     async def scenario() -> None:
-        server = await control_server.serve(tmp_path / "s", answer)
+        server = await control_server.serve(tmp_path / "s", {STATUS: answer})
         reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
         writer.write(b"status")
         writer.write_eof()
@@ -77,7 +78,7 @@ def test_a_question_that_never_ends_is_not_listened_to(
     monkeypatch.setattr(control_server, "REQUEST_LIMIT_S", 0.1)
 
     async def scenario() -> None:
-        server = await control_server.serve(tmp_path / "s", answer)
+        server = await control_server.serve(tmp_path / "s", {STATUS: answer})
         assert await ask(tmp_path / "s", question) == b""
         assert json.loads(await ask(tmp_path / "s", b"status\n")) == await answer()
         server.close()
@@ -90,7 +91,7 @@ def test_who_does_not_wait_for_the_answer_does_no_harm(tmp_path: Path) -> None:
         return {"schema": 1, "text": "x" * 1_000_000}
 
     async def scenario() -> None:
-        server = await control_server.serve(tmp_path / "s", long_answer)
+        server = await control_server.serve(tmp_path / "s", {STATUS: long_answer})
         for _ in range(20):
             _, writer = await asyncio.open_unix_connection(tmp_path / "s")
             writer.write(b"status\n")
@@ -113,7 +114,7 @@ def unread_errors() -> list[BaseException]:
 
 def test_who_is_gone_before_the_sign_of_life_leaves_no_error_behind(tmp_path: Path) -> None:
     async def scenario() -> None:
-        server = await control_server.serve(tmp_path / "s", answer)
+        server = await control_server.serve(tmp_path / "s", {STATUS: answer})
         gc.collect()  # what tests before have left
         gc.disable()
         for _ in range(20):
@@ -151,7 +152,7 @@ def test_an_answer_that_is_read_in_small_pieces_is_whole(tmp_path: Path) -> None
 
     async def scenario() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-        server = await control_server.serve(tmp_path / "s", long_answer)
+        server = await control_server.serve(tmp_path / "s", {STATUS: long_answer})
         for _ in range(60):
             assert await read_slowly() > 400_000
         await asyncio.sleep(0)
@@ -172,7 +173,7 @@ def test_an_error_of_the_answer_is_never_taken_for_one_of_the_client(
 
     async def scenario() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-        server = await control_server.serve(tmp_path / "s", wrong_answer)
+        server = await control_server.serve(tmp_path / "s", {STATUS: wrong_answer})
         with pytest.raises(UnavailableError, match="ended before it answered"):
             await asyncio.to_thread(control.ask_status, tmp_path / "s")
         server.close()
@@ -185,7 +186,7 @@ def test_those_who_ask_nothing_are_in_nobodys_way(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(control_server, "REQUEST_LIMIT_S", 60)
 
     async def scenario() -> None:
-        server = await control_server.serve(tmp_path / "s", answer)
+        server = await control_server.serve(tmp_path / "s", {STATUS: answer})
         idle = []
         for size in (control_server.MAX_WAITING, control_server.MAX_OPEN + 20 - control_server.MAX_WAITING):
             for _ in range(size):  # they come together, so several are accepted in one turn
@@ -216,7 +217,7 @@ def test_many_who_ask_at_once_get_the_same_answer_and_who_asks_later_a_newer_one
         return {"schema": 1, "number": number}
 
     async def scenario() -> None:
-        server = await control_server.serve(tmp_path / "s", slow_answer)
+        server = await control_server.serve(tmp_path / "s", {STATUS: slow_answer})
         first = asyncio.create_task(ask(tmp_path / "s", b"status\n"))
         await begun.wait()
         later = [asyncio.create_task(ask(tmp_path / "s", b"status\n")) for _ in range(50)]
@@ -237,7 +238,7 @@ def test_who_asks_and_never_reads_is_hung_up_on(tmp_path: Path, monkeypatch: pyt
         return {"schema": 1, "text": "x" * 3_000_000}
 
     async def scenario() -> None:
-        server = await control_server.serve(tmp_path / "s", long_answer)
+        server = await control_server.serve(tmp_path / "s", {STATUS: long_answer})
         with socket.socket(socket.AF_UNIX) as line:
             line.setblocking(False)
             running = asyncio.get_running_loop()
@@ -283,14 +284,14 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     path.write_text("precious")
     with pytest.raises(HafwError, match="is not a socket; remove it"):
-        asyncio.run(control_server.serve(path, answer))
+        asyncio.run(control_server.serve(path, {STATUS: answer}))
     assert path.read_text() == "precious"
 
 
 @pytest.mark.parametrize("name", ["missing/control.sock", "x" * 120])
 def test_a_place_where_no_socket_can_be(tmp_path: Path, name: str) -> None:
     with pytest.raises(HafwError, match="cannot listen for `hafw status` at"):
-        asyncio.run(control_server.serve(tmp_path / name, answer))
+        asyncio.run(control_server.serve(tmp_path / name, {STATUS: answer}))
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.touch(), lambda path: path.mkdir()])
@@ -352,7 +353,7 @@ def test_a_reload_is_asked_for_by_name(tmp_path: Path) -> None:
         return {"schema": 1, "rules": "0123"}
 
     async def scenario() -> None:
-        server = await control_server.serve(tmp_path / "s", answer, reload)
+        server = await control_server.serve(tmp_path / "s", {STATUS: answer, RELOAD: reload})
         assert await asyncio.to_thread(control.ask_reload, tmp_path / "s") == await reload()
         assert await asyncio.to_thread(control.ask_status, tmp_path / "s") == await answer()
         server.close()
@@ -388,7 +389,7 @@ def test_a_status_that_takes_long_is_waited_for(tmp_path: Path, monkeypatch: pyt
         return {"schema": 1}
 
     async def scenario() -> None:
-        server = await control_server.serve(tmp_path / "s", slow)
+        server = await control_server.serve(tmp_path / "s", {STATUS: slow})
         assert await asyncio.to_thread(control.ask_status, tmp_path / "s") == {"schema": 1}
         server.close()
 

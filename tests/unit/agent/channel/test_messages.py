@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.channel.messages import MAX_MESSAGE, Hello, MessageError, PeerMessage, decode, encode
+from agent.core.calls import Ask, Reply
 from agent.core.peer import NodeStatus
 from agent.core.roles import Role
 
@@ -36,7 +37,17 @@ def as_bytes(**fields: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "message", [FULL, NodeStatus(Role.PRIMARY, 0.0, True, 1.0), Hello("fw-1", "G1"), Hello("a", "b", (1, 9))]
+    "message",
+    [
+        FULL,
+        NodeStatus(Role.PRIMARY, 0.0, True, 1.0),
+        Hello("fw-1", "G1"),
+        Hello("a", "b", (1, 9)),
+        Ask("a", 3, 7, bytes(range(256))),
+        Reply("a", 3),
+        Reply("a", 7, b""),
+        Reply("a", 0, busy=True),
+    ],
 )
 def test_what_is_said_is_what_is_heard(message: PeerMessage) -> None:
     assert decode(encode(message)) == message

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Questions of this node to its peer, and the peer's to this one: one of each kind at a time.
+
+What is asked is bytes here; agent/rollout/request.py knows what they mean. The loop waits for nothing of it.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from agent.channel.messages import PeerMessage
+from agent.core.calls import MAX_PARTS, PART_BYTES, Ask, Collector, Reply, split
+from agent.errors import HafwError, UnavailableError
+
+PART_LIMIT_S = 5.0
+ANSWER_LIMIT_S = 120.0
+"""Loading the largest policy takes ten seconds."""
+PAUSE_S = 0.05
+"""Between two parts: the peer takes no more messages in a second than it has to."""
+ASK, REPLY = "ask", "reply"
+
+Carry = Callable[[bytes], Awaitable[bytes]]
+
+
+class PeerCalls:
+    def __init__(
+        self,
+        say: Callable[[str, PeerMessage | None], None],
+        why_unheard: Callable[[], str | None],
+        carry_out: Carry,
+    ) -> None:
+        """`say`: a topic and what is to be said about it from now on. `why_unheard`: None while the peer is.
+        `carry_out`: the answer to a question of the peer."""
+        self._say, self._why_unheard, self._carry_out = say, why_unheard, carry_out
+        self._asking = asyncio.Lock()
+        self._call = ""
+        self._replied = asyncio.Event()
+        self._reply: Reply | None = None
+        self._incoming = Collector()
+        self._working: asyncio.Task[None] | None = None
+
+    async def ask(self, question: bytes) -> bytes:
+        """The answer. Raises UnavailableError when none comes in time, HafwError when it cannot be asked."""
+        if len(question) > MAX_PARTS * PART_BYTES:
+            raise HafwError(f"{len(question)} bytes are too many for a question to the other node")
+        async with self._asking:
+            self._call = uuid.uuid4().hex
+            try:
+                return await self._ask(split(self._call, question))
+            finally:
+                self._call = ""
+                self._say(ASK, None)
+
+    async def _ask(self, parts: tuple[Ask, ...]) -> bytes:
+        for part in parts:
+            self._say(ASK, part)
+            await self._until(partial(_has_taken, part.part + 1), PART_LIMIT_S)
+            await asyncio.sleep(PAUSE_S)
+        reply = await self._until(lambda reply: reply.data is not None, ANSWER_LIMIT_S)
+        assert reply.data is not None
+        return reply.data
+
+    async def _until(self, is_enough: Callable[[Reply], bool], limit_s: float) -> Reply:
+        running = asyncio.get_running_loop()
+        end_s = running.time() + limit_s
+        while True:
+            self._replied.clear()
+            reply = self._reply
+            if reply is not None and reply.call == self._call:
+                if reply.busy:
+                    raise UnavailableError("the other node is at work on another request", "try again")
+                if is_enough(reply):
+                    return reply
+            unheard = self._why_unheard()
+            if unheard is not None:
+                raise UnavailableError(unheard)
+            if running.time() > end_s:
+                raise UnavailableError(f"the other node has not answered within {limit_s:.0f} s")
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._replied.wait()
+            except TimeoutError:
+                continue
+
+    def take(self, message: Ask | Reply) -> None:
+        """What has come from the peer."""
+        if isinstance(message, Reply):
+            self._reply = message
+            self._replied.set()
+            return
+        if self._working is not None and not self._working.done() and message.call != self._incoming.call:
+            self._say(REPLY, Reply(message.call, 0, busy=True))
+            return
+        before = self._incoming.taken, self._incoming.call
+        question = self._incoming.take(message)
+        if question is not None:
+            running = asyncio.get_running_loop()
+            self._working = running.create_task(self._answer(message.call, question))
+            self._working.add_done_callback(_raise_bug)
+        if before != (self._incoming.taken, self._incoming.call):
+            self._say(REPLY, Reply(message.call, self._incoming.taken))
+
+    async def _answer(self, call: str, question: bytes) -> None:
+        taken = self._incoming.taken
+        answer = await self._carry_out(question)
+        self._say(REPLY, Reply(call, taken, answer))
+
+    def close(self) -> None:
+        """What was begun for the peer is done by a process of its own, which ends by itself."""
+        if self._working is not None:
+            self._working.cancel()
+
+
+def _has_taken(parts: int, reply: Reply) -> bool:
+    return reply.taken >= parts
+
+
+def _raise_bug(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "a question of the other node", "exception": task.exception(), "task": task}
+        )

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the other node has asked for, carried out on this one: `hafw rules serve`, a process for one request.
+
+It is started for the agent, which has handed over what came by the channel, and does what an administrator
+would do here with `hafw rules`. The agent itself may do none of that.
+"""
+
+from pathlib import Path
+
+from agent.adapters.nftables import Nftables
+from agent.core.roles import RuleSet
+from agent.errors import HafwError
+from agent.paths import Paths
+from agent.rollout.active import OnDisk, check
+from agent.rollout.apply import Order, apply, confirm, refusal_of, roll_back
+from agent.rollout.forbidden import cut_forbidden
+from agent.rollout.generations import Generations, same_files
+from agent.rollout.request import Request, RulesAnswer, RulesVerb, pack_answer, unpack_request
+from agent.rollout.staged import staged
+
+
+def answer_request(paths: Paths, data: bytes) -> bytes:
+    """An answer for every request, also for one that is none."""
+    try:
+        return pack_answer(_carry_out(paths, unpack_request(data)))
+    except HafwError as error:
+        return pack_answer(RulesAnswer(error=str(error)[:2000]))
+
+
+def _carry_out(paths: Paths, request: Request) -> RulesAnswer:
+    match request.verb:
+        case RulesVerb.CHECK:
+            with staged(paths, request.files) as place:
+                return _check(paths, place)
+        case RulesVerb.APPLY:
+            with staged(paths, request.files) as place:
+                order = Order(request.confirm_s, number=request.number, who=request.who, why=request.why)
+                applied = apply(paths, place, order)
+            waits = applied.pending.number if applied.pending is not None else None
+            number = applied.generation.number
+            return RulesAnswer(newest=number, same=True, waits=waits, rules=applied.generation.rules)
+        case RulesVerb.CONFIRM | RulesVerb.BACK:
+            return _end_waiting(paths, request)
+        case RulesVerb.CUT:
+            return RulesAnswer(ended=cut_forbidden(OnDisk(paths)))
+
+
+def _check(paths: Paths, place: Path) -> RulesAnswer:
+    on_disk = OnDisk(paths)
+    new = check(on_disk.read(place))
+    Nftables(new.table).check(RuleSet.BACKUP)
+    newest, pending, in_force = on_disk.generations.newest(), on_disk.generations.pending(), None
+    refusal = refusal_of(on_disk, new.pair)
+    if refusal is None and newest is not None and same_files(newest.files, new.files):
+        in_force = on_disk.find_in_force()
+    return RulesAnswer(
+        refusal,
+        newest.number if newest is not None else 0,
+        newest is not None and in_force == newest,
+        pending.number if pending is not None else None,
+        new.rules,
+    )
+
+
+def _end_waiting(paths: Paths, request: Request) -> RulesAnswer:
+    """Asked twice it is done once: the answer to the first one may have been lost."""
+    pending = Generations(paths.state_dir).pending()
+    if pending is None or pending.number != request.number:
+        return RulesAnswer(waits=None)
+    if request.verb is RulesVerb.CONFIRM:
+        return RulesAnswer(waits=confirm(paths).number)
+    roll_back(paths, None, Order(who=request.who, why=request.why))
+    return RulesAnswer(waits=pending.number)

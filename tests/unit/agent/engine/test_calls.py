@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Questions between two agents, without the channel between them."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from agent.channel.messages import PeerMessage, decode, encode
+from agent.core.calls import PART_BYTES, Ask, Reply
+from agent.engine.calls import PeerCalls
+from agent.errors import HafwError, UnavailableError
+
+PATHS = 3
+
+
+async def echo(question: bytes) -> bytes:
+    return b"you said: " + question[-20:]
+
+
+class Pair:
+    """What one says by every path, the other hears."""
+
+    def __init__(self, carry_out: Callable[..., object] = echo) -> None:
+        self.unheard: str | None = None
+        self.said: list[PeerMessage | None] = []
+        self.one = PeerCalls(self._to_two, lambda: self.unheard, echo)
+        self.two = PeerCalls(self._to_one, lambda: None, carry_out)  # type: ignore[arg-type]
+
+    def _to_two(self, _topic: str, message: PeerMessage | None) -> None:
+        self.said.append(message)
+        self._hand_over(message, self.two)
+
+    def _to_one(self, _topic: str, message: PeerMessage | None) -> None:
+        self._hand_over(message, self.one)
+
+    def _hand_over(self, message: PeerMessage | None, to: PeerCalls) -> None:
+        if message is None or self.unheard is not None:
+            return
+        for _ in range(PATHS):
+            heard = decode(encode(message))
+            assert isinstance(heard, Ask | Reply)
+            asyncio.get_running_loop().call_soon(to.take, heard)
+
+
+@pytest.mark.parametrize("size", [0, 1, PART_BYTES, 5 * PART_BYTES + 1])
+def test_a_question_is_answered(size: int) -> None:
+    async def scenario() -> None:
+        pair = Pair()
+        question = bytes(size)
+        assert await pair.one.ask(question) == await echo(question)
+        assert pair.said[-1] is None  # a connection that is made again does not ask again
+        assert await pair.one.ask(b"another") == b"you said: another"
+
+    asyncio.run(scenario())
+
+
+def test_it_is_carried_out_once() -> None:
+    asked: list[bytes] = []
+
+    async def note(question: bytes) -> bytes:
+        asked.append(question)
+        await asyncio.sleep(0.05)
+        return b"done"
+
+    async def scenario() -> None:
+        await Pair(note).one.ask(b"please")
+
+    asyncio.run(scenario())
+    assert asked == [b"please"]
+
+
+def test_a_peer_that_falls_silent_in_the_middle() -> None:
+    async def scenario() -> None:
+        pair = Pair(lambda _: asyncio.sleep(30))
+        asking = asyncio.create_task(pair.one.ask(b"please"))
+        await asyncio.sleep(0.05)
+        pair.unheard = "the agent of fw-2 is not heard"
+        with pytest.raises(UnavailableError, match="fw-2 is not heard"):
+            await asking
+        pair.two.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_second_asker_learns_that_the_first_is_served() -> None:
+    async def scenario() -> None:
+        pair = Pair(lambda _: asyncio.sleep(30))
+        first = asyncio.create_task(pair.one.ask(b"please"))
+        await asyncio.sleep(0.05)
+        pair.two.take(Ask("of another run of the agent", 0, 1, b"please"))
+        await asyncio.sleep(0.05)
+        assert not first.done()
+        first.cancel()
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError, match="at work on another request"):
+            await pair.one.ask(b"again")
+        pair.two.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_question_of_any_length_is_none() -> None:
+    with pytest.raises(HafwError, match="too many"):
+        asyncio.run(ask_alone(bytes(300 * PART_BYTES)))
+
+
+async def ask_alone(question: bytes) -> bytes:
+    return await Pair().one.ask(question)
