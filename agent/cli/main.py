@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import __version__
 from agent.arguments import parse_path, refuse_early_options
-from agent.cli import pair_key, rules
+from agent.cli import pair_key, rules, sets
 from agent.core.roles import Role
 from agent.errors import ConfigError, HafwError
 from agent.paths import Paths
@@ -128,6 +128,13 @@ def make_parser() -> argparse.ArgumentParser:
             "pair",
             help="make the key by which the nodes know each other, or take it",
             description="Make the key by which the nodes know each other, or take it.",
+        )
+    )
+    sets.add_verbs(
+        commands.add_parser(
+            "set",
+            help="list and change the dynamic sets of the policy",
+            description="List and change the dynamic sets of the policy.",
         )
     )
     _add_looks(add)

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
+from ipaddress import ip_address
 
 from agent.config.files import MAX_ALL_BYTES, MAX_FILES, NAME, Files
 from agent.errors import HafwError
@@ -18,6 +19,7 @@ from agent.rollout.generations import LAST_NUMBER
 MAX_REQUEST = 2 * MAX_ALL_BYTES + (64 << 10)
 """Unpacked; JSON makes two bytes of a quote."""
 LONGEST_CONFIRM_S = 86_400
+MAX_ELEMENTS = 1000
 _MAX_TEXT = 4096
 
 
@@ -35,6 +37,9 @@ class RulesVerb(Enum):
     """Generation `number` goes, if it waits for its confirmation."""
     CUT = "cut"
     """End the connections that the rules in force do not allow."""
+    ADD = "add"
+    """`elements` to the dynamic set `set_name`."""
+    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class Request:
     files: Files = ()
     confirm_s: int | None = None
     why: str = "apply"
+    set_name: str = ""
+    elements: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,8 @@ def unpack_request(data: bytes) -> Request:
         _files(found.get("files", [])),
         None if confirm_s is None else _number(found, "confirm_s", LONGEST_CONFIRM_S),
         _text(found, "why"),
+        _text(found, "set_name") if "set_name" in found else "",
+        _elements(found.get("elements", [])),
     )
 
 
@@ -136,6 +145,16 @@ def _number(found: Mapping[str, object], key: str, highest: int) -> int:
     if type(value) is not int or not 0 <= value <= highest:
         raise RequestError(f"`{key}` of what the other node sent is not a number up to {highest}")
     return value
+
+
+def _elements(found: object) -> tuple[str, ...]:
+    """Addresses, as they are written."""
+    if not isinstance(found, list) or len(found) > MAX_ELEMENTS:
+        raise RequestError("`elements` of what the other node sent is not a list of addresses")
+    try:
+        return tuple(str(ip_address(one)) for one in found if isinstance(one, str))
+    except ValueError as error:
+        raise RequestError(f"`elements` of what the other node sent: {error}") from error
 
 
 def _files(found: object) -> Files:

@@ -5,6 +5,7 @@ It is started for the agent, which has handed over what came by the channel, and
 would do here with `hafw rules`. The agent itself may do none of that.
 """
 
+from ipaddress import ip_address
 from pathlib import Path
 
 from agent.adapters.nftables import Nftables
@@ -16,6 +17,7 @@ from agent.rollout.apply import Order, apply, confirm, refusal_of, roll_back
 from agent.rollout.forbidden import cut_forbidden
 from agent.rollout.generations import Generations, same_files
 from agent.rollout.request import Request, RulesAnswer, RulesVerb, pack_answer, unpack_request
+from agent.rollout.sets import DOING
 from agent.rollout.staged import staged
 
 
@@ -43,6 +45,9 @@ def _carry_out(paths: Paths, request: Request) -> RulesAnswer:
             return _end_waiting(paths, request)
         case RulesVerb.CUT:
             return RulesAnswer(ended=cut_forbidden(OnDisk(paths)))
+        case RulesVerb.ADD | RulesVerb.DELETE:
+            DOING[request.verb](request.set_name, tuple(map(ip_address, request.elements)))
+            return RulesAnswer()
 
 
 def _check(paths: Paths, place: Path) -> RulesAnswer:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -192,6 +193,37 @@ def test_a_confirmation_is_for_both_or_for_neither(lab: Lab) -> None:
     assert not waits(peer)
     (after,) = digests(lab)
     assert after != before
+
+
+def test_elements_of_a_dynamic_set_are_on_both(lab: Lab) -> None:
+    node, peer = (lab.node(name) for name in lab.firewalls)
+    node.write_text(
+        NEW, changed(lab) + "sets: {blocked: {dynamic: true, timeout: 600s}, lasting: {dynamic: true}}\n"
+    )
+    hafw(node, "apply", NEW)
+    both = ["192.0.2.1", "2001:db8::1"]
+    assert f"here and on {peer.name}" in change(node, "add", "blocked", *both).stdout
+    assert (elements(node, "blocked"), elements(peer, "blocked")) == (both, both)
+    change(peer, "add", "blocked", "192.0.2.1", "192.0.2.2")  # one of them is there already
+    change(peer, "del", "blocked", "2001:db8::1")
+    assert elements(node, "blocked") == elements(peer, "blocked") == ["192.0.2.1", "192.0.2.2"]
+    assert elements(node, "lasting") == []
+    for wrong in (("del", "blocked", "192.0.2.9"), ("add", "blokced", "192.0.2.9")):
+        done = change(node, *wrong)
+        assert done.returncode == 1
+        assert "hafw: " in done.stderr
+    assert change(node, "add", "blocked", "192.0.2.0/24").returncode == 2
+    assert elements(node, "blocked") == elements(peer, "blocked") == ["192.0.2.1", "192.0.2.2"]
+
+
+def change(node: Node, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return node.run(["/usr/sbin/hafw", "set", *arguments], timeout_s=60, check=False)
+
+
+def elements(node: Node, name: str) -> list[str]:
+    found = json.loads(change(node, "list", name, "--json").stdout)["sets"][name]
+    assert all(one["expires_s"] is None or 0 < one["expires_s"] <= 600 for one in found)
+    return sorted(one["element"] for one in found)
 
 
 def test_a_peer_that_is_not_heard_is_left_as_it_is_only_by_wish(lab: Lab) -> None:

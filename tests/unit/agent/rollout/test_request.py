@@ -31,7 +31,11 @@ def packed(**fields: object) -> bytes:
 
 @pytest.mark.parametrize(
     "request_",
-    [Request(RulesVerb.APPLY, "root", 3, FILES, 60, "x"), *(Request(verb, "root") for verb in RulesVerb)],
+    [
+        Request(RulesVerb.APPLY, "root", 3, FILES, 60, "x"),
+        Request(RulesVerb.ADD, "root", set_name="blocked", elements=("192.0.2.1", "2001:db8::1")),
+        *(Request(verb, "root") for verb in RulesVerb),
+    ],
 )
 def test_a_request_arrives(request_: Request) -> None:
     assert unpack_request(pack_request(request_)) == request_
@@ -58,6 +62,10 @@ def test_what_a_later_version_adds_is_skipped() -> None:
         ({"number": 10**12}, "`number`"),
         ({"confirm_s": 86_401}, "`confirm_s`"),
         ({"confirm_s": 1.5}, "`confirm_s`"),
+        ({"elements": "x"}, "`elements`"),
+        ({"elements": ["; flush ruleset"]}, "`elements`"),
+        ({"elements": ["192.168.0.1"] * 1001}, "`elements`"),
+        ({"set_name": 7}, "`set_name`"),
         ({"files": "x"}, "`files`"),
         ({"files": [["a"]]}, "`files`"),
         ({"files": [["a", 7]]}, "`files`"),

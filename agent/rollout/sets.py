@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Elements of dynamic sets, added and deleted on both nodes. They are in no file, so in no generation."""
+
+from collections.abc import Sequence
+
+from agent.adapters.dynamic_sets import add_elements, delete_elements
+from agent.errors import HafwError
+from agent.model.pair import IPAddress
+from agent.rollout.peer_node import PeerNode
+from agent.rollout.request import Request, RulesVerb
+
+DOING = {RulesVerb.ADD: add_elements, RulesVerb.DELETE: delete_elements}
+
+
+def change_on_both(verb: RulesVerb, name: str, addresses: Sequence[IPAddress], peer: PeerNode) -> None:
+    """Here first: what is wrong with them is found before the other node is asked. Raises HafwError; where
+    this node has been changed and the other one not, its message says so."""
+    DOING[verb](name, addresses)
+    try:
+        answer = peer.ask(Request(verb, peer.who, set_name=name, elements=tuple(map(str, addresses))))
+    except HafwError as error:
+        raise HafwError(
+            f"this node was changed, but {peer.name} not: {error.message}", error.hint
+        ) from error
+    if answer.error is not None:
+        raise HafwError(f"this node was changed, but {peer.name} not: {answer.error}")
