@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The requests that a command sends to the resident agent: one line in, one JSON object out.
 
-`status` changes nothing. `reload` is a SIGHUP with an answer: the agent takes the pair file that is on the
-disk. `ask` hands a question to the other node, which lies in a file. Mode 0600, so root alone may ask. How
-the agent answers is in control_server.py, apart, so that a command that only asks need not load asyncio.
+`status` and `facts` change nothing. `reload` is a SIGHUP with an answer: the agent takes the pair file that
+is on the disk. `ask` hands a question to the other node, which lies in a file. Mode 0600, so root alone may
+ask. How the agent answers is in control_server.py, apart, so that a command that only asks need not load
+asyncio.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 from agent.errors import HafwError, UnavailableError
 
-STATUS, RELOAD = b"status\n", b"reload\n"
+STATUS, RELOAD, FACTS = b"status\n", b"reload\n", b"facts\n"
 PEER = b"peer\n"
 """Which node is the other one, and whether it can be asked."""
 ASK_PEER = b"ask "
@@ -48,6 +49,11 @@ def ask_peer_name(path: Path) -> dict[str, Any]:
 def ask_peer(path: Path, number: str) -> dict[str, Any]:
     """Its `answer`, or in `error` why there is none. Raises as ask_status()."""
     return _ask(path, ASK_PEER + number.encode() + b"\n", PEER_LIMIT_S)
+
+
+def ask_facts(path: Path) -> dict[str, Any]:
+    """What `hafw check --pair` compares. Raises as ask_status()."""
+    return _ask(path, FACTS, ANSWER_LIMIT_S)
 
 
 def _connect(line: socket.socket, path: Path, limit_s: float) -> None:

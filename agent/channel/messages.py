@@ -13,9 +13,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import fields as fields_of_class
 from typing import cast
 
 from agent.core.calls import MAX_PARTS, PART_BYTES, Ask, Reply
+from agent.core.facts import Misfit, NodeFacts
 from agent.core.peer import NodeStatus
 from agent.core.roles import Role
 from agent.errors import HafwError
@@ -25,6 +27,7 @@ MAX_MESSAGE = 64 * 1024
 LENGTH_BYTES = 4
 _MAX_TEXT = 256
 _MAX_ITEMS = 64
+_MAX_SENTENCE = 512
 _MAX_NUMBER = 1e15
 
 
@@ -42,7 +45,7 @@ class Hello:
     protocols: tuple[int, int] = (PROTOCOL, PROTOCOL)
 
 
-PeerMessage = Hello | NodeStatus | Ask | Reply
+PeerMessage = Hello | NodeStatus | NodeFacts | Ask | Reply
 
 
 def encode(message: PeerMessage) -> bytes:
@@ -80,6 +83,8 @@ def decode(data: bytes) -> PeerMessage | None:
         case "reply":
             answer = fields.data("data", PART_BYTES) if fields.has("data") else None
             return Reply(fields.text("call"), fields.part("taken"), answer, fields.flag("busy") is True)
+        case "facts":
+            return _read_facts(fields)
         case _:
             return None
 
@@ -130,6 +135,18 @@ def _fields(message: PeerMessage) -> dict[str, object]:
                 "data": data,
                 "busy": message.busy,
             }
+        case NodeFacts():
+            return {
+                "kind": "facts",
+                "equal": {
+                    _cut(name, _MAX_TEXT): _cut(text, _MAX_TEXT) for name, text in message.equal.items()
+                },
+                "misfits": [
+                    [_cut(part, _MAX_SENTENCE) for part in (one.what, one.text, one.command)]
+                    for one in message.misfits
+                ],
+                "more": message.more,
+            }
 
 
 def _read_status(fields: "_Fields") -> NodeStatus:
@@ -149,6 +166,17 @@ def _read_status(fields: "_Fields") -> NodeStatus:
         heard=fields.texts("heard"),
         ceased_s=fields.perhaps("ceased_s"),
     )
+
+
+def _read_facts(fields: "_Fields") -> NodeFacts:
+    misfits = tuple(Misfit(*row) for row in fields.rows("misfits", len(fields_of_class(Misfit))))
+    return NodeFacts(fields.names("equal"), misfits, fields.count("more") or 0)
+
+
+def _cut(text: str, longest: int) -> str:
+    """Printable ASCII, which no encoding makes longer."""
+    plain = text.encode("ascii", "backslashreplace").decode()
+    return "".join(one if one.isprintable() else "?" for one in plain)[:longest]
 
 
 def _role_of(name: str) -> Role:
@@ -215,6 +243,15 @@ class _Fields:
             raise MessageError(f"`{key}` of a message is not a short list")
         return tuple(_text(key, one) for one in found)
 
+    def rows(self, key: str, width: int) -> tuple[tuple[str, ...], ...]:
+        """A list of lists of `width` sentences."""
+        found = self._get(key, [])
+        if not isinstance(found, list) or len(found) > _MAX_ITEMS:
+            raise MessageError(f"`{key}` of a message is not a short list")
+        if not all(isinstance(row, list) and len(row) == width for row in found):
+            raise MessageError(f"`{key}` of a message is not a list of {width} texts each")
+        return tuple(tuple(_text(key, one, _MAX_SENTENCE) for one in row) for row in found)
+
     def counts(self, key: str) -> dict[str, int]:
         return {_text(key, name): _count(key, one) for name, one in self._items(key)}
 
@@ -235,9 +272,9 @@ class _Fields:
         return found
 
 
-def _text(key: str, found: object) -> str:
+def _text(key: str, found: object, longest: int = _MAX_TEXT) -> str:
     """It is printed, and recorded."""
-    if not isinstance(found, str) or len(found) > _MAX_TEXT or not found.isprintable():
+    if not isinstance(found, str) or len(found) > longest or not found.isprintable():
         raise MessageError(f"`{key}` of a message is not a short text")
     return found
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   hafw check hafw.yaml                           is the pair file good?
+  hafw check --pair                              do both nodes agree, and run what it wants?
   hafw render keepalived hafw.yaml --node fw-1   what keepalived needs
   hafw setup --dry-run                           what would be written on this node
   hafw plan backup primary                       what a takeover would do here
@@ -144,9 +145,15 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_files(add: _Add) -> None:
     command = add("check", run_check, "report every problem in a pair file, or in the kernel")
     _add_file_argument(command)
-    command.add_argument(
+    asked = command.add_mutually_exclusive_group()
+    asked.add_argument(
         "--kernel", action="store_true", help="test whether FTP and SIP survive a failover here"
     )
+    asked.add_argument(
+        "--pair", action="store_true", help="compare both nodes, and what they run with the pair file"
+    )
+    command.add_argument("--json", action="store_true", help="for programs, with --pair")
+    command.set_defaults(refuse=command.error)
     command = add("render", run_render, "print what another daemon needs, made from the pair file")
     command.add_argument("what", choices=tuple(what.value for what in Rendered))
     _add_file_argument(command)
@@ -256,6 +263,14 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.config import loader
     from agent.rules.unreached import find_warnings
 
+    if arguments.pair:
+        from agent.cli import check_pair
+
+        if arguments.file is not None:
+            arguments.refuse("--pair is about the installed pair file; leave FILE out")
+        return check_pair.run(paths, _find_node, as_json=arguments.json)
+    if arguments.json:
+        arguments.refuse("--json goes with --pair; add that, or leave it out")
     if arguments.file is not None or not arguments.kernel:
         file = arguments.file or paths.pair_file
         pair = loader.load(file)

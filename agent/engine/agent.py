@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from agent.adapters import atomic_file, control_server, memory, process, rules_service, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
-from agent.adapters.control import ASK_PEER, PEER, RELOAD, STATUS
+from agent.adapters.control import ASK_PEER, FACTS, PEER, RELOAD, STATUS
 from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
@@ -36,6 +36,7 @@ from agent.engine.calls import PeerCalls
 from agent.engine.commit_mark import CommitMark
 from agent.engine.drift import DriftCheck
 from agent.engine.executor import Executor
+from agent.engine.facts import FactsWatch
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.engine.own_status import OwnStatus
@@ -58,6 +59,7 @@ from agent.rollout.active import Checked, OnDisk, Taken
 from agent.rollout.generations import Generations
 from agent.rollout.peer_node import request_file
 from agent.rollout.request import RulesAnswer, pack_answer
+from agent.setup.node_facts import FactsReader
 
 LOCK_WAIT_S = 15.0
 SETTLE_LIMIT_S = 60.0
@@ -114,6 +116,7 @@ class Agent:
         )
         self.calls = PeerCalls(self.peer.say, self.peer.why_unheard, self._carry_out)
         self.peer.on_call = self.calls.take
+        self.facts = FactsWatch(FactsReader(node, paths), self.own, self.peer, self._beside)
 
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
@@ -150,7 +153,12 @@ class Agent:
         reload_asked = asyncio.Event()
         # before another process can see that the agent runs: until then the signal would end it
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_asked.set)
-        answers = {STATUS: self._status, RELOAD: self._answer_reload, PEER: self._name_peer}
+        answers = {
+            STATUS: self._status,
+            RELOAD: self._answer_reload,
+            FACTS: self.facts.answer,
+            PEER: self._name_peer,
+        }
         with_word = {ASK_PEER: self._ask_peer}
         server = await control_server.serve(self.paths.control_socket, answers, with_word)
         try:
@@ -159,6 +167,7 @@ class Agent:
             group.create_task(self.sensors.run())
             group.create_task(self.peer.run())
             group.create_task(self.versions.run())
+            group.create_task(self.facts.run(lambda: self.pair))
             self.begin()
             working = group.create_task(self.loop.run())
             group.create_task(self._reload_when(reload_asked))

@@ -28,6 +28,7 @@ from agent.channel.messages import MessageError, PeerMessage, decode, encode
 from agent.core.calls import Ask, Reply
 from agent.core.conditions import Condition, Finding
 from agent.core.events import SplitEnded
+from agent.core.facts import NodeFacts
 from agent.core.peer import (
     SILENT_S,
     TOLD_S,
@@ -47,7 +48,7 @@ AGAIN_S = 1.0
 FIRST_WORD_S = 2.5
 """An attempt to connect that hangs, and the pause after it."""
 MAX_PATHS = 3
-STATUS = "status"
+STATUS, FACTS = "status", "facts"
 MAX_KEY_FILE = 16 * 1024
 MASTER_DOWN_ADVERTS = 4.0
 
@@ -79,6 +80,8 @@ class PeerWatch:
         self._usable_s = -SILENT_S
         self._differing = Differing()
         self._split_told_s = 0.0
+        self._own_facts: NodeFacts | None = None
+        self._facts: NodeFacts | None = None
         self.heard = self._listen_again()
         self.on_call: Callable[[Ask | Reply], None] = lambda _: None
         """What belongs to a question of one node to the other."""
@@ -95,6 +98,16 @@ class PeerWatch:
         if self.heard.status is None or self.heard.is_silent(time.monotonic()):
             return f"the agent of {self._peer} is not heard"
         return None
+
+    def tell_facts(self, facts: NodeFacts) -> None:
+        """To the peer, now and each time that it is there again."""
+        self._own_facts = facts
+        self.say(FACTS, facts)
+
+    @property
+    def facts(self) -> NodeFacts | None:
+        """Of the peer; None unless it is heard."""
+        return None if self.heard.is_silent(time.monotonic()) else self._facts
 
     def take(self, pair: Pair) -> None:
         """Of a reload."""
@@ -161,7 +174,10 @@ class PeerWatch:
         paths, port = tuple(find_paths(self._pair, self._node)), self._pair.sync.channel_port
         settings = ChannelSettings(self._node, self._peer, self._pair.name, key, port, paths)
         self._socket.send(pack(settings))
+        if self._own_facts is not None:
+            self.say(FACTS, self._own_facts)
         self._usable_s = time.monotonic()
+        self._facts = None
         self.heard = self._listen_again()
 
     def _listen_again(self) -> Heard:
@@ -194,6 +210,8 @@ class PeerWatch:
                 self.heard = Heard(paths, message, now_s, min(self.heard.since_s, now_s))
             case HeardFrom() if isinstance(message, Ask | Reply):
                 self.on_call(message)
+            case HeardFrom() if isinstance(message, NodeFacts) and one.interface in self.heard.paths:
+                self._facts = message
             case PeerRefused() if one.interface in self.heard.paths:
                 self._refuse(f"a connection of {one.interface} as the other node: {one.reason}")
             case Usable():

@@ -42,6 +42,27 @@ class InstalledFiles:
             self._judged = pair, contents
         return self._found
 
+    def find_unfit(self, pair: Pair) -> Iterator[tuple[str, str]]:
+        """Every finding, not only the first one of a file made by hand, each with the command that repairs
+        it. Raises as find_outdated()."""
+        for file in plan_setup(pair, self._node, self._paths):
+            there = read_file(file.path)
+            if there and not is_made_by_hafw(there):
+                name, command = file.path.name, f"hafw setup --replace {file.path.name}"
+                for one in self._unfit_in(file, there.decode(errors="replace")):
+                    yield f"{name} is not suitable for a pair with the agent: {one}", command
+            else:
+                for text in self._judge(pair, file, there):
+                    yield text, "hafw setup"
+
+    def _unfit_in(self, file: PlannedFile, text: str) -> tuple[str, ...]:
+        if file.path not in (self._paths.keepalived_config, self._paths.conntrackd_config):
+            return ()
+        try:
+            return unfit_for_agent(file.path.name, text, file.text, str(self._paths.hook))
+        except NotUnderstoodError:
+            return ()
+
     def _judge(self, pair: Pair, file: PlannedFile, there: bytes | None) -> Iterator[str]:
         if not there:
             return
@@ -50,8 +71,11 @@ class InstalledFiles:
             difference = _difference(text, file.text)
             if difference and not self._is_unprivileged(pair, file, text):
                 yield f"{file.path} was rendered from another pair file or by another release ({difference})"
-        elif file.path in (self._paths.keepalived_config, self._paths.conntrackd_config):
-            yield from _unfit(file, text, str(self._paths.hook))
+        else:
+            found = self._unfit_in(file, text)
+            if found:
+                more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+                yield f"{file.path} is not suitable for a pair with the agent: {found[0]}{more}"
 
     def _is_unprivileged(self, pair: Pair, file: PlannedFile, there: str) -> bool:
         """Where a daemon has no rights outside of its namespace, its file has less."""
@@ -80,13 +104,3 @@ def _telling(settings: Collection[str]) -> str:
 def _settings(text: str) -> list[str]:
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
-
-
-def _unfit(file: PlannedFile, there: str, hook: str) -> Iterator[str]:
-    try:
-        found = unfit_for_agent(file.path.name, there, file.text, hook)
-    except NotUnderstoodError:
-        return
-    if found:
-        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        yield f"{file.path} is not suitable for a pair with the agent: {found[0]}{more}"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.channel.messages import MAX_MESSAGE, Hello, MessageError, PeerMessage, decode, encode
 from agent.core.calls import Ask, Reply
+from agent.core.facts import Misfit, NodeFacts
 from agent.core.peer import NodeStatus
 from agent.core.roles import Role
 
@@ -31,6 +32,10 @@ FULL = NodeStatus(
 )
 LEAST = {"kind": "status", "role": "primary", "role_s": 0, "clock_s": 1}
 
+FACTS = NodeFacts(
+    {"net/netfilter/nf_conntrack_max": "262144"}, (Misfit("rules", "a sentence", "hafw rules apply"),), 2
+)
+
 
 def as_bytes(**fields: Any) -> bytes:
     return json.dumps({**LEAST, **fields}).encode()
@@ -40,6 +45,8 @@ def as_bytes(**fields: Any) -> bytes:
     "message",
     [
         FULL,
+        FACTS,
+        NodeFacts({}),
         NodeStatus(Role.PRIMARY, 0.0, True, 1.0),
         Hello("fw-1", "G1"),
         Hello("a", "b", (1, 9)),
@@ -93,11 +100,30 @@ def test_what_a_later_version_adds_is_skipped() -> None:
         as_bytes(versions={"hafw": 1}),
         as_bytes(generation=10**40),
         as_bytes(rules="one\ntwo"),
+        as_bytes(kind="facts", equal=[]),
+        as_bytes(kind="facts", misfits=[["a", "b"]]),
+        as_bytes(kind="facts", misfits=[["a", "b", 7]]),
+        as_bytes(kind="facts", misfits=[["a", "b", "c" * 513]]),
+        as_bytes(kind="facts", misfits=[["a", "b", "\x1b"]]),
+        as_bytes(kind="facts", misfits=[["a", "b", "c"]] * 65),
+        as_bytes(kind="facts", more=-1),
     ],
 )
 def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises(MessageError):
         decode(data)
+
+
+def test_facts_are_cut_to_what_a_message_may_have() -> None:
+    """They name files and settings, which may have any name."""
+    long = NodeFacts({"\x1b": "\u00fc" * 999}, (Misfit("\n", "\U0001f525" * 999, "x" * 999),) * 20)
+    data = encode(long)
+    assert len(data) <= MAX_MESSAGE
+    found = decode(data)
+    assert isinstance(found, NodeFacts)
+    assert len(found.misfits) == 20
+    assert found.misfits[0].what == "?"
+    assert found.misfits[0].text.startswith("\\U0001f525")
 
 
 def test_a_message_that_would_be_too_long_is_not_sent() -> None:
