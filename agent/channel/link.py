@@ -28,6 +28,7 @@ _FREEBIND = {socket.AF_INET: (socket.SOL_IP, 15), socket.AF_INET6: (socket.IPPRO
 _UNACKNOWLEDGED_MS = 2000
 ENDED = (OSError, TimeoutError, EOFError)
 """How a connection ends."""
+UNPROVED = "it did not show who it is"
 
 Report = Callable[[HeardFrom | PeerRefused], None]
 
@@ -103,31 +104,38 @@ class PeerLink:
                     self._refuse(path, f"a connection from {address[0]}, not {path.peer}")
                     line.close()
                     continue
-                served.add(group.create_task(self._serve(path, line, served)))
+                if not served.add(group.create_task(self._serve(path, line, served))):
+                    self._refuse(path, UNPROVED)
 
     async def _serve(self, path: Path, line: socket.socket, served: "Served") -> None:
+        proved = False
         try:
             async with asyncio.timeout(HELLO_LIMIT_S):
                 reader, writer = await _secure(line, self._serving, server=True)
             async with greeted(reader, writer, self._who) as session:
                 served.prove()
+                proved = True
                 while True:
                     message = await session.receive()
                     if message is not None and not isinstance(message, Hello):
                         self._report(HeardFrom(path.interface, encode(message)))
         except (*ENDED, HafwError) as error:
-            self._tell_why(path, error)
+            if not self._tell_why(path, error) and not proved:
+                self._refuse(path, UNPROVED)
         finally:
             line.close()
 
-    def _tell_why(self, path: Path, error: Exception) -> None:
-        """A connection that comes to its end is no news; who is not the peer is."""
+    def _tell_why(self, path: Path, error: Exception) -> bool:
+        """A connection that comes to its end is no news; who is not the peer is. Whether that was it."""
         if isinstance(error, HafwError):
             self._refuse(path, error.message)
         elif isinstance(error, ssl.SSLCertVerificationError):
             self._refuse(path, "it has another key: on one of the nodes, hafw pair join the other one's")
         elif isinstance(error, ssl.SSLError):
             self._refuse(path, f"no TLS as the pair speaks it ({error.reason or error.strerror})")
+        else:
+            return False
+        return True
 
     def _refuse(self, path: Path, reason: str) -> None:
         self._report(PeerRefused(path.interface, reason))
@@ -140,13 +148,16 @@ class Served:
         self._proved: asyncio.Task[None] | None = None
         self._waiting: dict[asyncio.Task[None], None] = {}
 
-    def add(self, task: "asyncio.Task[None]") -> None:
+    def add(self, task: "asyncio.Task[None]") -> bool:
+        """False when the oldest that waits is closed for it."""
         self._waiting[task] = None
         task.add_done_callback(lambda done: self._waiting.pop(done, None))
         if len(self._waiting) > MAX_WAITING:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]
             oldest.cancel()
+            return False
+        return True
 
     def prove(self) -> None:
         """The running task has: it takes the place of the one before."""

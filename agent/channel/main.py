@@ -37,7 +37,9 @@ from agent.paths import Paths
 NOBODY = "nobody"
 FIRST_DESCRIPTOR = 3
 MAX_AGENTS_WAITING = 4
-REFUSED_PAUSE_S = 0.5
+REFUSED_AT_ONCE = 6
+"""By three paths, of what came and of what was called."""
+REFUSED_PER_SECOND = 2
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -132,18 +134,25 @@ class AgentEnd:
 
     def __init__(self, line: socket.socket) -> None:
         self._line = line
-        self._refused_s = -REFUSED_PAUSE_S
+        self._refused_s = asyncio.get_running_loop().time()
+        self._spared = float(REFUSED_AT_ONCE)
 
     def report(self, one: Datagram) -> None:
         """An agent that does not read misses it: what is told next says more. Nobody can keep the peer's
         words from it by being refused often."""
-        if isinstance(one, PeerRefused):
-            now_s = asyncio.get_running_loop().time()
-            if now_s - self._refused_s < REFUSED_PAUSE_S:
-                return
-            self._refused_s = now_s
+        if isinstance(one, PeerRefused) and not self._spare():
+            return
         with contextlib.suppress(OSError):
             self._line.send(pack(one))
+
+    def _spare(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        more = (now_s - self._refused_s) * REFUSED_PER_SECOND
+        self._refused_s, self._spared = now_s, min(self._spared + more, REFUSED_AT_ONCE)
+        if self._spared < 1:
+            return False
+        self._spared -= 1
+        return True
 
     async def work(self) -> None:
         """Until the agent ends: EOFError. HafwError for settings that cannot be used."""

@@ -70,7 +70,10 @@ class Session:
             length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
             if not 0 < length <= MAX_MESSAGE:
                 raise NotThePeerError(f"it announces a message of {length} bytes")
-            data = await self._reader.readexactly(length)
+            try:
+                data = await self._reader.readexactly(length)
+            except asyncio.IncompleteReadError as error:
+                raise NotThePeerError("a message of it ends in the middle") from error
         self._count()
         return decode(data)
 

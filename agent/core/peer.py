@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from agent.core.conditions import Condition, Finding
 from agent.core.roles import Role
 
-TOLD_S = 0.4
+TOLD_S = 0.35
 """How often each node speaks."""
 SILENT_S = 1.4
-"""Three times not heard, and a little."""
+"""Three times not heard, and a little. That and a turn more are less than 2 s, as is what follows from
+words that must last 1 s: the first of them, three more, and a turn."""
 MAX_CLOCK_S = 2.0
 
 

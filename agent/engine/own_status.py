@@ -13,6 +13,7 @@ from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.engine.versions import Versions
 from agent.errors import HafwError
+from agent.model.pair import SyncMode
 
 ROUNDED = 2
 EVERY = "all"
@@ -41,7 +42,7 @@ class OwnStatus:
             ready=state.ready,
             problems=tuple(sorted(condition.value for condition in state.problems)),
             keepalived=tuple(sorted(one.name for one in self._observer.bus.states())),
-            states=_count_states(),
+            states=_count_states() if self._loop.settings.mode is SyncMode.DIRECT else {},
             pair_file=self._pair_file,
             rules=self.rules if state.whole else "",
             generation=self.generation,
@@ -62,6 +63,7 @@ def digest_of(files: Files) -> str:
 
 
 def _count_states() -> dict[str, int]:
+    """The kernel's. In cache mode those of a backup are elsewhere, so these numbers would say nothing."""
     try:
         return {EVERY: kernel_states()}
     except HafwError:

@@ -47,6 +47,8 @@ from agent.regular_file import read_regular
 AGAIN_S = 1.0
 FIRST_WORD_S = 2.5
 """An attempt to connect that hangs, and the pause after it."""
+UNANSWERED_S = 1.5 * TOLD_S
+"""So old may be the last answer of `hafw channel`: to what was told it a turn ago, and a little."""
 MAX_PATHS = 3
 STATUS, FACTS = "status", "facts"
 MAX_KEY_FILE = 16 * 1024
@@ -131,9 +133,11 @@ class PeerWatch:
         if self._socket is None:
             return
         self.say(STATUS, own)
-        if now_s - self._usable_s > SILENT_S:
+        unanswered_s = now_s - self._usable_s
+        if unanswered_s > SILENT_S:
             self._say_unusable("hafw channel, which speaks for it, does not answer")
-            return
+        if unanswered_s > UNANSWERED_S:
+            return  # it may hang: who is not heard by it may speak nevertheless
         takeover_s = MASTER_DOWN_ADVERTS * self._pair.failover.advert_interval_ms / 1000
         names = (self._node, self._peer)
         self._judge_split(own, names, now_s)

@@ -62,18 +62,28 @@ class Trial:
 
 
 def run_failover(
-    lab: Lab, setup: Setup, progress: Progress, *, calm_s: float = 1.0, heal: bool = True
+    lab: Lab,
+    setup: Setup,
+    progress: Progress,
+    *,
+    calm_s: float = 1.0,
+    heal: bool = True,
+    trouble: Callable[[str, str], AbstractContextManager[None]] | None = None,
 ) -> FailoverResult:
     """Measure one failover of a lab that was started with `setup.options()`, after `calm_s` of undisturbed
-    traffic. With `heal` the node that failed comes back at the end and must get the states again. Raises
-    LabError when it does not come to a measurement; what is wrong with the pair after the fault is in the
-    result instead."""
+    traffic. With `heal` the node that failed comes back at the end and must get the states again. `trouble`:
+    what else is wrong meanwhile, from before the traffic until the failover is over; it is told the victim
+    and the survivor. Raises LabError when it does not come to a measurement; what is wrong with the pair
+    after the fault is in the result instead."""
     lab.wait_settled(_SETTLE_S * lab.patience)
     victim = require_primary(lab)
     trial = Trial(lab, setup, progress, victim, other(lab, victim))
     if setup.states:
         put_states(lab, setup, victim, trial.survivor, progress)
-    with start_trial_traffic(trial) as traffic:
+    with (
+        trouble(victim, trial.survivor) if trouble else contextlib.nullcontext(),
+        start_trial_traffic(trial) as traffic,
+    ):
         opened = _open(trial, traffic, calm_s)
         fault_ns = cause_fault(trial)
         watch_traffic(trial, traffic, fault_ns)

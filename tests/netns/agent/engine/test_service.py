@@ -159,7 +159,7 @@ def test_it_is_ready_without_anybody_else_and_says_how_it_is(place: Place) -> No
         )
         assert table.returncode == 0, "ready means that the rules are in force"
         place.said.until(
-            "STATUS=stopped, gate closed, problems: conntrackd, keepalived, no-primary, sync-link"
+            "STATUS=stopped, gate closed, problems: conntrackd, keepalived, no-primary, peer-key, sync-link"
         )
         before = len(place.said.words)
         agent.send_signal(signal.SIGHUP)

@@ -10,6 +10,7 @@ from agent.core.peer import (
     MAX_CLOCK_S,
     SILENT_S,
     SPLIT_S,
+    TOLD_S,
     Differing,
     Heard,
     NodeStatus,
@@ -261,3 +262,47 @@ def test_of_a_silent_peer_nobody_knows_whether_it_is_still_there() -> None:
     heard = Heard({"eth2": 100.0}, YIELDS, 100.0)
     assert judge_split(STAYS, heard, NAMES, 0.0, 100.1 + SILENT_S) == (0.0, "")
     assert judge_split(STAYS, Heard({"eth2": 0.0}), NAMES, 0.0, 1.0) == (0.0, "")
+
+
+def told(since_s: float, peer: NodeStatus) -> list[tuple[float, NodeStatus]]:
+    """When the peer speaks, at the worst moments: just before `since_s`, when what it says is not so yet,
+    and from then on once in a turn."""
+    turns = [since_s + turn * (TOLD_S + BUSY_S) for turn in range(20)]
+    return [(turns[0] - BUSY_S, PEER), *((turn, peer) for turn in turns[1:])]
+
+
+BUSY_S = 0.01
+"""What a turn takes on top of its pause."""
+WITHIN_S = 2.0
+
+
+def test_what_differs_is_said_within_two_seconds() -> None:
+    other = replace(PEER, role=Role.PRIMARY, pair_file="c", rules="c", versions={"hafw": "2"}, clock_s=1e6)
+    begun: dict[Condition, float] = {}
+    before = Differing()
+    words = told(100.0, other)
+    for turn in range(20):  # this node looks just before a word comes
+        now_s = 100.0 + turn * (TOLD_S + BUSY_S) - BUSY_S / 2
+        at_s, status = [one for one in words if one[0] <= now_s][-1]
+        before, found = judge_peer(
+            OWN, Heard({"eth2": at_s}, status, at_s), NAMES, TAKEOVER_S, before, now_s
+        )
+        for condition, ok, _ in found:
+            if not ok:
+                begun.setdefault(condition, now_s - 100.0)
+    assert {*begun} == {
+        Condition.SPLIT_BRAIN,
+        Condition.PAIR_FILES_DIFFER,
+        Condition.RULES_DIFFER,
+        Condition.VERSIONS_DIFFER,
+        Condition.CLOCKS_DIFFER,
+    }
+    assert max(begun.values()) <= WITHIN_S
+
+
+def test_who_is_silent_is_missed_within_two_seconds() -> None:
+    longest_s = SILENT_S + TOLD_S + BUSY_S
+    assert not judge_paths(Heard({"eth2": 100.0}), "fw-2", "eth2", 100.0 + longest_s)[0][1]
+    assert longest_s <= WITHIN_S
+    dead_link = Heard({"eth2": 100.0, "eth0": 100.0 + longest_s})
+    assert not judge_paths(dead_link, "fw-2", "eth2", 100.0 + longest_s)[1][1]
