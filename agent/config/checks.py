@@ -11,12 +11,15 @@ from agent.config.source_tree import joined
 from agent.model.pair import (
     SELF_ZONE,
     SYNC_ZONE,
+    Action,
     Interface,
     IPAddress,
     IPInterface,
     IPNetwork,
     Pair,
     PortForward,
+    PortRange,
+    Protocol,
     SourceNat,
 )
 
@@ -55,6 +58,7 @@ def check(pair: Pair, problems: Problems, complete: bool) -> None:
     _check_overlaps(pair, problems)
     _check_repeats(pair, problems)
     _check_given_away(pair, problems)
+    _check_channel(pair, problems)
 
 
 def _check_nodes(pair: Pair, problems: Problems) -> None:
@@ -198,6 +202,25 @@ def _every_address(pair: Pair) -> Iterator[tuple[str, IPInterface]]:
             yield from ((joined(f"{path}.addresses", node), address) for address in addresses)
     for interface, vip in pair.vips():
         yield joined("interfaces", interface.name) + ".vip", vip
+
+
+def _check_channel(pair: Pair, problems: Problems) -> None:
+    """Where the agents listen, the rules let in the other node alone, before management and policy. A range
+    of ports that has this one in it loses one of many, and is left as it is."""
+    port = pair.sync.channel_port
+    to_self = (rule for rule in pair.policy if rule.to_zone == SELF_ZONE and rule.action is Action.ACCEPT)
+    asked = (
+        ("management.services", pair.management.services),
+        *((one.place.path, one.services) for one in to_self),
+    )
+    for path, services in asked:
+        if any(
+            service.protocol is Protocol.TCP and PortRange(port, port) in service.ports
+            for service in services
+        ):
+            reason = "the port at which the agents listen for each other, and for nobody else"
+            problems.add(path, f"tcp/{port} is {reason}; write another sync.channel_port")
+            return
 
 
 def _check_given_away(pair: Pair, problems: Problems) -> None:

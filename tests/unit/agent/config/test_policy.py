@@ -323,6 +323,47 @@ def test_a_forward_that_leaves_enough(text: str) -> None:
     assert len(parse(HEAD + text + "\n").forwards) == 1
 
 
+CHANNEL = "the port at which the agents listen for each other, and for nobody else"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("management: {from: client, services: [ssh, {tcp: 3781}]}", "management.services", "tcp/3781"),
+        ("policy: [{from: client, to: self, allow: [{tcp: 3781}]}]", "policy[0]", "tcp/3781"),
+        (
+            "sync: {channel_port: 5061}\npolicy: [{from: [client, server], to: self, allow: [ssh, sips]}]",
+            "policy[0]",
+            "tcp/5061",
+        ),
+        (
+            "sync: {channel_port: 8080}\nmanagement: {from: client, services: [ssh, http-alt]}\n"
+            "policy: [{from: client, to: self, allow: [http-alt]}]",
+            "management.services",
+            "tcp/8080",
+        ),
+    ],
+)
+def test_where_the_agents_listen_nobody_else_is_let_in(text: str, path: str, message: str) -> None:
+    (found,) = problems_of(text + "\n")
+    assert found.path == path
+    assert found.message.startswith(f"{message} is {CHANNEL}; write another sync.channel_port")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "policy: [{from: client, to: server, allow: [{tcp: 3781}]}]",
+        "policy: [{from: client, to: self, allow: [{udp: 3781}]}]",
+        "policy: [{from: client, to: self, allow: [{tcp: 1024-65535}, any]}]",
+        "policy: [{from: client, to: self, drop: [{tcp: 3781}]}]",
+        "sync: {channel_port: 3782}\npolicy: [{from: client, to: self, allow: [{tcp: 3781}]}]",
+    ],
+)
+def test_other_uses_of_that_port_are_none_of_theirs(text: str) -> None:
+    assert len(pair_of(text + "\n").policy) == 1
+
+
 @pytest.mark.parametrize(("text", "path", "message"), BAD)
 def test_bad(text: str, path: str, message: str) -> None:
     found = problems_of(text + "\n")
