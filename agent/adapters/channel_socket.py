@@ -14,7 +14,7 @@ from pathlib import Path
 from agent.adapters.pace import Pace, PacedReader
 
 PACE = Pace(at_once=100, per_second=200)
-"""All paths together carry a tenth of it."""
+"""All paths together carry a tenth of it, and half of it while states are listed."""
 AT_ONCE = 8
 MAX_DATAGRAM = 1 << 17
 
@@ -34,9 +34,12 @@ class ChannelSocket:
             self._socket.close()
             raise
 
-    def send(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # full, or gone: the reader learns that
+    def send(self, data: bytes) -> bool:
+        """False when there is no room for it now, or the process is gone, which the reader learns."""
+        with contextlib.suppress(OSError):
             self._socket.send(data)
+            return True
+        return False
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:

@@ -11,16 +11,20 @@ connection that is half dead, as TCP finds out late, silences one direction and 
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 
 from agent.channel.keys import make_context
 from agent.channel.local import ChannelSettings, HeardFrom, Path, PeerRefused
 from agent.channel.messages import MAX_MESSAGE, Hello, encode
-from agent.channel.session import HELLO_LIMIT_S, Identity, greeted
+from agent.channel.session import HELLO_LIMIT_S, Identity, Session, greeted
+from agent.core.comparison import StatesMessage
 from agent.errors import HafwError
 
 AGAIN_S = 0.5
 NO_LISTENER_AGAIN_S = 2.0
+MAX_ONCE = 64
+"""Messages that wait for a path. The agent says a hundred in a second at the most."""
 MAX_WAITING = 8
 """Connections of one path whose other side has proved nothing yet; the oldest of more is closed."""
 _FREEBIND = {socket.AF_INET: (socket.SOL_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
@@ -31,16 +35,21 @@ ENDED = (OSError, TimeoutError, EOFError)
 UNPROVED = "it did not show who it is"
 
 Report = Callable[[HeardFrom | PeerRefused], None]
+Deliver = Callable[[HeardFrom], Awaitable[None]]
+"""Waits until the agent has room for it."""
 
 
 class PeerLink:
     """All paths to one peer, while run() runs."""
 
-    def __init__(self, settings: ChannelSettings, who: Identity, report: Report) -> None:
+    def __init__(self, settings: ChannelSettings, who: Identity, report: Report, deliver: Deliver) -> None:
         """Raises ssl.SSLError when the key cannot be used."""
-        self._settings, self._who, self._report = settings, who, report
+        self._settings, self._who = settings, who
+        self._report, self._deliver = report, deliver
         self._serving, self._calling = (make_context(who.key, server=one) for one in (True, False))
         self._told: dict[str, bytes] = {}
+        self._once: deque[bytes] = deque(maxlen=MAX_ONCE)
+        self._speaking: set[Path] = set()
         self._news = asyncio.Event()
 
     def tell(self, topic: str, message: bytes) -> None:
@@ -49,6 +58,13 @@ class PeerLink:
             self._told.pop(topic, None)
             return
         self._told[topic] = message
+        self._wake()
+
+    def tell_once(self, message: bytes) -> None:
+        self._once.append(message)
+        self._wake()
+
+    def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -73,14 +89,28 @@ class PeerLink:
             line = await _connect(path, self._settings.port)
             reader, writer = await _secure(line, self._calling, server=False)
         async with greeted(reader, writer, self._who) as session:
-            sent: dict[str, bytes] = {}
-            while True:
-                news = self._news
-                for topic, message in tuple(self._told.items()):
-                    if sent.get(topic) is not message:
-                        await session.send(message)
-                        sent[topic] = message
+            self._speaking.add(path)
+            try:
+                await self._tell_all(path, session)
+            finally:
+                self._speaking.discard(path)
+                self._wake()
+
+    async def _tell_all(self, path: Path, session: Session) -> None:
+        sent: dict[str, bytes] = {}
+        while True:
+            news = self._news
+            for topic, message in tuple(self._told.items()):
+                if sent.get(topic) is not message:
+                    await session.send(message)
+                    sent[topic] = message
+            if self._once and path is self._first_path():
+                await session.send(self._once.popleft())
+            else:
                 await news.wait()
+
+    def _first_path(self) -> Path | None:
+        return next((path for path in self._settings.paths if path in self._speaking), None)
 
     async def _listen(self, path: Path) -> None:
         while True:
@@ -117,7 +147,9 @@ class PeerLink:
                 proved = True
                 while True:
                     message = await session.receive()
-                    if message is not None and not isinstance(message, Hello):
+                    if isinstance(message, StatesMessage):
+                        await self._deliver(HeardFrom(path.interface, encode(message)))
+                    elif message is not None and not isinstance(message, Hello):
                         self._report(HeardFrom(path.interface, encode(message)))
         except (*ENDED, HafwError) as error:
             if not self._tell_why(path, error) and not proved:

@@ -44,6 +44,13 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """From the agent: this is to be told once, by the first path that carries words; it may be lost."""
+
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class HeardFrom:
     """To the agent: what the peer has said by a path."""
 
@@ -72,7 +79,7 @@ class Unusable:
     reason: str
 
 
-Datagram = ChannelSettings | Tell | HeardFrom | PeerRefused | Usable | Unusable
+Datagram = ChannelSettings | Tell | Once | HeardFrom | PeerRefused | Usable | Unusable
 
 
 def pack(one: Datagram) -> bytes:
@@ -81,6 +88,8 @@ def pack(one: Datagram) -> bytes:
             return b"S" + json.dumps(asdict(one)).encode()
         case Tell():
             return b"T" + one.topic.encode() + b"\0" + one.message
+        case Once():
+            return b"1" + one.message
         case HeardFrom():
             return b"H" + one.interface.encode() + b"\0" + one.message
         case PeerRefused():
@@ -113,6 +122,8 @@ def _read(data: bytes) -> Datagram:
             if not end:
                 raise ValueError("no topic or interface")
             return _OF_HEAD[kind](head.decode("ascii"), rest)
+        case b"1":
+            return Once(body)
         case b"O":
             return Usable()
         case b"U":

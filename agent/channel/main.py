@@ -23,6 +23,8 @@ from agent.channel.local import (
     MAX_DATAGRAM,
     ChannelSettings,
     Datagram,
+    HeardFrom,
+    Once,
     PeerRefused,
     Tell,
     Unusable,
@@ -40,6 +42,7 @@ MAX_AGENTS_WAITING = 4
 REFUSED_AT_ONCE = 6
 """By three paths, of what came and of what was called."""
 REFUSED_PER_SECOND = 2
+DELIVERY_LIMIT_S = 1.0
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -154,13 +157,19 @@ class AgentEnd:
         self._spared -= 1
         return True
 
+    async def deliver(self, one: HeardFrom) -> None:
+        """What is not said again."""
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(DELIVERY_LIMIT_S):
+                await asyncio.get_running_loop().sock_sendall(self._line, pack(one))
+
     async def work(self) -> None:
         """Until the agent ends: EOFError. HafwError for settings that cannot be used."""
         first = await self._receive()
         if not isinstance(first, ChannelSettings):
             raise HafwError("the agent says nothing of the peer")
         who = Identity(first.node, first.peer, first.pair, parse_key(first.key))
-        link = PeerLink(first, who, self.report)
+        link = PeerLink(first, who, self.report, self.deliver)
         working = asyncio.create_task(link.run())
         receiving = asyncio.create_task(self._pass_on(link))
         try:
@@ -180,6 +189,8 @@ class AgentEnd:
             one = await self._receive()
             if isinstance(one, Tell):
                 link.tell(one.topic, one.message)
+            elif isinstance(one, Once):
+                link.tell_once(one.message)
 
     async def _receive(self) -> Datagram:
         data = await asyncio.get_running_loop().sock_recv(self._line, MAX_DATAGRAM)

@@ -17,6 +17,16 @@ from dataclasses import fields as fields_of_class
 from typing import cast
 
 from agent.core.calls import MAX_PARTS, PART_BYTES, Ask, Reply
+from agent.core.census import HASH_BYTES
+from agent.core.comparison import (
+    LIST_BYTES,
+    MAX_LIST_PARTS,
+    AskStates,
+    StatesMessage,
+    StatesPart,
+    StatesRefused,
+    StatesTouched,
+)
 from agent.core.facts import Misfit, NodeFacts
 from agent.core.peer import NodeStatus
 from agent.core.roles import Role
@@ -45,7 +55,7 @@ class Hello:
     protocols: tuple[int, int] = (PROTOCOL, PROTOCOL)
 
 
-PeerMessage = Hello | NodeStatus | NodeFacts | Ask | Reply
+PeerMessage = Hello | NodeStatus | NodeFacts | Ask | Reply | StatesMessage
 
 
 def encode(message: PeerMessage) -> bytes:
@@ -85,6 +95,14 @@ def decode(data: bytes) -> PeerMessage | None:
             return Reply(fields.text("call"), fields.part("taken"), answer, fields.flag("busy") is True)
         case "facts":
             return _read_facts(fields)
+        case "states-ask":
+            return AskStates(fields.integer("number"), fields.integer("per_second"))
+        case "states-part":
+            return _read_part(fields)
+        case "states-touched":
+            return StatesTouched(fields.integer("number"), fields.integer("count"))
+        case "states-refused":
+            return StatesRefused(fields.integer("number"), fields.text("reason"))
         case _:
             return None
 
@@ -117,6 +135,7 @@ def _fields(message: PeerMessage) -> dict[str, object]:
                 "versions": dict(message.versions),
                 "heard": list(message.heard),
                 "ceased_s": message.ceased_s,
+                "compares": message.compares,
             }
         case Ask():
             return {
@@ -147,6 +166,42 @@ def _fields(message: PeerMessage) -> dict[str, object]:
                 ],
                 "more": message.more,
             }
+        case _:
+            return _fields_of_states(message)
+
+
+def _fields_of_states(message: StatesMessage) -> dict[str, object]:
+    match message:
+        case AskStates():
+            return {"kind": "states-ask", "number": message.number, "per_second": message.per_second}
+        case StatesPart():
+            return {
+                "kind": "states-part",
+                "number": message.number,
+                "part": message.part,
+                "parts": message.parts,
+                "hashes": base64.b64encode(message.hashes).decode(),
+                "per_second": message.per_second,
+                "protocols": dict(message.protocols),
+            }
+        case StatesTouched():
+            return {"kind": "states-touched", "number": message.number, "count": message.count}
+        case StatesRefused():
+            return {"kind": "states-refused", "number": message.number, "reason": message.reason}
+
+
+def _read_part(fields: "_Fields") -> StatesPart:
+    part, parts = fields.integer("part"), fields.integer("parts")
+    if not part < parts <= MAX_LIST_PARTS:
+        raise MessageError("a part of a message is none")
+    return StatesPart(
+        number=fields.integer("number"),
+        part=part,
+        parts=parts,
+        hashes=fields.hashes("hashes"),
+        per_second=fields.integer("per_second"),
+        protocols=fields.counts("protocols"),
+    )
 
 
 def _read_status(fields: "_Fields") -> NodeStatus:
@@ -165,6 +220,7 @@ def _read_status(fields: "_Fields") -> NodeStatus:
         versions=fields.names("versions"),
         heard=fields.texts("heard"),
         ceased_s=fields.perhaps("ceased_s"),
+        compares=fields.flag("compares") is True,
     )
 
 
@@ -254,6 +310,12 @@ class _Fields:
 
     def counts(self, key: str) -> dict[str, int]:
         return {_text(key, name): _count(key, one) for name, one in self._items(key)}
+
+    def hashes(self, key: str) -> bytes:
+        data = self.data(key, LIST_BYTES)
+        if len(data) % HASH_BYTES:
+            raise MessageError(f"`{key}` of a message are no hashes")
+        return data
 
     def names(self, key: str) -> dict[str, str]:
         return {_text(key, name): _text(key, one) for name, one in self._items(key)}

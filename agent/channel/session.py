@@ -19,8 +19,8 @@ HELLO_LIMIT_S = 2.0
 """For the handshake, and again for the first message."""
 QUIET_LIMIT_S = 5.0
 WRITE_LIMIT_S = 2.0
-MAX_PER_SECOND = 50
-"""Messages; twenty times what an agent has to say."""
+MAX_PER_SECOND = 200
+"""Messages; twice what an agent has to say, while it lists its states."""
 
 
 class NotThePeerError(HafwError):

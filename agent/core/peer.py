@@ -17,13 +17,15 @@ SILENT_S = 1.4
 """Three times not heard, and a little. That and a turn more are less than 2 s, as is what follows from
 words that must last 1 s: the first of them, three more, and a turn."""
 MAX_CLOCK_S = 2.0
+EVERY = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
     """One node, in its own words. `role_s`: since when it has its role. `problems`: names of conditions, of
     a later version as well. `clock_s`: its wall clock when it spoke. `heard`: by which paths it hears the
-    other node."""
+    other node. `states`: EVERY of its kernel; by protocol those that are replicated, as the last
+    comparison has counted them."""
 
     role: Role
     role_s: float
@@ -40,6 +42,8 @@ class NodeStatus:
     heard: tuple[str, ...] = ()
     ceased_s: float | None = None
     """How long ago it last ceased to be primary."""
+    compares: bool = False
+    """It can be asked to compare the states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +203,16 @@ def _compare(
 
 
 def _compare_states(own: NodeStatus, other: NodeStatus, names: tuple[str, str]) -> str:
-    """Between a primary and a backup that says that it has the states, of what both count."""
+    """Between a primary and a backup that says that it has the states, as their last comparison counted."""
     pairs = {own.role: (names[0], own), other.role: (names[1], other)}
     if set(pairs) != {Role.PRIMARY, Role.BACKUP}:
         return ""
     (primary, of_primary), (backup, of_backup) = pairs[Role.PRIMARY], pairs[Role.BACKUP]
-    if of_backup.ready is not True or not of_primary.states or not of_backup.states:
+    counted = all({*one.states} - {EVERY} for one in (of_primary, of_backup))
+    if of_backup.ready is not True or not counted:
         return ""
     parts = []
-    for protocol in sorted({*of_primary.states, *of_backup.states}):
+    for protocol in sorted({*of_primary.states, *of_backup.states} - {EVERY}):
         many, few = of_primary.states.get(protocol, 0), of_backup.states.get(protocol, 0)
         if abs(many - few) > MAX_STATES + MAX_SHARE * max(many, few):
             parts.append(f"{few} {protocol} for {many}")

@@ -2,7 +2,8 @@
 """What this node tells its peer, and what comes of what the peer tells.
 
 Nearly everything is a condition in the end, and nothing else: no role and no gate depends on the peer's
-word. Only that both nodes were primary at once makes a plan as well, for the states that this has left.
+word. Only that both nodes were primary at once makes a plan as well, for the states that this has left; and
+what is said of states is handed on to the comparison.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from agent.adapters.channel_socket import ChannelSocket
 from agent.channel.local import (
     ChannelSettings,
     HeardFrom,
+    Once,
     PeerRefused,
     Tell,
     Unusable,
@@ -26,6 +28,7 @@ from agent.channel.local import (
 from agent.channel.local import Path as PeerPath
 from agent.channel.messages import MessageError, PeerMessage, decode, encode
 from agent.core.calls import Ask, Reply
+from agent.core.comparison import StatesMessage
 from agent.core.conditions import Condition, Finding
 from agent.core.events import SplitEnded
 from agent.core.facts import NodeFacts
@@ -73,6 +76,8 @@ class PeerWatch:
         beside: Beside,
     ) -> None:
         """`files`: the socket of `hafw channel`, and the key of the pair."""
+        self.hear: Callable[[StatesMessage], None] = lambda _message: None
+        """Called with what the peer says of states."""
         self._pair, self._node, self._peer = pair, node, pair.peer_of(node).name
         self._socket_path, self._key_file = files
         self._compose, self._tell, self._post = compose, tell, post
@@ -116,6 +121,14 @@ class PeerWatch:
         before, self._pair = self._pair, pair
         if pair.sync.channel_port != before.sync.channel_port:
             self._close()
+
+    def speak(self, message: StatesMessage) -> bool:
+        """To the peer, once. False when there is no room for it now."""
+        return self._socket is not None and self._socket.send(pack(Once(encode(message))))
+
+    def status(self) -> NodeStatus | None:
+        """The peer's newest word, None while it is silent."""
+        return None if self.heard.is_silent(time.monotonic()) else self.heard.status
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -216,6 +229,8 @@ class PeerWatch:
                 self.on_call(message)
             case HeardFrom() if isinstance(message, NodeFacts) and one.interface in self.heard.paths:
                 self._facts = message
+            case HeardFrom() if isinstance(message, StatesMessage) and one.interface in self.heard.paths:
+                self.hear(message)
             case PeerRefused() if one.interface in self.heard.paths:
                 self._refuse(f"a connection of {one.interface} as the other node: {one.reason}")
             case Usable():

@@ -7,6 +7,7 @@ from agent.channel.local import (
     ChannelSettings,
     Datagram,
     HeardFrom,
+    Once,
     Path,
     PeerRefused,
     Tell,
@@ -27,6 +28,7 @@ SETTINGS = ChannelSettings(
     [
         SETTINGS,
         Tell("status", b"\0any bytes"),
+        Once(b"{}\0{}"),
         HeardFrom("eth2", b"{}\0{}"),
         PeerRefused("eth2", "a reason: ünd mehr"),
         Usable(),

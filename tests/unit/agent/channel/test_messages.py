@@ -10,6 +10,14 @@ from hypothesis import strategies as st
 
 from agent.channel.messages import MAX_MESSAGE, Hello, MessageError, PeerMessage, decode, encode
 from agent.core.calls import Ask, Reply
+from agent.core.comparison import (
+    LIST_BYTES,
+    MAX_LIST_PARTS,
+    AskStates,
+    StatesPart,
+    StatesRefused,
+    StatesTouched,
+)
 from agent.core.facts import Misfit, NodeFacts
 from agent.core.peer import NodeStatus
 from agent.core.roles import Role
@@ -41,6 +49,16 @@ def as_bytes(**fields: Any) -> bytes:
     return json.dumps({**LEAST, **fields}).encode()
 
 
+LARGEST = StatesPart(
+    10**13, MAX_LIST_PARTS - 1, MAX_LIST_PARTS, bytes(LIST_BYTES), 60_000, {"icmpv6": 10**9}
+)
+
+
+def as_part(**fields: Any) -> bytes:
+    least = {"kind": "states-part", "number": 1, "part": 0, "parts": 1, "hashes": "", "per_second": 0}
+    return json.dumps({**least, **fields}).encode()
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -54,7 +72,14 @@ def as_bytes(**fields: Any) -> bytes:
         Reply("a", 3),
         Reply("a", 7, b""),
         Reply("a", 0, busy=True),
+        AskStates(1),
+        AskStates(2, 60_000),
+        StatesPart(1, 0, 1, b""),
+        LARGEST,
+        StatesTouched(1, 300_000),
+        StatesRefused(1, "it is not the primary"),
     ],
+    ids=str,
 )
 def test_what_is_said_is_what_is_heard(message: PeerMessage) -> None:
     assert decode(encode(message)) == message
@@ -107,6 +132,19 @@ def test_what_a_later_version_adds_is_skipped() -> None:
         as_bytes(kind="facts", misfits=[["a", "b", "\x1b"]]),
         as_bytes(kind="facts", misfits=[["a", "b", "c"]] * 65),
         as_bytes(kind="facts", more=-1),
+        as_bytes(compares="yes"),
+        as_bytes(kind="states-ask", number=1),
+        as_bytes(kind="states-ask", number=-1, per_second=1),
+        as_bytes(kind="states-touched", number=1, count=1.5),
+        as_bytes(kind="states-refused", number=1, reason="\x1b[2J"),
+        as_part(hashes="?"),
+        as_part(hashes=7),
+        as_part(hashes="AAAA"),
+        as_part(hashes="A" * 60_000),
+        as_part(part=1),
+        as_part(parts=MAX_LIST_PARTS + 1),
+        as_part(protocols={"tcp": -1}),
+        as_part(per_second="fast"),
     ],
 )
 def test_what_is_no_message_is_refused(data: bytes) -> None:

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A backup's states, compared with the primary's: what the two agents say to each other for that, and what
+the backup decides by the answers. Pure.
+
+The backup asks, the primary answers; neither waits for it with anything else. A backup that has next to
+nothing has the primary report all of its states again, which conntrackd sends in its own stream. Then the
+primary lists its states, the backup finds those that it lacks, and the primary reports these again, until
+none of them is missing that still lives. States that conntrackd lost meanwhile were in no list: so the
+primary lists once more.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+
+from agent.core.census import HASH_BYTES, MAX_STATES
+
+FASTEST, SLOWEST = 60_000, 5_000
+"""States that are reported again in a second: what two conntrackds on small machines can take, and what any
+can."""
+LIST_BYTES = 5_500 * HASH_BYTES
+MAX_LIST_PARTS = ceil(MAX_STATES * HASH_BYTES / LIST_BYTES)
+MAX_LISTS, MAX_ROUNDS = 3, 5
+FEW = 1_000
+"""So many states of a part of the table are found one by one sooner than all are reported again."""
+COMPARE_AFTER_S = 60.0
+COMPARE_COST_S = 8e-6
+"""What a comparison costs a node's processor for each state."""
+COMPARE_SHARE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class AskStates:
+    """From a backup. `per_second`: report all states again, so many in a second, answered by StatesTouched;
+    0: list them, answered by all parts of it."""
+
+    number: int
+    per_second: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StatesPart:
+    """A part of a list of states. From a primary its own; from a backup those that it lacks, to be reported
+    again `per_second`, answered by StatesTouched."""
+
+    number: int
+    part: int
+    parts: int
+    hashes: bytes
+    per_second: int = 0
+    protocols: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StatesTouched:
+    """From a primary: how many states it has reported again."""
+
+    number: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatesRefused:
+    """From the node that was asked: it does not do that now."""
+
+    number: int
+    reason: str
+
+
+StatesMessage = AskStates | StatesPart | StatesTouched | StatesRefused
+
+
+def parts_of(
+    number: int, hashes: bytes, per_second: int = 0, protocols: Mapping[str, int] | None = None
+) -> tuple[StatesPart, ...]:
+    """At least one."""
+    pieces = [hashes[at : at + LIST_BYTES] for at in range(0, len(hashes), LIST_BYTES)] or [b""]
+    return tuple(
+        StatesPart(number, part, len(pieces), piece, per_second, protocols or {})
+        for part, piece in enumerate(pieces)
+    )
+
+
+@dataclass(slots=True)
+class Collected:
+    """The parts of one list, in whatever order they come, each perhaps twice."""
+
+    number: int
+    parts: dict[int, StatesPart] = field(default_factory=dict)
+
+    def add(self, one: StatesPart) -> bytes | None:
+        """The list, when it is whole."""
+        if one.number != self.number:
+            self.number, self.parts = one.number, {}
+        self.parts[one.part] = one
+        if any(part not in self.parts for part in range(one.parts)):
+            return None
+        return b"".join(self.parts[part].hashes for part in range(one.parts))
+
+
+def wants_all(own: int, primary: int) -> bool:
+    """Whether a backup with so many states, of a primary with so many, has all of them reported again."""
+    return primary > FEW and own < primary // 2
+
+
+def slower(per_second: int) -> int:
+    """After losses."""
+    return max(SLOWEST, per_second // 2)
+
+
+def compare_after_s(states: int) -> float:
+    """How long a backup waits between two comparisons."""
+    return max(COMPARE_AFTER_S, states * COMPARE_COST_S / COMPARE_SHARE)
