@@ -40,6 +40,7 @@ def to_text(values: Values) -> str:
         f"  readiness   {_READINESS[values.get('ready')]}",
         f"  rules       {_rules_text(rules)}",
         f"  states      {_states_text(states)}",
+        *((f"              {states['compared']}",) if states.get("compared") else ()),
     ]
     lines += _pair_lines(values)
     last = values["last_transition"]
@@ -113,7 +114,7 @@ def _states_text(states: Values) -> str:
         else f"external cache {states['external_cache']}"
     )
     refresh = states.get("refresh_seconds")
-    again = f"the primary sends all again every {refresh:g} s, " if refresh is not None else ""
+    again = f"what would run out is sent again every {refresh:g} s, " if refresh is not None else ""
     return (
         f"{states['mode']} mode: kernel {states['kernel']}, internal cache {states['internal_cache']}, "
         f"{peer}, {again}"

@@ -17,6 +17,8 @@ class Timer(Enum):
     """The role has been the same for a while: do now what did not have to be done at once."""
     REFRESH = "refresh"
     """The primary sends its states again (direct mode)."""
+    COMPARE = "compare"
+    """A backup that has the states compares them again."""
     RETRY = "retry"
     """An action that failed is tried again."""
 
@@ -124,6 +126,8 @@ class SendBulk:
     abandonable: ClassVar[bool] = True
 
     def describe(self) -> str:
+        if self.routine:
+            return "have the states that would run out on the peer sent again"
         return "conntrackd -B: send all states to the peer"
 
 
@@ -139,7 +143,21 @@ class StartClean:
 
 
 @dataclass(frozen=True, slots=True)
+class CompareStates:
+    """Where the other node's agent is heard and is primary. `routine`: of a backup that is ready, which
+    belongs to no transition."""
+
+    routine: bool = False
+    abandonable: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return "compare the states with the primary's, and get what is missing"
+
+
+@dataclass(frozen=True, slots=True)
 class RequestResync:
+    """Where nobody could be asked by CompareStates."""
+
     abandonable: ClassVar[bool] = True
 
     def describe(self) -> str:
@@ -205,6 +223,7 @@ class SetTimer:
 _PURPOSE = {
     Timer.SETTLE: "do the deferred work, if the role is still the same",
     Timer.REFRESH: "send the states again",
+    Timer.COMPARE: "compare the states again",
     Timer.RETRY: "try again",
 }
 
@@ -221,7 +240,7 @@ AskedOfConntrackd = (
     | AwaitStates
     | ShortenTimers
 )
-Asked = AskedOfConntrackd | CompleteRemaining | VerifyRules
+Asked = AskedOfConntrackd | CompareStates | CompleteRemaining | VerifyRules
 """Asked of conntrackd, which takes its time, or done beside the loop."""
 
 Action = AtOnce | Asked | SetTimer
@@ -271,6 +290,28 @@ class StatesIn:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """How many states the primary listed, and how often the backup's were compared with them. `touched`: the
+    primary has sent so many again. `ended`: so many were only here, and are deleted. `missing`: so many are
+    still not here. `reason`: why nobody could be asked; empty when the primary was."""
+
+    states: int = 0
+    rounds: int = 0
+    touched: int = 0
+    ended: int = 0
+    missing: int = 0
+    reason: str = ""
+
+    @property
+    def asked(self) -> bool:
+        return not self.reason
+
+    @property
+    def whole(self) -> bool:
+        return self.asked and not self.missing
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """How many expectations have got a translation that they lacked; `all_seen` is False when time was over
     before the last one."""
@@ -279,4 +320,4 @@ class Completed:
     all_seen: bool
 
 
-Outcome = Committed | Completed | Sent | Reread | StatesIn
+Outcome = Committed | Compared | Completed | Sent | Reread | StatesIn

@@ -37,6 +37,8 @@ from agent.core.actions import (
     AwaitStates,
     CommitStates,
     Committed,
+    Compared,
+    CompareStates,
     LoadRules,
     Plan,
     RequestResync,
@@ -98,6 +100,9 @@ class EventKind(Enum):
     SETTLED = "settled"
     REFRESH_DUE = "refresh due"
     RETRY_DUE = "retry due"
+    COMPARED = "compared"
+    """All of the primary's states are here."""
+    COMPARE_DUE = "compare due"
     CATCH_UP_FAILED = "catch up failed"
     STATES_MISSED = "states missed"
     """A backup that had all states could not take some of what came later."""
@@ -123,6 +128,8 @@ class Make(Enum):
     RETRY = "retry"
     ANNOUNCE = "announce"
     CATCH_UP = "catch up"
+    READY = "ready"
+    COMPARE = "compare"
     NOT_READY = "not ready"
     REFRESH = "refresh"
     REREAD = "read states again"
@@ -148,6 +155,8 @@ TRANSITIONS: dict[tuple[Phase, EventKind], tuple[Phase, Make]] = {
     (P.FOLLOWING, K.RULES_CHANGED): (P.FOLLOWING, M.FOLLOW),
     (P.FOLLOWING, K.SETTLED): (P.FOLLOWING, M.CATCH_UP),
     (P.FOLLOWING, K.RETRY_DUE): (P.FOLLOWING, M.FOLLOW),
+    (P.FOLLOWING, K.COMPARED): (P.FOLLOWING, M.READY),
+    (P.FOLLOWING, K.COMPARE_DUE): (P.FOLLOWING, M.COMPARE),
     (P.FOLLOWING, K.CATCH_UP_FAILED): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.STATES_MISSED): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.CONNTRACKD_LOST): (P.FOLLOWING, M.NOT_READY),
@@ -306,7 +315,9 @@ PLANS: dict[Make, Callable[[Move], Plan | None]] = {
     Make.HOLD: lambda _: plans.plan_hold(),
     Make.RETRY: lambda move: plans.plan_retry(move.retry_s),
     Make.ANNOUNCE: _make_announce,
-    Make.CATCH_UP: lambda move: plans.plan_catch_up(unclean=move.now.unclean),
+    Make.CATCH_UP: lambda move: plans.plan_catch_up(move.now.kernel, unclean=move.now.unclean),
+    Make.READY: lambda move: plans.plan_compared(move.now.kernel),
+    Make.COMPARE: lambda move: plans.plan_compare(move.now.kernel),
     Make.NOT_READY: _make_not_ready,
     Make.REFRESH: lambda move: plans.plan_refresh(move.settings, move.now.states),
     Make.REREAD: lambda move: plans.plan_reread(move.settings, move.now.states),
@@ -344,6 +355,7 @@ _CAN_WAIT = {
     EventKind.CONNTRACKD_ANSWERS,
     EventKind.SETTLED,
     EventKind.REFRESH_DUE,
+    EventKind.COMPARE_DUE,
     EventKind.CATCH_UP_FAILED,
     EventKind.STATES_MISSED,
     EventKind.CONNTRACKD_LOST,
@@ -381,6 +393,8 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
             return None
         case TimerFired(timer=Timer.REFRESH) if state.reading:
             return None
+        case TimerFired(timer=Timer.COMPARE) if not state.ready:
+            return None  # a catch-up is to come, and compares
         case TimerFired():
             return _OF_TIMER[event.timer]
         case ActionDone(action=SwitchRules() | LoadRules() as action) if action.rules is RuleSet.PRIMARY:
@@ -389,6 +403,10 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
             return EventKind.COMMIT_OWED if outcome.skipped else None
         case ActionFailed(action=CommitStates(late=True)):
             return EventKind.COMMIT_OWED
+        case ActionDone(action=CompareStates() as action, outcome=Compared() as outcome) if outcome.asked:
+            if not outcome.whole:
+                return EventKind.CATCH_UP_FAILED
+            return None if action.routine else EventKind.COMPARED
         case ActionDone(action=AwaitStates()) if Condition.REPLICATION in learned.problems:
             return EventKind.CATCH_UP_FAILED
         case ConditionSeen(condition=Condition.REPLICATION, ok=False):
@@ -409,6 +427,7 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
 _OF_TIMER = {
     Timer.SETTLE: EventKind.SETTLED,
     Timer.REFRESH: EventKind.REFRESH_DUE,
+    Timer.COMPARE: EventKind.COMPARE_DUE,
     Timer.RETRY: EventKind.RETRY_DUE,
 }
 

@@ -12,6 +12,7 @@ from agent.core.actions import (
     Action,
     AwaitStates,
     CommitStates,
+    CompareStates,
     CompleteExpectations,
     CompleteRemaining,
     FlushCaches,
@@ -29,6 +30,7 @@ from agent.core.actions import (
     Timer,
     VerifyRules,
 )
+from agent.core.comparison import compare_after_s
 from agent.core.roles import Role, RuleSet
 from agent.model.pair import AfterLimit, Drift, Pair, SyncMode
 
@@ -185,12 +187,24 @@ def plan_hold() -> Plan:
     return (LoadRules(RuleSet.BACKUP), SetTimer(Timer.RETRY, RETRY_AFTER_S))
 
 
-def plan_catch_up(*, unclean: bool) -> Plan:
-    """A settled backup: get the peer's states, and say when they are in. `unclean`: some that are here were
-    made while both nodes were primary. The node that has stayed primary does not know them, or has others in
-    their place, and when one of them ends here, conntrackd would end that of the peer."""
+def plan_catch_up(states: int, *, unclean: bool) -> Plan:
+    """A settled backup: get the peer's states, and say when they are in. What follows CompareStates is for
+    where nobody could be asked; a comparison that is whole makes plan_compared() of it.
+
+    `unclean`: some that are here were made while both nodes were primary. The node that has stayed primary
+    does not know them, or has others in their place, and when one of them ends here, conntrackd would end
+    that of the peer."""
     clean: Plan = (SetReadiness(ready=False), StartClean()) if unclean else ()
-    return (*clean, RequestResync(), AwaitStates(AWAIT_STATES_S), SetReadiness(ready=True))
+    return (*clean, CompareStates(), RequestResync(), AwaitStates(AWAIT_STATES_S), *plan_compared(states))
+
+
+def plan_compared(states: int) -> Plan:
+    return (SetReadiness(ready=True), SetTimer(Timer.COMPARE, compare_after_s(states)))
+
+
+def plan_compare(states: int) -> Plan:
+    """A ready backup, from time to time."""
+    return (SetTimer(Timer.COMPARE, compare_after_s(states)), CompareStates(routine=True))
 
 
 def plan_not_ready(again_s: float) -> Plan:

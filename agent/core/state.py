@@ -11,6 +11,8 @@ from agent.core.actions import (
     AwaitStates,
     CommitStates,
     Committed,
+    Compared,
+    CompareStates,
     CompleteExpectations,
     CompleteRemaining,
     FlushCaches,
@@ -152,7 +154,7 @@ def is_stale(state: State, event: RulesChanged) -> bool:
 
 
 def _ended(state: State, action: Action, at_ns: int) -> State:
-    if isinstance(action, RequestResync):
+    if isinstance(action, RequestResync | CompareStates):
         return replace(state, asked_ns=at_ns)
     if isinstance(action, CommitStates) and action.late:
         return replace(state, committing=False)
@@ -178,7 +180,10 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Condition
             return replace(state, ready=ready), ()
         case MarkOwed(owed=owed):
             return replace(state, marked=owed), ()
-        case VerifyRules() | SetTimer() | CompleteExpectations() | CompleteRemaining():
+        case CompareStates() if isinstance(event.outcome, Compared) and event.outcome.asked:
+            whole, text = event.outcome.whole, comparison_text(event.outcome)
+            return note(state, Condition.REPLICATION, whole, text)
+        case VerifyRules() | SetTimer() | CompareStates() | CompleteExpectations() | CompleteRemaining():
             return state, ()
 
 
@@ -276,7 +281,7 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Condi
             return note(replace(state, whole=False), Condition.RULES, False, text)
         case SetReadiness(ready=ready):
             return replace(state, ready=ready), ()  # what it should say; a poll rewrites it
-        case SetTimer() | CompleteExpectations() | CompleteRemaining():
+        case SetTimer() | CompareStates() | CompleteExpectations() | CompleteRemaining():
             return state, ()  # its record says so: it may cost an announced connection, and no other
         case MarkOwed():
             return state, ()  # its record says so; the next plan for the gate tries it again
@@ -286,6 +291,18 @@ def _catch_up_text(outcome: StatesIn) -> str:
     if outcome.losses:
         return f"{outcome.losses} while all states were sent again; they are requested again"
     return "all of the peer's states have arrived, and nothing was lost"
+
+
+def comparison_text(outcome: Compared) -> str:
+    if not outcome.asked:
+        return f"nobody was asked: {outcome.reason}"
+    rounds = "round" if outcome.rounds == 1 else "rounds"
+    how = f"compared in {outcome.rounds} {rounds}, {outcome.touched:,} were sent again"
+    if outcome.ended:
+        how += f", {outcome.ended:,} that had ended are deleted"
+    if outcome.missing:
+        return f"{outcome.missing:,} of the primary's {outcome.states:,} states are missing ({how})"
+    return f"all {outcome.states:,} states of the primary are here ({how})"
 
 
 def _commit_text(outcome: Committed) -> str:

@@ -22,6 +22,7 @@ from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
 from agent.adapters.nftables import RulesState
 from agent.adapters.service import ServiceManager, find_notice_socket
+from agent.adapters.state_process import StateProcess
 from agent.adapters.versions import KEEPALIVED, NFT, identity
 from agent.config import loader
 from agent.config.files import Files
@@ -34,6 +35,7 @@ from agent.core.state import State
 from agent.engine import crash, status, watchdog
 from agent.engine.calls import PeerCalls
 from agent.engine.commit_mark import CommitMark
+from agent.engine.comparison import ComparedWith, Comparison
 from agent.engine.drift import DriftCheck
 from agent.engine.executor import Executor
 from agent.engine.facts import FactsWatch
@@ -49,10 +51,11 @@ from agent.engine.versions import Versions
 from agent.errors import HafwError
 from agent.file_cures import cure_of
 from agent.model import schema
-from agent.model.pair import Pair
+from agent.model.pair import Pair, SyncMode
 from agent.model.records import Record, RecordKind
 from agent.paths import Paths
 from agent.regular_file import read_regular
+from agent.render.conntrackd import ignored_addresses
 from agent.render.keepalived import not_ready
 from agent.rollout import active, apply
 from agent.rollout.active import Checked, OnDisk, Taken
@@ -117,6 +120,27 @@ class Agent:
         self.calls = PeerCalls(self.peer.say, self.peer.why_unheard, self._carry_out)
         self.peer.on_call = self.calls.take
         self.facts = FactsWatch(FactsReader(node, paths), self.own, self.peer, self._beside)
+        self.comparison = self._connect_comparison()
+
+    def _connect_comparison(self) -> Comparison:
+        ignored = [address.ip for address in ignored_addresses(self.pair)]
+        direct = self.pair.sync.mode is SyncMode.DIRECT
+        why_not = "" if direct else "in cache mode the states are not in the kernel"
+        comparison = Comparison(
+            StateProcess(ignored),
+            ComparedWith(
+                self.pair.peer_of(self.node).name,
+                self.peer.status,
+                self.peer.speak,
+                self.conntrackd.statistics,
+                lambda: why_not,
+            ),
+        )
+        self.own.compares, self.own.protocols = direct, lambda: comparison.protocols
+        self.peer.hear = comparison.take
+        self.observer.replication.is_compared = lambda: comparison.running
+        self.executor.comparison = comparison if direct else None
+        return comparison
 
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
@@ -165,6 +189,7 @@ class Agent:
             self.observer.start(group)
             self.sensors = Sensors(self.pair, self.node, self.paths, self.loop)
             group.create_task(self.sensors.run())
+            group.create_task(self.comparison.run())
             group.create_task(self.peer.run())
             group.create_task(self.versions.run())
             group.create_task(self.facts.run(lambda: self.pair))
@@ -214,10 +239,12 @@ class Agent:
             asyncio.get_running_loop().run_in_executor(self._aside, memory.give_back)
 
     def _state_changed(self, state: State) -> None:
+        self.comparison.state_changed(state)
         self.manager.say_status(status_line(state))
 
     async def settle(self) -> None:
         """Once: look, do what the role needs, and end when it is done."""
+        self.executor.comparison = None  # the other node is not talked to
         async with asyncio.TaskGroup() as group:
             working = group.create_task(self.loop.run())
             self.begin()
@@ -244,6 +271,7 @@ class Agent:
             self._look_at_rules,
             self.own.describe(self.peer.heard.heard_by(time.monotonic())),
             self.peer.heard,
+            self.comparison.describe(),
         )
         return {**values, "records_lost": self.sink.lost}
 

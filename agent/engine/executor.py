@@ -21,6 +21,8 @@ from agent.core.actions import (
     AtOnce,
     AwaitStates,
     CommitStates,
+    Compared,
+    CompareStates,
     Completed,
     CompleteExpectations,
     CompleteRemaining,
@@ -51,6 +53,10 @@ from agent.rules.holes import Hole
 
 MAX_STEP_S = 60.0
 """Every question to conntrackd has a time limit of its own, 30 s at the most."""
+
+
+MAX_COMPARISON_S = 3600.0
+"""Each part of a comparison has a time limit of its own."""
 
 
 class Verified(Protocol):
@@ -89,6 +95,13 @@ class StatesAdapter(Protocol):
     async def await_states(self, timeout_s: float) -> Outcome: ...
 
 
+class ComparesStates(Protocol):
+    """With the other node's agent."""
+
+    async def compare(self) -> Outcome: ...
+    async def refresh(self) -> Outcome: ...
+
+
 async def in_place(job: Callable[[], Found]) -> Found:
     return job()
 
@@ -117,6 +130,8 @@ class Executor:
         complete: Complete,
         beside: Beside = in_place,
     ) -> None:
+        self.comparison: ComparesStates | None = None
+        """None where there is nobody to compare with."""
         self.rules = rules
         self._beside = beside
         self._states = states
@@ -247,6 +262,10 @@ class Executor:
         match action:
             case CommitStates():
                 return await self._states.commit(action.timeout_s)
+            case CompareStates():
+                return await self._compare()
+            case SendBulk(routine=True) if self.comparison is not None:
+                return await self.comparison.refresh()
             case SendBulk():
                 return await self._states.send_bulk()
             case AwaitStates():
@@ -266,6 +285,11 @@ class Executor:
             case VerifyRules():
                 await self._verify(action.rules)
         return None
+
+    async def _compare(self) -> Outcome:
+        if self.comparison is None:
+            return Compared(reason="this process does not talk to the other node")
+        return await self.comparison.compare()
 
     async def _complete_remaining(self) -> Completed:
         stop = threading.Event()
@@ -291,5 +315,7 @@ class Executor:
 
 def budget_s(action: Action) -> float:
     """After this time a step has not only failed: what should have ended it hangs."""
+    if isinstance(action, CompareStates) or (isinstance(action, SendBulk) and action.routine):
+        return MAX_COMPARISON_S
     asked_s = action.timeout_s if isinstance(action, CommitStates | AwaitStates) else 0.0
     return MAX_STEP_S + asked_s

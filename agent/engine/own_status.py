@@ -4,11 +4,12 @@
 import hashlib
 import json
 import time
+from collections.abc import Callable, Mapping
 
 from agent.adapters.conntrackd import kernel_states
 from agent.adapters.nftables import Nftables
 from agent.config.files import Files
-from agent.core.peer import NodeStatus
+from agent.core.peer import EVERY, NodeStatus
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.engine.versions import Versions
@@ -16,7 +17,6 @@ from agent.errors import HafwError
 from agent.model.pair import SyncMode
 
 ROUNDED = 2
-EVERY = "all"
 
 
 class OwnStatus:
@@ -25,11 +25,17 @@ class OwnStatus:
         self.rules = ""
         """The digest of the rules that are to be in force."""
         self.generation: int | None = None
+        self.protocols: Callable[[], Mapping[str, int]] = dict
+        """The states that are replicated, as last counted."""
+        self.compares = False
         self._pair_file = ""
 
     def take(self, files: Files, rules: Nftables) -> None:
         """What the node works by from now on."""
         self._pair_file, self.rules = digest_of(files), rules.digest
+
+    def _count(self) -> dict[str, int]:
+        return _count_states() if self._loop.settings.mode is SyncMode.DIRECT else {}
 
     def describe(self, heard: tuple[str, ...]) -> NodeStatus:
         """`heard`: by which paths the peer is."""
@@ -42,13 +48,14 @@ class OwnStatus:
             ready=state.ready,
             problems=tuple(sorted(condition.value for condition in state.problems)),
             keepalived=tuple(sorted(one.name for one in self._observer.bus.states())),
-            states=_count_states() if self._loop.settings.mode is SyncMode.DIRECT else {},
+            states={**self._count(), **self.protocols()},
             pair_file=self._pair_file,
             rules=self.rules if state.whole else "",
             generation=self.generation,
             versions=self._versions.known(),
             heard=heard,
             ceased_s=_ago_s(self._loop.log.ceased_ns),
+            compares=self.compares,
         )
 
 

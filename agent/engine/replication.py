@@ -2,6 +2,7 @@
 """Whether conntrackd answers, is still the same one, and could do what the peer's messages asked for."""
 
 import time
+from collections.abc import Callable
 
 from agent.adapters.conntrackd import Conntrackd, Statistics, kernel_states
 from agent.core.conditions import Condition
@@ -22,6 +23,8 @@ class ReplicationCheck:
         self._unheard = False
         """The last poll found no conntrackd."""
         self._losses: Losses | None = None
+        self.is_compared: Callable[[], bool] = lambda: False
+        """Whether the states are just being compared, which finds what is lost."""
 
     def start(self) -> None:
         """The plans that begin now speak to this conntrackd; another one has heard nothing of them."""
@@ -54,6 +57,8 @@ class ReplicationCheck:
         alarm."""
         before = statistics.losses if self._losses is None else self._losses
         self._losses = statistics.losses
+        if self.is_compared():
+            return
         found = judge_losses(self._loop.state.role, self._losses.since(before))
         if found is not None:
             self._loop.post(ConditionSeen(time.monotonic_ns(), *found))

@@ -34,10 +34,11 @@ async def describe(
     look: Look,
     own: NodeStatus,
     heard: Heard,
+    compared: str,
 ) -> Values:
     """Everything that can be read now; what cannot be read says why. `look`: at the rules, and whether they
-    are those of a role."""
-    states = await _describe_states(pair, conntrackd, loop)
+    are those of a role. `compared`: what the last comparison of the states has found."""
+    states = {**await _describe_states(pair, conntrackd, loop), "compared": compared or None}
     rules = await _describe_rules(loop, look)
     state = loop.state
     return {

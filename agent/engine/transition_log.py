@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from agent.core.actions import (
     Committed,
+    Compared,
+    CompareStates,
     Completed,
     LoadRules,
     Outcome,
@@ -19,7 +21,7 @@ from agent.core.actions import (
 from agent.core.conditions import Condition, doubt
 from agent.core.events import RoleSeen
 from agent.core.roles import Role, rule_set_for
-from agent.core.state import ConditionChange
+from agent.core.state import ConditionChange, comparison_text
 from agent.engine.result import Result
 from agent.model.records import Ending, Record, RecordKind
 
@@ -126,9 +128,13 @@ class TransitionLog:
 
 
 def _is_routine(result: Result) -> bool:
-    """The regular re-send is only recorded when it fails."""
-    done = result.error is None and not result.abandoned
-    return done and isinstance(result.action, SendBulk) and result.action.routine
+    """The regular re-send is only recorded when it fails, a regular comparison when it finds something."""
+    if result.error is not None or result.abandoned:
+        return False
+    outcome = result.outcome
+    if isinstance(outcome, Compared) and outcome.asked and (outcome.touched or outcome.ended):
+        return False
+    return isinstance(result.action, SendBulk | CompareStates) and result.action.routine
 
 
 def _record_of_step(result: Result, transition: Transition | None) -> Record:
@@ -160,6 +166,8 @@ def _found(outcome: Outcome | None) -> str:
     match outcome:
         case Committed():
             return f": {outcome.committed} of {outcome.expected} (says the {outcome.evidence})"
+        case Compared():
+            return f": {comparison_text(outcome)}"
         case Completed():
             return f": {outcome.expectations}{'' if outcome.all_seen else ', and there are more'}"
         case StatesIn():

@@ -49,7 +49,7 @@ def check_power_cut(lab: Lab, traffic: Traffic, *, before_cut: Callable[[str], N
     assert len(boots.split()) >= 2, "the journal of the boot before the cut is gone"
     history = shell(lab, victim, "hafw history --lines 100000")
     assert history.count("hafw agent for") >= 2, history
-    assert "wait until the peer's states are here" in history
+    assert "compare the states with the primary's" in history
 
 
 def check_record_of_takeover(lab: Lab, name: str) -> None:

@@ -161,7 +161,7 @@ def test_messages_that_were_lost_are_made_good_before_it_is_called_well(lab: Lab
         until(lambda: backup.read_text(READINESS).strip() != "0", SOON_S, "it still says that it is ready")
     end = wait_record(backup, since, 60, event="recovered", condition="replication")
     (alarm,) = find(records(backup, since), event="alarm", condition="replication")
-    caught_up = find(records(backup, since), event="step", step="AwaitStates", result="done")
+    caught_up = find(records(backup, since), event="step", step="CompareStates", result="done")
     moments = [int(str(one["mono_ns"])) for one in (alarm, *caught_up, end)]
     assert any(moments[0] <= one <= moments[-1] for one in moments[1:-1]), (
         "only a catch-up says that all is there"
@@ -173,7 +173,7 @@ def test_the_status_tells_how_often_all_states_are_sent(lab: Lab) -> None:
     found = lab.status().node(lab.wait_primary(None, 5)).agent
     assert found is not None
     assert found["states"]["refresh_seconds"] == 10
-    assert "the primary sends all again every 10 s" in status_of(lab.node(lab.firewalls[0]))[1]
+    assert "what would run out is sent again every 10 s" in status_of(lab.node(lab.firewalls[0]))[1]
 
 
 # -- who is primary --

@@ -115,7 +115,8 @@ def test_an_idle_agent_is_killed_and_comes_back(lab: Lab, role: str) -> None:
         node.stop_service("agent", signal.SIGKILL)
         assert gate_is_open(node) is (role == "primary")
         node.start_service("agent")
-        last = "SendBulk" if role == "primary" else "AwaitStates"
+        of_backup = "CompareStates" if lab.options["sync"] == SyncMode.DIRECT.value else "AwaitStates"
+        last = "SendBulk" if role == "primary" else of_backup
         wait_record(node, since, 20, event="step", step=last, result="done")
         probe = traffic.report().probe
         assert_consistent(lab, since)

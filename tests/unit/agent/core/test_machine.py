@@ -30,7 +30,7 @@ from agent.core.plan import BULK_COST_S, BULK_SHARE, Settings, refresh_after_s
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
 from agent.model.pair import SyncMode
-from tests.unit.agent.core.world import CACHE, CACHE_CLOSED, DIRECT, SECOND, World
+from tests.unit.agent.core.world import CACHE, CACHE_CLOSED, DIRECT, SECOND, WHOLE, World
 
 REPORT = Settings(mode=SyncMode.CACHE, repair=False, helpers=True)
 ALL = {"direct": DIRECT, "cache": CACHE, "cache-closed": CACHE_CLOSED, "report": REPORT}
@@ -46,6 +46,7 @@ ACTIONS = (
     "ResyncKernel",
     "SendBulk",
     "StartClean",
+    "CompareStates",
     "RequestResync",
     "AwaitStates",
     "ShortenTimers",
@@ -68,6 +69,7 @@ EVENTS: dict[str, object] = {
     "settle": Timer.SETTLE,
     "refresh": Timer.REFRESH,
     "retry": Timer.RETRY,
+    "compare": Timer.COMPARE,
 }
 
 
@@ -458,8 +460,11 @@ def test_no_line_of_the_table_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world("direct")
     world.see(Role.BACKUP)
     world.run_dry()
+    happen(world, "compare")
     world.handle(ConditionSeen(world.now, Condition.REPLICATION, False, "6 messages were lost"))
     happen(world, "split-ended")
+    world.compared = WHOLE
+    world.run_dry()
     assert set(TRANSITIONS) - table.taken == set()
 
 

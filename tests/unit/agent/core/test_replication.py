@@ -3,14 +3,14 @@
 
 import pytest
 
-from agent.core.actions import SetTimer, Timer
+from agent.core.actions import Compared, SetTimer, Timer
 from agent.core.conditions import Condition, doubt
 from agent.core.events import ConditionSeen, StatesCounted, TimerFired
 from agent.core.plan import Settings, catch_up_after_s
 from agent.core.replication import Losses, judge_losses, losses_text
 from agent.core.roles import Role
 from agent.model.pair import SyncMode
-from tests.unit.agent.core.world import World
+from tests.unit.agent.core.world import LACKING, NOBODY_ASKED, WHOLE, World
 
 SIX = Losses(lost=6)
 
@@ -92,13 +92,70 @@ def test_a_catch_up_that_was_not_whole_is_none(trouble: str) -> None:
         world.timers.discard(timer)
         world.handle(TimerFired(world.tick(1), timer))
         world.work()
-    assert world.log[-4:] == ["RequestResync", "AwaitStates", "SetReadiness", "SetTimer"]
+    assert world.log[-5:] == ["CompareStates", "RequestResync", "AwaitStates", "SetReadiness", "SetTimer"]
     assert world.ready is False
     assert Condition.REPLICATION in world.state.problems
     setattr(world, trouble, "" if trouble == "losses" else False)
     world.run_dry()
     assert world.ready is True
     assert Condition.REPLICATION not in world.state.problems
+
+
+def test_a_backup_that_was_compared_needs_no_stream_and_waits_for_none() -> None:
+    world = World(Settings(), compared=WHOLE)
+    world.start()
+    world.see(Role.BACKUP)
+    world.run_dry()
+    assert world.log[-3:] == ["CompareStates", "SetReadiness", "SetTimer"]
+    assert world.ready is True
+    assert Timer.COMPARE in world.timers
+
+
+def test_a_backup_that_lacks_states_is_not_ready_and_tries_again() -> None:
+    world = settled_backup()
+    world.compared = LACKING
+    lose(world)
+    for timer in (Timer.RETRY, Timer.SETTLE):
+        world.handle(TimerFired(world.tick(1), timer))
+        world.work()
+    assert world.log[-3:] == ["CompareStates", "SetReadiness", "SetTimer"]
+    assert world.ready is False
+    assert world.state.problems[Condition.REPLICATION] == (
+        "6 of the primary's 10 states are missing (compared in 5 rounds, 6 were sent again)"
+    )
+    world.compared = WHOLE
+    world.run_dry()
+    assert world.ready is True
+    text = "all 10 states of the primary are here (compared in 1 round, 0 were sent again)"
+    assert world.changes[-1].text == text
+
+
+@pytest.mark.parametrize("compared", [WHOLE, LACKING, NOBODY_ASKED])
+def test_a_ready_backup_is_compared_from_time_to_time(compared: Compared) -> None:
+    world = settled_backup()
+    world.log.clear()
+    world.compared = compared
+    world.timers.discard(Timer.COMPARE)
+    world.handle(TimerFired(world.tick(60), Timer.COMPARE))
+    world.work()
+    assert world.log[:2] == ["SetTimer", "CompareStates"]
+    assert world.ready is (compared is not LACKING)
+    assert (world.log[2:] == []) is (compared is not LACKING)
+    assert Timer.COMPARE in world.timers
+
+
+def test_a_node_that_is_not_ready_or_not_backup_is_not_compared_by_the_clock() -> None:
+    world = World(Settings())
+    world.start()
+    for role, ready in ((Role.BACKUP, None), (Role.PRIMARY, True)):
+        world.see(role)
+        if ready:
+            world.run_dry()
+        world.work()
+        world.log.clear()
+        world.handle(TimerFired(world.tick(60), Timer.COMPARE))
+        world.work()
+        assert world.log == []
 
 
 def test_losses_while_it_catches_up_do_not_break_that_off() -> None:

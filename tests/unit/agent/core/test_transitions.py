@@ -23,6 +23,8 @@ from agent.core.actions import (
     Action,
     CommitStates,
     Committed,
+    Compared,
+    CompareStates,
     LoadRules,
     MarkOwed,
     Outcome,
@@ -148,7 +150,12 @@ DOES = {
     Make.HOLD: "LoadRules backup, SetTimer retry",
     Make.RETRY: "SetTimer retry",
     Make.ANNOUNCE: f"SetReadiness True, (CommitStates, )?(MarkOwed False, )?(FlushCaches, )?{REREAD}",
-    Make.CATCH_UP: "(SetReadiness False, StartClean, )?RequestResync, AwaitStates, SetReadiness True",
+    Make.CATCH_UP: (
+        "(SetReadiness False, StartClean, )?"
+        "CompareStates, RequestResync, AwaitStates, SetReadiness True, SetTimer compare"
+    ),
+    Make.READY: "SetReadiness True, SetTimer compare",
+    Make.COMPARE: "SetTimer compare, CompareStates",
     Make.NOT_READY: "SetReadiness False, SetTimer retry",
     Make.REFRESH: "SetTimer refresh, SendBulk",
     Make.REREAD: REREAD,
@@ -273,6 +280,8 @@ KEPT: Mapping[type, set[str]] = {
     CommitStates: {"late"},
     Committed: {"expected", "committed", "failed", "skipped"},
     StatesIn: {"peer_heard", "losses"},
+    CompareStates: {"routine"},
+    Compared: {"missing", "reason"},
 }
 """What of an event, its action and its outcome the line may depend on."""
 
@@ -288,7 +297,9 @@ PLAN: dict[Make, set[str]] = {
     Make.HOLD: set(),
     Make.RETRY: {"retry_s"},
     Make.ANNOUNCE: {"mode", "flushed", "owed", "marked", *BULK},
-    Make.CATCH_UP: {"unclean"},
+    Make.CATCH_UP: {"kernel", "unclean"},
+    Make.READY: {"kernel"},
+    Make.COMPARE: {"kernel"},
     Make.NOT_READY: {"mode", "asked_ns", "kernel", "at_ns"},
     Make.REFRESH: BULK,
     Make.REREAD: {"mode", *BULK},

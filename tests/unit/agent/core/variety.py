@@ -68,14 +68,25 @@ OF_PARTS: dict[str, tuple[Any, ...]] = {
     "evidence": ("log", "counters"),
     **dict.fromkeys(("states", "before", "after", "kernel", "expectations"), (10, 60_000)),
     "losses": ("", "6 messages were lost"),
+    **dict.fromkeys(("touched", "ended", "missing"), (0, 6)),
+    "rounds": (1, 2),
+    "reason": ("", "the agent of fw-1 is not heard"),
 }
 """Of actions and their outcomes."""
 
 
+TOGETHER = ("rounds", "touched", "ended")
+"""What is only told: varied, and not each beside each."""
+
+
 def all_of(kind: type) -> Iterator[Any]:
-    names = [field.name for field in fields(kind)]
+    every = [field.name for field in fields(kind)]
+    names = [name for name in every if name not in TOGETHER]
+    told = [name for name in every if name in TOGETHER]
     for values in itertools.product(*(OF_PARTS[name] for name in names)):
-        yield kind(**dict(zip(names, values, strict=True)))
+        for number in range(2 if told else 1):
+            same = {name: OF_PARTS[name][number] for name in told}
+            yield kind(**dict(zip(names, values, strict=True)), **same)
 
 
 ACTIONS = tuple(itertools.chain.from_iterable(map(all_of, get_args(Action))))
@@ -121,12 +132,16 @@ def some_row(chance: random.Random) -> Row:
 
 
 def some_events(chance: random.Random) -> Iterator[Event]:
-    """Of each class one for every value of the field after `at_ns`; the other fields are drawn."""
+    """Of each class one for every value of the field after `at_ns`, and one for every outcome; the other
+    fields are drawn."""
     for kind in get_args(Event):
         names = [field.name for field in fields(kind)]
         lead = names[:2][-1]
         for value in OF_EVENTS[lead]:
             yield kind(**{name: chance.choice(OF_EVENTS[name]) for name in names} | {lead: value})
+        if kind is ActionDone:
+            for outcome in OF_EVENTS["outcome"]:
+                yield ActionDone(chance.choice(TIMES), chance.choice(ACTIONS), outcome)
 
 
 def settings_of(row: Row) -> Settings:

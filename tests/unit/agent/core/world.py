@@ -11,6 +11,8 @@ from agent.core.actions import (
     AwaitStates,
     CommitStates,
     Committed,
+    Compared,
+    CompareStates,
     FlushCaches,
     LoadRules,
     MarkOwed,
@@ -41,6 +43,9 @@ CACHE = Settings(mode=SyncMode.CACHE)
 CACHE_CLOSED = Settings(mode=SyncMode.CACHE, then=AfterLimit.CLOSED)
 GOOD = Committed(10, 10, 0, skipped=False, evidence="log")
 SHORT = Committed(10, 4, 6, skipped=False, evidence="log")
+NOBODY_ASKED = Compared(reason="the agent of fw-1 is not heard")
+WHOLE = Compared(10, rounds=1)
+LACKING = Compared(10, rounds=5, touched=6, missing=6)
 SKIPPED = Committed(10, 0, 0, skipped=True, evidence="log")
 
 
@@ -55,6 +60,8 @@ class World:
     skipped: bool = False
     silent: bool = False
     """Nothing comes from the peer."""
+    compared: Compared = NOBODY_ASKED
+    """What comes of a comparison."""
     losses: str = ""
     """What the next catch-ups cannot take of what the peer sends."""
     answer: QueryResult = QueryResult.UNREACHABLE
@@ -120,10 +127,10 @@ class World:
         return other
 
     def run_dry(self) -> None:
-        """Everything, with all timers, until nothing but the regular refresh is left."""
+        """Everything, with all timers, until nothing but what is regular is left."""
         for _ in range(60):
             self.work()
-            due = self.timers - {Timer.REFRESH}
+            due = self.timers - {Timer.REFRESH, Timer.COMPARE}
             if not due and not self.plan:
                 return
             for timer in sorted(due, key=lambda timer: timer.value):
@@ -174,6 +181,8 @@ class World:
                 self.marked = action.owed
             case SetTimer():
                 self.timers.add(action.timer)
+            case CompareStates():
+                return self.compared
             case AwaitStates():
                 return StatesIn(10, peer_heard=not self.silent, losses=self.losses)
             case SendBulk():

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compares the states of a backup with its primary's, over the channel: both sides of it.
+
+On a backup it is a step of a plan, which another plan ends at once. On a primary it answers, one question
+after the other, and ends with the role. Whatever computes does so in a process of its own.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.adapters.conntrackd import Statistics, kernel_states
+from agent.core.actions import Compared, Sent
+from agent.core.census import HASH_BYTES, Census, Difference
+from agent.core.comparison import (
+    FASTEST,
+    MAX_LISTS,
+    MAX_ROUNDS,
+    AskStates,
+    Collected,
+    StatesMessage,
+    StatesPart,
+    StatesRefused,
+    StatesTouched,
+    parts_of,
+    slower,
+    wants_all,
+)
+from agent.core.peer import EVERY, NodeStatus
+from agent.core.roles import Role
+from agent.core.state import State, comparison_text
+from agent.errors import HafwError, UnavailableError
+
+WAIT_PRIMARY_S = 3.0
+"""For a peer that has only just become primary, or is not heard yet."""
+ANSWER_LIMIT_S = 30.0
+"""For a list; and for a report of states beyond the time that its pace takes."""
+POLL_S = 0.1
+PART_PAUSE_S = 0.01
+QUIET_S = 0.2
+QUIET_TIMES = 2
+TRICKLE = 1000
+"""So many states in QUIET_S are those of new connections; a report brings ten times as many."""
+SETTLE_LIMIT_S = 20.0
+REFRESH_PER_SECOND = 10_000
+
+
+class States(Protocol):
+    """agent/adapters/state_process.py."""
+
+    async def list(self) -> Census: ...
+    async def touch_all(self, per_second: float) -> Census: ...
+    async def touch(self, hashes: bytes, per_second: float) -> int: ...
+    async def refresh(self, per_second: float) -> int: ...
+    async def compare(self, before: bytes, primary: bytes) -> Difference: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedWith:
+    """What a comparison needs of this node and its peer. `told`: the peer's newest word, None while it is
+    silent. `speak`: False when there is no room for it now."""
+
+    peer: str
+    told: Callable[[], NodeStatus | None]
+    speak: Callable[[StatesMessage], bool]
+    statistics: Callable[[], Awaitable[Statistics]]
+    can: Callable[[], str]
+    """Why states cannot be compared here; empty when they can."""
+
+
+class Comparison:
+    def __init__(self, states: States, node: ComparedWith) -> None:
+        self._states, self._node = states, node
+        self._numbers = itertools.count(time.time_ns() // 1_000_000)
+        self._asked: tuple[int, asyncio.Future[StatesMessage | Census]] | None = None
+        self._collected = Collected(0)
+        self._protocols: Mapping[str, int] = {}
+        self._serves, self._role = False, Role.UNKNOWN
+        self._answering: asyncio.Task[None] | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self.running = False
+        """A comparison of this backup is at work: what conntrackd loses meanwhile is found by it."""
+        self.last: tuple[float, Compared] | None = None
+        """When the last comparison of this stay in the role ended, by time.monotonic()."""
+
+    @property
+    def protocols(self) -> Mapping[str, int]:
+        """The replicated states of this node, as the last comparison counted them."""
+        return self._protocols
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            await asyncio.Event().wait()
+
+    def state_changed(self, state: State) -> None:
+        self._serves = state.role is Role.PRIMARY and state.phase.is_open
+        if not self._serves and self._answering is not None:
+            self._answering.cancel()
+        if state.role is not self._role:
+            self._role = state.role
+            self.last, self._protocols = None, {}
+
+    # -- a backup's side --
+
+    async def compare(self) -> Compared:
+        """What is missing is here when it returns, as far as that was possible. Raises HafwError."""
+        reason = await self._wait_primary()
+        found = Compared(reason=reason)
+        self.running = not reason
+        try:
+            if not reason:
+                found = await self._compare()
+        finally:
+            self.running = False
+            self._asked = None
+        self.last = time.monotonic(), found
+        return found
+
+    def describe(self) -> str:
+        """What the last comparison of this stay in the role has found; empty when there was none."""
+        if self.running:
+            return "the states are being compared with the primary's"
+        if self.last is None:
+            return ""
+        ended_s, found = self.last
+        return f"{comparison_text(found)}, {time.monotonic() - ended_s:.0f} s ago"
+
+    async def refresh(self) -> Sent:
+        """Of a primary: reports again what would run out on the backup."""
+        return Sent(await self._states.refresh(REFRESH_PER_SECOND))
+
+    async def _wait_primary(self) -> str:
+        """Why nobody can be asked, or nothing."""
+        until_s = time.monotonic() + WAIT_PRIMARY_S
+        while reason := self._node.can() or self._why_not():
+            if self._node.can() or time.monotonic() > until_s:
+                return reason
+            await asyncio.sleep(POLL_S)
+        return ""
+
+    def _why_not(self) -> str:
+        told, peer = self._node.told(), self._node.peer
+        if told is None:
+            return f"the agent of {peer} is not heard"
+        if not told.compares:
+            return f"the agent of {peer} cannot compare states"
+        return "" if told.role is Role.PRIMARY and told.gate_open else f"{peer} is not the primary"
+
+    async def _compare(self) -> Compared:
+        states, node = self._states, self._node
+        told = node.told()
+        before = await states.list()
+        touched = rounds = ended = left = 0
+        pace = FASTEST
+        if wants_all(before.total, told.states.get(EVERY, 0) if told else 0):
+            every = told.states[EVERY] if told else 0
+            touched += await self._ask_touch(AskStates(next(self._numbers), pace), every / pace)
+            await self._settle()
+        primary = 0
+        for _ in range(MAX_LISTS):
+            counted = (await node.statistics()).losses
+            listed = await self._ask_list()
+            primary, wanted, first = listed.total, listed.hashes, before.hashes
+            before = Census()
+            for _ in range(MAX_ROUNDS):
+                found = await states.compare(first, wanted)
+                rounds, ended, self._protocols = rounds + 1, ended + found.ended, found.protocols
+                left = await self._ask_missing(found.missing, pace) if found.missing else 0
+                if not left:
+                    break
+                touched += left
+                await self._settle()
+                wanted, first = found.missing, b""
+            if not (await node.statistics()).losses.since(counted):
+                break
+            pace = slower(pace)
+        return Compared(primary, rounds=rounds, touched=touched, ended=ended, missing=left)
+
+    async def _ask_list(self) -> Census:
+        answer = await self._ask((AskStates(next(self._numbers)),), ANSWER_LIMIT_S)
+        if not isinstance(answer, Census):
+            raise UnavailableError(f"{self._node.peer} does not list its states")
+        return answer
+
+    async def _ask_missing(self, hashes: bytes, pace: int) -> int:
+        """How many of them still lived."""
+        parts = parts_of(next(self._numbers), hashes, pace)
+        return await self._ask_touch(parts, len(hashes) / HASH_BYTES / pace)
+
+    async def _ask_touch(self, what: AskStates | tuple[StatesPart, ...], takes_s: float) -> int:
+        messages = (what,) if isinstance(what, AskStates) else what
+        answer = await self._ask(messages, ANSWER_LIMIT_S + 4 * takes_s)
+        if not isinstance(answer, StatesTouched):
+            raise UnavailableError(f"{self._node.peer} does not report its states again")
+        return answer.count
+
+    async def _ask(
+        self, messages: tuple[AskStates | StatesPart, ...], limit_s: float
+    ) -> StatesMessage | Census:
+        future: asyncio.Future[StatesMessage | Census] = asyncio.get_running_loop().create_future()
+        self._asked = messages[0].number, future
+        await self._say(messages)
+        until_s = time.monotonic() + limit_s
+        while True:
+            done, _ = await asyncio.wait((future,), timeout=POLL_S)
+            if done:
+                break
+            if reason := self._why_not():
+                raise UnavailableError(f"{reason} any more")
+            if time.monotonic() > until_s:
+                raise UnavailableError(f"the agent of {self._node.peer} does not answer about its states")
+        answer = future.result()
+        if isinstance(answer, StatesRefused):
+            raise UnavailableError(f"the agent of {self._node.peer}: {answer.reason}")
+        return answer
+
+    async def _say(self, messages: tuple[AskStates | StatesPart, ...]) -> None:
+        for message in messages:
+            await self._say_one(message)
+            await asyncio.sleep(PART_PAUSE_S)
+
+    async def _say_one(self, message: StatesMessage) -> None:
+        """The socket does not report that it has room again: nobody else waits for that."""
+        while True:
+            if self._node.speak(message):
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def _settle(self) -> None:
+        """Until what was reported has come in."""
+        until_s = time.monotonic() + SETTLE_LIMIT_S
+        quiet, before = 0, kernel_states()
+        while quiet < QUIET_TIMES and time.monotonic() < until_s:
+            await asyncio.sleep(QUIET_S)
+            now = kernel_states()
+            quiet = quiet + 1 if now - before < TRICKLE else 0
+            before = now
+
+    # -- both sides --
+
+    def take(self, message: StatesMessage) -> None:
+        """What the peer says."""
+        match message:
+            case AskStates():
+                self._begin(message.number, self._answer(message))
+            case StatesPart() if self._asked is not None and message.number == self._asked[0]:
+                hashes = self._collected.add(message)
+                if hashes is not None:
+                    self._found(message.number, Census(message.protocols, hashes))
+            case StatesPart():
+                hashes = self._collected.add(message) if message.per_second else None
+                if hashes is not None:
+                    self._begin(message.number, self._touch(message.number, hashes, message.per_second))
+            case StatesTouched() | StatesRefused():
+                self._found(message.number, message)
+
+    def _found(self, number: int, answer: StatesMessage | Census) -> None:
+        if self._asked is not None and self._asked[0] == number and not self._asked[1].done():
+            self._asked[1].set_result(answer)
+
+    # -- a primary's side --
+
+    def _begin(self, number: int, answering: Awaitable[None]) -> None:
+        """A question takes the place of the one before, which nobody waits for any more."""
+        if self._answering is not None:
+            self._answering.cancel()
+        assert self._group is not None
+        self._answering = self._group.create_task(self._carry_out(number, answering))
+
+    async def _carry_out(self, number: int, answering: Awaitable[None]) -> None:
+        reason = self._node.can()
+        if not self._serves:
+            reason = "it is not the primary"
+        try:
+            if reason:
+                self._node.speak(StatesRefused(number, reason))
+            else:
+                await answering
+        except HafwError as error:
+            self._node.speak(StatesRefused(number, error.message[:200]))
+        finally:
+            if asyncio.iscoroutine(answering):
+                answering.close()
+
+    async def _answer(self, asked: AskStates) -> None:
+        if asked.per_second:
+            listed = await self._states.touch_all(min(asked.per_second, FASTEST))
+            await self._say_one(StatesTouched(asked.number, listed.total))
+            return
+        listed = await self._states.list()
+        self._protocols = listed.protocols
+        await self._say(parts_of(asked.number, listed.hashes, protocols=listed.protocols))
+
+    async def _touch(self, number: int, hashes: bytes, per_second: int) -> None:
+        count = await self._states.touch(hashes, min(per_second, FASTEST))
+        await self._say_one(StatesTouched(number, count))

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two nodes that compare their states, each with a table in memory, and what is said between them lost,
+late or refused."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from agent.adapters.conntrackd import Statistics
+from agent.core.actions import Compared
+from agent.core.census import Census, Difference, compare, pack_hashes, unpack_hashes
+from agent.core.comparison import LIST_BYTES, AskStates, StatesMessage, StatesPart
+from agent.core.peer import EVERY, NodeStatus
+from agent.core.roles import Role
+from agent.core.state import Phase, State
+from agent.engine import comparison
+from agent.engine.comparison import ComparedWith, Comparison
+from agent.errors import HafwError, UnavailableError
+
+LIMIT_S = 20.0
+MANY = 3 * LIST_BYTES // 8
+
+
+class Table:
+    """A kernel's states; what is touched appears in `replica`."""
+
+    def __init__(self, *states: int) -> None:
+        self.states = set(states)
+        self.replica: Table | None = None
+        self.lossy = 0
+        """How many of the next touches are lost."""
+        self.held = asyncio.Event()
+        self.held.set()
+        self.error = ""
+
+    async def list(self) -> Census:
+        if self.error:
+            raise UnavailableError(self.error)
+        await self.held.wait()
+        return Census({"tcp": len(self.states)}, pack_hashes(self.states))
+
+    async def touch_all(self, per_second: float) -> Census:
+        await self._send(self.states, per_second)
+        return await self.list()
+
+    async def touch(self, hashes: bytes, per_second: float) -> int:
+        return await self._send(self.states & set(unpack_hashes(hashes)), per_second)
+
+    async def refresh(self, per_second: float) -> int:
+        return await self._send(self.states, per_second)
+
+    async def _send(self, states: set[int], per_second: float) -> int:
+        assert per_second > 0
+        assert self.replica is not None
+        sent = sorted(states)
+        self.replica.states.update(sent[self.lossy :])
+        self.lossy = max(0, self.lossy - len(sent))
+        return len(sent)
+
+    async def compare(self, before: bytes, primary: bytes) -> Difference:
+        missing, ended = compare(before, primary, self.states)
+        self.states -= ended
+        return Difference({"tcp": len(self.states)}, len(self.states), pack_hashes(missing), len(ended))
+
+
+class Pair:
+    """`backup` asks, `primary` answers."""
+
+    def __init__(self) -> None:
+        self.of_primary, self.of_backup = Table(), Table()
+        self.of_primary.replica = self.of_backup
+        self.lost_messages = 0
+        self.told: NodeStatus | None = NodeStatus(Role.PRIMARY, 1.0, True, 0.0, compares=True)
+        self.said: list[StatesMessage] = []
+        self.full = 0
+        """So many messages find no room."""
+        self.primary = self._node(self.of_primary, lambda: self.backup)
+        self.backup = self._node(self.of_backup, lambda: self.primary)
+        self.primary.state_changed(State(Phase.SERVING, Role.PRIMARY))
+        self.backup.state_changed(State(Phase.FOLLOWING, Role.BACKUP))
+
+    def _node(self, table: Table, other: Callable[[], Comparison]) -> Comparison:
+        def speak(message: StatesMessage) -> bool:
+            if self.full:
+                self.full -= 1
+                return False
+            self.said.append(message)
+            asyncio.get_running_loop().call_soon(other().take, message)
+            return True
+
+        def told() -> NodeStatus | None:
+            states = {EVERY: len(self.of_primary.states)}
+            return replace(self.told, states=states) if self.told is not None else None
+
+        async def statistics() -> Statistics:
+            return Statistics(0, None, 0, 0, 0, self.lost_messages, 0)
+
+        return Comparison(table, ComparedWith("fw-1", told, speak, statistics, lambda: ""))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("POLL_S", "PART_PAUSE_S", "QUIET_S"):
+                patch.setattr(comparison, name, 0.001)
+            patch.setattr(comparison, "WAIT_PRIMARY_S", 0.05)
+            patch.setattr(comparison, "kernel_states", lambda: 0)
+            async with self._running():
+                yield
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(one.run()) for one in (self.primary, self.backup)]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def compared(prepare: Callable[[Pair], object]) -> tuple[Compared, Pair]:
+    async def scenario() -> tuple[Compared, Pair]:
+        pair = Pair()
+        prepare(pair)
+        async with pair.running():
+            return await pair.backup.compare(), pair
+
+    return asyncio.run(scenario())
+
+
+def fill(pair: Pair, primary: range, backup: range) -> None:
+    pair.of_primary.states, pair.of_backup.states = set(primary), set(backup)
+
+
+def test_equal_tables_are_compared_once() -> None:
+    found, pair = compared(lambda pair: fill(pair, range(MANY), range(MANY)))
+    assert found == Compared(MANY, rounds=1)
+    assert [type(one) for one in pair.said] == [AskStates, StatesPart, StatesPart, StatesPart]
+    assert pair.backup.protocols == pair.primary.protocols == {"tcp": MANY}
+
+
+def test_an_empty_backup_has_all_sent_and_then_counts() -> None:
+    found, pair = compared(lambda pair: fill(pair, range(MANY), range(0)))
+    assert found == Compared(MANY, rounds=1, touched=MANY)
+    assert pair.of_backup.states == pair.of_primary.states
+
+
+def test_what_a_backup_lacks_and_what_has_ended() -> None:
+    found, pair = compared(lambda pair: fill(pair, range(100, 5000), range(4000)))
+    assert found == Compared(4900, rounds=2, touched=1000, ended=100)
+    assert pair.of_backup.states == pair.of_primary.states
+    assert pair.backup.protocols == {"tcp": 4900}
+
+
+def test_what_is_lost_of_it_is_sent_again() -> None:
+    def lose(pair: Pair) -> None:
+        fill(pair, range(1000), range(900))
+        pair.of_primary.lossy = 30
+
+    found, pair = compared(lose)
+    assert found == Compared(1000, rounds=3, touched=130)
+    assert pair.of_backup.states == pair.of_primary.states
+
+
+def test_what_never_comes_is_said_to_be_missing() -> None:
+    def lose(pair: Pair) -> None:
+        fill(pair, range(1000), range(900))
+        pair.of_primary.lossy = 1 << 40
+
+    found, _ = compared(lose)
+    assert found.missing == 100
+    assert not found.whole
+
+
+def test_after_losses_the_primary_lists_once_more() -> None:
+    """What was lost may be newer than its list."""
+
+    async def scenario() -> None:
+        pair = Pair()
+        fill(pair, range(1000), range(1000))
+        whole = pair.of_backup.compare
+
+        async def compare_late(before: bytes, primary: bytes) -> Difference:
+            if not pair.lost_messages:
+                pair.lost_messages = 7
+                pair.of_primary.states.add(5000)
+            return await whole(before, primary)
+
+        pair.of_backup.compare = compare_late  # type: ignore[method-assign]  # what happens meanwhile
+        async with pair.running():
+            found = await pair.backup.compare()
+        assert found == Compared(1001, rounds=3, touched=1)
+        assert 5000 in pair.of_backup.states
+
+    asyncio.run(scenario())
+
+
+def test_a_full_socket_is_waited_for() -> None:
+    def fill_up(pair: Pair) -> None:
+        fill(pair, range(MANY), range(MANY))
+        pair.full = 5
+
+    assert compared(fill_up)[0].whole
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        (None, "the agent of fw-1 is not heard"),
+        (NodeStatus(Role.PRIMARY, 1.0, True, 0.0), "the agent of fw-1 cannot compare states"),
+        (NodeStatus(Role.BACKUP, 1.0, False, 0.0, compares=True), "fw-1 is not the primary"),
+    ],
+)
+def test_where_nobody_can_be_asked_it_says_so(told: NodeStatus | None, reason: str) -> None:
+    found, pair = compared(lambda pair: setattr(pair, "told", told))
+    assert found == Compared(reason=reason)
+    assert not found.whole
+    assert not pair.said
+
+
+def test_a_primary_that_falls_silent_in_the_middle_is_an_error() -> None:
+    async def scenario() -> None:
+        pair = Pair()
+        pair.of_primary.held.clear()
+        async with pair.running():
+            asking = asyncio.create_task(pair.backup.compare())
+            while not pair.said:
+                await asyncio.sleep(0)
+            assert pair.backup.running
+            pair.told = None
+            with pytest.raises(HafwError, match="is not heard any more"):
+                await asking
+            assert not pair.backup.running
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", ["the kernel does not list its states", ""])
+def test_a_node_that_cannot_answer_refuses(error: str) -> None:
+    async def scenario() -> None:
+        pair = Pair()
+        pair.of_primary.error = error
+        if not error:
+            pair.primary.state_changed(State(Phase.FOLLOWING, Role.BACKUP))
+        async with pair.running():
+            with pytest.raises(HafwError, match=error or "it is not the primary"):
+                await pair.backup.compare()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_ends_with_the_role() -> None:
+    async def scenario() -> None:
+        pair = Pair()
+        pair.of_primary.held.clear()
+        async with pair.running():
+            asking = asyncio.create_task(pair.backup.compare())
+            while not pair.said:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
+            pair.primary.state_changed(State(Phase.FOLLOWING, Role.BACKUP))
+            pair.of_primary.held.set()
+            pair.told = None
+            with pytest.raises(HafwError):
+                await asking
+            assert [type(one) for one in pair.said] == [AskStates]
+            asking.cancel()
+
+    asyncio.run(scenario())
