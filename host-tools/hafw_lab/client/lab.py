@@ -121,8 +121,9 @@ class Lab:
         name: str = "lab",
     ) -> Iterator["Lab"]:
         """A lab for the length of the block: up, with a primary, when the block begins. Raises LabError."""
-        plan = lab.plan_lab(name, topology, options, privileged=os.geteuid() == 0, key=make_pair_key())
-        plan = machines.add_machines(plan, topology, options, progress)
+        key = make_pair_key()
+        plan = lab.plan_lab(name, topology, options, privileged=os.geteuid() == 0, key=key)
+        plan = machines.add_machines(plan, topology, options, progress, key=key)
         process = SupervisorProcess(plan)
         try:
             client = process.wait_ready(progress)

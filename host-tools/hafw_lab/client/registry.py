@@ -65,8 +65,9 @@ def attach(name: str = DEFAULT_LAB) -> Lab:
 
 def up(name: str, options: LabOptions, topology: Topology, progress: Progress) -> bool:
     """Start a lab that stays when this process ends. False if it was up already. Raises LabError."""
-    plan = plan_lab(name, topology, options, privileged=os.geteuid() == 0, key=make_pair_key())
-    plan = machines.add_machines(plan, topology, options, progress)
+    key = make_pair_key()
+    plan = plan_lab(name, topology, options, privileged=os.geteuid() == 0, key=key)
+    plan = machines.add_machines(plan, topology, options, progress, key=key)
     path = _socket_path(name)
     with _locked(name, _UP, progress):
         channel = _connect(path)

@@ -18,10 +18,16 @@ _MEMORY_MB, _DESKTOP_MB = 512, 1024
 
 
 def add_machines(
-    plan: LabPlan, topology: Topology, options: LabOptions, say: Progress, *, elsewhere: bool = False
+    plan: LabPlan,
+    topology: Topology,
+    options: LabOptions,
+    say: Progress,
+    *,
+    key: str,
+    elsewhere: bool = False,
 ) -> LabPlan:
-    """The plan with the machines that `options` wants; their images are built if they are not there. Those
-    that will run `elsewhere` need nothing of this machine to run on. Raises LabError."""
+    """The plan with the machines that `options` wants; their images are built if they are not there. `key`:
+    of the pair. Those that will run `elsewhere` need nothing of this machine to run on. Raises LabError."""
     if not options.machines:
         return plan
     check_machines(topology, options)
@@ -42,7 +48,7 @@ def add_machines(
 
     def convert(node: NodePlan, spec: NodeSpec) -> NodePlan:
         chosen = images[kinds[node.name]]
-        seed = make_seed(spec, topology, options, pair, text)
+        seed = make_seed(spec, topology, options, pair, text, key)
         machine = Machine(
             release=chosen.release,
             kernel=str(chosen.kernel),

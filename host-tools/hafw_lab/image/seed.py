@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What makes a guest this node: its files, as an archive that the guest's first process copies onto the
-disk. Pure. A firewall gets exactly what `hafw setup` writes on a user's firewall.
+disk. Pure. A firewall gets exactly what `hafw setup` and `hafw pair join` write on a user's firewall.
 """
 
 import hashlib
@@ -28,15 +28,17 @@ class SeedFile:
     mode: int = 0o644
 
 
-def make_seed(spec: NodeSpec, topology: Topology, options: LabOptions, pair: Pair, text: str) -> bytes:
-    """An archive to append to the image's initrd. `text` is the pair file that `pair` was read from. Raises
-    LabError for options that only namespaces can have."""
-    files = plan_files(spec, topology, options, pair, text)
+def make_seed(
+    spec: NodeSpec, topology: Topology, options: LabOptions, pair: Pair, text: str, key: str
+) -> bytes:
+    """An archive to append to the image's initrd. `text` is the pair file that `pair` was read from, `key`
+    the one that both nodes have. Raises LabError for options that only namespaces can have."""
+    files = plan_files(spec, topology, options, pair, text, key)
     return cpio.pack(cpio.file(SEED_DIRECTORY + one.path, one.text.encode(), one.mode) for one in files)
 
 
 def plan_files(
-    spec: NodeSpec, topology: Topology, options: LabOptions, pair: Pair, text: str
+    spec: NodeSpec, topology: Topology, options: LabOptions, pair: Pair, text: str, key: str
 ) -> tuple[SeedFile, ...]:
     firewall = spec.kind is NodeKind.FIREWALL
     if firewall and options.agent is not AgentKind.HAFW:
@@ -44,8 +46,9 @@ def plan_files(
             f"{spec.name} cannot be a machine with --agent {options.agent.value}",
             "the machines' image has the package of hafw in it; use namespaces to compare",
         )
-    own = _plan_firewall(spec, options, pair, text) if firewall else _plan_host(spec, topology, options)
-    return (*_plan_any(spec, topology), *own)
+    if firewall:
+        return (*_plan_any(spec, topology), *_plan_firewall(spec, options, pair, text, key))
+    return (*_plan_any(spec, topology), *_plan_host(spec, topology, options))
 
 
 def _plan_any(spec: NodeSpec, topology: Topology) -> Iterator[SeedFile]:
@@ -64,9 +67,12 @@ def _plan_any(spec: NodeSpec, topology: Topology) -> Iterator[SeedFile]:
         )
 
 
-def _plan_firewall(spec: NodeSpec, options: LabOptions, pair: Pair, text: str) -> Iterator[SeedFile]:
+def _plan_firewall(
+    spec: NodeSpec, options: LabOptions, pair: Pair, text: str, key: str
+) -> Iterator[SeedFile]:
     for file in plan_setup(pair, spec.name, _PATHS, [(_PATHS.pair_file.name, text)]):
         yield SeedFile(str(file.path), file.text, file.mode)
+    yield SeedFile(str(_PATHS.pair_key), key, 0o600)
     if options.sysctls:
         lines = (f"{key.replace('.', '/')} = {value}\n" for key, value in options.sysctls.items())
         yield SeedFile("/etc/sysctl.d/70-hafw-lab.conf", "".join(lines))

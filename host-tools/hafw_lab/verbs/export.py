@@ -5,6 +5,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from agent.adapters.openssl import make_pair_key
 from agent.arguments import parse_path
 from hafw_lab.arguments.machines import DEFAULT_RELEASE, RELEASES
 from hafw_lab.compose import lab, machines
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     home = _make_directory(args.directory)
     options = LabOptions(machines={node.name: args.release for node in topology.nodes})
     plan = lab.plan_lab("export", topology, options, privileged=True)
-    plan = machines.add_machines(plan, topology, options, say, elsewhere=True)
+    plan = machines.add_machines(plan, topology, options, say, key=make_pair_key(), elsewhere=True)
     _copy_base(plan.nodes[0], home)
     for segment in topology.segments:
         (home / f"network-{segment.name}.xml").write_text(libvirt.network_xml(segment), encoding="utf-8")

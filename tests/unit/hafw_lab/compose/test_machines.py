@@ -254,7 +254,7 @@ def test_what_a_machine_needs_is_looked_for_before_its_image_is_built(
     options = LabOptions(machines={"client": "trixie"})
     plan = plan_lab("lab", DEFAULT, options, privileged=True)
     with pytest.raises(LabError, match="no taps here"):
-        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None)
+        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None, key="")
 
 
 def test_machines_that_run_elsewhere_need_nothing_to_run_on_here(
@@ -272,10 +272,10 @@ def test_machines_that_run_elsewhere_need_nothing_to_run_on_here(
     options = LabOptions(machines={"client": "trixie"})
     plan = plan_lab("export", DEFAULT, options, privileged=True)
     with pytest.raises(LabError, match=r"exports need are not here: qemu-img; apt-get .*qemu-utils"):
-        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None, elsewhere=True)
+        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None, key="", elsewhere=True)
     (tmp_path / "qemu-img").touch(mode=0o755)
     with pytest.raises(Reached):
-        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None, elsewhere=True)
+        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None, key="", elsewhere=True)
 
 
 def test_programs_of_machines_are_looked_for_before_an_image_is_built(
@@ -286,7 +286,7 @@ def test_programs_of_machines_are_looked_for_before_an_image_is_built(
     options = LabOptions(machines={"client": "trixie"})
     plan = plan_lab("lab", DEFAULT, options, privileged=True)
     with pytest.raises(LabError, match=r"machines need .*: .*qemu-img.*; apt-get .*qemu-utils"):
-        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None)
+        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None, key="")
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_so_are_those_of_the_rest_of_a_lab_with_machines(
     monkeypatch.setattr(store, "require_image", lambda *_, **__: pytest.fail("this takes minutes"))
     plan = plan_lab("lab", DEFAULT, options, privileged=True)
     with pytest.raises(LabError, match=f"{said} are not here: {lacking}; apt-get install"):
-        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None)
+        machine_plan.add_machines(plan, DEFAULT, options, lambda _: None, key="")
 
 
 def test_programs_of_an_image_are_looked_for_before_anything_is_built_for_it(

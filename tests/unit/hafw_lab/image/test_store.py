@@ -23,6 +23,8 @@ from hafw_lab.long_command import run_shown
 from hafw_lab.model.options import AgentKind, LabOptions
 from hafw_lab.model.topology import DEFAULT, Link, NodeSpec, Route, compute_mac
 
+KEY = "what both nodes have\n"
+
 
 def spec_of(name: str) -> NodeSpec:
     spec = DEFAULT.node(name)
@@ -34,7 +36,7 @@ def files_of(name: str, options: LabOptions = LabOptions()) -> dict[str, seed.Se
     text = pair_file.compose(DEFAULT, options)
     spec = spec_of(name)
     pair = loader.parse(text, "the test's pair file")
-    return {one.path: one for one in seed.plan_files(spec, DEFAULT, options, pair, text)}
+    return {one.path: one for one in seed.plan_files(spec, DEFAULT, options, pair, text, KEY)}
 
 
 # -- archives --
@@ -101,9 +103,15 @@ def test_nodes_differ_and_stay_the_same() -> None:
     assert first == files_of("fw-1")
 
 
+def test_both_firewalls_have_the_same_key_for_root_alone() -> None:
+    for name in ("fw-1", "fw-2"):
+        assert files_of(name)["/etc/hafw/pair.pem"] == seed.SeedFile("/etc/hafw/pair.pem", KEY, 0o600)
+
+
 def test_a_host_is_no_firewall() -> None:
     files = files_of("client")
     assert "/etc/hafw/hafw.yaml" not in files  # with it conntrackd and nftables would start
+    assert "/etc/hafw/pair.pem" not in files
     network = files["/etc/systemd/network/60-hafw-lab-eth0.network"].text
     assert "Address=192.168.2.10/24" in network
     assert "Destination=0.0.0.0/0\nGateway=192.168.2.100" in network
@@ -124,7 +132,7 @@ def test_routes_and_sysctls_of_a_firewall() -> None:
     options = LabOptions(sysctls={"net.ipv4.tcp_syncookies": "0"})
     text = pair_file.compose(DEFAULT, options)
     pair = loader.parse(text, "the test's pair file")
-    files = {one.path: one.text for one in seed.plan_files(spec, DEFAULT, options, pair, text)}
+    files = {one.path: one.text for one in seed.plan_files(spec, DEFAULT, options, pair, text, KEY)}
     assert "Gateway=192.168.0.3" in files["/etc/systemd/network/60-hafw-eth0.network.d/hafw-lab.conf"]
     assert "/etc/systemd/network/60-hafw-eth1.network.d/hafw-lab.conf" not in files
     assert files["/etc/sysctl.d/70-hafw-lab.conf"] == "net/ipv4/tcp_syncookies = 0\n"
@@ -135,7 +143,7 @@ def test_addresses_of_both_families() -> None:
     spec = dataclasses.replace(spec_of("client"), links=(Link("eth0", "br1", addresses),))
     options = LabOptions()
     text = pair_file.compose(DEFAULT, options)
-    files = seed.plan_files(spec, DEFAULT, options, loader.parse(text, "the pair file"), text)
+    files = seed.plan_files(spec, DEFAULT, options, loader.parse(text, "the pair file"), text, KEY)
     network = next(one.text for one in files if one.path.endswith("60-hafw-lab-eth0.network"))
     assert "Address=2001:db8::1/64" in network
     assert "LinkLocalAddressing=ipv6" in network
