@@ -15,7 +15,7 @@ from tests.package.conftest import BUILD_TIMEOUT_S, build
 
 DEBIAN = ROOT / "packaging" / "debian"
 SYSTEMD = ROOT / "systemd"
-PROFILE = "/etc/apparmor.d/hafw-agent"
+PROFILES = ["/etc/apparmor.d/hafw-agent", "/etc/apparmor.d/hafw-channel"]
 A_DAY_IN_2001 = 1_000_000_000
 
 
@@ -48,7 +48,7 @@ def test_everything_is_at_its_place(built: Path) -> None:
         assert modules
         assert not [path for path in modules if f"{target}/{path}" not in found]
     assert not [path for path in found if "__pycache__" in path]
-    assert [path for path in found if path.startswith("/etc/") and path[-1] != "/"] == [PROFILE]
+    assert [path for path in found if path.startswith("/etc/") and path[-1] != "/"] == PROFILES
     programs = ("/usr/sbin/hafw", "/usr/bin/hafw-lab", "/usr/libexec/hafw/notify")
     assert {found[path] for path in programs} == {"-rwxr-xr-x root/root"}
     # the pages link to each other by these names, which compressing would change

@@ -118,7 +118,9 @@ def test_units_and_code_mean_the_same_places(units: Path) -> None:
     assert f"d {paths.run_dir} 0755 root root" in (units / "tmpfiles.d/hafw.conf").read_text()
     assert f"ReadWritePaths=-{paths.state_dir} -{paths.pair_file.parent}\n" in service.read_text()
     assert f"d {paths.state_dir} 0700 root root" in (units / "tmpfiles.d/hafw.conf").read_text()
-    for path in (socket, service, units / "hafw-boot.service"):
+    channel = units / "hafw-channel.socket"
+    assert f"ListenSequentialPacket={paths.channel_socket}\n" in channel.read_text()
+    for path in (socket, service, units / "hafw-boot.service", channel):
         # the agent starts with the last good generation of a pair file that has gone
         conditions = re.findall("^Condition(.*)$", path.read_text(), re.MULTILINE)
         generations = paths.state_dir / "generations"

@@ -85,7 +85,7 @@ _LEFT_OUT = (
 _KEPT = (
     "/usr/share/doc/conntrackd/*",
     "/usr/share/doc/*/copyright",
-    *(f"/etc/apparmor.d/{name}" for name in ("abi/*", "abstractions/*", "tunables/*", "hafw-agent")),
+    *(f"/etc/apparmor.d/{name}" for name in ("abi/*", "abstractions/*", "tunables/*", "hafw-*")),
 )
 TREE_OPTIONS = (
     *(f"--dpkgopt=path-exclude={path}" for path in _LEFT_OUT),
