@@ -9,6 +9,7 @@ connection that is half dead, as TCP finds out late, silences one direction and 
 """
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections import deque
@@ -154,8 +155,6 @@ class PeerLink:
         except (*ENDED, HafwError) as error:
             if not self._tell_why(path, error) and not proved:
                 self._refuse(path, UNPROVED)
-        finally:
-            line.close()
 
     def _tell_why(self, path: Path, error: Exception) -> bool:
         """A connection that comes to its end is no news; who is not the peer is. Whether that was it."""
@@ -238,18 +237,30 @@ def _open_listener(path: Path, port: int) -> socket.socket:
 async def _secure(
     line: socket.socket, context: ssl.SSLContext, *, server: bool
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """The handshake. asyncio has both sides of it, but a stream for one of them only."""
+    """The handshake. asyncio has both sides of it, but a stream for one of them only.
+
+    From here on the transport closes the socket. If we did, its number would be that of the next connection
+    while asyncio still watches it: a handshake that is cancelled when it is done ends with the farewell of
+    TLS, for which the transport waits.
+    """
     running = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=MAX_MESSAGE)
     protocol = asyncio.StreamReaderProtocol(reader)
+    if server:
+        shaking = running.connect_accepted_socket(lambda: protocol, line, ssl=context)
+    else:
+        shaking = running.create_connection(lambda: protocol, sock=line, ssl=context, server_hostname="")
+    made = asyncio.ensure_future(shaking)
     try:
-        if server:
-            transport, _ = await running.connect_accepted_socket(lambda: protocol, line, ssl=context)
-        else:
-            transport, _ = await running.create_connection(
-                lambda: protocol, sock=line, ssl=context, server_hostname=""
-            )
-    except BaseException:
-        line.close()
+        transport, _ = await asyncio.shield(made)
+    except asyncio.CancelledError:
+        made.add_done_callback(_abort_made)
+        with contextlib.suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
         raise
     return reader, asyncio.StreamWriter(transport, protocol, reader, running)
+
+
+def _abort_made(made: "asyncio.Task[tuple[asyncio.Transport, asyncio.StreamReaderProtocol]]") -> None:
+    if not made.cancelled() and made.exception() is None:
+        made.result()[0].abort()
