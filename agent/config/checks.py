@@ -23,6 +23,7 @@ from agent.model.pair import (
     SourceNat,
 )
 
+MAX_SYNC_LINKS = 2
 PAIR_NAME: Wanted = (
     re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII),
     "a name for a pair; write 1 to 32 letters, digits, - or _",
@@ -76,10 +77,10 @@ def _check_nodes(pair: Pair, problems: Problems) -> None:
 
 def _check_shape(pair: Pair, problems: Problems, complete: bool) -> None:
     sync = pair.in_zone(SYNC_ZONE)
-    if len(sync) > 1:
-        for extra in sync[1:]:
-            message = f"{sync[0].name} is already in zone sync; a pair has one sync link"
-            problems.add(joined("interfaces", extra.name) + ".zone", message)
+    for extra in sync[MAX_SYNC_LINKS:]:
+        names = " and ".join(one.name for one in sync[:MAX_SYNC_LINKS])
+        message = f"{names} are already in zone sync; a pair has two sync links at the most"
+        problems.add(joined("interfaces", extra.name) + ".zone", message)
     if complete and pair.interfaces and not sync:
         problems.add("interfaces", "no interface is in zone sync; the nodes need a link of their own")
     if complete and not pair.data_interfaces:

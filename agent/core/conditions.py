@@ -49,6 +49,8 @@ class Condition(Enum):
     INSTALLED_FILES = "installed-files"
     """keepalived.conf, or another installed file, is not what the pair file wants."""
     SYNC_LINK = "sync-link"
+    SPARE_LINK = "spare-link"
+    """One of two sync links is down."""
     PEER_SILENT = "peer-silent"
     """Nothing comes from the peer's conntrackd, although the link is up."""
     TWO_PRIMARIES = "two-primaries"
@@ -159,6 +161,7 @@ CONDITIONS: dict[Condition, Line] = {
     C.CONFIGURATION: Line(By.RELOAD, S.CRITICAL),
     C.INSTALLED_FILES: Line(By.FILES),
     C.SYNC_LINK: Line(By.LINKS),
+    C.SPARE_LINK: Line(By.LINKS),
     C.PEER_SILENT: Line(By.HEARING),
     C.TWO_PRIMARIES: Line(By.ANSWERS, S.CRITICAL),
     C.NO_PRIMARY: Line(By.ANSWERS, S.CRITICAL),

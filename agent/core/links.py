@@ -38,6 +38,7 @@ def find_fault(name: str, links: tuple[Link, ...]) -> str | None:
 def judge_links(pair: Pair, node: str, role: Role, links: tuple[Link, ...]) -> tuple[Finding, ...]:
     return (
         _sync_link(pair, node, links),
+        _spare_link(pair, node, links),
         _missing(pair, links),
         _unzoned(pair, links),
         _fault(pair, node, role, links),
@@ -55,11 +56,29 @@ def why_unusable(interface: Interface, node: str, links: tuple[Link, ...]) -> st
 
 
 def _sync_link(pair: Pair, node: str, links: tuple[Link, ...]) -> Finding:
-    name = pair.sync_interface.name
-    fault = why_unusable(pair.sync_interface, node, links)
-    if fault is None:
-        return Condition.SYNC_LINK, True, f"the sync link is up ({name} has carrier)"
-    return Condition.SYNC_LINK, False, f"the sync link is down ({name} {fault}); states are not replicated"
+    faults = {one.name: why_unusable(one, node, links) for one in pair.sync_interfaces}
+    good = [name for name, fault in faults.items() if fault is None]
+    if good:
+        have = "have" if len(good) > 1 else "has"
+        return Condition.SYNC_LINK, True, f"{_a_sync_link(pair)} is up ({' and '.join(good)} {have} carrier)"
+    down = ", ".join(f"{name} {fault}" for name, fault in faults.items())
+    which = "both sync links are" if len(faults) > 1 else "the sync link is"
+    return Condition.SYNC_LINK, False, f"{which} down ({down}); states are not replicated"
+
+
+def _spare_link(pair: Pair, node: str, links: tuple[Link, ...]) -> Finding:
+    """Of two sync links one that is down, while the other one carries the states."""
+    faults = {one.name: why_unusable(one, node, links) for one in pair.sync_interfaces}
+    down = [f"{name} {fault}" for name, fault in faults.items() if fault is not None]
+    if len(down) != 1 or len(faults) == 1:
+        return Condition.SPARE_LINK, True, "no sync link is down beside one that is up"
+    other = next(name for name, fault in faults.items() if fault is None)
+    text = f"one of two sync links is down ({down[0]}); states are replicated over {other}"
+    return Condition.SPARE_LINK, False, text
+
+
+def _a_sync_link(pair: Pair) -> str:
+    return "a sync link" if len(pair.sync_interfaces) > 1 else "the sync link"
 
 
 def _missing(pair: Pair, links: tuple[Link, ...]) -> Finding:

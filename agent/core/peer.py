@@ -76,8 +76,8 @@ class Heard:
         return tuple(name for name in self.paths if name not in silent)
 
 
-def judge_paths(heard: Heard, peer: str, sync: str, now_s: float) -> tuple[Finding, ...]:
-    """`sync`: the path of the sync link. "The peer is gone" and "that link is gone" are two sentences."""
+def judge_paths(heard: Heard, peer: str, sync: tuple[str, ...], now_s: float) -> tuple[Finding, ...]:
+    """`sync`: the paths of the sync links. "The peer is gone" and "that link is gone" are two sentences."""
     if not heard.paths:
         return ((Condition.PEER, False, f"no link has addresses of this node and of {peer}"),)
     if heard.is_silent(now_s):
@@ -87,7 +87,7 @@ def judge_paths(heard: Heard, peer: str, sync: str, now_s: float) -> tuple[Findi
     silent = heard.silent_paths()
     if not silent:
         return good, (Condition.PEER_PATH, True, f"the agent of {peer} is heard by every path")
-    which = "the sync link" if sync in silent else "a data link"
+    which = ("the sync link" if len(sync) == 1 else "a sync link") if {*sync} & {*silent} else "a data link"
     still = ", ".join(name for name in heard.paths if name not in silent)
     text = f"{which} does not carry the agents' words ({', '.join(silent)}); {peer} is heard by {still}"
     return good, (Condition.PEER_PATH, False, text)

@@ -52,7 +52,7 @@ FIRST_WORD_S = 2.5
 """An attempt to connect that hangs, and the pause after it."""
 UNANSWERED_S = 1.5 * TOLD_S
 """So old may be the last answer of `hafw channel`: to what was told it a turn ago, and a little."""
-MAX_PATHS = 3
+MAX_PATHS = 4
 STATUS, FACTS = "status", "facts"
 MAX_KEY_FILE = 16 * 1024
 MASTER_DOWN_ADVERTS = 4.0
@@ -155,7 +155,7 @@ class PeerWatch:
         names = (self._node, self._peer)
         self._judge_split(own, names, now_s)
         self._differing, found = judge_peer(own, self.heard, names, takeover_s, self._differing, now_s)
-        sync = self._pair.sync_interface.name
+        sync = self._pair.sync_links
         for one in (*judge_paths(self.heard, self._peer, sync, now_s), *found):
             self._tell(one)
 
@@ -254,9 +254,9 @@ def read_key(place: Path) -> str:
 
 
 def find_paths(pair: Pair, node: str) -> list[PeerPath]:
-    """The sync link first, and as many data links as MAX_PATHS leaves: each costs memory and words."""
+    """The sync links first, and as many data links as MAX_PATHS leaves: each costs memory and words."""
     peer = pair.peer_of(node).name
-    links = (pair.sync_interface, *pair.data_interfaces)
+    links = (*pair.sync_interfaces, *pair.data_interfaces)
     found = (_path_of(link, node, peer) for link in links)
     return [path for path in found if path is not None][:MAX_PATHS]
 

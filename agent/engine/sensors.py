@@ -152,7 +152,6 @@ class Sensors:
             took_s = time.monotonic() - begun_s
 
     async def _hear_peer(self) -> None:
-        link = self.pair.sync_interface.name
         while True:
             await asyncio.sleep(LOOK_S)
             try:
@@ -161,10 +160,11 @@ class Sensors:
                 self.silence = unanswered(self.silence)
                 continue  # what conntrackd does not answer the poll reports
             now = time.monotonic_ns()
-            link_up = why_unusable(self.pair.sync_interface, self._node, self._seen) is None
+            links = self.pair.sync_interfaces
+            link_up = any(why_unusable(one, self._node, self._seen) is None for one in links)
             self.silence = hear(self.silence, counted.bytes_received, now, link_up=link_up)
             states = max(counted.internal, counted.external or 0, self._room.states if self._room else 0)
-            self._tell(judge_silence(self.silence, states, self._peer, link))
+            self._tell(judge_silence(self.silence, states, self._peer, " or ".join(self.pair.sync_links)))
 
     async def _watch_room(self) -> None:
         while True:

@@ -354,12 +354,18 @@ class Pair:
 
     @property
     def data_interfaces(self) -> tuple[Interface, ...]:
-        """The interfaces whose packets are forwarded: all but the sync link."""
+        """The interfaces whose packets are forwarded: all but the sync links."""
         return tuple(interface for interface in self.interfaces if interface.zone != SYNC_ZONE)
 
     @property
-    def sync_interface(self) -> Interface:
-        return next(interface for interface in self.interfaces if interface.zone == SYNC_ZONE)
+    def sync_interfaces(self) -> tuple[Interface, ...]:
+        """One, or two: then conntrackd uses the first one while it has a carrier."""
+        return self.in_zone(SYNC_ZONE)
+
+    @property
+    def sync_links(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(interface.name for interface in self.sync_interfaces)
 
     @property
     def helpers(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ Hard facts (conntrackd 1.4.7 and 1.4.8):
 
 from ipaddress import IPv4Interface
 
-from agent.model.pair import IPInterface, Pair, SyncMode
+from agent.model.pair import Interface, IPInterface, Pair, SyncMode
 from agent.paths import Paths
 from agent.render.block import Lines, because, block, text_of
 
@@ -37,7 +37,7 @@ def render(pair: Pair, node: str, paths: Paths, *, privileged: bool = True) -> s
     """conntrackd.conf for `node`. `privileged=False` for a daemon that runs inside a user namespace."""
     return text_of(
         because(f"hafw render conntrackd --node {node}: made from the pair file, changes here are lost"),
-        block("Sync", (*_mode(pair), *_link(pair, node, privileged), *_options(pair))),
+        block("Sync", (*_mode(pair), *_links(pair, node, privileged), *_options(pair))),
         block("General", (*_general(paths), *_filter(pair))),
     )
 
@@ -45,7 +45,7 @@ def render(pair: Pair, node: str, paths: Paths, *, privileged: bool = True) -> s
 def hook_in(pair: Pair, node: str, paths: Paths) -> str:
     """The lines that a conntrackd.conf of `node` that was made by hand needs for the agent."""
     return text_of(
-        block("Sync", ("# ...", *_mode(pair), *_link(pair, node, privileged=True))),
+        block("Sync", ("# ...", *_mode(pair), *_links(pair, node, privileged=True))),
         block(
             "General",
             (
@@ -71,26 +71,36 @@ def _mode(pair: Pair) -> Lines:
     return block("Mode FTFW", (*body, "StartupResync yes"))
 
 
-def sync_addresses(pair: Pair, node: str) -> tuple[IPInterface, IPInterface]:
-    """The two ends of the sync link, ours first: IPv4 if both nodes have it there."""
-    own, peer = (pair.sync_interface.own(name) for name in (node, pair.peer_of(node).name))
+def sync_addresses(pair: Pair, link: Interface, node: str) -> tuple[IPInterface, IPInterface]:
+    """The two ends of a sync link, ours first: IPv4 if both nodes have it there."""
+    own, peer = (link.own(name) for name in (node, pair.peer_of(node).name))
     return min(
         ((mine, theirs) for mine in own for theirs in peer if mine.version == theirs.version),
         key=lambda ends: ends[0].version,
     )
 
 
-def _link(pair: Pair, node: str, privileged: bool) -> Lines:
-    mine, theirs = sync_addresses(pair, node)
+def _links(pair: Pair, node: str, privileged: bool) -> Lines:
+    """Of two the first one, as long as it has a carrier."""
+    first, *others = pair.sync_interfaces
+    head = "UDP Default" if others else "UDP"
+    return (
+        *_link(pair, first, node, privileged, head),
+        *(line for one in others for line in _link(pair, one, node, privileged, "UDP")),
+    )
+
+
+def _link(pair: Pair, link: Interface, node: str, privileged: bool, head: str) -> Lines:
+    mine, theirs = sync_addresses(pair, link, node)
     version = f"IPv{mine.version}"
     buffers = (f"SndSocketBuffer {SOCKET_BUFFER}", f"RcvSocketBuffer {SOCKET_BUFFER}") if privileged else ()
     return block(
-        "UDP",
+        head,
         (
             f"{version}_address {mine.ip}",
             f"{version}_Destination_Address {theirs.ip}",
             f"Port {pair.sync.port}",
-            f"Interface {pair.sync_interface.name}",
+            f"Interface {link.name}",
             *buffers,
             "Checksum on",
         ),

@@ -56,7 +56,7 @@ _ANY = (Service("any", Protocol.ANY),)
 
 
 def forward(pair: Pair) -> tuple[Object, ...]:
-    sync = interface_name(pair.sync_interface.name)
+    sync = one_of([interface_name(name) for name in pair.sync_links])
     ways = dict(_ways(pair))
     dispatch = [(concat(one.name, other.name), jump(chain_name(one, other))) for one, other in ways.values()]
     return (

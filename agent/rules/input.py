@@ -30,6 +30,7 @@ from agent.rules.statements import (
     concat,
     in_state,
     jump,
+    one_of,
     verdict_map,
 )
 from agent.rules.values import from_networks, interface_name, ip, ports
@@ -176,7 +177,7 @@ def _own_chain(pair: Pair, interface: Interface) -> list[Object]:
 
 def _untracked(pair: Pair) -> list[Object]:
     """Replication and VRRP leave no states in the table that they keep alike; management needs none."""
-    sync = interface_name(pair.sync_interface.name)
+    sync = one_of([interface_name(name) for name in pair.sync_links])
     return [
         base_chain(TABLE, RAW_IN, "prerouting", RAW),
         base_chain(TABLE, "raw-out", "output", RAW),

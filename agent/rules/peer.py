@@ -24,7 +24,7 @@ this node itself is no source of anything that arrives.
 
 from collections.abc import Iterator
 
-from agent.model.pair import Pair
+from agent.model.pair import Interface, Pair
 from agent.model.services import BFD_PORTS
 from agent.rules.gate import AH, LINK_LOCAL_6, VRRP, VRRP_GROUP_4, VRRP_GROUP_6
 from agent.rules.objects import TABLE, Chain, CounterObject, Object, Set, make_rule
@@ -197,20 +197,21 @@ def _from_a_node(version: int) -> Match:
 
 def _replication(table: str, pair: Pair) -> Iterator[Object]:
     """conntrackd listens on the sync addresses alone; to another address the port may be anything."""
-    link = interface_name(pair.sync_interface.name)
     yield make_rule(table, "replication", _OWN_SOURCE, jump(STRANGERS))
-    for version, of_nodes in _sync_addresses(pair):
-        sender = Match(Payload(ip(version), "saddr"), of_nodes)
-        yield make_rule(table, "replication", Match(IIFNAME, link), sender, ACCEPT)
-        yield make_rule(
-            table, "replication", Match(Payload(ip(version), "daddr"), of_nodes), jump(STRANGERS)
-        )
-    yield make_rule(table, "replication", Match(IIFNAME, link), jump(STRANGERS))
+    for link in pair.sync_interfaces:
+        here = Match(IIFNAME, interface_name(link.name))
+        for version, of_nodes in _addresses_of(link):
+            sender = Match(Payload(ip(version), "saddr"), of_nodes)
+            yield make_rule(table, "replication", here, sender, ACCEPT)
+            yield make_rule(
+                table, "replication", Match(Payload(ip(version), "daddr"), of_nodes), jump(STRANGERS)
+            )
+        yield make_rule(table, "replication", here, jump(STRANGERS))
 
 
 def own_replication(table: str, pair: Pair) -> Iterator[Object]:
     """For the chain `output`: of this node's processes only those of root, as conntrackd is, send it."""
-    for version, of_nodes in _sync_addresses(pair):
+    for version, of_nodes in (one for link in pair.sync_interfaces for one in _addresses_of(link)):
         sent = (sync_port(pair), Match(Payload(ip(version), "daddr"), of_nodes), _NOT_ROOT)
         known = concat(OIFNAME, Payload(ip(version), "saddr"), L4PROTO)
         yield make_rule(table, "output", *sent, update_set(_KEPT_IN[version], known))
@@ -218,14 +219,11 @@ def own_replication(table: str, pair: Pair) -> Iterator[Object]:
         yield make_rule(table, "output", *sent, NamedCounter(STRANGERS), DROP, comment="not sent by root")
 
 
-def _sync_addresses(pair: Pair) -> Iterator[tuple[int, Value]]:
+def _addresses_of(link: Interface) -> Iterator[tuple[int, Value]]:
     """Those of both nodes, by the IP versions that there are."""
     for version in (4, 6):
         addresses: list[Value] = [
-            str(address.ip)
-            for _, own in pair.sync_interface.addresses
-            for address in own
-            if address.version == version
+            str(address.ip) for _, own in link.addresses for address in own if address.version == version
         ]
         if addresses:
             yield version, one_of(addresses)

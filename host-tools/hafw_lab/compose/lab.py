@@ -288,5 +288,5 @@ def stock_rules(pair: Pair, agent: AgentKind) -> str:
     chain = "        type nat hook postrouting priority srcnat; policy accept;"
     text = "\n".join(("table inet nat {", "    chain postrouting {", chain, *lines, "    }", "}", ""))
     if agent is AgentKind.STOCK_DROP:
-        text += _STOCK_INPUT.format(sync=pair.sync_interface.name)
+        text += _STOCK_INPUT.format(sync=pair.sync_links[0])
     return text

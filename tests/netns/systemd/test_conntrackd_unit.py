@@ -29,7 +29,7 @@ UNIT = "conntrackd.service"
 @pytest.fixture
 def booted() -> Iterator[Booted]:
     with start_booted() as made:
-        link = PAIR.sync_interface
+        link = PAIR.sync_interfaces[0]
         made.run("ip", "link", "set", "lo", "up")
         made.run("ip", "link", "add", link.name, "type", "veth", "peer", "name", "other")
         for name in (link.name, "other"):

@@ -19,7 +19,7 @@ def test_example() -> None:
     pair = parse(EXAMPLE)
     assert [node.name for node in pair.nodes] == ["fw-1", "fw-2"]
     assert [interface.name for interface in pair.data_interfaces] == ["eth0", "eth1"]
-    assert pair.sync_interface.own("fw-2") == (ip_interface("192.168.1.2/24"),)
+    assert pair.sync_interfaces[0].own("fw-2") == (ip_interface("192.168.1.2/24"),)
     assert (pair.failover, pair.sync, pair.gate) == (
         Failover(100, False),
         Sync(),
@@ -123,3 +123,14 @@ def test_every_example_is_good() -> None:
     assert len(found) >= 2
     for path in found:
         load(path)
+
+
+def test_there_may_be_two_sync_links_and_no_third() -> None:
+    lines = [
+        f"  eth{number}: {{zone: sync, addresses: {{fw-1: 10.0.{number}.1/24, fw-2: 10.0.{number}.2/24}}}}\n"
+        for number in (3, 4)
+    ]
+    two = SMALL.replace("interfaces:\n", "interfaces:\n" + lines[0])
+    assert parse(two).sync_links == ("eth3", "eth2")
+    with pytest.raises(ConfigError, match="eth3 and eth4 are already in zone sync"):
+        parse(SMALL.replace("interfaces:\n", "interfaces:\n" + "".join(lines)))

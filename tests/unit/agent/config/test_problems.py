@@ -67,7 +67,6 @@ BAD: list[tuple[str, str, str, str]] = [
     ("zone: client", "zone: Client", "interfaces.eth1.zone", "not a zone name"),
     ("zone: client", "zone: 'a b'", "interfaces.eth1.zone", "not a zone name"),
     ("zone: client, ", "", "interfaces.eth1", "zone is missing"),
-    ("zone: client", "zone: sync", "interfaces.eth2.zone", "one sync link"),
     ("zone: sync", "zone: third", "interfaces", "no interface is in zone sync"),
     ("zone: sync, ", "zone: sync, vrid: 5, ", "interfaces.eth2.vrid", "the sync link has no vrid"),
     ("zone: sync, ", "zone: sync, vip: 192.168.1.9/24, ", "interfaces.eth2.vip", "the sync link has no vip"),

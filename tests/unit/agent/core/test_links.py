@@ -114,3 +114,32 @@ def test_interfaces_that_are_nobodys_way_in(link: Link) -> None:
 
 def test_a_link_that_could_carry_has_no_fault() -> None:
     assert find_fault("eth0", WELL) is None
+
+
+SPARE = "  eth2: {zone: sync,"
+TWO = parse(
+    SMALL.replace(
+        SPARE, f"  eth3: {{zone: sync, addresses: {{fw-1: 192.168.3.1/24, fw-2: 192.168.3.2/24}}}}\n{SPARE}"
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("down", "problems"),
+    [
+        ((), {}),
+        (("eth3",), {"spare-link": "(eth3 is down); states are replicated over eth2"}),
+        (("eth2",), {"spare-link": "(eth2 is down); states are replicated over eth3"}),
+        (("eth2", "eth3"), {"sync-link": "both sync links are down (eth3 is down, eth2 is down)"}),
+    ],
+)
+def test_of_two_sync_links_one_is_enough(down: tuple[str, ...], problems: dict[str, str]) -> None:
+    links = tuple(
+        Link(one.name, number, "", up=one.name not in down, carrier=True, addresses=one.own(NODE))
+        for number, one in enumerate(TWO.interfaces, 2)
+    )
+    found = {
+        condition.value: text for condition, ok, text in judge_links(TWO, NODE, Role.BACKUP, links) if not ok
+    }
+    assert found.keys() == problems.keys()
+    assert all(words in found[name] for name, words in problems.items())
