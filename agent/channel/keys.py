@@ -19,7 +19,6 @@ from pathlib import Path
 
 from agent.errors import HafwError
 
-MAX_KEY_FILE = 16 * 1024
 _NO_CHECK_TIME = 0x200000
 _SAY_HOW = "make one on one node with: hafw pair key"
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from agent.channel.messages import MAX_MESSAGE, MessageError
 
 MAX_DATAGRAM = MAX_MESSAGE + 1024
+MAX_KEY_FILE = 16 * 1024
+"""So long may the key of the pair be, which is in the settings."""
 _MAX_REASON = 512
 
 

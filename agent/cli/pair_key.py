@@ -10,8 +10,6 @@ from agent.errors import HafwError
 from agent.paths import Paths
 from agent.regular_file import read_regular
 
-MAX_KEY_FILE = 16 * 1024
-
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -45,6 +43,8 @@ def run_join(arguments: argparse.Namespace, paths: Paths) -> int:
 
 
 def _read(source: Path) -> str:
+    from agent.channel.local import MAX_KEY_FILE
+
     if str(source) != "-":
         return read_regular(source, MAX_KEY_FILE).decode("ascii", "replace")
     data = sys.stdin.buffer.read(MAX_KEY_FILE + 1)

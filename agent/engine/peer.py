@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.adapters.channel_socket import ChannelSocket
 from agent.channel.local import (
+    MAX_KEY_FILE,
     ChannelSettings,
     HeardFrom,
     Once,
@@ -54,7 +55,6 @@ UNANSWERED_S = 1.5 * TOLD_S
 """So old may be the last answer of `hafw channel`: to what was told it a turn ago, and a little."""
 MAX_PATHS = 4
 STATUS, FACTS = "status", "facts"
-MAX_KEY_FILE = 16 * 1024
 MASTER_DOWN_ADVERTS = 4.0
 
 Compose = Callable[[tuple[str, ...]], NodeStatus]

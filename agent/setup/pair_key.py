@@ -8,7 +8,8 @@ from pathlib import Path
 
 from agent.adapters import atomic_file
 from agent.adapters.openssl import make_pair_key
-from agent.channel.keys import MAX_KEY_FILE, parse_key
+from agent.channel.keys import parse_key
+from agent.channel.local import MAX_KEY_FILE
 from agent.errors import HafwError
 from agent.file_cures import cure_of
 from agent.regular_file import read_regular

@@ -4,14 +4,18 @@
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from agent.channel.local import MAX_KEY_FILE
+from agent.paths import Paths
 from tests.checkout import ROOT
 from tests.netns.machine import Machine, start_machine
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="namespaces here need root")]
 
+KEY = str(Paths().pair_key)
 PAIR_FILE = str(ROOT / "examples" / "pair.yaml")
 CHECK = ("check", PAIR_FILE)
 SETUP = ("setup", "--file", PAIR_FILE, "--dry-run")
@@ -60,6 +64,29 @@ def test_what_the_host_has_otherwise_is_said(machine: Machine, words: tuple[str,
 def test_a_host_that_is_no_node_is_not_judged(machine: Machine) -> None:
     machine.must("hostname", "elsewhere")
     assert "warning" not in hafw(machine, *CHECK)
+
+
+def test_the_key_is_made_once_and_carried_as_it_says(machine: Machine) -> None:
+    wanted = ("setup", "--file", PAIR_FILE)
+    assert f"{KEY} is to be made" in hafw(machine, *wanted, "--dry-run")
+    assert not Path(machine.root, KEY.lstrip("/")).exists()
+    said = hafw(machine, *wanted, "--yes")
+    assert f"made {KEY}" in said
+    assert f"\n    ssh root@fw-1 cat {KEY} | hafw pair join -\n" in said
+    made = machine.read(KEY)
+    assert Path(machine.root, KEY.lstrip("/")).stat().st_mode & 0o7777 == 0o600
+    again = hafw(machine, *wanted, "--yes")
+    assert KEY not in again
+    assert machine.read(KEY) == made
+    join = (sys.executable, "-P", "-m", "agent", "pair", "join", "-")
+    with start_machine() as other:
+        assert f"wrote {KEY}" in other.run(*join, stdin=made).stdout
+        assert other.read(KEY) == made
+        assert "is this key already" in other.run(*join, stdin=made).stdout
+        refused = other.run(*join, stdin=f"{made}{' ' * MAX_KEY_FILE}")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "it is too long" in refused.stderr
+        assert other.read(KEY) == made
 
 
 def test_routes_of_the_kernel_are_named(machine: Machine) -> None:
