@@ -78,6 +78,8 @@ CASES = {
     "hafw render keepalived pa": {"pair.yaml"},
     "hafw check pa": {"pair.yaml"},
     "hafw status --j": {"--json"},
+    "hafw pair jo": {"join"},
+    "hafw pair join pa": {"pair.yaml"},
     "hafw agent --node ": {"fw-1", "gw.example.org"},
     "hafw agent --file=pa": {"pair.yaml"},
     "hafw plan backup prim": {"primary"},

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Install, upgrade, remove, purge, and the way from Debian 12 to 13: what is there, what is left behind."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -35,7 +36,11 @@ REPACK = (
     "export HAFW_CACHE=/tmp/cache PYTHONPATH=/usr/share/hafw-host-tools:/usr/share/hafw-agent; "
     "python3 -P -B -c 'from hafw_lab.image.store import find_package; find_package(print)'"
 )
-MAINTAINED_BY_OTHERS = (str(PATHS.keepalived_config), str(PATHS.conntrackd_config))
+USERS = "/etc/passwd"
+MAINTAINED_BY_OTHERS = (
+    *(str(PATHS.keepalived_config), str(PATHS.conntrackd_config)),
+    *(USERS, "/etc/shadow", "/etc/group", "/etc/gshadow"),
+)
 
 
 def install(root: DebianRoot, built: Path) -> None:
@@ -75,7 +80,7 @@ def use(root: DebianRoot) -> None:
 
 
 def of_the_firewall(root: DebianRoot) -> dict[str, str]:
-    """All files but those that belong to keepalived and conntrackd."""
+    """All files but those that belong to keepalived and conntrackd, and the lists of users."""
     found = root.files()
     return {path: what for path, what in found.items() if not path.startswith(MAINTAINED_BY_OTHERS)}
 
@@ -114,6 +119,7 @@ def test_the_life_of_the_packages(
     root = make_root(release)
     record_service_calls(root)
     before = of_the_firewall(root)
+    users = root.read(USERS)
 
     install(root, built_older)
     assert root.run("hafw --version; hafw-lab --version").split() == ["hafw", OLDER, "hafw-lab", OLDER]
@@ -123,16 +129,19 @@ def test_the_life_of_the_packages(
     run_autopkgtest(root, "superficial")
     root.run(f"{TWO_LINKS}; keepalived --config-test --use-file {EXAMPLES}/keepalived-hook-in.conf")
     use(root)
+    key = root.read(str(PATHS.pair_key))
     install(root, built)
+    assert root.read(str(PATHS.pair_key)) == key, "the other node has it"
     assert "connections survived" in run_autopkgtest(root, "failover")
     assert root.run("hafw --version").split() == ["hafw", __version__]
     check_repacked(root, built, tmp_path)
     calls = take_calls(root)
     assert ["restart", "hafw-agent.service"] in calls
-    # the socket, with notices of the hook in it, the boot policy and the daemons of others continue
+    # the sockets, with notices of the hook in them, the boot policy and the daemons of others continue
     # undisturbed
     assert all(verb == "start" or units == ["hafw-agent.service"] for verb, *units in calls), calls
     assert ["start", "hafw-boot.service"] not in calls
+    assert not any("hafw-channel.service" in call for call in calls), "it comes and goes with the agent"
 
     root.write("/tmp/theirs.nft", "".join(THEIRS.values()))
     said = root.run(beside_rules("dpkg --remove hafw-host-tools hafw-agent"))
@@ -148,6 +157,9 @@ def test_the_life_of_the_packages(
     stay = {path for path in left if path.startswith(f"{PATHS.network_dir}/60-hafw-")}
     assert len(stay) == len(PAIR.interfaces)
     assert {path: what for path, what in left.items() if path not in stay} == before
+    # a user stays, as Debian wants it: something on this host may have its number
+    (user,) = set(root.read(USERS).splitlines()) - set(users.splitlines())
+    assert re.fullmatch(r"_hafw:[x!*]*:\d+:\d+:hafw channel:/:/usr/sbin/nologin", user)
 
 
 def test_debian_12_becomes_debian_13(make_root: MakeRoot, built: Path) -> None:
