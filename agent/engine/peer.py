@@ -56,6 +56,7 @@ UNANSWERED_S = 1.5 * TOLD_S
 MAX_PATHS = 4
 STATUS, FACTS = "status", "facts"
 MASTER_DOWN_ADVERTS = 4.0
+_HOW_TO_KEY = "type hafw pair key on one node, and hafw pair join on the other one"
 
 Compose = Callable[[tuple[str, ...]], NodeStatus]
 """This node in its own words, with the paths by which it hears the peer."""
@@ -243,7 +244,7 @@ class PeerWatch:
 
 def read_key(place: Path) -> str:
     """Raises HafwError when there is none, or others than root may have read it."""
-    text = read_regular(place, MAX_KEY_FILE, else_do="see hafw pair key").decode("ascii", "replace")
+    text = read_regular(place, MAX_KEY_FILE, else_do=_HOW_TO_KEY).decode("ascii", "replace")
     try:
         there = place.stat()
     except OSError as error:
