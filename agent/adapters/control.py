@@ -2,15 +2,16 @@
 """The requests that a command sends to the resident agent: one line in, one JSON object out.
 
 `status` and `facts` change nothing. `reload` is a SIGHUP with an answer: the agent takes the pair file that
-is on the disk. `ask` hands a question to the other node, which lies in a file. Mode 0600, so root alone may
-ask. How the agent answers is in control_server.py, apart, so that a command that only asks need not load
-asyncio.
+is on the disk. `ask` hands a question to the other node, which lies in a file. `handover` makes the other
+node primary; lines that tell how far it is come before its answer. Mode 0600, so root alone may ask. How the
+agent answers is in control_server.py, apart, so that a command that only asks need not load asyncio.
 """
 
 import json
 import select
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ PEER = b"peer\n"
 """Which node is the other one, and whether it can be asked."""
 ASK_PEER = b"ask "
 """With the number of a file that has the question."""
+HANDOVER, FORCED_HANDOVER = b"handover\n", b"handover force\n"
+PROGRESS = "progress"
+"""The one key of a line that is not the answer yet."""
 SIGN_OF_LIFE = b" "
 """Comes at once, and means nothing in JSON: the command knows that the agent is at work on the answer."""
 SIGN_LIMIT_S = 1.5
@@ -28,6 +32,9 @@ ANSWER_LIMIT_S = 10.0
 RELOAD_LIMIT_S = 30.0
 PEER_LIMIT_S = 150.0
 """More than the agent gives the other node."""
+HANDOVER_LIMIT_S = 240.0
+"""For each line. With the longest interval of advertisements keepalived itself takes over after 160 s."""
+MAX_LINE = 1 << 20
 
 
 def ask_status(path: Path) -> dict[str, Any]:
@@ -56,6 +63,12 @@ def ask_facts(path: Path) -> dict[str, Any]:
     return _ask(path, FACTS, ANSWER_LIMIT_S)
 
 
+def ask_handover(path: Path, say: Callable[[str], None], *, force: bool) -> dict[str, Any]:
+    """`say` hears how far it is. The answer has `error` when it was refused or failed. Raises as
+    ask_status()."""
+    return _ask(path, FORCED_HANDOVER if force else HANDOVER, HANDOVER_LIMIT_S, say=say)
+
+
 def _connect(line: socket.socket, path: Path, limit_s: float) -> None:
     """Waits in the kernel's queue where others are before us; with a time limit of Python's it would refuse
     at once."""
@@ -74,7 +87,13 @@ def _await_sign(line: socket.socket, path: Path, limit_s: float) -> None:
         )
 
 
-def _ask(path: Path, question: bytes, limit_s: float, sign_limit_s: float | None = None) -> dict[str, Any]:
+def _ask(
+    path: Path,
+    question: bytes,
+    limit_s: float,
+    sign_limit_s: float | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         try:
             _connect(line, path, limit_s)
@@ -82,7 +101,10 @@ def _ask(path: Path, question: bytes, limit_s: float, sign_limit_s: float | None
             if sign_limit_s is not None:
                 _await_sign(line, path, sign_limit_s)
             with line.makefile("rb") as reply:
-                text = reply.readline(1 << 20)
+                text = reply.readline(MAX_LINE)
+                while say is not None and (news := _read_progress(text)) is not None:
+                    say(news)
+                    text = reply.readline(MAX_LINE)
         except OSError as error:
             raise UnavailableError(
                 f"the agent at {path} does not answer ({error.strerror or 'no reply in time'})",
@@ -92,10 +114,23 @@ def _ask(path: Path, question: bytes, limit_s: float, sign_limit_s: float | None
             ) from error
     if text in (b"", SIGN_OF_LIFE):
         raise UnavailableError("the agent ended before it answered", "start it: systemctl start hafw-agent")
+    found = _parse(text)
+    if "schema" not in found:
+        raise HafwError("the agent sent an invalid answer")
+    return found
+
+
+def _read_progress(text: bytes) -> str | None:
+    """None when it is the answer, or nothing."""
+    found = _parse(text).get(PROGRESS) if text else None
+    return found if isinstance(found, str) else None
+
+
+def _parse(text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise HafwError("the agent sent an invalid answer") from error
-    if not isinstance(found, dict) or "schema" not in found:
+    if not isinstance(found, dict):
         raise HafwError("the agent sent an invalid answer")
     return found

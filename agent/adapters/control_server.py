@@ -17,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from agent.adapters import unix_socket
-from agent.adapters.control import SIGN_OF_LIFE, STATUS
+from agent.adapters.control import FORCED_HANDOVER, HANDOVER, PROGRESS, SIGN_OF_LIFE, STATUS
 from agent.adapters.pace import Pace, PacedReader
 from agent.errors import HafwError
 from agent.file_cures import cure_of
 
 Answer = Callable[[], Awaitable[dict[str, Any]]]
 AnswerWord = Callable[[str], Awaitable[dict[str, Any]]]
+Say = Callable[[str], Awaitable[object]]
+"""What the administrator reads meanwhile."""
+Handing = Callable[[Say, bool], Awaitable[dict[str, Any]]]
+"""Answers a handover, and tells how far it is; the flag: whether it is forced."""
 
 NO_WORDS: Mapping[bytes, AnswerWord] = {}
 MAX_REQUEST = 256
@@ -38,13 +42,18 @@ REQUEST_LIMIT_S = 2.0
 
 class Server:
     """However many ask at a time, one status is being made and one may wait; the oldest of too many
-    connections is closed, unless it has asked for a reload."""
+    connections is closed, unless it has asked for a reload or a handover."""
 
     def __init__(
-        self, listener: socket.socket, answers: Mapping[bytes, Answer], with_word: Mapping[bytes, AnswerWord]
+        self,
+        listener: socket.socket,
+        answers: Mapping[bytes, Answer],
+        with_word: Mapping[bytes, AnswerWord],
+        hand_over: Handing | None = None,
     ) -> None:
         self._listener = listener
         self._answers, self._with_word = answers, with_word
+        self._hand_over = hand_over
         self._making = asyncio.Lock()
         self._next: asyncio.Task[dict[str, Any]] | None = None
         self._open: dict[asyncio.Task[None], None] = {}
@@ -84,7 +93,18 @@ class Server:
         question = await _read_request(line)
         if question is None or (question == STATUS and not await _send(line, SIGN_OF_LIFE)):
             return
-        await _send(line, json.dumps(await self._answer(question)).encode() + b"\n")
+        if self._hand_over is not None and question in (HANDOVER, FORCED_HANDOVER):
+            self._keep()
+            found = await self._hand_over(partial(_tell, line), question == FORCED_HANDOVER)
+        else:
+            found = await self._answer(question)
+        await _send(line, json.dumps(found).encode() + b"\n")
+
+    def _keep(self) -> None:
+        """Of the running task: what it has begun ends with an answer, however many others come."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._open.pop(task, None)
 
     async def _answer(self, question: bytes) -> dict[str, Any]:
         """Raises what the answer raises: that is a fault of ours, and never taken for one of the client."""
@@ -92,9 +112,7 @@ class Server:
         if asked is None:
             return {"error": f"unknown request; send one of: {_names((*self._answers, *self._with_word))}"}
         if question != STATUS:
-            task = asyncio.current_task()
-            if task is not None:
-                self._open.pop(task, None)
+            self._keep()
             return await asked()
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._make(asked))
@@ -114,7 +132,10 @@ class Server:
 
 
 async def serve(
-    path: Path, answers: Mapping[bytes, Answer], with_word: Mapping[bytes, AnswerWord] = NO_WORDS
+    path: Path,
+    answers: Mapping[bytes, Answer],
+    with_word: Mapping[bytes, AnswerWord] = NO_WORDS,
+    hand_over: Handing | None = None,
 ) -> Server:
     """Start to answer these requests. A socket left by an earlier run is replaced, anything else at `path`
     is not touched. Raises HafwError if there can be none."""
@@ -130,7 +151,7 @@ async def serve(
         raise HafwError(message, cure_of(error) or "run it once on each node") from error
     finally:
         os.umask(mask)
-    return Server(listener, answers, with_word)
+    return Server(listener, answers, with_word, hand_over)
 
 
 async def _read_request(line: socket.socket) -> bytes | None:
@@ -159,6 +180,11 @@ async def _send(line: socket.socket, data: bytes) -> bool:
     except (TimeoutError, OSError):
         return False
     return True
+
+
+async def _tell(line: socket.socket, text: str) -> None:
+    """A client that is gone changes nothing."""
+    await _send(line, json.dumps({PROGRESS: text}).encode() + b"\n")
 
 
 def _names(requests: Iterable[bytes]) -> str:

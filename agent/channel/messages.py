@@ -28,7 +28,7 @@ from agent.core.comparison import (
     StatesTouched,
 )
 from agent.core.facts import Misfit, NodeFacts
-from agent.core.peer import NodeStatus
+from agent.core.peer import Handover, HandoverStep, NodeStatus
 from agent.core.roles import Role
 from agent.errors import HafwError
 
@@ -136,6 +136,7 @@ def _fields(message: PeerMessage) -> dict[str, object]:
                 "heard": list(message.heard),
                 "ceased_s": message.ceased_s,
                 "compares": message.compares,
+                "handover": _handover_fields(message.handover),
             }
         case Ask():
             return {
@@ -204,6 +205,10 @@ def _read_part(fields: "_Fields") -> StatesPart:
     )
 
 
+def _handover_fields(one: Handover | None) -> dict[str, object] | None:
+    return {"id": one.identity, "step": one.step.value, "reason": one.reason} if one else None
+
+
 def _read_status(fields: "_Fields") -> NodeStatus:
     return NodeStatus(
         role=_role_of(fields.text("role")),
@@ -221,7 +226,17 @@ def _read_status(fields: "_Fields") -> NodeStatus:
         heard=fields.texts("heard"),
         ceased_s=fields.perhaps("ceased_s"),
         compares=fields.flag("compares") is True,
+        handover=_read_handover(fields.fields("handover")),
     )
+
+
+def _read_handover(fields: "_Fields | None") -> Handover | None:
+    """A step of a later version is none that we know."""
+    if fields is None:
+        return None
+    identity, step, reason = fields.text("id"), fields.text("step"), fields.text("reason", "")
+    known = {one.value: one for one in HandoverStep}
+    return Handover(identity, known[step], reason) if step in known else None
 
 
 def _read_facts(fields: "_Fields") -> NodeFacts:
@@ -307,6 +322,12 @@ class _Fields:
         if not all(isinstance(row, list) and len(row) == width for row in found):
             raise MessageError(f"`{key}` of a message is not a list of {width} texts each")
         return tuple(tuple(_text(key, one, _MAX_SENTENCE) for one in row) for row in found)
+
+    def fields(self, key: str) -> "_Fields | None":
+        found = self._found.get(key)
+        if found is not None and not isinstance(found, dict):
+            raise MessageError(f"`{key}` of a message is not an object")
+        return None if found is None else _Fields(found)
 
     def counts(self, key: str) -> dict[str, int]:
         return {_text(key, name): _count(key, one) for name, one in self._items(key)}

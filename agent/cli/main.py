@@ -115,6 +115,11 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=run_setup)
     _add_file_option(command)
     _add_plan(add)
+    command = add("handover", run_handover, "make the other node primary without losing a packet")
+    command.add_argument(
+        "--force", action="store_true", help="also when the other node is not ready: packets are lost then"
+    )
+    command.add_argument("--json", action="store_true", help="for programs")
     rules.add_to(
         commands.add_parser(
             "rules",
@@ -323,6 +328,14 @@ def run_setup(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.cli import setup
 
     return setup.run(arguments, paths, _find_node, lambda text: write_answer(text, out))
+
+
+def run_handover(arguments: argparse.Namespace, paths: Paths) -> int:
+    # not the one that collects: what happens is said while it does
+    out = sys.__stdout__
+    from agent.cli import handover
+
+    return handover.run(arguments, paths, lambda text: write_answer(text, out))
 
 
 def run_plan(arguments: argparse.Namespace, paths: Paths) -> int:

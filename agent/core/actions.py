@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
-from agent.core.roles import RuleSet
+from agent.core.roles import RuleSet, Standing
 
 
 class Timer(Enum):
@@ -21,6 +21,8 @@ class Timer(Enum):
     """A backup that has the states compares them again."""
     RETRY = "retry"
     """An action that failed is tried again."""
+    HANDOVER = "handover"
+    """A handover is over, whatever became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,17 @@ class SetReadiness:
 
 
 @dataclass(frozen=True, slots=True)
+class SetStanding:
+    """Tell keepalived, by the same file, whether it may keep or get the addresses."""
+
+    standing: Standing
+    abandonable: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return _OF_STANDING[self.standing]
+
+
+@dataclass(frozen=True, slots=True)
 class MarkOwed:
     """For the next agent, which finds the gate open and knows nothing else: whether a commit is owed."""
 
@@ -225,9 +238,16 @@ _PURPOSE = {
     Timer.REFRESH: "send the states again",
     Timer.COMPARE: "compare the states again",
     Timer.RETRY: "try again",
+    Timer.HANDOVER: "end the handover",
 }
 
-AtOnce = CompleteExpectations | LoadRules | SwitchRules | SetReadiness | MarkOwed
+_OF_STANDING = {
+    Standing.TAKES_PART: "let keepalived take part in the election, as the pair file says",
+    Standing.GIVES_UP: "make keepalived give up the virtual addresses",
+    Standing.STANDS_BACK: "let keepalived take part in the election, behind the peer",
+}
+
+AtOnce = CompleteExpectations | LoadRules | SwitchRules | SetReadiness | SetStanding | MarkOwed
 """Done within the call: microseconds to milliseconds."""
 
 AskedOfConntrackd = (

@@ -110,6 +110,27 @@ class Reloaded:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoverAnnounced:
+    """The primary hands over to this node as soon as its gate is open."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverBegun:
+    """This primary hands over: the peer's gate is open, or an administrator does not wait for that."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverEnded:
+    """The peer is primary and has announced itself, or nothing comes of it."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class ActionDone:
     at_ns: int
     action: Action
@@ -138,6 +159,9 @@ Event = (
     | SplitEnded
     | TimerFired
     | Reloaded
+    | HandoverAnnounced
+    | HandoverBegun
+    | HandoverEnded
     | ActionDone
     | ActionFailed
 )

@@ -17,6 +17,11 @@ silently, and TCP repairs the gap by itself.
     SERVING     primary, the gate is open. The states go out to the peer.
                 Where it opened by its time limit, a commit is owed: it is made as soon as conntrackd
                 answers, and the caches are not emptied before that.
+    EXPECTING   a backup to which the primary hands over (direct mode): it has all states, and its gate is
+                open before the addresses come. Closed again when they do not come in time.
+    HANDING     this primary hands over: keepalived gives up the addresses, and what still comes to this
+                node's own link-layer address is forwarded until the peer has announced itself. Without
+                the peer it gets the addresses back, and is primary as before.
     HOLDING     primary, but the time limit of the gate is over without usable states and the pair file says
                 that it stays closed then. An alarm; tried again until it works.
 
@@ -30,7 +35,6 @@ the event itself no more is known then than its `Meaning`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from agent.core import plan as plans
 from agent.core.actions import (
@@ -43,6 +47,7 @@ from agent.core.actions import (
     Plan,
     RequestResync,
     ResyncKernel,
+    SetStanding,
     StartClean,
     SwitchRules,
     Timer,
@@ -57,6 +62,9 @@ from agent.core.events import (
     ConntrackdAsked,
     ConntrackdStarted,
     Event,
+    HandoverAnnounced,
+    HandoverBegun,
+    HandoverEnded,
     QueryResult,
     Reloaded,
     RoleSeen,
@@ -66,75 +74,16 @@ from agent.core.events import (
     StatesCounted,
     TimerFired,
 )
+from agent.core.handover import can_expect
+from agent.core.moves import EventKind, Make
 from agent.core.plan import Settings
-from agent.core.roles import Role, RuleSet, rule_set_for
+from agent.core.roles import Role, RuleSet, Standing
 from agent.core.state import ConditionChange, Phase, State, is_stale, learn, note
 from agent.model.pair import AfterLimit, SyncMode
 
 MAX_COMMITS = 2
 """How often a commit that brought in less than expected is tried: what the kernel refuses twice it
 refuses."""
-
-
-class EventKind(Enum):
-    """What an event means to the machine."""
-
-    STARTED = "started"
-    FOUND_OPEN = "started, gate found open"
-    PROMOTED = "promoted"
-    RESUMED = "resumed"
-    """Primary, and the gate was found open: an earlier run of the agent had finished this."""
-    DEMOTED = "demoted"
-    OPENED = "opened"
-    COMMIT_SHORT = "commit short"
-    COMMIT_POOR = "commit poor"
-    """Tried often enough; what could be had is in the kernel."""
-    COMMIT_OWED = "commit owed"
-    """The gate is open, and no commit was answered yet."""
-    CONNTRACKD_ANSWERS = "conntrackd answers"
-    """And a commit is owed."""
-    LIMIT_OPENS = "limit over, gate.then is open"
-    LIMIT_HOLDS = "limit over, gate.then is closed"
-    RULES_FAILED = "rules failed"
-    RULES_CHANGED = "rules changed"
-    SETTLED = "settled"
-    REFRESH_DUE = "refresh due"
-    RETRY_DUE = "retry due"
-    COMPARED = "compared"
-    """All of the primary's states are here."""
-    COMPARE_DUE = "compare due"
-    CATCH_UP_FAILED = "catch up failed"
-    STATES_MISSED = "states missed"
-    """A backup that had all states could not take some of what came later."""
-    CONNTRACKD_LOST = "conntrackd lost"
-    CONNTRACKD_STARTED = "conntrackd started"
-    STATES_LOST = "states lost"
-    """conntrackd does not know all states of this kernel."""
-    SPLIT_ENDED = "split ended"
-    """Both nodes were primary, and one of them is backup now."""
-    RULES_FIRST = "rules first"
-    """Something that only a later failover needs is due, but the rules of the role are not in force: packets
-    need these."""
-
-
-class Make(Enum):
-    """Which plan a move makes; `PLANS` has them."""
-
-    START = "start"
-    PROMOTE = "promote"
-    FOLLOW = "follow"
-    OPEN = "open"
-    HOLD = "hold"
-    RETRY = "retry"
-    ANNOUNCE = "announce"
-    CATCH_UP = "catch up"
-    READY = "ready"
-    COMPARE = "compare"
-    NOT_READY = "not ready"
-    REFRESH = "refresh"
-    REREAD = "read states again"
-    WAIT = "wait for conntrackd"
-    NOTHING = "-"
 
 
 P, K, M = Phase, EventKind, Make
@@ -184,6 +133,21 @@ TRANSITIONS: dict[tuple[Phase, EventKind], tuple[Phase, Make]] = {
     (P.SERVING, K.STATES_LOST): (P.SERVING, M.REREAD),
     (P.SERVING, K.SPLIT_ENDED): (P.SERVING, M.REREAD),
     (P.SERVING, K.RULES_FIRST): (P.SERVING, M.OPEN),
+    (P.FOLLOWING, K.HANDOVER_ANNOUNCED): (P.EXPECTING, M.EXPECT),
+    (P.EXPECTING, K.PROMOTED): (P.PREPARING, M.PROMOTE),
+    (P.EXPECTING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
+    (P.EXPECTING, K.RULES_FAILED): (P.FOLLOWING, M.FOLLOW),
+    (P.EXPECTING, K.RULES_CHANGED): (P.FOLLOWING, M.FOLLOW),
+    (P.EXPECTING, K.STATES_MISSED): (P.FOLLOWING, M.FOLLOW),
+    (P.EXPECTING, K.CONNTRACKD_LOST): (P.FOLLOWING, M.FOLLOW),
+    (P.EXPECTING, K.CONNTRACKD_STARTED): (P.FOLLOWING, M.FOLLOW),
+    (P.EXPECTING, K.HANDOVER_OVER): (P.FOLLOWING, M.FOLLOW),
+    (P.SERVING, K.HANDOVER_BEGUN): (P.HANDING, M.GIVE_UP),
+    (P.HANDING, K.DEMOTED): (P.HANDING, M.STAND_BACK),
+    (P.HANDING, K.PROMOTED): (P.PREPARING, M.PROMOTE),
+    (P.HANDING, K.RULES_CHANGED): (P.HANDING, M.STAY_OPEN),
+    (P.HANDING, K.HANDOVER_OVER): (P.FOLLOWING, M.FOLLOW),
+    (P.HANDING, K.HANDOVER_FAILED): (P.SERVING, M.OPEN),
     (P.HOLDING, K.DEMOTED): (P.FOLLOWING, M.FOLLOW),
     (P.HOLDING, K.RULES_CHANGED): (P.HOLDING, M.HOLD),
     (P.HOLDING, K.RULES_FAILED): (P.HOLDING, M.RETRY),
@@ -280,19 +244,33 @@ def _make_promote(move: Move) -> Plan:
         # holding: the limit is over, every further try gets as long again
         remaining_s = settings.limit_s
     return plans.plan_promote(
-        settings, now.loaded, whole=now.whole, remaining_s=remaining_s, marked=now.marked
+        settings,
+        now.loaded,
+        whole=now.whole,
+        remaining_s=remaining_s,
+        marked=now.marked,
+        standing=now.standing,
     )
 
 
 def _make_follow(move: Move) -> Plan:
-    served = move.before in (Phase.SERVING, Phase.PREPARING, Phase.HOLDING)
+    served = move.before in (Phase.SERVING, Phase.PREPARING, Phase.HOLDING, Phase.HANDING)
     now = move.now
-    return plans.plan_follow(move.settings, now.role, whole=now.whole, served=served, marked=now.marked)
+    return plans.plan_follow(
+        move.settings,
+        now.role,
+        whole=now.whole,
+        served=served,
+        marked=now.marked,
+        standing=now.standing,
+    )
 
 
 def _make_open(move: Move) -> Plan:
     now = move.now
-    return plans.plan_open(move.settings, whole=now.whole, owed=now.owed, marked=now.marked)
+    return plans.plan_open(
+        move.settings, whole=now.whole, owed=now.owed, marked=now.marked, standing=now.standing
+    )
 
 
 def _make_announce(move: Move) -> Plan:
@@ -323,6 +301,10 @@ PLANS: dict[Make, Callable[[Move], Plan | None]] = {
     Make.REREAD: lambda move: plans.plan_reread(move.settings, move.now.states),
     # what is left of the plan would empty the cache
     Make.WAIT: lambda _: (),
+    Make.EXPECT: lambda move: plans.plan_expect(move.settings, whole=move.now.whole),
+    Make.GIVE_UP: lambda move: plans.plan_give_up(move.settings),
+    Make.STAND_BACK: lambda move: plans.plan_stand_back(move.settings),
+    Make.STAY_OPEN: lambda move: plans.plan_stay_open(move.settings, whole=move.now.whole),
     Make.NOTHING: lambda _: None,
 }
 
@@ -331,7 +313,7 @@ def _classify(settings: Settings, state: State, learned: State, event: Event) ->
     kind = _read(settings, state, learned, event)
     if kind is None:
         return None
-    in_force = learned.whole and learned.loaded is rule_set_for(learned.role)
+    in_force = learned.whole and learned.loaded is learned.wanted
     if kind in _CAN_WAIT and not in_force:
         kind = EventKind.RULES_FIRST
     return Meaning(kind, event.at_ns, _retry_after_s(event), _limit_text(settings, state, kind, event))
@@ -389,6 +371,15 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
             # a commit that is owed comes first; all is read and sent after it
             keeps = state.role is Role.PRIMARY and not state.owed
             return EventKind.SPLIT_ENDED if keeps or state.role is Role.BACKUP else None
+        case HandoverAnnounced():
+            return EventKind.HANDOVER_ANNOUNCED if can_expect(settings, learned) else None
+        case HandoverBegun():
+            return EventKind.HANDOVER_BEGUN
+        case HandoverEnded() | TimerFired(timer=Timer.HANDOVER):
+            primary = learned.role is Role.PRIMARY
+            return EventKind.HANDOVER_FAILED if primary else EventKind.HANDOVER_OVER
+        case ActionFailed(action=SetStanding(standing=Standing.GIVES_UP)):
+            return EventKind.HANDOVER_FAILED
         case TimerFired(timer=Timer.SETTLE) if state.role not in (Role.PRIMARY, Role.BACKUP):
             return None
         case TimerFired(timer=Timer.REFRESH) if state.reading:

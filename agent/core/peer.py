@@ -7,6 +7,7 @@ compared, and what differs is a condition of this node.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from agent.core.conditions import Condition, Finding
 from agent.core.roles import Role
@@ -18,6 +19,27 @@ SILENT_S = 1.4
 words that must last 1 s: the first of them, three more, and a turn."""
 MAX_CLOCK_S = 2.0
 EVERY = "all"
+
+
+class HandoverStep(Enum):
+    """How far a handover is, in the word of one of the nodes."""
+
+    ASKED = "asked"
+    """The primary wants to hand over."""
+    OPEN = "open"
+    """The gate of the backup is open for it."""
+    REFUSED = "refused"
+    GIVEN = "given"
+    """The primary gives up the addresses, or has done so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """`identity`: by which both nodes speak of the same one. `reason`: why it is refused."""
+
+    identity: str
+    step: HandoverStep
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +66,7 @@ class NodeStatus:
     """How long ago it last ceased to be primary."""
     compares: bool = False
     """It can be asked to compare the states."""
+    handover: Handover | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from agent.core.actions import (
     ResyncKernel,
     SendBulk,
     SetReadiness,
+    SetStanding,
     SetTimer,
     ShortenTimers,
     StartClean,
@@ -31,7 +32,7 @@ from agent.core.actions import (
     VerifyRules,
 )
 from agent.core.comparison import compare_after_s
-from agent.core.roles import Role, RuleSet
+from agent.core.roles import Role, RuleSet, Standing
 from agent.model.pair import AfterLimit, Drift, Pair, SyncMode
 
 SETTLE_AFTER_S = 1.0
@@ -44,6 +45,12 @@ CATCH_UP_AGAIN_S = 30.0
 CATCH_UP_SOON_S = 2.0
 EXPECTATIONS_LIMIT_S = 0.01
 """There are a few of them, unless a client makes thousands."""
+
+TAKEOVER_ADVERTS = 4.0
+"""keepalived waits for three advertisements and its skew before it takes over by itself."""
+HANDOVER_MARGIN_S = 3.0
+"""What a handover may take beyond that: words between the agents, and the moment in which the network learns
+where the addresses are."""
 
 BULK_COST_S = 30e-6
 """What one re-sent state costs the backup's processor: its conntrackd deletes the state and makes it
@@ -66,6 +73,10 @@ class Settings:
     """Whether external changes of the rules are repaired at once, or only reported."""
     helpers: bool = False
     """Whether connections announce further ones, so that expectations are replicated."""
+    takeover_s: float = 0.4
+    """How long keepalived waits at the most before it takes over."""
+    preempt: bool = False
+    """Whether keepalived takes over from a primary of a lower priority."""
 
     @classmethod
     def of(cls, pair: Pair, shortest_timeout_s: float) -> "Settings":
@@ -77,6 +88,8 @@ class Settings:
             shortest_timeout_s,
             repair=pair.drift is not Drift.REPORT,
             helpers=bool(pair.helpers),
+            takeover_s=TAKEOVER_ADVERTS * pair.failover.advert_interval_ms / 1000,
+            preempt=pair.failover.preempt,
         )
 
 
@@ -109,24 +122,38 @@ def plan_start() -> Plan:
 
 
 def plan_promote(
-    settings: Settings, loaded: RuleSet | None, *, whole: bool, remaining_s: float, marked: bool
+    settings: Settings,
+    loaded: RuleSet | None,
+    *,
+    whole: bool,
+    remaining_s: float,
+    marked: bool,
+    standing: Standing = Standing.TAKES_PART,
 ) -> Plan:
     """In cache mode a gate that is still open, because its closing was cut off, is closed before the
     commit."""
     if settings.mode is SyncMode.DIRECT:
-        return plan_open(settings, whole=whole, marked=marked)
+        return plan_open(settings, whole=whole, marked=marked, standing=standing)
     closed = whole and loaded is RuleSet.BACKUP
     close: Plan = () if closed else (put_rules(RuleSet.BACKUP, whole=whole),)
-    return (*close, CommitStates(remaining_s), *plan_open(settings, whole=True, marked=marked))
+    opening = plan_open(settings, whole=True, marked=marked, standing=standing)
+    return (*close, CommitStates(remaining_s), *opening)
 
 
-def plan_open(settings: Settings, *, whole: bool, marked: bool, owed: bool = False) -> Plan:
+def plan_open(
+    settings: Settings,
+    *,
+    whole: bool,
+    marked: bool,
+    owed: bool = False,
+    standing: Standing = Standing.TAKES_PART,
+) -> Plan:
     """Open the gate now.
 
     In cache mode the external cache is emptied at once: a second commit of the same states would put old
     ones over live ones. Unless a commit is `owed`: then it has states that the kernel never got, and the
     next agent, which finds the gate open, must know that. The plan serves as well for a primary whose rules
-    must be made again.
+    must be made again. `standing`: what keepalived was last made to do; a primary takes part.
     """
     owed = owed and settings.mode is SyncMode.CACHE
     mark: Plan = (MarkOwed(owed=True),) if owed and not marked else ()
@@ -137,7 +164,8 @@ def plan_open(settings: Settings, *, whole: bool, marked: bool, owed: bool = Fal
     flush: Plan = (FlushCaches(),) if settings.mode is SyncMode.CACHE and not owed else ()
     verify = plan_verify(settings, RuleSet.PRIMARY)
     settle = SetTimer(Timer.SETTLE, SETTLE_AFTER_S)
-    return (*mark, *complete, open_gate, settle, *unmark, *remaining, *flush, *verify)
+    stand: Plan = () if standing is Standing.TAKES_PART else (SetStanding(Standing.TAKES_PART),)
+    return (*mark, *complete, open_gate, settle, *stand, *unmark, *remaining, *flush, *verify)
 
 
 def plan_unmark(*, marked: bool) -> Plan:
@@ -173,13 +201,23 @@ def plan_reread(settings: Settings, states: int) -> Plan:
     return (ResyncKernel(), SendBulk(), *refresh)
 
 
-def plan_follow(settings: Settings, role: Role, *, whole: bool, served: bool, marked: bool) -> Plan:
-    """`served`: this node was primary until now, so its kernel has states that only the past role needed."""
+def plan_follow(
+    settings: Settings,
+    role: Role,
+    *,
+    whole: bool,
+    served: bool,
+    marked: bool,
+    standing: Standing = Standing.TAKES_PART,
+) -> Plan:
+    """`served`: this node was primary until now, so its kernel has states that only the past role needed.
+    `standing`: what keepalived was last made to do; a handover that is cut off may leave a fault."""
     shorten: Plan = (ShortenTimers(),) if served and settings.mode is SyncMode.CACHE else ()
     settle: Plan = (SetTimer(Timer.SETTLE, SETTLE_AFTER_S),) if role is Role.BACKUP else ()
     close_gate = put_rules(RuleSet.BACKUP, whole=whole)
+    stand = _stand_again(settings) if standing is Standing.GIVES_UP else ()
     unmark = plan_unmark(marked=marked)
-    return (close_gate, *settle, *unmark, *plan_verify(settings, RuleSet.BACKUP), *shorten)
+    return (close_gate, *stand, *settle, *unmark, *plan_verify(settings, RuleSet.BACKUP), *shorten)
 
 
 def plan_hold() -> Plan:
@@ -222,6 +260,39 @@ def catch_up_after_s(settings: Settings, states: int, asked_s: float) -> float:
     """
     bulk_s = 2 * states * BULK_COST_S / BULK_SHARE if settings.mode is SyncMode.DIRECT else 0.0
     return max(CATCH_UP_SOON_S, CATCH_UP_AGAIN_S - asked_s, bulk_s - asked_s)
+
+
+def plan_expect(settings: Settings, *, whole: bool) -> Plan:
+    """A backup to which the primary hands over: its gate is open before the first packet comes. Expectations
+    are completed when it is primary; before, that would be replicated over what is right there. The timer
+    first: it closes the gate again if nothing comes of it."""
+    return (_handover_timer(settings), put_rules(RuleSet.PRIMARY, whole=whole))
+
+
+def plan_give_up(settings: Settings) -> Plan:
+    """A primary to whose peer everything may go."""
+    return (_handover_timer(settings), SetStanding(Standing.GIVES_UP))
+
+
+def plan_stay_open(settings: Settings, *, whole: bool) -> Plan:
+    """The rules were changed in the middle of a handover."""
+    return (_handover_timer(settings), put_rules(RuleSet.PRIMARY, whole=whole))
+
+
+def _handover_timer(settings: Settings) -> SetTimer:
+    return SetTimer(Timer.HANDOVER, settings.takeover_s + HANDOVER_MARGIN_S)
+
+
+def plan_stand_back(settings: Settings) -> Plan:
+    """The addresses are given up. keepalived waits for the peer from now on, longer than the peer needs to
+    take over, and takes them back by itself if none does, also without an agent. In a pair with `preempt` it
+    would do so in any case, but for the lower priority. The timer again: the plan before may have been cut
+    off."""
+    return (_handover_timer(settings), *_stand_again(settings))
+
+
+def _stand_again(settings: Settings) -> Plan:
+    return (SetStanding(Standing.STANDS_BACK if settings.preempt else Standing.TAKES_PART),)
 
 
 def plan_retry(after_s: float = RETRY_AFTER_S) -> Plan:

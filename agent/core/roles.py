@@ -22,6 +22,17 @@ class RuleSet(Enum):
     BACKUP = "backup"
 
 
+class Standing(Enum):
+    """In keepalived's election."""
+
+    TAKES_PART = "takes part"
+    """As the pair file says."""
+    GIVES_UP = "gives up"
+    """It may not have the addresses."""
+    STANDS_BACK = "stands back"
+    """It gets them only where the peer does not run."""
+
+
 def rule_set_for(role: Role) -> RuleSet:
     """Every role but primary keeps the gate closed."""
     return RuleSet.PRIMARY if role is Role.PRIMARY else RuleSet.BACKUP

@@ -24,6 +24,7 @@ from agent.core.actions import (
     SendBulk,
     Sent,
     SetReadiness,
+    SetStanding,
     SetTimer,
     ShortenTimers,
     StartClean,
@@ -48,7 +49,7 @@ from agent.core.events import (
     Started,
     StatesCounted,
 )
-from agent.core.roles import Role, RuleSet
+from agent.core.roles import Role, RuleSet, Standing, rule_set_for
 
 
 class Phase(Enum):
@@ -58,11 +59,13 @@ class Phase(Enum):
     PREPARING = "preparing"
     SERVING = "serving"
     HOLDING = "holding"
+    EXPECTING = "expecting"
+    HANDING = "handing over"
 
     @property
     def is_open(self) -> bool:
         """The gate lets packets through."""
-        return self in (Phase.SERVING, Phase.RESUMING)
+        return self in (Phase.SERVING, Phase.RESUMING, Phase.EXPECTING, Phase.HANDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,14 @@ class State:
     """How many states the kernel had when last counted."""
     unclean: bool = False
     """This backup has states of the time when both nodes were primary."""
+    standing: Standing = Standing.TAKES_PART
+    """What keepalived was last made to do in its election."""
+
+    @property
+    def wanted(self) -> RuleSet:
+        """In a handover both gates are open."""
+        both = self.phase in (Phase.EXPECTING, Phase.HANDING)
+        return RuleSet.PRIMARY if both else rule_set_for(self.role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +189,8 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Condition
             return replace(state, loaded=rules), ()
         case SetReadiness(ready=ready):
             return replace(state, ready=ready), ()
+        case SetStanding(standing=standing):
+            return replace(state, standing=standing), ()
         case MarkOwed(owed=owed):
             return replace(state, marked=owed), ()
         case CompareStates() if isinstance(event.outcome, Compared) and event.outcome.asked:
@@ -281,6 +294,10 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Condi
             return note(replace(state, whole=False), Condition.RULES, False, text)
         case SetReadiness(ready=ready):
             return replace(state, ready=ready), ()  # what it should say; a poll rewrites it
+        case SetStanding(standing=Standing.GIVES_UP):
+            return state, ()
+        case SetStanding(standing=standing):
+            return replace(state, standing=standing), ()  # the same
         case SetTimer() | CompareStates() | CompleteExpectations() | CompleteRemaining():
             return state, ()  # its record says so: it may cost an announced connection, and no other
         case MarkOwed():

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +30,7 @@ from agent.config.files import Files
 from agent.core.calls import MAX_PARTS, PART_BYTES
 from agent.core.conditions import Condition, Finding
 from agent.core.events import ConditionSeen, Reloaded, Started
+from agent.core.peer import NodeStatus
 from agent.core.plan import Settings
 from agent.core.roles import RuleSet
 from agent.core.state import State
@@ -39,6 +41,7 @@ from agent.engine.comparison import ComparedWith, Comparison
 from agent.engine.drift import DriftCheck
 from agent.engine.executor import Executor
 from agent.engine.facts import FactsWatch
+from agent.engine.handover import Handovers
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.engine.own_status import OwnStatus
@@ -115,11 +118,13 @@ class Agent:
         self.own.take(taken.files, self.rules)
         files = (paths.channel_socket, paths.pair_key)
         self.peer = PeerWatch(
-            pair, node, files, self.own.describe, self._found, self.loop.post, refuse, self._beside
+            pair, node, files, self._describe_own, self._found, self.loop.post, refuse, self._beside
         )
         self.calls = PeerCalls(self.peer.say, self.peer.why_unheard, self._carry_out)
         self.peer.on_call = self.calls.take
         self.facts = FactsWatch(FactsReader(node, paths), self.own, self.peer, self._beside)
+        self.handovers = Handovers(pair, node, self.loop, self.peer, self._record)
+        self.peer.on_status = self.handovers.status_heard
         self.comparison = self._connect_comparison()
 
     def _connect_comparison(self) -> Comparison:
@@ -145,6 +150,7 @@ class Agent:
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
         self.loop.on_change = self._state_changed
+        self.executor.readiness.rejoin()
         left = self.rules.read().rules
         self.loop.post(Started(time.monotonic_ns(), left, self._mark.read()))
         self.observer.was_primary = left is RuleSet.PRIMARY
@@ -184,7 +190,8 @@ class Agent:
             PEER: self._name_peer,
         }
         with_word = {ASK_PEER: self._ask_peer}
-        server = await control_server.serve(self.paths.control_socket, answers, with_word)
+        path = self.paths.control_socket
+        server = await control_server.serve(path, answers, with_word, self._hand_over)
         try:
             self.observer.start(group)
             self.sensors = Sensors(self.pair, self.node, self.paths, self.loop)
@@ -241,6 +248,13 @@ class Agent:
     def _state_changed(self, state: State) -> None:
         self.comparison.state_changed(state)
         self.manager.say_status(status_line(state))
+        self.handovers.state_changed(state)
+
+    def _describe_own(self, heard: tuple[str, ...]) -> NodeStatus:
+        return replace(self.own.describe(heard), handover=self.handovers.word)
+
+    async def _hand_over(self, say: control_server.Say, force: bool) -> status.Values:
+        return await self.handovers.hand_over(say, force=force)
 
     async def settle(self) -> None:
         """Once: look, do what the role needs, and end when it is done."""
@@ -269,7 +283,7 @@ class Agent:
             self.observer,
             self.conntrackd,
             self._look_at_rules,
-            self.own.describe(self.peer.heard.heard_by(time.monotonic())),
+            self.peer.describe_own(),
             self.peer.heard,
             self.comparison.describe(),
         )

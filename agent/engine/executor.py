@@ -35,6 +35,7 @@ from agent.core.actions import (
     ResyncKernel,
     SendBulk,
     SetReadiness,
+    SetStanding,
     SetTimer,
     ShortenTimers,
     StartClean,
@@ -253,6 +254,8 @@ class Executor:
                 self.rules.flip(action.rules)
             case SetReadiness():
                 self.readiness.write(action.ready)
+            case SetStanding():
+                self.readiness.stand(action.standing)
             case MarkOwed():
                 self._mark.write(action.owed)
         return None

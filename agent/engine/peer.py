@@ -88,6 +88,8 @@ class PeerWatch:
         self._usable_s = -SILENT_S
         self._differing = Differing()
         self._split_told_s = 0.0
+        self.on_status: Callable[[NodeStatus], None] = lambda _status: None
+        """Called with each word of the peer; must return at once."""
         self._own_facts: NodeFacts | None = None
         self._facts: NodeFacts | None = None
         self.heard = self._listen_again()
@@ -141,6 +143,14 @@ class PeerWatch:
                     await asyncio.sleep(TOLD_S)
             finally:
                 self._close()
+
+    def describe_own(self) -> NodeStatus:
+        """As the peer is told."""
+        return self._compose(self.heard.heard_by(time.monotonic()))
+
+    def say_status(self) -> None:
+        """At once, beside the words that come in any case."""
+        self.say(STATUS, self.describe_own())
 
     def _turn(self, now_s: float) -> None:
         own = self._compose(self.heard.heard_by(now_s))
@@ -226,6 +236,7 @@ class PeerWatch:
             case HeardFrom() if isinstance(message, NodeStatus) and one.interface in self.heard.paths:
                 paths = {**self.heard.paths, one.interface: now_s}
                 self.heard = Heard(paths, message, now_s, min(self.heard.since_s, now_s))
+                self.on_status(message)
             case HeardFrom() if isinstance(message, Ask | Reply):
                 self.on_call(message)
             case HeardFrom() if isinstance(message, NodeFacts) and one.interface in self.heard.paths:

@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The file that reports to keepalived whether the states are in (its track_file)."""
+"""The file that reports to keepalived whether the states are in (its track_file), and by which this node
+gives up its addresses.
 
+Hard fact (keepalived.conf(5); tried with 2.2.7): with weight 1 a number below -253 is a fault. keepalived
+says so to the other node by an advertisement of priority 0, gives up all addresses of the group within
+milliseconds, and takes part again as soon as the number is another one.
+"""
+
+import contextlib
 from pathlib import Path
 
 from agent.adapters import atomic_file
+from agent.core.roles import Standing
 from agent.errors import HafwError
 from agent.regular_file import UnfitFileError, read_regular
 
 MAX_READINESS = 32
+FAULT = -254
 
 
 class Readiness:
@@ -15,12 +24,35 @@ class Readiness:
         """`not_ready`: what keepalived adds to the priority while the states are not in."""
         self._path = path
         self._not_ready = not_ready
+        self._ready = False
+        self._standing = Standing.TAKES_PART
 
     def write(self, ready: bool) -> None:
         """By rename, which keepalived sees: it would take an empty file, half written, for "ready". Raises
         HafwError."""
+        self._ready = ready
+        self._write()
+
+    def stand(self, standing: Standing) -> None:
+        """Raises HafwError; nothing is given up then, also later."""
+        before, self._standing = self._standing, standing
         try:
-            atomic_file.write(self._path, f"{self._number(ready)}\n", 0o644)
+            self._write()
+        except HafwError:
+            if standing is Standing.GIVES_UP:
+                self._standing = before
+            raise
+
+    def rejoin(self) -> None:
+        """At the start: an agent that ended in the middle of a handover has left a fault. Where this cannot
+        be written the next step of the node says so."""
+        with contextlib.suppress(HafwError, ValueError):
+            if int(read_regular(self._path, MAX_READINESS)) <= FAULT:
+                self._write()
+
+    def _write(self) -> None:
+        try:
+            atomic_file.write(self._path, f"{self._number(self._ready)}\n", 0o644)
         except OSError as error:
             raise HafwError(
                 f"cannot report the readiness to keepalived in {self._path}: {error.strerror}"
@@ -41,4 +73,10 @@ class Readiness:
         return f"{self._path} {words}; keepalived chooses the primary by it, so it says {wanted} again"
 
     def _number(self, ready: bool) -> int:
-        return 0 if ready else self._not_ready
+        match self._standing:
+            case Standing.GIVES_UP:
+                return FAULT
+            case Standing.STANDS_BACK:  # also behind a peer that is not ready
+                return max(2 * self._not_ready, FAULT + 1)
+            case Standing.TAKES_PART:
+                return 0 if ready else self._not_ready

@@ -10,7 +10,7 @@ from agent.adapters.conntrackd import Conntrackd, kernel_states
 from agent.adapters.nftables import RulesState
 from agent.core.peer import Heard, NodeStatus
 from agent.core.plan import refresh_after_s
-from agent.core.roles import RuleSet, rule_set_for
+from agent.core.roles import RuleSet
 from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.errors import HafwError, OvertakenError
@@ -71,7 +71,13 @@ def _describe_heard(heard: Heard, now_s: float) -> Values | None:
 
 
 def _describe_node(one: NodeStatus) -> Values:
-    return {**asdict(one), "role": one.role.value, "gate": "open" if one.gate_open else "closed"}
+    handover = one.handover and {**asdict(one.handover), "step": one.handover.step.value}
+    return {
+        **asdict(one),
+        "role": one.role.value,
+        "gate": "open" if one.gate_open else "closed",
+        "handover": handover,
+    }
 
 
 def _describe_keepalived(observer: Observer) -> Values:
@@ -87,11 +93,11 @@ def _describe_keepalived(observer: Observer) -> Values:
 
 async def _describe_rules(loop: Loop, look: Look) -> Values:
     for _ in range(LOOKS):
-        found = await _look_at_rules(rule_set_for(loop.state.role), look)
+        found = await _look_at_rules(loop.state.wanted, look)
         if found is not None:
             return found
     return {
-        "wanted": rule_set_for(loop.state.role).value,
+        "wanted": loop.state.wanted.value,
         "error": "the rules change faster than they are read",
     }
 

@@ -20,6 +20,8 @@ class RecordKind(Enum):
     REFUSED = "refused"
     RULES = "rules"
     """Another policy is in force, or an unfinished apply was brought to its end."""
+    HANDOVER = "handover"
+    """A planned handover: its beginning, its end, or why there is none."""
     OVERRUN = "overrun"
     """We computed longer without a pause than a real-time process should."""
 
@@ -34,6 +36,7 @@ MESSAGE_IDS = {
     RecordKind.REFUSED: "0f5e2b7a9d1c4a60b7c33c1e52a0d107",
     RecordKind.RULES: "0f5e2b7a9d1c4a60b7c33c1e52a0d108",
     RecordKind.OVERRUN: "0f5e2b7a9d1c4a60b7c33c1e52a0d1b0",
+    RecordKind.HANDOVER: "274102e28eaf456cb12c57f3143b225b",
 }
 
 PRIORITIES = {
@@ -42,6 +45,7 @@ PRIORITIES = {
     RecordKind.OVERRUN: 4,
     RecordKind.TRANSITION: 5,
     RecordKind.RULES: 5,
+    RecordKind.HANDOVER: 5,
     RecordKind.STEP: 6,
 }
 """syslog's numbers; 6 (informational) for whatever is not listed."""

@@ -361,6 +361,45 @@ def test_a_reload_is_asked_for_by_name(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_handover_tells_how_far_it_is(tmp_path: Path, force: bool) -> None:
+    async def hand_over(say: control_server.Say, forced: bool) -> dict[str, Any]:
+        await say("asked")
+        await say("open")
+        return {"schema": 1, "forced": forced}
+
+    async def scenario() -> None:
+        server = await control_server.serve(tmp_path / "s", {control.STATUS: answer}, hand_over=hand_over)
+        heard: list[str] = []
+        found = await asyncio.to_thread(control.ask_handover, tmp_path / "s", heard.append, force=force)
+        assert found == {"schema": 1, "forced": force}
+        assert heard == ["asked", "open"]
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_handover_whose_client_is_gone_comes_to_its_end(tmp_path: Path) -> None:
+    ended = asyncio.Event()
+
+    async def hand_over(say: control_server.Say, _: bool) -> dict[str, Any]:
+        for number in range(9):
+            await say(f"{number} words" * 1000)
+        ended.set()
+        return {"schema": 1}
+
+    async def scenario() -> None:
+        server = await control_server.serve(tmp_path / "s", {control.STATUS: answer}, hand_over=hand_over)
+        _, writer = await asyncio.open_unix_connection(tmp_path / "s")
+        writer.write(control.HANDOVER)
+        await writer.drain()
+        writer.transport.abort()
+        await asyncio.wait_for(ended.wait(), 5)
+        server.close()
+
+    asyncio.run(scenario())
+
+
 def test_an_answer_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "RELOAD_LIMIT_S", 0.2)
     with (

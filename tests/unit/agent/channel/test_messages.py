@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.channel.messages import MAX_MESSAGE, Hello, MessageError, PeerMessage, decode, encode
@@ -19,7 +19,7 @@ from agent.core.comparison import (
     StatesTouched,
 )
 from agent.core.facts import Misfit, NodeFacts
-from agent.core.peer import NodeStatus
+from agent.core.peer import Handover, HandoverStep, NodeStatus
 from agent.core.roles import Role
 
 FULL = NodeStatus(
@@ -37,6 +37,7 @@ FULL = NodeStatus(
     versions={"hafw": "1.0"},
     heard=("eth2", "eth0"),
     ceased_s=3.5,
+    handover=Handover("0a1b2c", HandoverStep.REFUSED, "it has not got all states yet"),
 )
 LEAST = {"kind": "status", "role": "primary", "role_s": 0, "clock_s": 1}
 
@@ -91,6 +92,8 @@ def test_what_an_earlier_version_leaves_out_says_nothing() -> None:
 
 def test_what_a_later_version_adds_is_skipped() -> None:
     assert decode(as_bytes(mood="good", role="observer")) == NodeStatus(Role.UNKNOWN, 0.0, False, 1.0)
+    later = as_bytes(handover={"id": "1", "step": "sung"})
+    assert decode(later) == NodeStatus(Role.PRIMARY, 0.0, False, 1.0)
     assert decode(b'{"kind": "song", "text": 7}') is None
 
 
@@ -145,6 +148,10 @@ def test_what_a_later_version_adds_is_skipped() -> None:
         as_part(parts=MAX_LIST_PARTS + 1),
         as_part(protocols={"tcp": -1}),
         as_part(per_second="fast"),
+        as_bytes(handover="now"),
+        as_bytes(handover={"id": "1"}),
+        as_bytes(handover={"id": "x" * 257, "step": "asked"}),
+        as_bytes(handover={"id": "1", "step": "asked", "reason": ["why"]}),
     ],
 )
 def test_what_is_no_message_is_refused(data: bytes) -> None:
@@ -169,6 +176,7 @@ def test_a_message_that_would_be_too_long_is_not_sent() -> None:
         encode(NodeStatus(Role.PRIMARY, 0.0, True, 1.0, problems=("x" * MAX_MESSAGE,)))
 
 
+@settings(deadline=None)  # a machine under load
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
     try:
@@ -184,7 +192,8 @@ _JSON = st.recursive(
 )
 
 
-@given(st.sampled_from([*LEAST, "states", "problems", "ready", "generation", "versions"]), _JSON)
+@settings(deadline=None)
+@given(st.sampled_from([*LEAST, "states", "problems", "ready", "generation", "versions", "handover"]), _JSON)
 def test_any_value_of_a_key_is_read_or_refused(key: str, value: object) -> None:
     try:
         found = decode(json.dumps({**LEAST, key: value}).encode())

@@ -15,7 +15,8 @@ from agent.cli.status_text import exit_status, to_text
 from agent.config.loader import parse
 from agent.core.actions import Timer
 from agent.core.events import TimerFired
-from agent.core.machine import TRANSITIONS, EventKind, Make
+from agent.core.machine import TRANSITIONS
+from agent.core.moves import EventKind, Make
 from agent.core.plan import Settings
 from agent.core.roles import Role
 from agent.core.state import Phase

@@ -8,102 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core import machine
-from agent.core.actions import CommitStates, Timer
+from agent.core.actions import CommitStates
 from agent.core.conditions import Condition
 from agent.core.events import (
     ActionFailed,
     ConditionSeen,
-    ConntrackdAsked,
-    ConntrackdStarted,
-    Event,
     QueryResult,
-    Reloaded,
     RoleSeen,
     RulesChanged,
-    SplitEnded,
     Started,
-    StatesCounted,
-    TimerFired,
 )
-from agent.core.machine import TRANSITIONS, EventKind, Make, step
+from agent.core.machine import TRANSITIONS, step
+from agent.core.moves import EventKind, Make
 from agent.core.plan import BULK_COST_S, BULK_SHARE, Settings, refresh_after_s
-from agent.core.roles import Role, RuleSet
+from agent.core.roles import Role, RuleSet, Standing
 from agent.core.state import Phase, State
-from agent.model.pair import SyncMode
-from tests.unit.agent.core.world import CACHE, CACHE_CLOSED, DIRECT, SECOND, WHOLE, World
-
-REPORT = Settings(mode=SyncMode.CACHE, repair=False, helpers=True)
-ALL = {"direct": DIRECT, "cache": CACHE, "cache-closed": CACHE_CLOSED, "report": REPORT}
-
-ACTIONS = (
-    "LoadRules",
-    "SwitchRules",
-    "VerifyRules",
-    "CompleteExpectations",
-    "CompleteRemaining",
-    "CommitStates",
-    "FlushCaches",
-    "ResyncKernel",
-    "SendBulk",
-    "StartClean",
-    "CompareStates",
-    "RequestResync",
-    "AwaitStates",
-    "ShortenTimers",
-    "SetReadiness",
-    "MarkOwed",
-)
-
-EVENTS: dict[str, object] = {
-    "primary": Role.PRIMARY,
-    "backup": Role.BACKUP,
-    "fault": Role.FAULT,
-    "stopped": Role.STOPPED,
-    "drift": RulesChanged,
-    "reload": Reloaded,
-    "conntrackd-lost": ConntrackdAsked,
-    "conntrackd-started": ConntrackdStarted,
-    "conntrackd-answers": ConntrackdAsked,
-    "states-lost": StatesCounted,
-    "split-ended": SplitEnded,
-    "settle": Timer.SETTLE,
-    "refresh": Timer.REFRESH,
-    "retry": Timer.RETRY,
-    "compare": Timer.COMPARE,
-}
-
-
-def make_world(name: str, loaded: RuleSet | None = None) -> World:
-    world = World(ALL[name], loaded=loaded)
-    world.start()
-    return world
-
-
-def happen(world: World, name: str) -> None:
-    what = EVENTS[name]
-    if isinstance(what, Role):
-        world.see(what)
-    elif isinstance(what, Timer):
-        world.timers.discard(what)
-        world.handle(TimerFired(world.tick(), what))
-    else:
-        world.handle(_simple(name, world.tick()))
-
-
-def _simple(name: str, now: int) -> Event:
-    if name == "drift":
-        return RulesChanged(now, "table inet hafw is gone")
-    if name == "reload":
-        return Reloaded(now)
-    if name == "states-lost":
-        return StatesCounted(now, kernel=60_000, cached=10)
-    if name == "split-ended":
-        return SplitEnded(now, "both nodes were primary")
-    if name == "conntrackd-lost":
-        return ConntrackdAsked(now, QueryResult.UNREACHABLE, "cannot connect")
-    if name == "conntrackd-answers":
-        return ConntrackdAsked(now, QueryResult.OK)
-    return ConntrackdStarted(now)
+from tests.unit.agent.core.stories import ACTIONS, ALL, EVENTS, expecting, handing, happen, make_world
+from tests.unit.agent.core.world import CACHE, DIRECT, SECOND, WHOLE, World
 
 
 def assert_safe(world: World) -> None:
@@ -115,6 +36,8 @@ def assert_safe(world: World) -> None:
     assert world.loaded is (RuleSet.PRIMARY if primary else RuleSet.BACKUP), world.log
     assert world.state.phase is (Phase.SERVING if primary else Phase.FOLLOWING), world.log
     assert world.state.loaded is world.loaded
+    assert world.state.standing is not Standing.GIVES_UP, world.log
+    assert not primary or world.state.standing is Standing.TAKES_PART, world.log
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -465,6 +388,17 @@ def test_no_line_of_the_table_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     happen(world, "split-ended")
     world.compared = WHOLE
     world.run_dry()
+    for event in ("fault", "primary", "drift", "conntrackd-lost", "conntrackd-started", "ended"):
+        world = expecting()
+        happen(world, event)
+    expecting().handle(ConditionSeen(0, Condition.REPLICATION, False, "6 messages were lost"))
+    world = expecting(work=False)
+    world.broken = frozenset({"SwitchRules"})
+    world.work()
+    for events in ("ended",), ("drift",), ("fault", "ended"), ("fault", "primary"):
+        world = handing()
+        for event in events:
+            happen(world, event)
     assert set(TRANSITIONS) - table.taken == set()
 
 

@@ -31,6 +31,7 @@ from agent.core.actions import (
     Plan,
     ResyncKernel,
     SetReadiness,
+    SetStanding,
     SetTimer,
     StatesIn,
     SwitchRules,
@@ -51,7 +52,8 @@ from agent.core.events import (
     StatesCounted,
     TimerFired,
 )
-from agent.core.machine import PLANS, TRANSITIONS, EventKind, Make, Move, step
+from agent.core.machine import PLANS, TRANSITIONS, Move, step
+from agent.core.moves import EventKind, Make
 from agent.core.plan import RETRY_AFTER_S, SKIPPED_COMMIT_RETRY_S, Settings
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State, learn
@@ -136,15 +138,17 @@ class Asked(dict[Line, Target]):
 PUT = "(Load|Switch)Rules"
 OPEN = (
     f"(MarkOwed True, )?(CompleteExpectations, )?{PUT} primary, SetTimer settle"
-    "(, MarkOwed False)?(, CompleteRemaining)?(, FlushCaches)?"
+    "(, SetStanding takes part)?(, MarkOwed False)?(, CompleteRemaining)?(, FlushCaches)?"
     "(, VerifyRules primary)?"
 )
+STAND = "SetStanding (takes part|stands back)"
 REREAD = "ResyncKernel, SendBulk(, SetTimer refresh)?"
 DOES = {
     Make.START: "LoadRules backup, SetReadiness False",
     Make.PROMOTE: f"(({PUT} backup, )?CommitStates, )?{OPEN}",
     Make.FOLLOW: (
-        f"{PUT} backup(, SetTimer settle)?(, MarkOwed False)?(, VerifyRules backup)?(, ShortenTimers)?"
+        f"{PUT} backup(, {STAND})?(, SetTimer settle)?(, MarkOwed False)?(, VerifyRules backup)?"
+        "(, ShortenTimers)?"
     ),
     Make.OPEN: OPEN,
     Make.HOLD: "LoadRules backup, SetTimer retry",
@@ -160,6 +164,10 @@ DOES = {
     Make.REFRESH: "SetTimer refresh, SendBulk",
     Make.REREAD: REREAD,
     Make.WAIT: "",
+    Make.EXPECT: f"SetTimer handover, {PUT} primary",
+    Make.GIVE_UP: "SetTimer handover, SetStanding gives up",
+    Make.STAND_BACK: f"SetTimer handover, {STAND}",
+    Make.STAY_OPEN: f"SetTimer handover, {PUT} primary",
 }
 """What a plan does, whatever it hangs on: none turns into another where it is made."""
 
@@ -173,6 +181,8 @@ def words(action: Action) -> str:
             return f"{name} {action.ready}"
         case MarkOwed():
             return f"{name} {action.owed}"
+        case SetStanding():
+            return f"{name} {action.standing.value}"
         case SetTimer():
             return f"{name} {action.timer.value}"
         case _:
@@ -278,6 +288,7 @@ KEPT: Mapping[type, set[str]] = {
     LoadRules: {"rules"},
     SwitchRules: {"rules"},
     CommitStates: {"late"},
+    SetStanding: {"standing"},
     Committed: {"expected", "committed", "failed", "skipped"},
     StatesIn: {"peer_heard", "losses"},
     CompareStates: {"routine"},
@@ -290,10 +301,10 @@ PLAN: dict[Make, set[str]] = {
     Make.START: set(),
     Make.PROMOTE: {
         *("mode", "helpers", "repair", "limit_s"),
-        *("loaded", "whole", "promoted_ns", "marked", "at_ns"),
+        *("loaded", "whole", "promoted_ns", "marked", "standing", "at_ns"),
     },
-    Make.FOLLOW: {"mode", "repair", "role", "whole", "marked", "before"},
-    Make.OPEN: {"mode", "helpers", "repair", "whole", "owed", "marked"},
+    Make.FOLLOW: {"mode", "repair", "preempt", "role", "whole", "marked", "standing", "before"},
+    Make.OPEN: {"mode", "helpers", "repair", "whole", "owed", "marked", "standing"},
     Make.HOLD: set(),
     Make.RETRY: {"retry_s"},
     Make.ANNOUNCE: {"mode", "flushed", "owed", "marked", *BULK},
@@ -304,6 +315,10 @@ PLAN: dict[Make, set[str]] = {
     Make.REFRESH: BULK,
     Make.REREAD: {"mode", *BULK},
     Make.WAIT: set(),
+    Make.EXPECT: {"takeover_s", "whole"},
+    Make.GIVE_UP: {"takeover_s"},
+    Make.STAND_BACK: {"takeover_s", "preempt"},
+    Make.STAY_OPEN: {"takeover_s", "whole"},
     Make.NOTHING: set(),
 }
 """What a plan may depend on."""

@@ -12,7 +12,7 @@ from agent.core.conditions import Condition
 from agent.core.coverage import Coverage
 from agent.core.events import ActionDone, Event, QueryResult
 from agent.core.plan import Settings
-from agent.core.roles import Role, RuleSet
+from agent.core.roles import Role, RuleSet, Standing
 from agent.core.state import Phase, State
 from agent.model.pair import AfterLimit, SyncMode
 
@@ -30,6 +30,8 @@ VALUES: Mapping[str | Condition, tuple[Any, ...]] = {
     "shortest_timeout_s": (30.0, 3.0),
     "repair": BOTH,
     "helpers": BOTH,
+    "takeover_s": (0.4, 4.0),
+    "preempt": BOTH,
     "role": tuple(Role),
     "loaded": (None, *RuleSet),
     "whole": BOTH,
@@ -47,6 +49,7 @@ VALUES: Mapping[str | Condition, tuple[Any, ...]] = {
     "asked_ns": (0, NOW - 1_000_000_000),
     "kernel": (0, 1_000_000),
     "unclean": BOTH,
+    "standing": tuple(Standing),
     "exact_ns": (0, NOW + 1),
     "outside": (None, 0, 50),
     "suspicions": (0, 1, 9),
@@ -62,6 +65,7 @@ OF_PARTS: dict[str, tuple[Any, ...]] = {
     "timeout_s": (1.0, LIMIT_S),
     "after_s": (0.05, 1.0),
     "timer": tuple(Timer),
+    "standing": tuple(Standing),
     **dict.fromkeys(("late", "routine", "ready", "owed", "skipped", "peer_heard", "all_seen"), BOTH),
     **dict.fromkeys(("expected", "committed"), (4, 10)),
     "failed": (0, 6),
@@ -124,7 +128,17 @@ def every_row() -> list[Row]:
     while left:
         rows.append(some_row(chance))
         left -= {(*one, *other) for one, other in itertools.combinations(rows[-1].items(), 2)}
-    return rows
+    return [*rows, some_row(chance) | GOOD_BACKUP]
+
+
+GOOD_BACKUP: Row = {
+    "mode": SyncMode.DIRECT,
+    "role": Role.BACKUP,
+    "loaded": RuleSet.BACKUP,
+    "whole": True,
+    "ready": True,
+}
+"""All of it at once is too rare to be drawn."""
 
 
 def some_row(chance: random.Random) -> Row:

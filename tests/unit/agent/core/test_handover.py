@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What speaks against a planned handover."""
+
+from dataclasses import replace
+
+import pytest
+
+from agent.core.handover import SETTLED_S, find_objections, why_not_expected
+from agent.core.peer import SILENT_S, Heard, NodeStatus
+from agent.core.plan import Settings
+from agent.core.roles import Role, RuleSet
+from agent.core.state import Phase, State
+from agent.model.pair import SyncMode
+
+NAMES, SYNC, NOW_S = ("fw-1", "fw-2"), "eth2", 100.0
+OWN = NodeStatus(Role.PRIMARY, 10.0, True, 1000.0, ready=True, pair_file="a", rules="b")
+PEER = replace(OWN, role=Role.BACKUP, gate_open=False)
+BACKUP = State(Phase.FOLLOWING, Role.BACKUP, RuleSet.BACKUP, whole=True, ready=True)
+
+
+def reasons(
+    peer: NodeStatus | None = PEER,
+    own: NodeStatus = OWN,
+    *,
+    paths: dict[str, float] | None = None,
+    mode: SyncMode = SyncMode.DIRECT,
+) -> str:
+    heard = Heard(paths or {SYNC: NOW_S, "eth0": NOW_S}, peer, NOW_S)
+    found = find_objections(own, heard, NAMES, (SYNC,), mode, NOW_S)
+    assert all(one.reason and one.loss and "{" not in one.loss for one in found)
+    return "; ".join(one.reason for one in found)
+
+
+def test_a_good_pair_may_hand_over() -> None:
+    assert reasons() == ""
+
+
+@pytest.mark.parametrize(
+    ("peer", "words"),
+    [
+        (None, "the agent of fw-2 is not heard"),
+        (replace(PEER, role=Role.FAULT), "fw-2 is not backup but fault"),
+        (replace(PEER, ready=False), "fw-2 has not got all states yet"),
+        (replace(PEER, ready=None), "fw-2 has not got all states yet"),
+        (replace(PEER, rules=""), "the rules of fw-2 are not in force"),
+        (replace(PEER, rules="c"), "fw-2 has another pair file or other rules"),
+        (replace(PEER, pair_file="c"), "fw-2 has another pair file or other rules"),
+        (replace(PEER, problems=("keepalived", "song")), "fw-2 has the problem keepalived"),
+        (replace(PEER, role_s=SETTLED_S / 2), "fw-2 is backup for 1.5 s only"),
+    ],
+)
+def test_a_peer_that_would_lose_something_is_named_with_the_reason(
+    peer: NodeStatus | None, words: str
+) -> None:
+    assert reasons(peer) == words
+
+
+def test_problems_that_lose_nothing_do_not_matter() -> None:
+    problems = ("clocks-differ", "versions-differ", "a-problem-of-later-versions")
+    assert reasons(replace(PEER, problems=problems), replace(OWN, problems=problems)) == ""
+
+
+def test_what_is_wrong_here_is_said_as_well() -> None:
+    assert (
+        reasons(own=replace(OWN, problems=("states-differ",))) == "this node has the problem states-differ"
+    )
+    assert reasons(own=replace(OWN, role_s=1.0)) == "fw-1 is primary for 1.0 s only"
+    assert "cache mode" in reasons(mode=SyncMode.CACHE)
+
+
+def test_states_come_by_the_sync_link() -> None:
+    old_s = NOW_S - 2 * SILENT_S
+    assert "by the sync link (eth2)" in reasons(paths={SYNC: old_s, "eth0": NOW_S})
+    assert reasons(paths={SYNC: NOW_S, "eth0": old_s}) == ""
+
+
+def test_a_silent_peer_is_not_judged_by_its_last_word() -> None:
+    heard = Heard({SYNC: NOW_S - 2 * SILENT_S}, replace(PEER, ready=False), NOW_S - 2 * SILENT_S)
+    (found,) = find_objections(OWN, heard, NAMES, (SYNC,), SyncMode.DIRECT, NOW_S)
+    assert found.reason == "the agent of fw-2 is not heard"
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "words"),
+    [
+        (Settings(), BACKUP, None),
+        (Settings(mode=SyncMode.CACHE), BACKUP, "in cache mode the states are outside its kernel"),
+        (Settings(), replace(BACKUP, role=Role.PRIMARY), "it is not backup but primary"),
+        (Settings(), replace(BACKUP, ready=None), "it has not got all states yet"),
+        (Settings(), replace(BACKUP, whole=False), "its rules are not in force"),
+        (Settings(), replace(BACKUP, loaded=RuleSet.PRIMARY), "its rules are not in force"),
+    ],
+)
+def test_a_backup_opens_only_what_it_can_serve(settings: Settings, state: State, words: str | None) -> None:
+    assert why_not_expected(settings, state) == words
