@@ -8,10 +8,11 @@ from agent.arguments import parse_path
 from agent.model.pair import SyncMode
 from hafw_lab.arguments.advert import add_advert_argument
 from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count, parse_positive
-from hafw_lab.bench import failover, flap, handover, hook, rejoin, rules
+from hafw_lab.bench import failover, flap, handover, hook, planned, rejoin, rules
 from hafw_lab.bench.facts import read_facts
 from hafw_lab.model.options import AgentKind
-from hafw_lab.spoken import choose_ink, show_painted, start_clock
+from hafw_lab.progress import Progress
+from hafw_lab.spoken import Ink, choose_ink, show_painted, start_clock
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +62,32 @@ def _add_handover(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=parse_positive, default=100, metavar="N", help="default: 100")
     add_sync_argument(parser)
     add_advert_argument(parser)
-    _finish(parser, handover.measure)
+    parser.add_argument(
+        "--planned", action="store_true", help="measure what hafw handover loses, in direct mode, instead"
+    )
+    parser.add_argument(
+        "--states",
+        type=parse_counts,
+        default="0,300000",
+        metavar="N,M,...",
+        help="with --planned (default: 0,300000)",
+    )
+    parser.add_argument(
+        "--runs",
+        type=parse_positive,
+        default=20,
+        metavar="N",
+        help="with --planned: so many each way (default: 20)",
+    )
+    _finish(parser, _measure_handover)
+
+
+def _measure_handover(
+    args: argparse.Namespace, ink: Ink, progress: Progress
+) -> tuple[dict[str, object], str]:
+    if args.planned:
+        return planned.measure(args, ink, progress)
+    return handover.measure(args, ink, progress)
 
 
 def _add_flap(parser: argparse.ArgumentParser) -> None:

@@ -222,7 +222,9 @@ class Lab:
         wanted = "primary" if node.name == primary else "backup"
         if role != wanted:
             return f"the agent on {node.name} is {role or 'silent'}, not {wanted}"
-        if self.node(node.name).read_text(lab.READINESS).strip() != "0":
+        # where the higher priority takes over, a node that has handed over stands back, by the same file
+        stands_back = self.options["preempt"] and node.agent is not None and node.agent.get("ready")
+        if self.node(node.name).read_text(lab.READINESS).strip() != "0" and not stands_back:
             return f"the agent on {node.name} has not got the peer's states yet"
         return None
 

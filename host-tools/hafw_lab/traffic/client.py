@@ -24,6 +24,7 @@ from hafw_lab.traffic.endpoint import (
     Loop,
     errno_name,
     now_ns,
+    segments_lost,
     set_clock,
 )
 
@@ -44,6 +45,8 @@ class Stream:
         self.stall_from_ns = now_ns
         self.ended: str | None = None
         self.ended_ns = 0
+        self.sock: socket.socket | None = None
+        """Of TCP, while it lasts."""
         self._rest = b""
 
     def feed(self, data: bytes, now_ns: int) -> None:
@@ -71,11 +74,15 @@ class Stream:
         """Forget the silences so far."""
         self.stall_ns, self.stall_from_ns, self.last_ns = 0, now_ns, now_ns
 
+    def lost(self) -> int:
+        """Segments of this end, so far."""
+        return segments_lost(self.sock) if self.sock else 0
+
     def summary(self, now_ns: int) -> Json:
         """A stream that is silent at this moment counts as silent until now."""
         self._silence_until(now_ns)
         names = ("messages", "bytes", "intact", "last_ns", "stall_ns", "stall_from_ns", "ended", "ended_ns")
-        return {name: getattr(self, name) for name in names}
+        return {"lost": self.lost(), **{name: getattr(self, name) for name in names}}
 
     def _silence_until(self, now_ns: int) -> None:
         if now_ns - self.last_ns > self.stall_ns:
@@ -102,6 +109,7 @@ class Client:
             self.snapshot,
             self.report,
             self.hush,
+            self.talk,
         )
         Commands(loop, {verb.__name__: verb for verb in verbs})
 
@@ -118,7 +126,9 @@ class Client:
                 failed.append(errno_name(error))
                 break  # the next ones would wait as long for the same
             sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             stream = self.streams[len(self.streams)] = Stream(now_ns())
+            stream.sock = sock
             self.loop.watch(sock, functools.partial(self._receive, sock, stream))
             ports.append(sock.getsockname()[1])
         return {"ports": ports, "failed": failed}
@@ -136,8 +146,23 @@ class Client:
             stream.feed(data, now)
         else:
             stream.end("closed", now)
+            stream.sock = None
             self.loop.forget(sock)
             sock.close()
+
+    def talk(self, command: Json) -> Json:
+        """From now on the client says something as well over each TCP connection, every `interval_ms`."""
+        interval_ns = int(str(command["interval_ms"])) * 1_000_000
+        for stream in self.streams.values():
+            self.loop.at(now_ns(), functools.partial(self._talk, stream, interval_ns))
+        return {"now_ns": now_ns()}
+
+    def _talk(self, stream: Stream, interval_ns: int, now_ns: int) -> int | None:
+        if stream.sock is None:
+            return None
+        with contextlib.suppress(OSError):  # a full buffer; an error is read
+            stream.sock.send(MESSAGE.pack(0, now_ns))
+        return now_ns + interval_ns
 
     def subscribe(self, command: Json) -> Json:
         """Old UDP flows: the server pushes every `interval_ms`; we repeat the request every second until

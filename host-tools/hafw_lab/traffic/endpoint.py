@@ -28,6 +28,9 @@ HELLO = struct.Struct(">Q")
 PROBE = struct.Struct(">cQ")
 SUBSCRIBE = struct.Struct(">cI")
 
+_INFO = struct.Struct("=100xI112xI")
+"""Of struct tcp_info: tcpi_total_retrans, tcpi_dsack_dups."""
+
 Json = dict[str, object]
 
 _offset_ns = 0
@@ -112,6 +115,13 @@ class Commands:
             answer = {"error": str(error)}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+def segments_lost(sock: socket.socket) -> int:
+    """So far, of those that this end has sent: what TCP had to send again, without what the other end then
+    had twice."""
+    again, twice = _INFO.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size))
+    return int(again) - int(twice)
 
 
 def errno_name(error: OSError) -> str:

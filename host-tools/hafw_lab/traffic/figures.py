@@ -28,6 +28,8 @@ class Connection:
     ended: str | None
     ended_ns: int
     survived: bool
+    lost: int = 0
+    """Segments, in both directions, since it was opened."""
 
     @property
     def reset(self) -> bool:
@@ -85,6 +87,7 @@ def _judge(
         ended=ended,
         ended_ns=ended_ns,
         survived=ended is None and far is not None and intact and now_ns - last_ns < within_ns,
+        lost=_int(near, "lost") + (_int(far, "lost") if far else 0),
     )
 
 

@@ -20,6 +20,7 @@ from hafw_lab.traffic.endpoint import (
     Loop,
     errno_name,
     now_ns,
+    segments_lost,
     set_clock,
 )
 
@@ -39,7 +40,7 @@ class Push:
 
     def _readable(self) -> None:
         try:
-            data = self.sock.recv(64)
+            data = self.sock.recv(4096)
         except BlockingIOError:
             return
         except OSError as error:
@@ -48,8 +49,12 @@ class Push:
         if self.number is None and len(data) == HELLO.size:
             self.number = HELLO.unpack(data)[0]
             self.loop.at(now_ns(), self._push)
-        else:
+        elif self.number is None or not data:
             self._end("closed")
+
+    def lost(self) -> int:
+        """Segments of this end, so far."""
+        return 0 if self.ended else segments_lost(self.sock)
 
     def _push(self, now_ns: int) -> int | None:
         if self.ended:
@@ -141,7 +146,7 @@ class Server:
     def report(self, _: Json) -> Json:
         pushes = [push for push in self.pushes if push.number is not None]
         names = ("number", "ended", "ended_ns")
-        states = [{name: getattr(push, name) for name in names} for push in pushes]
+        states = [{"lost": push.lost(), **{name: getattr(push, name) for name in names}} for push in pushes]
         return {"now_ns": now_ns(), "connections": states}
 
 

@@ -98,6 +98,10 @@ class Traffic:
         `hush`."""
         self._client.ask("subscribe", server=self._address, count=count, interval_ms=interval_ms)
 
+    def talk(self, *, interval_ms: int) -> None:
+        """From now on the client speaks as well over the TCP connections that are open."""
+        self._client.ask("talk", interval_ms=interval_ms)
+
     def hush(self) -> None:
         """From now on only the server speaks on the UDP flows."""
         self._client.ask("hush")

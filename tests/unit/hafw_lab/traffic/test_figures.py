@@ -143,12 +143,13 @@ def near(**changes: object) -> dict[str, object]:
         "last_ns": LATER - MS,
         "stall_ns": 5,
         "stall_from_ns": 3,
+        "lost": 1,
     }
     return {**row, "ended": None, "ended_ns": 0, **changes}
 
 
 def far(**changes: object) -> dict[str, object]:
-    return {"number": 0, "ended": None, "ended_ns": 0, **changes}
+    return {"number": 0, "ended": None, "ended_ns": 0, "lost": 2, **changes}
 
 
 def one(near_row: dict[str, object], *far_rows: dict[str, object]) -> Connection:
@@ -160,6 +161,7 @@ def test_a_connection_survives() -> None:
     connection = one(near(), far())
     assert connection.survived
     assert not connection.reset
+    assert connection.lost == 3, "of both ends"
     assert connection.resumed_ns == 8
 
 
