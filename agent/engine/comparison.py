@@ -80,6 +80,7 @@ class Comparison:
         self._protocols: Mapping[str, int] = {}
         self._serves, self._role = False, Role.UNKNOWN
         self._answering: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[int | HafwError] | None = None
         self._group: asyncio.TaskGroup | None = None
         self.running = False
         """A comparison of this backup is at work: what conntrackd loses meanwhile is found by it."""
@@ -101,6 +102,8 @@ class Comparison:
         self._serves = state.role is Role.PRIMARY and state.phase.is_open
         if not self._serves and self._answering is not None:
             self._answering.cancel()
+        if not self._serves and self._refreshing is not None:
+            self._refreshing.cancel()
         if state.role is not self._role:
             self._role = state.role
             self.last, self._protocols = None, {}
@@ -131,8 +134,26 @@ class Comparison:
         return f"{comparison_text(found)}, {time.monotonic() - ended_s:.0f} s ago"
 
     async def refresh(self) -> Sent:
-        """Of a primary: reports again what would run out on the backup."""
-        return Sent(await self._states.refresh(REFRESH_PER_SECOND))
+        """Of a primary: reports again what would run out on the backup. One that is still at work when the
+        next falls due is that one's too: begun again and again, it would never be through on a busy
+        machine. Raises HafwError."""
+        if self._refreshing is None or self._refreshing.done():
+            assert self._group is not None
+            self._refreshing = self._group.create_task(self._refresh())
+        refreshing = self._refreshing
+        await asyncio.wait((refreshing,))
+        if refreshing.cancelled():
+            raise UnavailableError("this node is not the primary any more")
+        found = refreshing.result()
+        if isinstance(found, HafwError):
+            raise found
+        return Sent(found)
+
+    async def _refresh(self) -> int | HafwError:
+        try:
+            return await self._states.refresh(REFRESH_PER_SECOND)
+        except HafwError as error:  # for who waits for it: raised, it would end this whole object
+            return error
 
     async def _wait_primary(self) -> str:
         """Why nobody can be asked, or nothing."""
