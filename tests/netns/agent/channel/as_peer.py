@@ -100,7 +100,7 @@ def arguments(lab: Lab, speaker: str, *, ahead_s: float = 0.0, **status: object)
 
 def said(lab: Lab, name: str) -> dict[str, Any]:
     """What `hafw status` says of both nodes."""
-    done = lab.node(name).run(["/usr/sbin/hafw", "status", "--json"], check=False)
+    done = lab.node(name).run(["/usr/sbin/hafw", "status", "--json"], timeout_s=LIMIT_S, check=False)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
