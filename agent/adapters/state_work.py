@@ -17,7 +17,6 @@ from agent.core.census import HASH_BYTES, Census, Difference, compare, pack_hash
 from agent.errors import UnavailableError
 
 LIST, TOUCH_ALL, TOUCH, COMPARE, REFRESH = "list", "touch-all", "touch", "compare", "refresh"
-_TCP = 6
 
 
 class OrphanedError(Exception):
@@ -95,7 +94,7 @@ class Worker:
                 wanted = frozenset(unpack_hashes(self._job.first))
                 return self._touch(one for one in self._table.each() if hash_of(one[2]) in wanted)
             case "refresh":
-                return self._touch(one for one in self._table.each() if one[1] != _TCP)
+                return self._touch(self._table.each_but_tcp())
             case _:
                 now = self._hashes(self._table.each())
                 missing, ended = compare(self._job.first, self._job.second, now)
