@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from agent.core.conditions import severity_of
@@ -85,9 +86,19 @@ _ROWS: dict[str, Callable[[Values], str]] = {
     "states": lambda one: ", ".join(f"{name} {count}" for name, count in sorted(one["states"].items())),
     "pair file": lambda one: str(one["pair_file"]),
     "rules": lambda one: str(one["rules"]),
+    "generation": lambda one: "" if one["generation"] is None else str(one["generation"]),
+    "clock": lambda one: _moment_of(one["clock_s"]),
     "versions": lambda one: ", ".join(f"{name} {text}" for name, text in sorted(one["versions"].items())),
     "heard by": lambda one: ", ".join(one["heard"]) or "no path",
 }
+
+
+def _moment_of(clock_s: float) -> str:
+    """The peer may say any number."""
+    try:
+        return f"{datetime.fromtimestamp(clock_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return ""
 
 
 _READINESS = {

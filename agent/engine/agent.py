@@ -231,7 +231,9 @@ class Agent:
 
     async def _note(self, why: str, files: Files, rules: str) -> None:
         generations = Generations(self.paths.state_dir)
-        text = await self._beside(lambda: active.note_in_force(generations, why, files, rules))
+        self.own.generation, text = await self._beside(
+            lambda: active.note_in_force(generations, why, files, rules)
+        )
         self._record(RecordKind.RULES, text)
 
     async def _look_at_rules(self, wanted: RuleSet) -> RulesState:

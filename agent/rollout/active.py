@@ -193,14 +193,17 @@ def _find_table(on_disk: OnDisk, table: Compiled, rules: str) -> Compiled | None
     return found if found is not None and found.digest == rules else None
 
 
-def note_in_force(generations: Generations, why: str, files: Files, rules: str) -> str:
-    """A pair file has been taken, and the table with the digest `rules` was made of it: what is known of it,
-    for a record."""
+def note_in_force(generations: Generations, why: str, files: Files, rules: str) -> tuple[int | None, str]:
+    """A pair file has been taken, and the table with the digest `rules` was made of it: the number of its
+    generation, None where none can be kept, and what is known of it, for a record."""
     try:
         found = generations.note(files, "hafw", why, rules)
     except HafwError as error:
-        return f"{why}: rules {rules}, of which no generation can be kept: {error}"
-    return f"{why}: generation {found.number} (by {found.who}: {found.why}), rules {found.rules}"
+        return None, f"{why}: rules {rules}, of which no generation can be kept: {error}"
+    return (
+        found.number,
+        f"{why}: generation {found.number} (by {found.who}: {found.why}), rules {found.rules}",
+    )
 
 
 def find_in_force(on_disk: OnDisk) -> Checked:

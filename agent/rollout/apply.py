@@ -248,7 +248,7 @@ def _load_directly(on_disk: OnDisk, new: Checked) -> None:
     rules = adapter_of(on_disk, new.table)
     _load(rules, rules.read().rules or RuleSet.BACKUP)
     remember(on_disk.paths, rules)
-    noted = note_in_force(on_disk.generations, "loaded without an agent", new.files, new.rules)
+    _, noted = note_in_force(on_disk.generations, "loaded without an agent", new.files, new.rules)
     _record(on_disk.paths, noted)
 
 

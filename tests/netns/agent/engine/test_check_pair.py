@@ -56,6 +56,19 @@ def repair(lab: Lab, name: str, what: str) -> None:
         lab.node(name).run(command.split())
 
 
+def test_each_node_tells_all_of_itself(lab: Lab) -> None:
+    def told() -> list[dict[str, Any]]:
+        statuses = [lab.node(name).run(["hafw", "status", "--json"], check=False) for name in lab.firewalls]
+        return [one for status in statuses for one in json.loads(status.stdout)["nodes"].values()]
+
+    programs = {"hafw", "kernel", "keepalived", "conntrackd", "nft"}
+    until(lambda: all(one and one["versions"].keys() == programs for one in told()), SOON_S, told)
+    found = told()
+    assert {one["generation"] for one in found} == {1}
+    assert len({one["pair_file"] for one in found}) == len({one["rules"] for one in found}) == 1
+    assert {one["role"] for one in found} == {"primary", "backup"}
+
+
 def test_what_differs_is_found_from_either_node_and_repaired_as_told(lab: Lab) -> None:
     first, second = (lab.node(name) for name in lab.firewalls)
     for node in (first, second):

@@ -4,6 +4,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -447,6 +448,34 @@ def test_exit_status_of_status(changes: dict[str, object], expected: int) -> Non
     values = {**VALUES, **changes}
     assert exit_status(values) == expected
     assert "fw-1 of pair G1" in to_text(values)
+
+
+NODE = {
+    "role": "backup", "role_s": 5.0, "gate": "closed", "problems": ["sync-link"], "keepalived": ["BACKUP"],
+    "ready": True, "states": {"all": 7, "tcp": 5}, "pair_file": "8a89607e4dd8", "rules": "", "generation": 3,
+    "versions": {"kernel": "6.1", "nft": "1.0.6"}, "clock_s": 1_800_000_000.5, "heard": ["eth2", "eth0"],
+    "heard_seconds_ago": 0.3,
+}  # fmt: skip
+
+
+def test_status_shows_both_nodes_side_by_side() -> None:
+    other = {**NODE, "role": "primary", "gate": "open", "generation": None, "clock_s": 1e15}
+    text = to_text({**VALUES, "nodes": {"fw-1": NODE, "fw-2": other}})
+    rows = {line[2:13].strip(): re.split(" {2,}", line[14:].strip()) for line in text.splitlines()[1:]}
+    assert rows["pair"] == ["fw-1 (this node)", "fw-2 (0.3 s ago)"]
+    assert rows["role"] == ["backup for 5 s", "primary for 5 s"]
+    assert rows["gate"] == ["closed", "open"]
+    assert rows["states"] == ["all 7, tcp 5"] * 2
+    assert rows["generation"] == ["3", "unknown"]
+    assert rows["clock"] == ["2027-01-15 08:00:00 UTC", "unknown"]
+    assert rows["versions"] == ["kernel 6.1, nft 1.0.6"] * 2
+    assert rows["rules"] == ["unknown"] * 2
+    assert rows["heard by"] == ["eth2, eth0"] * 2
+
+
+def test_status_without_a_word_of_the_other_node() -> None:
+    text = to_text({**VALUES, "nodes": {"fw-1": NODE, "fw-2": None}})
+    assert "nothing was heard from the agent of fw-2 yet" in text
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "9" * 400 + "d", "2026-13-01"])
