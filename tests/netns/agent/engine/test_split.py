@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.core.actions import SetReadiness
 from agent.core.conditions import Condition
 from agent.model.pair import SyncMode
 from hafw_lab.client.lab import Lab, LabOptions
@@ -137,8 +138,9 @@ def split(
         for node in (stays, yields):
             wait_record(node, since, SOON_S, event="alarm", condition=Condition.SPLIT_BRAIN.value)
             wait_record(node, healed, SOON_S, event="recovered", condition=Condition.SPLIT_BRAIN.value)
-        wait_record(yields, healed, SOON_S, event="step", step="StartClean", result="done")
-        wait_record(yields, healed, SOON_S, event="step", step="AwaitStates", result="done")
+        clean = wait_record(yields, healed, SOON_S, event="step", step="StartClean", result="done")
+        ready = SetReadiness(ready=True).describe()
+        wait_record(yields, int(str(clean["mono_ns"])), SOON_S, event="step", message=ready)
         wait_record(stays, healed, SOON_S, event="step", step="SendBulk", result="done")
         assert_consistent(lab, healed, timeout_s=SOON_S)
     assert_flows(traffic, len(kept))
