@@ -135,6 +135,7 @@ def _fields(message: PeerMessage) -> dict[str, object]:
                 "versions": dict(message.versions),
                 "heard": list(message.heard),
                 "ceased_s": message.ceased_s,
+                "served_s": message.served_s,
                 "compares": message.compares,
                 "handover": _handover_fields(message.handover),
             }
@@ -225,6 +226,7 @@ def _read_status(fields: "_Fields") -> NodeStatus:
         versions=fields.names("versions"),
         heard=fields.texts("heard"),
         ceased_s=fields.perhaps("ceased_s"),
+        served_s=fields.perhaps("served_s"),
         compares=fields.flag("compares") is True,
         handover=_read_handover(fields.fields("handover")),
     )

@@ -64,6 +64,8 @@ class NodeStatus:
     heard: tuple[str, ...] = ()
     ceased_s: float | None = None
     """How long ago it last ceased to be primary."""
+    served_s: float | None = None
+    """For how long it had been primary then."""
     compares: bool = False
     """It can be asked to compare the states."""
     handover: Handover | None = None
@@ -155,7 +157,7 @@ def judge_split(
     own: NodeStatus, heard: Heard, names: tuple[str, str], told_s: float, now_s: float
 ) -> tuple[float, str]:
     """Whether both nodes were primary at once, and no longer are. Also where neither heard the other all
-    that time: each says since when it is primary, or how long ago it ceased to be. `told_s`: when the one
+    that time: each says since when it is primary, or from when until when it was. `told_s`: when the one
     ceased of which that was last said. Returns the next `told_s`, and the words, which are empty when there
     is nothing new."""
     if heard.status is None or heard.is_silent(now_s):
@@ -163,10 +165,10 @@ def judge_split(
     told = ((names[0], own, now_s), (names[1], heard.status, heard.at_s))
     primary = next((one for one in told if one[1].role is Role.PRIMARY), None)
     backup = next((one for one in told if one[1].role is Role.BACKUP), None)
-    if primary is None or backup is None or backup[1].ceased_s is None:
+    if primary is None or backup is None or backup[1].ceased_s is None or backup[1].served_s is None:
         return told_s, ""
     ceased_s = backup[2] - backup[1].ceased_s
-    both_s = ceased_s - (primary[2] - primary[1].role_s)
+    both_s = min(ceased_s - (primary[2] - primary[1].role_s), backup[1].served_s)
     # a word takes a while, and not always the same one
     if both_s < SPLIT_S or ceased_s < told_s + SPLIT_S:
         return told_s, ""

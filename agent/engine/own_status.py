@@ -55,6 +55,7 @@ class OwnStatus:
             versions=self._versions.known(),
             heard=heard,
             ceased_s=_ago_s(self._loop.log.ceased_ns),
+            served_s=round(self._loop.log.served_ns / 1e9, ROUNDED),
             compares=self.compares,
         )
 

@@ -52,6 +52,8 @@ class TransitionLog:
         self.role_since_ns = time.monotonic_ns()
         self.ceased_ns: int | None = None
         """When this node last ceased to be primary."""
+        self.served_ns = 0
+        """For how long it had been primary then."""
 
     def begin(self, seen: RoleSeen, before: Role, problems: Mapping[Condition, str]) -> None:
         if self.current is not None and self.current.closed is None:
@@ -59,9 +61,9 @@ class TransitionLog:
         self.current = Transition(uuid.uuid4().hex[:12], seen, before)
         if seen.role is Role.PRIMARY:
             self.current.doubt = doubt(problems)
-        self.role_since_ns = seen.at_ns
         if before is Role.PRIMARY:
-            self.ceased_ns = seen.at_ns
+            self.ceased_ns, self.served_ns = seen.at_ns, seen.at_ns - self.role_since_ns
+        self.role_since_ns = seen.at_ns
 
     def add(self, result: Result, transition: Transition | None) -> None:
         """`transition`: whose step it was; when it ends there may be a newer one."""

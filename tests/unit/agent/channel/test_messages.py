@@ -38,6 +38,7 @@ FULL = NodeStatus(
     heard=("eth2", "eth0"),
     ceased_s=3.5,
     handover=Handover("0a1b2c", HandoverStep.REFUSED, "it has not got all states yet"),
+    served_s=9.0,
 )
 LEAST = {"kind": "status", "role": "primary", "role_s": 0, "clock_s": 1}
 

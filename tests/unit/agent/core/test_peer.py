@@ -207,7 +207,7 @@ def split(
 
 
 STAYS = replace(OWN, role=Role.PRIMARY, role_s=20.0)
-YIELDS = replace(PEER, role=Role.BACKUP, role_s=0.5, ceased_s=0.5)
+YIELDS = replace(PEER, role=Role.BACKUP, role_s=0.5, ceased_s=0.5, served_s=30.0)
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -217,6 +217,9 @@ def test_both_nodes_learn_that_both_were_primary(swapped: bool) -> None:
     assert told_s == 99.5
     stays, yields = reversed(NAMES) if swapped else NAMES
     assert text == f"both nodes were primary for 19.5 s; {stays} still is, {yields} is not"
+    later = replace(YIELDS, served_s=7.0)
+    _, text = split(own=later, peer=peer) if swapped else split(own=own, peer=later)
+    assert text.startswith("both nodes were primary for 7.0 s"), "one of them was so long before"
 
 
 @pytest.mark.parametrize("later_s", [0.4, 60.0])
@@ -241,6 +244,8 @@ def test_of_the_next_split_they_learn_too() -> None:
     ("own", "peer"),
     [
         (STAYS, replace(YIELDS, ceased_s=None)),
+        (STAYS, replace(YIELDS, served_s=None)),
+        (STAYS, replace(YIELDS, served_s=SPLIT_S * 0.9)),
         (STAYS, replace(YIELDS, ceased_s=20.0)),
         (STAYS, replace(YIELDS, ceased_s=20.0 - SPLIT_S * 0.9)),
         (STAYS, replace(YIELDS, role=Role.FAULT)),
@@ -249,6 +254,8 @@ def test_of_the_next_split_they_learn_too() -> None:
     ],
     ids=[
         "it was never primary",
+        "it does not say for how long",
+        "a takeover that was taken back at once",
         "one after the other",
         "a moment after the other",
         "out of service",
