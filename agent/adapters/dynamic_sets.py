@@ -56,26 +56,32 @@ def list_sets() -> tuple[DynamicSet, ...]:
     return tuple(DynamicSet(name, elements) for name, elements in sorted(found.items()))
 
 
-def add_elements(name: str, addresses: Sequence[IPAddress]) -> None:
-    """Their time begins now. Raises HafwError."""
+def add_elements(name: str, addresses: Sequence[IPAddress]) -> tuple[IPAddress, ...]:
+    """Their time begins now. Returns those that could not be, of which there are none. Raises HafwError."""
     for left in reversed(range(TRIES)):
         there = {one.address for one in _require(name).elements}
         try:
-            _change(name, [one for one in addresses if one in there], addresses)
+            _change(name, [one for one in dict.fromkeys(addresses) if one in there], addresses)
         except ToolError as error:
             if not is_missing(error) or not left:
                 raise
         else:
-            return
+            break
+    return ()
 
 
-def delete_elements(name: str, addresses: Sequence[IPAddress]) -> None:
-    """Raises HafwError, and deletes none, when one of them is not there."""
-    there = {one.address for one in _require(name).elements}
-    missing = [str(one) for one in addresses if one not in there]
-    if missing:
-        raise HafwError(f"{', '.join(missing)} is not in set {name}", f"see: hafw set list {name}")
-    _change(name, addresses, ())
+def delete_elements(name: str, addresses: Sequence[IPAddress]) -> tuple[IPAddress, ...]:
+    """Those that are there. Returns the others: one of them may have just expired. Raises HafwError."""
+    for left in reversed(range(TRIES)):
+        there = {one.address for one in _require(name).elements}
+        try:
+            _change(name, [one for one in dict.fromkeys(addresses) if one in there], ())
+        except ToolError as error:
+            if not is_missing(error) or not left:
+                raise
+        else:
+            return tuple(one for one in addresses if one not in there)
+    return ()
 
 
 def _require(name: str) -> DynamicSet:

@@ -123,6 +123,7 @@ def start_detached(
 
     Raises ToolError when it cannot be started. What becomes of it is its own business.
     """
+    _forget_ended()
     ends = DEVNULL if line is None else line.fileno()
     try:
         started = subprocess.Popen(
@@ -138,6 +139,19 @@ def start_detached(
         raise ToolError(argv, f"cannot start {argv[0]}: {error.strerror}") from error
     # it is not waited for: without this Python warns that it is still running
     started.returncode = 0
+    _detached.add(started.pid)
+
+
+_detached: set[int] = set()
+
+
+def _forget_ended() -> None:
+    """Of those that were started before: the kernel keeps what nobody has asked for."""
+    for pid in tuple(_detached):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                continue
+        _detached.discard(pid)
 
 
 def in_child(job: Callable[[], Found], running: asyncio.AbstractEventLoop | None = None) -> Found:

@@ -4,7 +4,6 @@ for one question. systemd starts it where the agent connects to its socket, sinc
 none of that; without systemd the agent starts it."""
 
 import asyncio
-import contextlib
 import socket
 import sys
 from pathlib import Path
@@ -41,20 +40,35 @@ async def ask(path: Path, question: bytes) -> bytes:
 
 
 async def _connect(path: Path) -> socket.socket:
+    """Raises HafwError."""
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         await asyncio.get_running_loop().sock_connect(line, str(path))
-        return line
-    except OSError:
+    except OSError as error:
         line.close()
-    own, other = socket.socketpair()
+        if _SYSTEMD.is_dir():
+            text = f"hafw rules serve is not reached at {path}: {error.strerror}"
+            raise HafwError(text, "systemctl start hafw-rules.socket") from error
+        return _start()
+    return line
+
+
+def _start() -> socket.socket:
+    """One of our own, which continues when we have ended."""
+    try:
+        own, other = socket.socketpair()
+    except OSError as error:
+        raise HafwError(f"hafw rules serve cannot be started: {error.strerror}") from error
     own.setblocking(False)
-    with other, contextlib.ExitStack() as kept:
-        kept.callback(own.close)
-        process.start_detached(_COMMAND, {"PYTHONPATH": _PACKAGE_DIR}, other)
-        kept.pop_all()
+    with other:
+        try:
+            process.start_detached(_COMMAND, {"PYTHONPATH": _PACKAGE_DIR}, other)
+        except HafwError:
+            own.close()
+            raise
     return own
 
 
 _COMMAND = (sys.executable, "-P", "-m", "agent", "rules", "serve")
 _PACKAGE_DIR = str(Path(__file__).parents[2])
+_SYSTEMD = Path("/run/systemd/system")

@@ -40,7 +40,7 @@ NOBODY = "nobody"
 FIRST_DESCRIPTOR = 3
 MAX_AGENTS_WAITING = 4
 REFUSED_AT_ONCE = 6
-"""By three paths, of what came and of what was called."""
+"""By some paths, of what came and of what was called."""
 REFUSED_PER_SECOND = 2
 DELIVERY_LIMIT_S = 1.0
 _CREDENTIALS = struct.Struct("3i")

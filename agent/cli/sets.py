@@ -56,7 +56,7 @@ def _change(verb: str, arguments: argparse.Namespace, paths: Paths) -> int:
         raise HafwError(f"{MAX_ELEMENTS} addresses at the most can be changed at a time")
     wanted = RulesVerb(verb)
     if arguments.this_node:
-        sets.DOING[wanted](arguments.name, arguments.elements)
+        sets.change_here(wanted, arguments.name, arguments.elements)
         where = "here; the other node was left as it is"
     else:
         peer = PeerNode(paths, who())

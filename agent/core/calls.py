@@ -35,34 +35,42 @@ class Reply:
 
 
 def split(call: str, data: bytes) -> tuple[Ask, ...]:
-    """None when it is too long to be asked."""
+    """At least one."""
     parts = max(1, -(-len(data) // PART_BYTES))
     pieces = (data[at * PART_BYTES : (at + 1) * PART_BYTES] for at in range(parts))
     return tuple(Ask(call, number, parts, piece) for number, piece in enumerate(pieces))
 
 
+KEPT_CALLS = 64
+
+
 class Collector:
-    """The question that is coming in, and the last one that was answered."""
+    """The question that is coming in. One that has come in or was given up is known by its name: a path that
+    was stuck may bring it again, long after."""
 
     def __init__(self) -> None:
         self.call = ""
+        self.taken = 0
         self._pieces: list[bytes] = []
-        self._whole = False
-
-    @property
-    def taken(self) -> int:
-        return len(self._pieces)
+        self._past: dict[str, None] = {}
 
     def take(self, ask: Ask) -> bytes | None:
         """The whole question when this was its last part. A new one begins with its first part."""
         if ask.call != self.call:
-            if ask.part != 0:
-                return None  # from before this node listened
-            self.call, self._pieces, self._whole = ask.call, [], False
-        if self._whole or ask.part != self.taken or ask.part >= ask.parts:
+            if ask.part != 0 or ask.call in self._past:
+                return None  # from before this node listened, or from before the question that it is at
+            self._begin(ask.call)
+        if ask.part != self.taken or ask.part >= ask.parts:
             return None
         self._pieces.append(ask.data)
+        self.taken += 1
         if self.taken < ask.parts:
             return None
-        self._whole = True
-        return b"".join(self._pieces)
+        whole, self._pieces = b"".join(self._pieces), []
+        return whole
+
+    def _begin(self, call: str) -> None:
+        self._past[self.call] = None
+        while len(self._past) > KEPT_CALLS:
+            del self._past[next(iter(self._past))]
+        self.call, self.taken, self._pieces = call, 0, []

@@ -79,12 +79,10 @@ def _repair(what: str, values: tuple[str, str], names: tuple[str, str]) -> tuple
     if what in PACKAGES or what == "kernel":
         older = names[0] if _version_of(values[0]) < _version_of(values[1]) else names[1]
         if what == "kernel":
-            return older, "apt-get upgrade, and reboot"
-        return older, f"apt-get install --only-upgrade {PACKAGES[what]}"
-    if what == PAIR_FILE:
-        return names[1], f"scp {names[0]}:/etc/hafw/* /etc/hafw/ && hafw rules apply (or the other way)"
-    if what == RULES:
-        return names[1], "hafw rules apply"
+            return older, "apt-get full-upgrade && reboot"
+        return older, f"apt-get install {PACKAGES[what]}"
+    if what in (PAIR_FILE, RULES):
+        return names[0], "hafw rules apply"
     smaller = _is_number(values) and int(values[0]) < int(values[1])
     node, value = (names[0], values[1]) if smaller else (names[1], values[0])
     return node, f"sysctl -w {what}={value}" if what.startswith("net/") else REPLACE

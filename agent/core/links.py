@@ -56,29 +56,38 @@ def why_unusable(interface: Interface, node: str, links: tuple[Link, ...]) -> st
 
 
 def _sync_link(pair: Pair, node: str, links: tuple[Link, ...]) -> Finding:
-    faults = {one.name: why_unusable(one, node, links) for one in pair.sync_interfaces}
-    good = [name for name, fault in faults.items() if fault is None]
-    if good:
-        have = "have" if len(good) > 1 else "has"
-        return Condition.SYNC_LINK, True, f"{_a_sync_link(pair)} is up ({' and '.join(good)} {have} carrier)"
-    down = ", ".join(f"{name} {fault}" for name, fault in faults.items())
-    which = "both sync links are" if len(faults) > 1 else "the sync link is"
-    return Condition.SYNC_LINK, False, f"{which} down ({down}); states are not replicated"
+    used = _used_sync_link(pair, links)
+    fault = why_unusable(used, node, links)
+    if fault is None:
+        return Condition.SYNC_LINK, True, f"the sync link is up ({used.name} has carrier)"
+    if find_fault(used.name, links) is None or _spare_of(pair, used) is None:
+        return Condition.SYNC_LINK, False, f"the sync link is down ({used.name} {fault}); {_NOT_REPLICATED}"
+    down = ", ".join(f"{one.name} {find_fault(one.name, links)}" for one in pair.sync_interfaces)
+    return Condition.SYNC_LINK, False, f"both sync links are down ({down}); {_NOT_REPLICATED}"
+
+
+_NOT_REPLICATED = "states are not replicated"
 
 
 def _spare_link(pair: Pair, node: str, links: tuple[Link, ...]) -> Finding:
-    """Of two sync links one that is down, while the other one carries the states."""
-    faults = {one.name: why_unusable(one, node, links) for one in pair.sync_interfaces}
-    down = [f"{name} {fault}" for name, fault in faults.items() if fault is not None]
-    if len(down) != 1 or len(faults) == 1:
-        return Condition.SPARE_LINK, True, "no sync link is down beside one that is up"
-    other = next(name for name, fault in faults.items() if fault is None)
-    text = f"one of two sync links is down ({down[0]}); states are replicated over {other}"
+    """Of two sync links the one that conntrackd does not use: it could not take over, or had to be left."""
+    used = _used_sync_link(pair, links)
+    spare = _spare_of(pair, used)
+    fault = why_unusable(spare, node, links) if spare is not None else None
+    if spare is None or fault is None or find_fault(used.name, links) is not None:
+        return Condition.SPARE_LINK, True, "no sync link is down beside the one in use"
+    text = f"one of two sync links is down ({spare.name} {fault}); this node sends states over {used.name}"
     return Condition.SPARE_LINK, False, text
 
 
-def _a_sync_link(pair: Pair) -> str:
-    return "a sync link" if len(pair.sync_interfaces) > 1 else "the sync link"
+def _used_sync_link(pair: Pair, links: tuple[Link, ...]) -> Interface:
+    """As conntrackd chooses: the first one with a carrier, whatever its addresses are."""
+    every = pair.sync_interfaces
+    return next((one for one in every if find_fault(one.name, links) is None), every[0])
+
+
+def _spare_of(pair: Pair, used: Interface) -> Interface | None:
+    return next((one for one in pair.sync_interfaces if one is not used), None)
 
 
 def _missing(pair: Pair, links: tuple[Link, ...]) -> Finding:

@@ -16,6 +16,7 @@ from agent.errors import HafwError, UnavailableError
 PART_LIMIT_S = 5.0
 ANSWER_LIMIT_S = 120.0
 """Loading the largest policy takes ten seconds."""
+AGAIN_S = 1.0
 PAUSE_S = 0.05
 """Between two parts: the peer takes no more messages in a second than it has to."""
 ASK, REPLY = "ask", "reply"
@@ -39,6 +40,8 @@ class PeerCalls:
         self._reply: Reply | None = None
         self._incoming = Collector()
         self._working: asyncio.Task[None] | None = None
+        self._answered: bytes | None = None
+        """The answer to the question that has come in."""
 
     async def ask(self, question: bytes) -> bytes:
         """The answer. Raises UnavailableError when none comes in time, HafwError when it cannot be asked."""
@@ -54,18 +57,21 @@ class PeerCalls:
 
     async def _ask(self, parts: tuple[Ask, ...]) -> bytes:
         for part in parts:
-            self._say(ASK, part)
-            await self._until(partial(_has_taken, part.part + 1), PART_LIMIT_S)
+            await self._until(part, partial(_has_taken, part.part + 1), PART_LIMIT_S)
             await asyncio.sleep(PAUSE_S)
-        reply = await self._until(lambda reply: reply.data is not None, ANSWER_LIMIT_S)
+        reply = await self._until(parts[-1], lambda reply: reply.data is not None, ANSWER_LIMIT_S)
         assert reply.data is not None
         return reply.data
 
-    async def _until(self, is_enough: Callable[[Reply], bool], limit_s: float) -> Reply:
+    async def _until(self, part: Ask, is_enough: Callable[[Reply], bool], limit_s: float) -> Reply:
+        """`part` is said again now and then: what is said once may be lost."""
         running = asyncio.get_running_loop()
-        end_s = running.time() + limit_s
+        end_s, say_s = running.time() + limit_s, 0.0
         while True:
             self._replied.clear()
+            if running.time() >= say_s:
+                self._say(ASK, part)
+                say_s = running.time() + AGAIN_S
             reply = self._reply
             if reply is not None and reply.call == self._call:
                 if reply.busy:
@@ -78,7 +84,7 @@ class PeerCalls:
             if running.time() > end_s:
                 raise UnavailableError(f"the other node has not answered within {limit_s:.0f} s")
             try:
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(AGAIN_S):
                     await self._replied.wait()
             except TimeoutError:
                 continue
@@ -92,19 +98,19 @@ class PeerCalls:
         if self._working is not None and not self._working.done() and message.call != self._incoming.call:
             self._say(REPLY, Reply(message.call, 0, busy=True))
             return
-        before = self._incoming.taken, self._incoming.call
         question = self._incoming.take(message)
         if question is not None:
+            self._answered = None
             running = asyncio.get_running_loop()
             self._working = running.create_task(self._answer(message.call, question))
             self._working.add_done_callback(_raise_bug)
-        if before != (self._incoming.taken, self._incoming.call):
-            self._say(REPLY, Reply(message.call, self._incoming.taken))
+        if message.call == self._incoming.call:
+            self._say(REPLY, Reply(message.call, self._incoming.taken, self._answered))
 
     async def _answer(self, call: str, question: bytes) -> None:
         taken = self._incoming.taken
-        answer = await self._carry_out(question)
-        self._say(REPLY, Reply(call, taken, answer))
+        self._answered = await self._carry_out(question)
+        self._say(REPLY, Reply(call, taken, self._answered))
 
     def close(self) -> None:
         """What was begun for the peer is done by a process of its own, which ends by itself."""

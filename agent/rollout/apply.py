@@ -95,6 +95,8 @@ class Order:
     who: str | None = None
     """Default: whoever runs this process."""
     why: str = "apply"
+    count: bool = True
+    """Look for connections that are not allowed any more."""
 
 
 def apply(paths: Paths, pair_file: Path, order: Order) -> Applied:
@@ -103,7 +105,7 @@ def apply(paths: Paths, pair_file: Path, order: Order) -> Applied:
     confirm_s = order.confirm_s
     with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
         generations = on_disk.generations
-        _require_none_pending(generations)
+        require_none_pending(generations)
         new = check(on_disk.read(pair_file))
         _require_loadable(new)
         before = _find_before(on_disk, pair_file)
@@ -116,7 +118,7 @@ def apply(paths: Paths, pair_file: Path, order: Order) -> Applied:
         with _taken_back(on_disk, fresh, before):
             applied = _put_in_force(on_disk, fresh, before, new, confirm_s)
     # many connections take minutes, and the rollback waits for the lock
-    return with_forbidden(generations, applied, new, cut=order.cut)
+    return with_forbidden(generations, applied, new, cut=order.cut) if order.count else applied
 
 
 def _put_in_force(
@@ -133,15 +135,53 @@ def _put_in_force(
 def confirm(paths: Paths) -> Pending:
     """Raises HafwError when nothing waits, or not any more, or what waits is not what is in force."""
     with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
-        generations = on_disk.generations
-        pending = generations.pending()
+        pending = on_disk.generations.pending()
         if pending is None:
             raise HafwError("no apply is waiting for confirmation")
-        _require_in_force(on_disk, pending)
-        finish_command()
+        _keep(on_disk, pending)
+        return pending
+
+
+def confirm_number(paths: Paths, number: int) -> None:
+    """That generation and no other one; it may be in force and not wait any more. Raises HafwError as
+    confirm()."""
+    with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
+        pending = on_disk.generations.pending()
+        if pending is not None and pending.number == number:
+            _keep(on_disk, pending)
+        else:
+            _require_number(on_disk, number)
+
+
+def _keep(on_disk: OnDisk, pending: Pending) -> None:
+    _require_in_force(on_disk, pending)
+    finish_command()
+    on_disk.generations.clear_pending()
+    rollback_timer.stop()
+
+
+def _require_number(on_disk: OnDisk, number: int) -> None:
+    found = on_disk.find_in_force()
+    if found is None or found.number != number:
+        there = f"generation {found.number} is" if found is not None else "the kernel has no rules of ours"
+        raise HafwError(
+            f"generation {number} is not in force any more: {there}", "see: hafw rules generations"
+        )
+
+
+def take_back(paths: Paths, number: int, order: Order) -> Applied | None:
+    """Generation `number`, if it waits for its confirmation; None when it does not, or not any more: what is
+    in force then stays."""
+    with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
+        generations = on_disk.generations
+        pending = generations.pending()
+        if pending is None or pending.number != number:
+            return None
+        target = generations.require(pending.back_to)
+        applied = _go_to(on_disk, target, order, checked(on_disk.pair_of(target), target.files))
         generations.clear_pending()
         rollback_timer.stop()
-        return pending
+        return applied
 
 
 def target_of(on_disk: OnDisk, number: int | None) -> Generation:
@@ -267,7 +307,7 @@ def _one_at_a_time(paths: Paths, wait_s: float, *, finish: bool = True) -> Itera
         yield on_disk
 
 
-def _require_none_pending(generations: Generations) -> None:
+def require_none_pending(generations: Generations) -> None:
     pending = generations.pending()
     if pending is not None:
         raise HafwError(

@@ -87,11 +87,16 @@ def _loaded_role(new: Checked, *, cut: bool) -> RuleSet | None:
     return loaded.rules
 
 
+def look_again(on_disk: OnDisk, applied: Applied, *, cut: bool) -> Applied:
+    """`applied`, which is in force, with the connections that it does not allow. Raises HafwError, which
+    says that it is in force all the same."""
+    new = checked(on_disk.pair_of(applied.generation), applied.generation.files)
+    return with_forbidden(on_disk.generations, applied, new, cut=cut)
+
+
 def cut_forbidden(on_disk: OnDisk) -> int | None:
     """End the connections that the rules in force do not allow; how many. None on a backup."""
     in_force = on_disk.find_in_force()
     if in_force is None:
         return None
-    applied = Applied(in_force, None, by_agent=False)
-    new = checked(on_disk.pair_of(in_force), in_force.files)
-    return with_forbidden(on_disk.generations, applied, new, cut=True).cut
+    return look_again(on_disk, Applied(in_force, None, by_agent=False), cut=True).cut

@@ -20,6 +20,8 @@ MAX_REQUEST = 2 * MAX_ALL_BYTES + (64 << 10)
 """Unpacked; JSON makes two bytes of a quote."""
 LONGEST_CONFIRM_S = 86_400
 MAX_ELEMENTS = 1000
+MAX_AHEAD = 1000
+"""So much higher than its own may a node's numbers of generations be than the other one's."""
 _MAX_TEXT = 4096
 
 
@@ -88,12 +90,14 @@ def unpack_request(data: bytes) -> Request:
         raise RequestError(
             f"this version of hafw cannot {name!a} for the other node", "upgrade it"
         ) from None
-    confirm_s = found.get("confirm_s")
+    confirm_s, files = found.get("confirm_s"), _files(found.get("files", []))
+    if verb in (RulesVerb.CHECK, RulesVerb.APPLY) and not files:
+        raise RequestError("the other node sent no pair file")
     return Request(
         verb,
         _text(found, "who"),
         _number(found, "number", LAST_NUMBER),
-        _files(found.get("files", [])),
+        files,
         None if confirm_s is None else _number(found, "confirm_s", LONGEST_CONFIRM_S),
         _text(found, "why"),
         _text(found, "set_name") if "set_name" in found else "",
@@ -135,7 +139,7 @@ def _unpack(data: bytes) -> dict[str, object]:
 
 def _text(found: Mapping[str, object], key: str) -> str:
     value = found.get(key)
-    if not isinstance(value, str) or len(value) > _MAX_TEXT or not value.replace("\n", " ").isprintable():
+    if not isinstance(value, str) or len(value) > _MAX_TEXT or not value.isprintable():
         raise RequestError(f"`{key}` of what the other node sent is not a short text")
     return value
 
@@ -162,6 +166,10 @@ def _files(found: object) -> Files:
     if not isinstance(found, list) or len(found) > MAX_FILES + 1:
         raise RequestError("`files` of what the other node sent is not a list of files")
     files = tuple(_file(one) for one in found)
+    try:
+        "".join(text for one in files for text in one).encode()
+    except UnicodeError as error:
+        raise RequestError("`files` of what the other node sent is not text") from error
     if any(NAME.fullmatch(name) is None for name, _ in files[1:]):
         raise RequestError("`files` of what the other node sent has a name that is not below the pair file")
     return files

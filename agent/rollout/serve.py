@@ -13,10 +13,10 @@ from agent.core.roles import RuleSet
 from agent.errors import HafwError
 from agent.paths import Paths
 from agent.rollout.active import OnDisk, check
-from agent.rollout.apply import Order, apply, confirm, refusal_of, roll_back
+from agent.rollout.apply import Order, apply, confirm_number, refusal_of, take_back
 from agent.rollout.forbidden import cut_forbidden
 from agent.rollout.generations import Generations, same_files
-from agent.rollout.request import Request, RulesAnswer, RulesVerb, pack_answer, unpack_request
+from agent.rollout.request import MAX_AHEAD, Request, RulesAnswer, RulesVerb, pack_answer, unpack_request
 from agent.rollout.sets import DOING
 from agent.rollout.staged import staged
 
@@ -24,7 +24,9 @@ from agent.rollout.staged import staged
 def answer_request(paths: Paths, data: bytes) -> bytes:
     """An answer for every request, also for one that is none."""
     try:
-        return pack_answer(_carry_out(paths, unpack_request(data)))
+        request = unpack_request(data)
+        _require_near(paths, request.number)
+        return pack_answer(_carry_out(paths, request))
     except HafwError as error:
         return pack_answer(RulesAnswer(error=str(error)[:2000]))
 
@@ -36,8 +38,7 @@ def _carry_out(paths: Paths, request: Request) -> RulesAnswer:
                 return _check(paths, place)
         case RulesVerb.APPLY:
             with staged(paths, request.files) as place:
-                order = Order(request.confirm_s, number=request.number, who=request.who, why=request.why)
-                applied = apply(paths, place, order)
+                applied = apply(paths, place, _order_of(request))
             waits = applied.pending.number if applied.pending is not None else None
             number = applied.generation.number
             return RulesAnswer(newest=number, same=True, waits=waits, rules=applied.generation.rules)
@@ -67,12 +68,24 @@ def _check(paths: Paths, place: Path) -> RulesAnswer:
     )
 
 
+def _order_of(request: Request) -> Order:
+    """The peer's rules never come in for good by themselves: they are confirmed, or go."""
+    if request.confirm_s is None:
+        raise HafwError("the other node did not say when its rules go unless they are confirmed")
+    return Order(request.confirm_s, number=request.number, who=request.who, why=request.why, count=False)
+
+
+def _require_near(paths: Paths, number: int) -> None:
+    """No number of the peer's brings ours to their end."""
+    newest = Generations(paths.state_dir).newest()
+    if number > (newest.number if newest is not None else 0) + MAX_AHEAD:
+        raise HafwError(f"generation {number} is too far from those that are known here")
+
+
 def _end_waiting(paths: Paths, request: Request) -> RulesAnswer:
     """Asked twice it is done once: the answer to the first one may have been lost."""
-    pending = Generations(paths.state_dir).pending()
-    if pending is None or pending.number != request.number:
-        return RulesAnswer(waits=None)
     if request.verb is RulesVerb.CONFIRM:
-        return RulesAnswer(waits=confirm(paths).number)
-    roll_back(paths, None, Order(who=request.who, why=request.why))
-    return RulesAnswer(waits=pending.number)
+        confirm_number(paths, request.number)
+        return RulesAnswer()
+    done = take_back(paths, request.number, Order(who=request.who, why=request.why))
+    return RulesAnswer(waits=request.number if done is not None else None)

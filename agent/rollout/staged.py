@@ -3,7 +3,9 @@
 of an administrator are."""
 
 import contextlib
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +15,15 @@ from agent.errors import HafwError
 from agent.file_cures import cure_of
 from agent.paths import Paths
 
+LEFT_AFTER_S = 3600.0
+"""No change of the rules takes so long."""
+
 
 @contextlib.contextmanager
 def staged(paths: Paths, files: Files) -> Iterator[Path]:
     """Where the pair file is, as long as it lasts. Raises HafwError when they cannot be written."""
     make_run_dir(paths)
+    _sweep(paths)
     with contextlib.ExitStack() as kept:
         try:
             directory = kept.enter_context(tempfile.TemporaryDirectory(prefix="pair.", dir=paths.run_dir))
@@ -31,3 +37,11 @@ def staged(paths: Paths, files: Files) -> Iterator[Path]:
                 f"cannot write a pair file down in {paths.run_dir}: {error.strerror}", cure_of(error)
             ) from error
         yield main
+
+
+def _sweep(paths: Paths) -> None:
+    """What a process that was killed has left."""
+    with contextlib.suppress(OSError):
+        for one in paths.run_dir.glob("pair.*"):
+            if one.is_dir() and time.time() - one.stat().st_mtime > LEFT_AFTER_S:
+                shutil.rmtree(one, ignore_errors=True)

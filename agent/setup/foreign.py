@@ -113,6 +113,8 @@ def _unfit_links(sync: Statement, rendered: Statement) -> Iterator[str]:
     if not links:
         yield "add the UDP block: without one there is no peer"
     port = next(rendered.all("UDP")).last("Port")
+    if links and len(links) < len(list(rendered.all("UDP"))):
+        yield "add the UDP block of the second sync link, as in `hafw render conntrackd`"
     for link in links:
         if link.keyword != "UDP":
             yield f"put the UDP block in the place of {link}: the rules let in UDP from the peer only"

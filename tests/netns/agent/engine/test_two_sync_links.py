@@ -75,7 +75,7 @@ def test_states_are_replicated_over_the_second_link_while_the_first_is_down(lab:
         for node in nodes:  # as a cable between the two, or a switch that fails
             cut_ns = lab.fail(node.name, Fault(FaultKind.LINK, cut))
             alarm = wait_record(node, cut_ns, LATE_S, event="alarm", condition="spare-link")
-            assert f"states are replicated over {left}" in str(alarm["message"])
+            assert f"this node sends states over {left}" in str(alarm["message"])
         wait_replicated(lab, backup)
         for node in nodes:
             lab.heal(node.name)

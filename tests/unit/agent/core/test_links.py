@@ -128,8 +128,8 @@ TWO = parse(
     ("down", "problems"),
     [
         ((), {}),
-        (("eth3",), {"spare-link": "(eth3 is down); states are replicated over eth2"}),
-        (("eth2",), {"spare-link": "(eth2 is down); states are replicated over eth3"}),
+        (("eth3",), {"spare-link": "(eth3 is down); this node sends states over eth2"}),
+        (("eth2",), {"spare-link": "(eth2 is down); this node sends states over eth3"}),
         (("eth2", "eth3"), {"sync-link": "both sync links are down (eth3 is down, eth2 is down)"}),
     ],
 )
@@ -143,3 +143,22 @@ def test_of_two_sync_links_one_is_enough(down: tuple[str, ...], problems: dict[s
     }
     assert found.keys() == problems.keys()
     assert all(words in found[name] for name, words in problems.items())
+
+
+def test_conntrackd_does_not_leave_a_link_that_has_lost_its_address() -> None:
+    links = tuple(
+        Link(
+            one.name,
+            number,
+            "",
+            up=True,
+            carrier=True,
+            addresses=() if one.name == "eth3" else one.own(NODE),
+        )
+        for number, one in enumerate(TWO.interfaces, 2)
+    )
+    bad = {
+        condition.value: text for condition, ok, text in judge_links(TWO, NODE, Role.BACKUP, links) if not ok
+    }
+    assert bad.keys() == {"sync-link"}
+    assert "the sync link is down (eth3 has lost" in bad["sync-link"]

@@ -34,7 +34,7 @@ def packed(**fields: object) -> bytes:
     [
         Request(RulesVerb.APPLY, "root", 3, FILES, 60, "x"),
         Request(RulesVerb.ADD, "root", set_name="blocked", elements=("192.0.2.1", "2001:db8::1")),
-        *(Request(verb, "root") for verb in RulesVerb),
+        *(Request(verb, "root", files=FILES) for verb in RulesVerb),
     ],
 )
 def test_a_request_arrives(request_: Request) -> None:
@@ -66,6 +66,9 @@ def test_what_a_later_version_adds_is_skipped() -> None:
         ({"elements": ["; flush ruleset"]}, "`elements`"),
         ({"elements": ["192.168.0.1"] * 1001}, "`elements`"),
         ({"set_name": 7}, "`set_name`"),
+        ({"who": "a\nb"}, "`who`"),
+        ({"files": []}, "sent no pair file"),
+        ({"files": [["a", "\ud800"]]}, "is not text"),
         ({"files": "x"}, "`files`"),
         ({"files": [["a"]]}, "`files`"),
         ({"files": [["a", 7]]}, "`files`"),
