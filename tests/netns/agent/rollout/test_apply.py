@@ -271,7 +271,7 @@ sys.exit(main({arguments!r}))
 
 def interrupted(event: str, place: str, number: signal.Signals, *arguments: str) -> str:
     """A `hafw rules ...` that gets a signal when it does this to a file."""
-    wanted = ["rules", *arguments]
+    wanted = ["rules", *arguments, "--this-node"]
     return INTERRUPTED.format(event=event, place=place, number=number.value, arguments=wanted)
 
 

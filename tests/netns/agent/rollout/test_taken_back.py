@@ -64,7 +64,7 @@ def test_what_fails_where_no_pair_file_was_is_taken_back(
         machine.rules("apply", "/run/b.yaml")
     there = machine.read(PAIR_FILE)
     machine.must("rm", PAIR_FILE)
-    done = machine.run(sys.executable, "-P", "-c", AWAY, "rules", *arguments)
+    done = machine.run(sys.executable, "-P", "-c", AWAY, "rules", *arguments, "--this-node")
     assert done.returncode == 1
     assert "the agent is away" in done.stderr
     assert machine.read(PAIR_FILE) == there
@@ -78,7 +78,7 @@ def test_an_error_that_no_adapter_expects_is_taken_back_as_well(
     if arguments[0] == "rollback":
         machine.rules("apply", "/run/b.yaml")
     there = machine.read(PAIR_FILE)
-    done = machine.run(sys.executable, "-P", "-c", NO_FILES_LEFT, "rules", *arguments)
+    done = machine.run(sys.executable, "-P", "-c", NO_FILES_LEFT, "rules", *arguments, "--this-node")
     assert (done.returncode, done.stderr) == (1, "hafw: the kernel refused a call: Too many open files\n")
     assert not is_pending(machine)
     assert_in_force(machine, there)
