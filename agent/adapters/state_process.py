@@ -7,7 +7,7 @@ from collections.abc import Collection
 from ipaddress import IPv6Address
 
 from agent.adapters import process
-from agent.adapters.state_work import COMPARE, LIST, REFRESH, TOUCH, TOUCH_ALL, Job, WorkDone
+from agent.adapters.state_work import COMPARE, LIST, TOUCH, TOUCH_ALL, Job, WorkDone
 from agent.core.census import HASH_BYTES, MAX_STATES, Census, Difference
 from agent.errors import UnavailableError
 from agent.model.pair import IPAddress
@@ -37,10 +37,6 @@ class StateProcess:
     async def touch(self, hashes: bytes, per_second: float) -> int:
         """Returns how many of them there still were."""
         return (await self._do(TOUCH, per_second, hashes)).count
-
-    async def refresh(self, per_second: float) -> int:
-        """Touches what would run out on the backup."""
-        return (await self._do(REFRESH, per_second)).count
 
     async def compare(self, before: bytes, primary: bytes) -> Difference:
         """On a backup; deletes what has ended."""

@@ -9,7 +9,6 @@ Hard facts
 * A dump costs 1.4 us for each state, and Python some 3 more: so nothing here makes an object of a state. Its
   original tuple is the first attribute of a message and the reply's is the second; an address of it has a
   fixed place. The first attribute of a tuple is its addresses, the second begins with the protocol.
-* A dump may be of one protocol and family (CTA_FILTER, kernel 5.8 and later).
 * The kernel lists a tuple in the same bytes on every machine of one byte order.
 * A dump may miss what is moved while the table grows: a comparison is made again before it is believed.
 * What conntrackd has put in is none of its own internal cache: its end here is not told to the peer.
@@ -23,18 +22,7 @@ import time
 from collections.abc import Collection, Container, Iterator
 from hashlib import blake2b
 
-from agent.adapters.nfnetlink import (
-    CONNTRACK,
-    DONE,
-    DUMP,
-    ERROR,
-    NETFILTER,
-    REQUEST,
-    attribute,
-    generic,
-    message,
-    nest,
-)
+from agent.adapters.nfnetlink import CONNTRACK, DONE, DUMP, ERROR, NETFILTER, REQUEST, generic, message
 from agent.core.census import HASH_BYTES
 from agent.errors import UnavailableError
 
@@ -48,13 +36,10 @@ _PATIENCE_S = 5
 _PROTOCOL_AT: dict[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 56}
 _SOURCE_AT: dict[int, slice] = {socket.AF_INET: slice(12, 16), socket.AF_INET6: slice(12, 28)}
 """Of the source address, in a tuple."""
-_ORIG, _ID, _FILTER = 1, 12, 25
-_OF_PROTOCOL, _NUMBER = 2, 1
-_FILTER_ORIG, _FILTER_REPLY, _BY_PROTOCOL = 1, 2, 1 << 3
+_ID = 12
 _LOOPBACK = 127
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp", 58: "icmpv6"}
 """Those that conntrackd replicates, see agent/render/conntrackd.py."""
-_BUT_TCP: dict[int, tuple[int, ...]] = {socket.AF_INET: (17, 132, 1), socket.AF_INET6: (17, 132, 58)}
 BATCH = 250
 Listed = tuple[int, int, bytes, bytes, int]
 """Family, protocol, original tuple; and where the whole message is: a buffer, and its place there."""
@@ -66,20 +51,11 @@ class StateTable:
     def __init__(self, ignored: Collection[bytes]) -> None:
         self._ignored = frozenset(ignored)
 
-    def each_but_tcp(self) -> Iterator[Listed]:
-        """The kernel skips all others: that saves more the more there are of them."""
-        for family, numbers in _BUT_TCP.items():
-            for number in numbers:
-                kind = nest(_ORIG, nest(_OF_PROTOCOL, attribute(_NUMBER, bytes([number]))))
-                flags = attribute(_FILTER_ORIG, struct.pack("=I", _BY_PROTOCOL))
-                whole = nest(_FILTER, flags, attribute(_FILTER_REPLY, bytes(4)))
-                yield from self.each(generic(family, kind + whole))
-
-    def each(self, which: bytes = generic(socket.AF_UNSPEC)) -> Iterator[Listed]:
+    def each(self) -> Iterator[Listed]:
         """Every state that is replicated. Raises UnavailableError when the kernel does not list them."""
         ignored, protocols = self._ignored, PROTOCOLS
         with _open() as asked:
-            _send(asked, message(_GET, REQUEST | DUMP, which))
+            _send(asked, message(_GET, REQUEST | DUMP, generic(socket.AF_UNSPEC)))
             while True:
                 data = _receive(asked)
                 at, end = 0, len(data)

@@ -16,7 +16,7 @@ from agent.adapters.state_table import PROTOCOLS, Listed, StateTable, hash_of
 from agent.core.census import HASH_BYTES, Census, Difference, compare, pack_hashes, unpack_hashes
 from agent.errors import UnavailableError
 
-LIST, TOUCH_ALL, TOUCH, COMPARE, REFRESH = "list", "touch-all", "touch", "compare", "refresh"
+LIST, TOUCH_ALL, TOUCH, COMPARE = "list", "touch-all", "touch", "compare"
 
 
 class OrphanedError(Exception):
@@ -26,7 +26,7 @@ class OrphanedError(Exception):
 @dataclass(frozen=True, slots=True)
 class Job:
     """`what`: LIST, TOUCH_ALL (and list), TOUCH (those of `first`), COMPARE (`first`: the backup's before,
-    `second`: the primary's), REFRESH (what is not TCP). `ignored`: addresses, in hexadecimal digits."""
+    `second`: the primary's). `ignored`: addresses, in hexadecimal digits."""
 
     what: str
     ignored: tuple[str, ...]
@@ -93,8 +93,6 @@ class Worker:
             case "touch":
                 wanted = frozenset(unpack_hashes(self._job.first))
                 return self._touch(one for one in self._table.each() if hash_of(one[2]) in wanted)
-            case "refresh":
-                return self._touch(self._table.each_but_tcp())
             case _:
                 now = self._hashes(self._table.each())
                 missing, ended = compare(self._job.first, self._job.second, now)

@@ -128,8 +128,6 @@ class SendBulk:
     abandonable: ClassVar[bool] = True
 
     def describe(self) -> str:
-        if self.routine:
-            return "have the states that would run out on the peer sent again"
         return "conntrackd -B: send all states to the peer"
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.adapters.conntrackd import Statistics, kernel_states
-from agent.core.actions import Compared, Sent
+from agent.core.actions import Compared
 from agent.core.census import HASH_BYTES, Census, Difference
 from agent.core.comparison import (
     FASTEST,
@@ -45,7 +45,6 @@ QUIET_TIMES = 2
 TRICKLE = 1000
 """So many states in QUIET_S are those of new connections; a report brings ten times as many."""
 SETTLE_LIMIT_S = 20.0
-REFRESH_PER_SECOND = 10_000
 
 
 class States(Protocol):
@@ -54,7 +53,6 @@ class States(Protocol):
     async def list(self) -> Census: ...
     async def touch_all(self, per_second: float) -> Census: ...
     async def touch(self, hashes: bytes, per_second: float) -> int: ...
-    async def refresh(self, per_second: float) -> int: ...
     async def compare(self, before: bytes, primary: bytes) -> Difference: ...
 
 
@@ -80,7 +78,6 @@ class Comparison:
         self._protocols: Mapping[str, int] = {}
         self._serves, self._role = False, Role.UNKNOWN
         self._answering: asyncio.Task[None] | None = None
-        self._refreshing: asyncio.Task[int | HafwError] | None = None
         self._group: asyncio.TaskGroup | None = None
         self.running = False
         """A comparison of this backup is at work: what conntrackd loses meanwhile is found by it."""
@@ -102,8 +99,6 @@ class Comparison:
         self._serves = state.role is Role.PRIMARY and state.phase.is_open
         if not self._serves and self._answering is not None:
             self._answering.cancel()
-        if not self._serves and self._refreshing is not None:
-            self._refreshing.cancel()
         if state.role is not self._role:
             self._role = state.role
             self.last, self._protocols = None, {}
@@ -132,28 +127,6 @@ class Comparison:
             return ""
         ended_s, found = self.last
         return f"{comparison_text(found)}, {time.monotonic() - ended_s:.0f} s ago"
-
-    async def refresh(self) -> Sent:
-        """Of a primary: reports again what would run out on the backup. One that is still at work when the
-        next falls due is that one's too: begun again and again, it would never be through on a busy
-        machine. Raises HafwError."""
-        if self._refreshing is None or self._refreshing.done():
-            assert self._group is not None
-            self._refreshing = self._group.create_task(self._refresh())
-        refreshing = self._refreshing
-        await asyncio.wait((refreshing,))
-        if refreshing.cancelled():
-            raise UnavailableError("this node is not the primary any more")
-        found = refreshing.result()
-        if isinstance(found, HafwError):
-            raise found
-        return Sent(found)
-
-    async def _refresh(self) -> int | HafwError:
-        try:
-            return await self._states.refresh(REFRESH_PER_SECOND)
-        except HafwError as error:  # for who waits for it: raised, it would end this whole object
-            return error
 
     async def _wait_primary(self) -> str:
         """Why nobody can be asked, or nothing."""

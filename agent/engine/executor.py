@@ -100,7 +100,6 @@ class ComparesStates(Protocol):
     """With the other node's agent."""
 
     async def compare(self) -> Outcome: ...
-    async def refresh(self) -> Outcome: ...
 
 
 async def in_place(job: Callable[[], Found]) -> Found:
@@ -267,8 +266,6 @@ class Executor:
                 return await self._states.commit(action.timeout_s)
             case CompareStates():
                 return await self._compare()
-            case SendBulk(routine=True) if self.comparison is not None:
-                return await self.comparison.refresh()
             case SendBulk():
                 return await self._states.send_bulk()
             case AwaitStates():
@@ -318,7 +315,7 @@ class Executor:
 
 def budget_s(action: Action) -> float:
     """After this time a step has not only failed: what should have ended it hangs."""
-    if isinstance(action, CompareStates) or (isinstance(action, SendBulk) and action.routine):
+    if isinstance(action, CompareStates):
         return MAX_COMPARISON_S
     asked_s = action.timeout_s if isinstance(action, CommitStates | AwaitStates) else 0.0
     return MAX_STEP_S + asked_s

@@ -173,7 +173,7 @@ def test_the_status_tells_how_often_all_states_are_sent(lab: Lab) -> None:
     found = lab.status().node(lab.wait_primary(None, 5)).agent
     assert found is not None
     assert found["states"]["refresh_seconds"] == 10
-    assert "what would run out is sent again every 10 s" in status_of(lab.node(lab.firewalls[0]))[1]
+    assert "the primary sends all again every 10 s" in status_of(lab.node(lab.firewalls[0]))[1]
 
 
 # -- who is primary --

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from agent.adapters.conntrackd import Statistics
-from agent.core.actions import Compared, Sent
+from agent.core.actions import Compared
 from agent.core.census import Census, Difference, compare, pack_hashes, unpack_hashes
 from agent.core.comparison import LIST_BYTES, AskStates, StatesMessage, StatesPart
 from agent.core.peer import EVERY, NodeStatus
@@ -35,7 +35,6 @@ class Table:
         self.held = asyncio.Event()
         self.held.set()
         self.error = ""
-        self.refreshes = 0
 
     async def list(self) -> Census:
         if self.error:
@@ -49,13 +48,6 @@ class Table:
 
     async def touch(self, hashes: bytes, per_second: float) -> int:
         return await self._send(self.states & set(unpack_hashes(hashes)), per_second)
-
-    async def refresh(self, per_second: float) -> int:
-        self.refreshes += 1
-        if self.error:
-            raise UnavailableError(self.error)
-        await self.held.wait()
-        return await self._send(self.states, per_second)
 
     async def _send(self, states: set[int], per_second: float) -> int:
         assert per_second > 0
@@ -275,46 +267,5 @@ def test_an_answer_ends_with_the_role() -> None:
                 await asking
             assert [type(one) for one in pair.said] == [AskStates]
             asking.cancel()
-
-    asyncio.run(scenario())
-
-
-# -- the regular re-send of a primary --
-
-
-def test_a_refresh_that_takes_longer_than_its_turn_gets_through() -> None:
-    async def scenario() -> None:
-        pair = Pair()
-        fill(pair, range(100), range(0))
-        async with pair.running():
-            pair.of_primary.held.clear()
-            first = asyncio.create_task(pair.primary.refresh())
-            await asyncio.sleep(0.01)
-            first.cancel()  # another plan takes the place of the one whose step it is
-            second = asyncio.create_task(pair.primary.refresh())
-            await asyncio.sleep(0.01)
-            pair.of_primary.held.set()
-            assert await second == Sent(100)
-            assert pair.of_primary.refreshes == 1
-            assert await pair.primary.refresh() == Sent(100)
-            assert pair.of_primary.refreshes == 2
-
-    asyncio.run(scenario())
-
-
-def test_a_refresh_ends_with_the_role() -> None:
-    async def scenario() -> None:
-        pair = Pair()
-        async with pair.running():
-            pair.of_primary.held.clear()
-            refreshing = asyncio.create_task(pair.primary.refresh())
-            await asyncio.sleep(0.01)
-            pair.primary.state_changed(State(Phase.FOLLOWING, Role.BACKUP))
-            with pytest.raises(UnavailableError, match="not the primary any more"):
-                await refreshing
-            pair.primary.state_changed(State(Phase.SERVING, Role.PRIMARY))
-            pair.of_primary.error = "the kernel does not answer"
-            with pytest.raises(UnavailableError, match="the kernel does not answer"):
-                await pair.primary.refresh()
 
     asyncio.run(scenario())
