@@ -38,14 +38,12 @@ class StateProcess:
         """Returns how many of them there still were."""
         return (await self._do(TOUCH, per_second, hashes)).count
 
-    async def compare(self, before: bytes, primary: bytes) -> Difference:
-        """On a backup; deletes what has ended."""
-        return (await self._do(COMPARE, 0.0, before, primary)).difference
+    async def compare(self, primary: bytes) -> Difference:
+        """On a backup."""
+        return (await self._do(COMPARE, 0.0, primary)).difference
 
-    async def _do(
-        self, what: str, per_second: float = 0.0, first: bytes = b"", second: bytes = b""
-    ) -> WorkDone:
-        job = Job(what, self._ignored, per_second, first, second)
+    async def _do(self, what: str, per_second: float = 0.0, hashes: bytes = b"") -> WorkDone:
+        job = Job(what, self._ignored, per_second, hashes)
         given = job.to_bytes()
         data = await process.run_own(_WORK, given, timeout_s=LIMIT_S, max_output=MAX_OUTPUT)
         answer = WorkDone.from_bytes(data)

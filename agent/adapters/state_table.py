@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's table of states as a whole: listed, reported again, and rid of what has ended elsewhere.
+"""The kernel's table of states as a whole: listed and reported again. Nothing here deletes a state.
 
 Hard facts
 * An update of a state by ctnetlink that changes nothing makes the kernel report that state to all who
@@ -11,7 +11,8 @@ Hard facts
   fixed place. The first attribute of a tuple is its addresses, the second begins with the protocol.
 * The kernel lists a tuple in the same bytes on every machine of one byte order.
 * A dump may miss what is moved while the table grows: a comparison is made again before it is believed.
-* What conntrackd has put in is none of its own internal cache: its end here is not told to the peer.
+* On a node that was primary, conntrackd has states of that time in its internal cache: their end here is
+  told to the peer, whose conntrackd deletes the live ones. So what seems to have ended elsewhere stays.
 """
 
 import contextlib
@@ -19,14 +20,14 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Iterator
 from hashlib import blake2b
 
 from agent.adapters.nfnetlink import CONNTRACK, DONE, DUMP, ERROR, NETFILTER, REQUEST, generic, message
 from agent.core.census import HASH_BYTES
 from agent.errors import UnavailableError
 
-_NEW, _GET, _DELETE = CONNTRACK | 0, CONNTRACK | 1, CONNTRACK | 2
+_NEW, _GET = CONNTRACK | 0, CONNTRACK | 1
 _LENGTH, _ERROR = struct.Struct("=I"), struct.Struct("=i")
 _HEADERS = 20
 """Netlink's and netfilter's, before the attributes; the family is the first byte of the second."""
@@ -36,7 +37,6 @@ _PATIENCE_S = 5
 _PROTOCOL_AT: dict[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 56}
 _SOURCE_AT: dict[int, slice] = {socket.AF_INET: slice(12, 16), socket.AF_INET6: slice(12, 28)}
 """Of the source address, in a tuple."""
-_ID = 12
 _LOOPBACK = 127
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 1: "icmp", 58: "icmpv6"}
 """Those that conntrackd replicates, see agent/render/conntrackd.py."""
@@ -95,37 +95,9 @@ class StateTable:
                 yield one
             _tell(telling, batch)
 
-    def delete(self, ended: Container[int]) -> Iterator[int]:
-        """Those of these hashes. Yields the protocol of each."""
-        batch: list[bytes] = []
-        with _open() as telling:
-            for family, protocol, key, data, at in self.each():
-                if hash_of(key) not in ended:
-                    continue
-                # with its identity: a new state in the place of the one that was listed is safe
-                named = key + attribute_of(data, at, _ID)
-                batch.append(message(_DELETE, REQUEST, generic(family, named)))
-                yield protocol
-                if len(batch) == BATCH:
-                    _tell(telling, batch)
-                    batch.clear()
-            _tell(telling, batch)
-
 
 def hash_of(key: bytes) -> int:
     return int.from_bytes(blake2b(key, digest_size=HASH_BYTES).digest(), "little")
-
-
-def attribute_of(data: bytes, at: int, wanted: int) -> bytes:
-    """One of a message, with its header; empty when it is not there."""
-    (length,) = _LENGTH.unpack_from(data, at)
-    place, end = at + _HEADERS, at + length
-    while place + 4 <= end:
-        size = data[place] | data[place + 1] << 8
-        if (data[place + 2] | data[place + 3] << 8) & 0x3FFF == wanted:
-            return data[place : place + size]
-        place += max(4, size + 3 & ~3)
-    return b""
 
 
 def _open() -> socket.socket:

@@ -25,29 +25,28 @@ class OrphanedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`what`: LIST, TOUCH_ALL (and list), TOUCH (those of `first`), COMPARE (`first`: the backup's before,
-    `second`: the primary's). `ignored`: addresses, in hexadecimal digits."""
+    """`what`: LIST, TOUCH_ALL (and list), TOUCH (those of `hashes`), COMPARE (`hashes`: the primary's).
+    `ignored`: addresses, in hexadecimal digits."""
 
     what: str
     ignored: tuple[str, ...]
     per_second: float = 0.0
-    first: bytes = b""
-    second: bytes = b""
+    hashes: bytes = b""
 
     def to_bytes(self) -> bytes:
-        head = [self.what, self.ignored, self.per_second, len(self.first)]
-        return json.dumps(head).encode() + b"\n" + self.first + self.second
+        head = [self.what, self.ignored, self.per_second]
+        return json.dumps(head).encode() + b"\n" + self.hashes
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Job":
         line, _, rest = data.partition(b"\n")
-        what, ignored, per_second, length = json.loads(line)
-        return cls(what, tuple(ignored), per_second, rest[:length], rest[length:])
+        what, ignored, per_second = json.loads(line)
+        return cls(what, tuple(ignored), per_second, rest)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkDone:
-    """`count`: what was touched, or has ended. `error`: why there is nothing else."""
+    """`count`: what was touched. `error`: why there is nothing else."""
 
     protocols: Mapping[str, int]
     count: int = 0
@@ -70,7 +69,7 @@ class WorkDone:
 
     @property
     def difference(self) -> Difference:
-        return Difference(self.protocols, sum(self.protocols.values()), self.hashes, self.count)
+        return Difference(self.protocols, self.hashes)
 
 
 class Worker:
@@ -91,16 +90,12 @@ class Worker:
                 hashes = pack_hashes(self._hashes(touched))
                 return WorkDone(self._named(), len(hashes) // HASH_BYTES, hashes)
             case "touch":
-                wanted = frozenset(unpack_hashes(self._job.first))
+                wanted = frozenset(unpack_hashes(self._job.hashes))
                 return self._touch(one for one in self._table.each() if hash_of(one[2]) in wanted)
             case _:
                 now = self._hashes(self._table.each())
-                missing, ended = compare(self._job.first, self._job.second, now)
-                count = 0
-                for protocol in self._table.delete(ended) if ended else ():
-                    self._protocols[protocol] -= 1
-                    count += 1
-                return WorkDone(self._named(), count, pack_hashes(missing))
+                missing = compare(self._job.hashes, now)
+                return WorkDone(self._named(), hashes=pack_hashes(missing))
 
     def _touch(self, which: Iterator[Listed]) -> WorkDone:
         count = sum(1 for _ in self._counted(self._table.touch(which, self._job.per_second)))

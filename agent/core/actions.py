@@ -310,13 +310,12 @@ class StatesIn:
 @dataclass(frozen=True, slots=True)
 class Compared:
     """How many states the primary listed, and how often the backup's were compared with them. `touched`: the
-    primary has sent so many again. `ended`: so many were only here, and are deleted. `missing`: so many are
-    still not here. `reason`: why nobody could be asked; empty when the primary was."""
+    primary has sent so many again. `missing`: so many are still not here. `reason`: why nobody could be
+    asked; empty when the primary was."""
 
     states: int = 0
     rounds: int = 0
     touched: int = 0
-    ended: int = 0
     missing: int = 0
     reason: str = ""
 

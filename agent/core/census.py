@@ -2,16 +2,12 @@
 """The states of a whole table as numbers, and what a backup lacks of the primary's. Pure.
 
 A state is known by the hash of its original tuple, eight bytes, so that a million of them are told in a
-second. States come and go while they are listed and told, and three lists in this order tell apart what that
-explains and what it does not:
+second. States come and go while they are listed and told, so the backup's are listed when the primary's list
+is here. What the primary had and the backup then has not is missing, or has ended meanwhile: the primary is
+asked to report it again, and only finds what still lives.
 
-    the backup's    before anything is asked of the primary
-    the primary's   later
-    the backup's    when the primary's is here
-
-What the primary had and the backup then has not is missing, or has ended meanwhile: the primary is asked to
-report it again, and only finds what still lives. What the backup had in both of its lists, and the primary
-in between not, ended while replication was away.
+What only the backup has is left to its timer. It may have ended while replication was away; but it may as
+well live, and be missing in a list that was made too early or is too short.
 """
 
 import struct
@@ -37,13 +33,10 @@ class Census:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a comparison has found on the backup. `missing`: of the primary's, packed. `ended`: how many
-    states only the backup still had; they are gone now."""
+    """What a comparison has found on the backup. `missing`: of the primary's, packed."""
 
     protocols: Mapping[str, int]
-    total: int
     missing: bytes
-    ended: int
 
 
 def pack_hashes(hashes: Iterable[int]) -> bytes:
@@ -59,15 +52,8 @@ def unpack_hashes(packed: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(packed) // HASH_BYTES}Q", packed)
 
 
-def compare(before: bytes, primary: bytes, now: Iterable[int]) -> tuple[set[int], set[int]]:
-    """What the backup lacks of the primary's, and what has ended there. `before` and `now` are the backup's,
-    from before and after the primary's."""
-    missing, extra = set(unpack_hashes(primary)), set[int]()
-    shared = set[int]()
-    for one in now:
-        if one in missing:
-            shared.add(one)
-        else:
-            extra.add(one)
-    missing -= shared
-    return missing, extra.intersection(unpack_hashes(before)) if extra else extra
+def compare(primary: bytes, now: Iterable[int]) -> set[int]:
+    """What the backup lacks of the primary's. `now`: the backup's, from after the primary's."""
+    missing = set(unpack_hashes(primary))
+    missing.difference_update(now)
+    return missing

@@ -315,8 +315,6 @@ def comparison_text(outcome: Compared) -> str:
         return f"nobody was asked: {outcome.reason}"
     rounds = "round" if outcome.rounds == 1 else "rounds"
     how = f"compared in {outcome.rounds} {rounds}, {outcome.touched:,} were sent again"
-    if outcome.ended:
-        how += f", {outcome.ended:,} that had ended are deleted"
     if outcome.missing:
         return f"{outcome.missing:,} of the primary's {outcome.states:,} states are missing ({how})"
     return f"all {outcome.states:,} states of the primary are here ({how})"

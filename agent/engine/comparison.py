@@ -53,7 +53,7 @@ class States(Protocol):
     async def list(self) -> Census: ...
     async def touch_all(self, per_second: float) -> Census: ...
     async def touch(self, hashes: bytes, per_second: float) -> int: ...
-    async def compare(self, before: bytes, primary: bytes) -> Difference: ...
+    async def compare(self, primary: bytes) -> Difference: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class Comparison:
         states, node = self._states, self._node
         told = node.told()
         before = await states.list()
-        touched = rounds = ended = left = 0
+        touched = rounds = left = 0
         pace = FASTEST
         if wants_all(before.total, told.states.get(EVERY, 0) if told else 0):
             every = told.states[EVERY] if told else 0
@@ -159,21 +159,20 @@ class Comparison:
         for _ in range(MAX_LISTS):
             counted = (await node.statistics()).losses
             listed = await self._ask_list()
-            primary, wanted, first = listed.total, listed.hashes, before.hashes
-            before = Census()
+            primary, wanted = listed.total, listed.hashes
             for _ in range(MAX_ROUNDS):
-                found = await states.compare(first, wanted)
-                rounds, ended, self._protocols = rounds + 1, ended + found.ended, found.protocols
+                found = await states.compare(wanted)
+                rounds, self._protocols = rounds + 1, found.protocols
                 left = await self._ask_missing(found.missing, pace) if found.missing else 0
                 if not left:
                     break
                 touched += left
                 await self._settle()
-                wanted, first = found.missing, b""
+                wanted = found.missing
             if not (await node.statistics()).losses.since(counted):
                 break
             pace = slower(pace)
-        return Compared(primary, rounds=rounds, touched=touched, ended=ended, missing=left)
+        return Compared(primary, rounds=rounds, touched=touched, missing=left)
 
     async def _ask_list(self) -> Census:
         answer = await self._ask((AskStates(next(self._numbers)),), ANSWER_LIMIT_S)

@@ -134,7 +134,7 @@ def _is_routine(result: Result) -> bool:
     if result.error is not None or result.abandoned:
         return False
     outcome = result.outcome
-    if isinstance(outcome, Compared) and outcome.asked and (outcome.touched or outcome.ended):
+    if isinstance(outcome, Compared) and outcome.asked and outcome.touched:
         return False
     return isinstance(result.action, SendBulk | CompareStates) and result.action.routine
 

@@ -72,14 +72,14 @@ OF_PARTS: dict[str, tuple[Any, ...]] = {
     "evidence": ("log", "counters"),
     **dict.fromkeys(("states", "before", "after", "kernel", "expectations"), (10, 60_000)),
     "losses": ("", "6 messages were lost"),
-    **dict.fromkeys(("touched", "ended", "missing"), (0, 6)),
+    **dict.fromkeys(("touched", "missing"), (0, 6)),
     "rounds": (1, 2),
     "reason": ("", "the agent of fw-1 is not heard"),
 }
 """Of actions and their outcomes."""
 
 
-TOGETHER = ("rounds", "touched", "ended")
+TOGETHER = ("rounds", "touched")
 """What is only told: varied, and not each beside each."""
 
 
