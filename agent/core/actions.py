@@ -310,13 +310,15 @@ class StatesIn:
 @dataclass(frozen=True, slots=True)
 class Compared:
     """How many states the primary listed, and how often the backup's were compared with them. `touched`: the
-    primary has sent so many again. `missing`: so many are still not here. `reason`: why nobody could be
-    asked; empty when the primary was."""
+    primary has sent so many again. `missing`: so many are still not here. `losses`: what could not be taken
+    of what came meanwhile, in words, empty when all could. `reason`: why nobody could be asked; empty when
+    the primary was."""
 
     states: int = 0
     rounds: int = 0
     touched: int = 0
     missing: int = 0
+    losses: str = ""
     reason: str = ""
 
     @property
@@ -325,7 +327,7 @@ class Compared:
 
     @property
     def whole(self) -> bool:
-        return self.asked and not self.missing
+        return self.asked and not self.missing and not self.losses
 
 
 @dataclass(frozen=True, slots=True)

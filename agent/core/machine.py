@@ -106,6 +106,7 @@ TRANSITIONS: dict[tuple[Phase, EventKind], tuple[Phase, Make]] = {
     (P.FOLLOWING, K.RETRY_DUE): (P.FOLLOWING, M.FOLLOW),
     (P.FOLLOWING, K.COMPARED): (P.FOLLOWING, M.READY),
     (P.FOLLOWING, K.COMPARE_DUE): (P.FOLLOWING, M.COMPARE),
+    (P.FOLLOWING, K.NOT_COMPARED): (P.FOLLOWING, M.COMPARE_SOON),
     (P.FOLLOWING, K.CATCH_UP_FAILED): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.STATES_MISSED): (P.FOLLOWING, M.NOT_READY),
     (P.FOLLOWING, K.CONNTRACKD_LOST): (P.FOLLOWING, M.NOT_READY),
@@ -293,9 +294,10 @@ PLANS: dict[Make, Callable[[Move], Plan | None]] = {
     Make.HOLD: lambda _: plans.plan_hold(),
     Make.RETRY: lambda move: plans.plan_retry(move.retry_s),
     Make.ANNOUNCE: _make_announce,
-    Make.CATCH_UP: lambda move: plans.plan_catch_up(move.now.kernel, unclean=move.now.unclean),
+    Make.CATCH_UP: lambda move: plans.plan_catch_up(move.settings, unclean=move.now.unclean),
     Make.READY: lambda move: plans.plan_compared(move.now.kernel),
     Make.COMPARE: lambda move: plans.plan_compare(move.now.kernel),
+    Make.COMPARE_SOON: lambda _: plans.plan_compare_soon(),
     Make.NOT_READY: _make_not_ready,
     Make.REFRESH: lambda move: plans.plan_refresh(move.settings, move.now.states),
     Make.REREAD: lambda move: plans.plan_reread(move.settings, move.now.states),
@@ -398,7 +400,14 @@ def _read(settings: Settings, state: State, learned: State, event: Event) -> Eve
             if not outcome.whole:
                 return EventKind.CATCH_UP_FAILED
             return None if action.routine else EventKind.COMPARED
-        case ActionDone(action=AwaitStates()) if Condition.REPLICATION in learned.problems:
+        case ActionDone(action=CompareStates(routine=True), outcome=Compared()):
+            return EventKind.NOT_COMPARED
+        case ActionFailed(action=CompareStates(routine=False)):
+            # what could be asked and was not answered is not made good by a stream that nobody counts
+            return EventKind.CATCH_UP_FAILED
+        case ActionDone(action=AwaitStates()) if (
+            learned.emptied or Condition.REPLICATION in learned.problems
+        ):
             return EventKind.CATCH_UP_FAILED
         case ConditionSeen(condition=Condition.REPLICATION, ok=False):
             return EventKind.STATES_MISSED if state.ready else None

@@ -43,6 +43,7 @@ LATE_COMMIT_S = 300.0
 """Nothing waits for it; a million states that the kernel has already take most of a minute."""
 CATCH_UP_AGAIN_S = 30.0
 CATCH_UP_SOON_S = 2.0
+COMPARE_SOON_S = 5.0
 EXPECTATIONS_LIMIT_S = 0.01
 """There are a few of them, unless a client makes thousands."""
 
@@ -225,19 +226,27 @@ def plan_hold() -> Plan:
     return (LoadRules(RuleSet.BACKUP), SetTimer(Timer.RETRY, RETRY_AFTER_S))
 
 
-def plan_catch_up(states: int, *, unclean: bool) -> Plan:
+def plan_catch_up(settings: Settings, *, unclean: bool) -> Plan:
     """A settled backup: get the peer's states, and say when they are in. What follows CompareStates is for
-    where nobody could be asked; a comparison that is whole makes plan_compared() of it.
+    where nobody could be asked; a comparison that is whole makes plan_compared() of it, and any other
+    plan_not_ready().
 
     `unclean`: some that are here were made while both nodes were primary. The node that has stayed primary
     does not know them, or has others in their place, and when one of them ends here, conntrackd would end
     that of the peer."""
     clean: Plan = (SetReadiness(ready=False), StartClean()) if unclean else ()
-    return (*clean, CompareStates(), RequestResync(), AwaitStates(AWAIT_STATES_S), *plan_compared(states))
+    stream = (RequestResync(), AwaitStates(AWAIT_STATES_S), SetReadiness(ready=True))
+    again: Plan = plan_compare_soon() if settings.mode is SyncMode.DIRECT else ()
+    return (*clean, CompareStates(), *stream, *again)
 
 
 def plan_compared(states: int) -> Plan:
     return (SetReadiness(ready=True), SetTimer(Timer.COMPARE, compare_after_s(states)))
+
+
+def plan_compare_soon() -> Plan:
+    """Nobody could be asked: as soon as the primary's agent is heard it is."""
+    return (SetTimer(Timer.COMPARE, COMPARE_SOON_S),)
 
 
 def plan_compare(states: int) -> Plan:

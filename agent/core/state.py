@@ -109,6 +109,8 @@ class State:
     """How many states the kernel had when last counted."""
     unclean: bool = False
     """This backup has states of the time when both nodes were primary."""
+    emptied: bool = False
+    """It has deleted its states, and nothing says yet that the primary's have come in their place."""
     standing: Standing = Standing.TAKES_PART
     """What keepalived was last made to do in its election."""
 
@@ -165,7 +167,7 @@ def is_stale(state: State, event: RulesChanged) -> bool:
 
 
 def _ended(state: State, action: Action, at_ns: int) -> State:
-    if isinstance(action, RequestResync | CompareStates):
+    if isinstance(action, RequestResync):
         return replace(state, asked_ns=at_ns)
     if isinstance(action, CommitStates) and action.late:
         return replace(state, committing=False)
@@ -195,7 +197,8 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Condition
             return replace(state, marked=owed), ()
         case CompareStates() if isinstance(event.outcome, Compared) and event.outcome.asked:
             whole, text = event.outcome.whole, comparison_text(event.outcome)
-            return note(state, Condition.REPLICATION, whole, text)
+            compared = replace(state, emptied=state.emptied and not whole)
+            return note(compared, Condition.REPLICATION, whole, text)
         case VerifyRules() | SetTimer() | CompareStates() | CompleteExpectations() | CompleteRemaining():
             return state, ()
 
@@ -205,7 +208,9 @@ def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[Condit
     match event.action:
         case FlushCaches() | StartClean() as action:
             clean = isinstance(action, StartClean)
-            flushed = replace(state, flushed=True, unclean=state.unclean and not clean)
+            flushed = replace(
+                state, flushed=True, unclean=state.unclean and not clean, emptied=state.emptied or clean
+            )
             return note(flushed, Condition.FLUSH, True, "conntrackd has emptied its caches")
         case CommitStates() if isinstance(event.outcome, Committed):
             answered = not event.outcome.skipped
@@ -215,9 +220,9 @@ def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[Condit
         case ResyncKernel() if isinstance(event.outcome, Reread):
             return _learn_reread(state, event.at_ns, event.outcome)
         case AwaitStates() if isinstance(event.outcome, StatesIn) and event.outcome.peer_heard:
-            return note(
-                state, Condition.REPLICATION, not event.outcome.losses, _catch_up_text(event.outcome)
-            )
+            lost = bool(event.outcome.losses)
+            heard = replace(state, emptied=state.emptied and lost)
+            return note(heard, Condition.REPLICATION, not lost, _catch_up_text(event.outcome))
         case SendBulk() if isinstance(event.outcome, Sent):
             return replace(state, states=event.outcome.states), ()
         case _:
@@ -231,8 +236,14 @@ def _learn_role(state: State, role: Role) -> tuple[State, tuple[ConditionChange,
         return state, ()
     over = [condition for condition in state.problems if CONDITIONS[condition].of_role]
     text = f"resolved with the role: this node is now {role.value}"
-    unclean = state.unclean and role is not Role.PRIMARY
-    changed = replace(state, role=role, coverage=Coverage(), unclean=unclean)
+    lacking = role is not Role.PRIMARY
+    changed = replace(
+        state,
+        role=role,
+        coverage=Coverage(),
+        unclean=state.unclean and lacking,
+        emptied=state.emptied and lacking,
+    )
     return note_all(changed, [(condition, True, text) for condition in over])
 
 
@@ -315,6 +326,8 @@ def comparison_text(outcome: Compared) -> str:
         return f"nobody was asked: {outcome.reason}"
     rounds = "round" if outcome.rounds == 1 else "rounds"
     how = f"compared in {outcome.rounds} {rounds}, {outcome.touched:,} were sent again"
+    if outcome.losses:
+        return f"{outcome.losses} while the states were compared ({how})"
     if outcome.missing:
         return f"{outcome.missing:,} of the primary's {outcome.states:,} states are missing ({how})"
     return f"all {outcome.states:,} states of the primary are here ({how})"

@@ -96,7 +96,7 @@ def plan_of(settings: Settings, state: State, event: Event) -> Plan | None:
 @pytest.mark.parametrize(
     ("role", "plan"),
     [
-        (Role.BACKUP, plan_catch_up(0, unclean=False)),
+        (Role.BACKUP, plan_catch_up(DIRECT, unclean=False)),
         (Role.FAULT, None),
         (Role.STOPPED, None),
         (Role.UNKNOWN, None),
@@ -400,21 +400,21 @@ def test_what_was_owed_in_cache_mode_is_over_in_direct_mode() -> None:
 def test_after_a_split_the_backup_starts_clean(settings: Settings) -> None:
     """The states of the split go before the peer's come in, and keepalived does not count on them."""
     taken = step(settings, FOLLOWING, SPLIT)
-    assert taken.plan == plan_catch_up(0, unclean=True)
+    assert taken.plan == plan_catch_up(settings, unclean=True)
     assert taken.plan[:2] == (SetReadiness(ready=False), StartClean())
-    assert taken.plan[2:] == plan_catch_up(0, unclean=False)
+    assert taken.plan[2:] == plan_catch_up(settings, unclean=False)
     done = step(settings, taken.state, ActionDone(NOW, StartClean()))
     assert not done.state.unclean
-    assert plan_of(settings, done.state, SETTLE) == plan_catch_up(0, unclean=False)
+    assert plan_of(settings, done.state, SETTLE) == plan_catch_up(settings, unclean=False)
 
 
 def test_a_cleaning_that_could_not_be_is_made_with_the_next_catch_up() -> None:
     unclean = step(DIRECT, FOLLOWING, SPLIT).state
     left = step(DIRECT, unclean, failed(StartClean())).state
-    assert plan_of(DIRECT, left, SETTLE) == plan_catch_up(0, unclean=True)
+    assert plan_of(DIRECT, left, SETTLE) == plan_catch_up(DIRECT, unclean=True)
     first = step(DIRECT, replace(FOLLOWING, whole=False), SPLIT)
     assert first.state.unclean, "the rules come first"
-    assert plan_of(DIRECT, replace(first.state, whole=True), SETTLE) == plan_catch_up(0, unclean=True)
+    assert plan_of(DIRECT, replace(first.state, whole=True), SETTLE) == plan_catch_up(DIRECT, unclean=True)
 
 
 def test_a_backup_that_takes_over_keeps_the_states_that_it_has() -> None:

@@ -384,6 +384,7 @@ def test_no_line_of_the_table_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     world.see(Role.BACKUP)
     world.run_dry()
     happen(world, "compare")
+    world.work()
     world.handle(ConditionSeen(world.now, Condition.REPLICATION, False, "6 messages were lost"))
     happen(world, "split-ended")
     world.compared = WHOLE

@@ -3,10 +3,18 @@
 
 import pytest
 
-from agent.core.actions import Compared, SetTimer, Timer
+from agent.core.actions import (
+    AwaitStates,
+    Compared,
+    CompareStates,
+    RequestResync,
+    SetTimer,
+    StatesIn,
+    Timer,
+)
 from agent.core.conditions import Condition, doubt
-from agent.core.events import ConditionSeen, StatesCounted, TimerFired
-from agent.core.plan import Settings, catch_up_after_s
+from agent.core.events import ActionDone, ActionFailed, ConditionSeen, SplitEnded, StatesCounted, TimerFired
+from agent.core.plan import COMPARE_SOON_S, Settings, catch_up_after_s
 from agent.core.replication import Losses, judge_losses, losses_text
 from agent.core.roles import Role
 from agent.model.pair import SyncMode
@@ -140,7 +148,8 @@ def test_a_ready_backup_is_compared_from_time_to_time(compared: Compared) -> Non
     world.work()
     assert world.log[:2] == ["SetTimer", "CompareStates"]
     assert world.ready is (compared is not LACKING)
-    assert (world.log[2:] == []) is (compared is not LACKING)
+    then = {WHOLE: [], NOBODY_ASKED: ["SetTimer"]}
+    assert world.log[2:] == then.get(compared, ["SetReadiness", "SetTimer"])
     assert Timer.COMPARE in world.timers
 
 
@@ -156,6 +165,107 @@ def test_a_node_that_is_not_ready_or_not_backup_is_not_compared_by_the_clock() -
         world.handle(TimerFired(world.tick(60), Timer.COMPARE))
         world.work()
         assert world.log == []
+
+
+@pytest.mark.parametrize("routine", [False, True])
+def test_a_comparison_that_fails_is_never_made_good_by_a_stream(routine: bool) -> None:
+    """The primary could be asked: what it did not answer nobody knows. A backup that was compared before has
+    lost nothing by it."""
+    world = settled_backup()
+    world.log.clear()
+    world.broken = frozenset({"CompareStates"})
+    timer = Timer.COMPARE if routine else Timer.SETTLE
+    world.handle(TimerFired(world.tick(60), timer))
+    world.work()
+    if routine:
+        assert world.log == ["SetTimer", "CompareStates"]
+        assert world.ready is True
+        return
+    assert world.log == ["CompareStates", "SetReadiness", "SetTimer"]
+    assert world.ready is False
+    world.broken, world.compared = frozenset(), WHOLE
+    world.run_dry()
+    assert world.ready is True
+    assert "RequestResync" not in world.log
+
+
+def test_a_comparison_with_losses_is_not_whole() -> None:
+    lossy = Compared(10, rounds=1, losses="6 of the peer's messages were lost on the way")
+    world = World(Settings(), compared=lossy)
+    world.start()
+    world.see(Role.BACKUP)
+    for timer in (Timer.SETTLE, Timer.RETRY, Timer.SETTLE):
+        world.work()
+        world.handle(TimerFired(world.tick(2), timer))
+    world.work()
+    assert world.ready is False
+    assert "lost on the way while the states were compared" in world.state.problems[Condition.REPLICATION]
+    world.compared = WHOLE
+    world.run_dry()
+    assert world.ready is True
+
+
+@pytest.mark.parametrize("comes", ["nothing", "a stream", "a lossy stream", "a whole list", "a short list"])
+def test_a_backup_that_has_emptied_itself_needs_the_primarys_states(comes: str) -> None:
+    """A silent peer is no reason to call nothing all of its states."""
+    world = settled_backup()
+    world.silent = comes == "nothing"
+    world.losses = "6 messages were lost" if comes == "a lossy stream" else ""
+    world.compared = {"a whole list": WHOLE, "a short list": LACKING}.get(comes, NOBODY_ASKED)
+    world.handle(SplitEnded(world.tick(1), "both nodes were primary"))
+    for _ in range(3):
+        world.work()
+        assert world.state.emptied is (comes not in ("a stream", "a whole list"))
+        assert world.ready is not world.state.emptied
+        for timer in (Timer.RETRY, Timer.SETTLE):
+            world.handle(TimerFired(world.tick(60), timer))
+            world.work()
+    assert world.log.count("StartClean") == 1
+    world.silent, world.losses, world.compared = False, "", NOBODY_ASKED
+    world.run_dry()
+    assert world.ready is True
+
+
+def test_nobody_has_nothing_of_a_role_that_is_over() -> None:
+    world = settled_backup()
+    world.silent = True
+    world.handle(SplitEnded(world.tick(1), "both nodes were primary"))
+    world.work()
+    assert world.state.emptied
+    world.see(Role.PRIMARY)
+    assert not world.state.emptied
+
+
+def test_only_a_question_for_all_states_is_not_asked_again_soon() -> None:
+    """A comparison costs the primary little: one that failed is made again at once."""
+    world = settled_backup()
+    asked_ns = world.state.asked_ns
+    assert asked_ns
+    for action, outcome in (CompareStates(), WHOLE), (AwaitStates(30.0), StatesIn(10, peer_heard=True)):
+        world.handle(ActionDone(world.tick(60), action, outcome))
+        world.handle(ActionFailed(world.tick(60), action, "a reason", False))
+    assert world.state.asked_ns == asked_ns
+    world.handle(ActionDone(world.tick(60), RequestResync()))
+    assert world.state.asked_ns == world.now
+
+
+def test_where_nobody_could_be_asked_it_is_compared_again_soon() -> None:
+    world = World(Settings())
+    world.start()
+    world.see(Role.BACKUP)
+    world.work()
+    world.handle(TimerFired(world.tick(1), Timer.SETTLE))
+    assert world.plan[-1] == SetTimer(Timer.COMPARE, COMPARE_SOON_S)
+    world.work()
+    world.handle(TimerFired(world.tick(5), Timer.COMPARE))
+    world.work(2)
+    assert list(world.plan) == [SetTimer(Timer.COMPARE, COMPARE_SOON_S)]
+    world.work()
+    world.compared = WHOLE
+    world.handle(TimerFired(world.tick(5), Timer.COMPARE))
+    world.work()
+    assert not world.plan
+    assert world.ready is True
 
 
 def test_losses_while_it_catches_up_do_not_break_that_off() -> None:

@@ -10,6 +10,7 @@ from agent.core.actions import (
     Action,
     AwaitStates,
     CommitStates,
+    CompareStates,
     CompleteExpectations,
     CompleteRemaining,
     FlushCaches,
@@ -49,7 +50,7 @@ from agent.core.events import (
 )
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State, learn
-from tests.unit.agent.core.world import GOOD, SHORT, SKIPPED
+from tests.unit.agent.core.world import GOOD, LACKING, SHORT, SKIPPED, WHOLE
 
 NOW = 60_000_000_000
 PUT_NS = 4
@@ -128,8 +129,11 @@ LEARNED: tuple[tuple[Event, dict[str, Any]], ...] = (
     (failed(RequestResync()), {"asked_ns": NOW}),
     (done(AwaitStates(1.0), StatesIn(10, peer_heard=True)), {}),
     (failed(AwaitStates(1.0)), {}),
-    (done(StartClean()), {"flushed": True, "unclean": False}),
+    (done(StartClean()), {"flushed": True, "unclean": False, "emptied": True}),
     (failed(StartClean()), {}),
+    (done(CompareStates(), WHOLE), {}),
+    (done(CompareStates(), LACKING), {}),
+    (failed(CompareStates()), {}),
     (done(ShortenTimers()), {}),
     (failed(ShortenTimers()), {}),
     (done(SetReadiness(ready=True)), {"ready": True}),

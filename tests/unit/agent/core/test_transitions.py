@@ -156,10 +156,11 @@ DOES = {
     Make.ANNOUNCE: f"SetReadiness True, (CommitStates, )?(MarkOwed False, )?(FlushCaches, )?{REREAD}",
     Make.CATCH_UP: (
         "(SetReadiness False, StartClean, )?"
-        "CompareStates, RequestResync, AwaitStates, SetReadiness True, SetTimer compare"
+        "CompareStates, RequestResync, AwaitStates, SetReadiness True(, SetTimer compare)?"
     ),
     Make.READY: "SetReadiness True, SetTimer compare",
     Make.COMPARE: "SetTimer compare, CompareStates",
+    Make.COMPARE_SOON: "SetTimer compare",
     Make.NOT_READY: "SetReadiness False, SetTimer retry",
     Make.REFRESH: "SetTimer refresh, SendBulk",
     Make.REREAD: REREAD,
@@ -269,7 +270,7 @@ def test_every_phase_handles_every_event_as_the_table_says(phase: Phase) -> None
 
 MEANING = {
     *("mode", "limit_s", "then", "promoted_ns", "commits"),
-    *("role", "loaded", "whole", "put_ns", "ready", "reading", "owed", "committing"),
+    *("role", "loaded", "whole", "put_ns", "ready", "reading", "owed", "committing", "emptied"),
     *("exact_ns", "outside", "suspicions", "not_before_ns"),
     *("problems", Condition.REPLICATION),
 }
@@ -292,7 +293,7 @@ KEPT: Mapping[type, set[str]] = {
     Committed: {"expected", "committed", "failed", "skipped"},
     StatesIn: {"peer_heard", "losses"},
     CompareStates: {"routine"},
-    Compared: {"missing", "reason"},
+    Compared: {"missing", "losses", "reason"},
 }
 """What of an event, its action and its outcome the line may depend on."""
 
@@ -308,9 +309,10 @@ PLAN: dict[Make, set[str]] = {
     Make.HOLD: set(),
     Make.RETRY: {"retry_s"},
     Make.ANNOUNCE: {"mode", "flushed", "owed", "marked", *BULK},
-    Make.CATCH_UP: {"kernel", "unclean"},
+    Make.CATCH_UP: {"mode", "unclean"},
     Make.READY: {"kernel"},
     Make.COMPARE: {"kernel"},
+    Make.COMPARE_SOON: set(),
     Make.NOT_READY: {"mode", "asked_ns", "kernel", "at_ns"},
     Make.REFRESH: BULK,
     Make.REREAD: {"mode", *BULK},

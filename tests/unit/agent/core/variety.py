@@ -49,6 +49,7 @@ VALUES: Mapping[str | Condition, tuple[Any, ...]] = {
     "asked_ns": (0, NOW - 1_000_000_000),
     "kernel": (0, 1_000_000),
     "unclean": BOTH,
+    "emptied": BOTH,
     "standing": tuple(Standing),
     "exact_ns": (0, NOW + 1),
     "outside": (None, 0, 50),
@@ -128,17 +129,16 @@ def every_row() -> list[Row]:
     while left:
         rows.append(some_row(chance))
         left -= {(*one, *other) for one, other in itertools.combinations(rows[-1].items(), 2)}
-    return [*rows, some_row(chance) | GOOD_BACKUP]
+    return [*rows, *(some_row(chance) | GOOD_BACKUP | {"loaded": rules} for rules in RuleSet)]
 
 
 GOOD_BACKUP: Row = {
     "mode": SyncMode.DIRECT,
     "role": Role.BACKUP,
-    "loaded": RuleSet.BACKUP,
     "whole": True,
     "ready": True,
 }
-"""All of it at once is too rare to be drawn."""
+"""All of it at once is too rare to be drawn; with either rules, since a handover opens its gate."""
 
 
 def some_row(chance: random.Random) -> Row:
