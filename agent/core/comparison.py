@@ -21,6 +21,7 @@ can."""
 LIST_BYTES = 5_500 * HASH_BYTES
 MAX_LIST_PARTS = ceil(MAX_STATES * HASH_BYTES / LIST_BYTES)
 MAX_LISTS, MAX_ROUNDS = 3, 5
+MAX_REASON = 200
 FEW = 1_000
 """So many states of a part of the table are found one by one sooner than all are reported again."""
 COMPARE_AFTER_S = 60.0
@@ -98,8 +99,15 @@ class Collected:
         return b"".join(self.parts[part].hashes for part in range(one.parts))
 
 
+def refusal(number: int, reason: str) -> StatesRefused:
+    """The peer takes one short line that can be printed, and nothing else."""
+    line = " ".join(reason.split())[:MAX_REASON]
+    return StatesRefused(number, "".join(one if one.isprintable() else "?" for one in line))
+
+
 def wants_all(own: int, primary: int) -> bool:
-    """Whether a backup with so many states, of a primary with so many, has all of them reported again."""
+    """Whether a backup with so many states that are replicated, of a primary with so many, has all of them
+    reported again."""
     return primary > FEW and own < primary // 2
 
 

@@ -139,6 +139,7 @@ class Agent:
                 self.peer.speak,
                 self.conntrackd.statistics,
                 lambda: why_not,
+                self.observer.replication.made_good,
             ),
         )
         self.own.compares, self.own.protocols = direct, lambda: comparison.protocols

@@ -6,15 +6,17 @@ after the other, and ends with the role. Whatever computes does so in a process 
 """
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from agent.adapters.conntrackd import Statistics, kernel_states
 from agent.core.actions import Compared
-from agent.core.census import HASH_BYTES, Census, Difference
+from agent.core.census import HASH_BYTES, MAX_STATES, Census, Difference
 from agent.core.comparison import (
     FASTEST,
     MAX_LISTS,
@@ -26,10 +28,12 @@ from agent.core.comparison import (
     StatesRefused,
     StatesTouched,
     parts_of,
+    refusal,
     slower,
     wants_all,
 )
-from agent.core.peer import EVERY, NodeStatus
+from agent.core.peer import NodeStatus
+from agent.core.replication import Losses, losses_text
 from agent.core.roles import Role
 from agent.core.state import State, comparison_text
 from agent.errors import HafwError, UnavailableError
@@ -38,6 +42,8 @@ WAIT_PRIMARY_S = 3.0
 """For a peer that has only just become primary, or is not heard yet."""
 ANSWER_LIMIT_S = 30.0
 """For a list; and for a report of states beyond the time that its pace takes."""
+QUESTION_PAUSE_S = 1.0
+"""Between two answers to the peer: each costs seconds of a processor."""
 POLL_S = 0.1
 PART_PAUSE_S = 0.01
 QUIET_S = 0.2
@@ -67,6 +73,8 @@ class ComparedWith:
     statistics: Callable[[], Awaitable[Statistics]]
     can: Callable[[], str]
     """Why states cannot be compared here; empty when they can."""
+    made_good: Callable[[Losses], None]
+    """Called with all that conntrackd had lost when nothing was missing any more."""
 
 
 class Comparison:
@@ -77,12 +85,18 @@ class Comparison:
         self._collected = Collected(0)
         self._protocols: Mapping[str, int] = {}
         self._serves, self._role = False, Role.UNKNOWN
+        self._question: tuple[int, Callable[[], Awaitable[None]]] | None = None
+        self._questioned = asyncio.Event()
         self._answering: asyncio.Task[None] | None = None
-        self._group: asyncio.TaskGroup | None = None
-        self.running = False
-        """A comparison of this backup is at work: what conntrackd loses meanwhile is found by it."""
+        self._at_work: object | None = None
+        """Which comparison of this backup asks just now."""
         self.last: tuple[float, Compared] | None = None
         """When the last comparison of this stay in the role ended, by time.monotonic()."""
+
+    @property
+    def running(self) -> bool:
+        """A comparison of this backup is at work: what conntrackd loses meanwhile may be found by it."""
+        return self._at_work is not None
 
     @property
     def protocols(self) -> Mapping[str, int]:
@@ -90,10 +104,16 @@ class Comparison:
         return self._protocols
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Answers the peer, until cancelled: one question after the other."""
         async with asyncio.TaskGroup() as group:
-            self._group = group
-            await asyncio.Event().wait()
+            while True:
+                await self._questioned.wait()
+                self._questioned.clear()
+                if self._question is not None:
+                    self._answering = group.create_task(self._carry_out(*self._question))
+                    await asyncio.wait((self._answering,))
+                    self._answering = None
+                    await asyncio.sleep(QUESTION_PAUSE_S)
 
     def state_changed(self, state: State) -> None:
         self._serves = state.role is Role.PRIMARY and state.phase.is_open
@@ -105,17 +125,18 @@ class Comparison:
 
     # -- a backup's side --
 
-    async def compare(self) -> Compared:
-        """What is missing is here when it returns, as far as that was possible. Raises HafwError."""
-        reason = await self._wait_primary()
+    async def compare(self, *, routine: bool) -> Compared:
+        """What is missing is here when it returns, as far as that was possible. `routine`: of a backup that
+        has the states. Raises HafwError."""
+        reason = await self._wait_primary(0.0 if routine else WAIT_PRIMARY_S)
         found = Compared(reason=reason)
-        self.running = not reason
-        try:
-            if not reason:
-                found = await self._compare()
-        finally:
-            self.running = False
-            self._asked = None
+        if not reason:
+            own = self._at_work = object()
+            try:
+                found = await self._compare(routine=routine)
+            finally:
+                if self._at_work is own:  # and not one that has begun since this one was cancelled
+                    self._at_work = self._asked = None
         self.last = time.monotonic(), found
         return found
 
@@ -128,11 +149,11 @@ class Comparison:
         ended_s, found = self.last
         return f"{comparison_text(found)}, {time.monotonic() - ended_s:.0f} s ago"
 
-    async def _wait_primary(self) -> str:
+    async def _wait_primary(self, limit_s: float) -> str:
         """Why nobody can be asked, or nothing."""
-        until_s = time.monotonic() + WAIT_PRIMARY_S
+        until_s = time.monotonic() + limit_s
         while reason := self._node.can() or self._why_not():
-            if self._node.can() or time.monotonic() > until_s:
+            if self._node.can() or time.monotonic() >= until_s:
                 return reason
             await asyncio.sleep(POLL_S)
         return ""
@@ -145,34 +166,44 @@ class Comparison:
             return f"the agent of {peer} cannot compare states"
         return "" if told.role is Role.PRIMARY and told.gate_open else f"{peer} is not the primary"
 
-    async def _compare(self) -> Compared:
+    async def _compare(self, *, routine: bool) -> Compared:
         states, node = self._states, self._node
-        told = node.told()
-        before = await states.list()
-        touched = rounds = left = 0
-        pace = FASTEST
-        if wants_all(before.total, told.states.get(EVERY, 0) if told else 0):
-            every = told.states[EVERY] if told else 0
-            touched += await self._ask_touch(AskStates(next(self._numbers), pace), every / pace)
-            await self._settle()
-        primary = 0
-        for _ in range(MAX_LISTS):
-            counted = (await node.statistics()).losses
+        touched = rounds = primary = left = 0
+        pace, losses = FASTEST, Losses()
+        for turn in range(MAX_LISTS):
+            before = (await node.statistics()).losses
             listed = await self._ask_list()
+            if not turn and not routine and wants_all((await states.list()).total, listed.total):
+                touched += await self._ask_all(listed.total, pace)
+                listed = await self._ask_list()
             primary, wanted = listed.total, listed.hashes
-            for _ in range(MAX_ROUNDS):
+            for last in (*[False] * MAX_ROUNDS, True):
                 found = await states.compare(wanted)
-                rounds, self._protocols = rounds + 1, found.protocols
-                left = await self._ask_missing(found.missing, pace) if found.missing else 0
+                rounds, self._protocols, wanted = rounds + 1, found.protocols, found.missing
+                left = len(wanted) // HASH_BYTES
+                if last or not left:
+                    break
+                left = await self._ask_missing(wanted, pace)
                 if not left:
                     break
                 touched += left
                 await self._settle()
-                wanted = found.missing
-            if not (await node.statistics()).losses.since(counted):
+            now = (await node.statistics()).losses
+            losses = now.since(before)
+            if not losses:
                 break
             pace = slower(pace)
-        return Compared(primary, rounds=rounds, touched=touched, missing=left)
+        text = losses_text(losses) if losses else ""
+        compared = Compared(primary, rounds=rounds, touched=touched, missing=left, losses=text)
+        if compared.whole:
+            node.made_good(now)
+        return compared
+
+    async def _ask_all(self, count: int, pace: int) -> int:
+        takes_s = min(count, MAX_STATES) / pace
+        touched = await self._ask_touch(AskStates(next(self._numbers), pace), takes_s)
+        await self._settle()
+        return touched
 
     async def _ask_list(self) -> Census:
         answer = await self._ask((AskStates(next(self._numbers)),), ANSWER_LIMIT_S)
@@ -195,34 +226,32 @@ class Comparison:
     async def _ask(
         self, messages: tuple[AskStates | StatesPart, ...], limit_s: float
     ) -> StatesMessage | Census:
+        """`limit_s`: for all of it, asking and answering."""
         future: asyncio.Future[StatesMessage | Census] = asyncio.get_running_loop().create_future()
         self._asked = messages[0].number, future
-        await self._say(messages)
         until_s = time.monotonic() + limit_s
-        while True:
-            done, _ = await asyncio.wait((future,), timeout=POLL_S)
-            if done:
+        for message in messages:
+            if future.done():  # refused before it was asked to the end
                 break
-            if reason := self._why_not():
-                raise UnavailableError(f"{reason} any more")
-            if time.monotonic() > until_s:
-                raise UnavailableError(f"the agent of {self._node.peer} does not answer about its states")
+            while not self._node.speak(message):
+                self._require_answer(until_s)
+                await asyncio.sleep(POLL_S)
+            self._require_answer(until_s)
+            await asyncio.sleep(PART_PAUSE_S)
+        while not future.done():
+            self._require_answer(until_s)
+            await asyncio.wait((future,), timeout=POLL_S)
         answer = future.result()
         if isinstance(answer, StatesRefused):
             raise UnavailableError(f"the agent of {self._node.peer}: {answer.reason}")
         return answer
 
-    async def _say(self, messages: tuple[AskStates | StatesPart, ...]) -> None:
-        for message in messages:
-            await self._say_one(message)
-            await asyncio.sleep(PART_PAUSE_S)
-
-    async def _say_one(self, message: StatesMessage) -> None:
-        """The socket does not report that it has room again: nobody else waits for that."""
-        while True:
-            if self._node.speak(message):
-                return
-            await asyncio.sleep(POLL_S)
+    def _require_answer(self, until_s: float) -> None:
+        """Raises UnavailableError when none is to be waited for any more."""
+        if reason := self._why_not():
+            raise UnavailableError(f"{reason} any more")
+        if time.monotonic() > until_s:
+            raise UnavailableError(f"the agent of {self._node.peer} does not answer about its states")
 
     async def _settle(self) -> None:
         """Until what was reported has come in."""
@@ -240,7 +269,7 @@ class Comparison:
         """What the peer says."""
         match message:
             case AskStates():
-                self._begin(message.number, self._answer(message))
+                self._begin(message.number, partial(self._answer, message))
             case StatesPart() if self._asked is not None and message.number == self._asked[0]:
                 hashes = self._collected.add(message)
                 if hashes is not None:
@@ -248,7 +277,7 @@ class Comparison:
             case StatesPart():
                 hashes = self._collected.add(message) if message.per_second else None
                 if hashes is not None:
-                    self._begin(message.number, self._touch(message.number, hashes, message.per_second))
+                    self._begin(message.number, partial(self._touch, message, hashes))
             case StatesTouched() | StatesRefused():
                 self._found(message.number, message)
 
@@ -258,37 +287,45 @@ class Comparison:
 
     # -- a primary's side --
 
-    def _begin(self, number: int, answering: Awaitable[None]) -> None:
-        """A question takes the place of the one before, which nobody waits for any more."""
+    def _begin(self, number: int, answering: Callable[[], Awaitable[None]]) -> None:
+        """A question takes the place of the one before, which nobody waits for any more. That one is gone
+        before this one is answered."""
+        self._question = number, answering
+        self._questioned.set()
         if self._answering is not None:
             self._answering.cancel()
-        assert self._group is not None
-        self._answering = self._group.create_task(self._carry_out(number, answering))
 
-    async def _carry_out(self, number: int, answering: Awaitable[None]) -> None:
+    async def _carry_out(self, number: int, answering: Callable[[], Awaitable[None]]) -> None:
         reason = self._node.can()
         if not self._serves:
             reason = "it is not the primary"
         try:
-            if reason:
-                self._node.speak(StatesRefused(number, reason))
-            else:
-                await answering
+            if not reason:
+                await answering()
         except HafwError as error:
-            self._node.speak(StatesRefused(number, error.message[:200]))
-        finally:
-            if asyncio.iscoroutine(answering):
-                answering.close()
+            reason = error.message
+        if reason:
+            self._node.speak(refusal(number, reason))
 
     async def _answer(self, asked: AskStates) -> None:
         if asked.per_second:
-            listed = await self._states.touch_all(min(asked.per_second, FASTEST))
-            await self._say_one(StatesTouched(asked.number, listed.total))
+            touched = await self._states.touch_all(min(asked.per_second, FASTEST))
+            await self._say((StatesTouched(asked.number, touched.total),))
             return
         listed = await self._states.list()
         self._protocols = listed.protocols
         await self._say(parts_of(asked.number, listed.hashes, protocols=listed.protocols))
 
-    async def _touch(self, number: int, hashes: bytes, per_second: int) -> None:
-        count = await self._states.touch(hashes, min(per_second, FASTEST))
-        await self._say_one(StatesTouched(number, count))
+    async def _touch(self, asked: StatesPart, hashes: bytes) -> None:
+        count = await self._states.touch(hashes, min(asked.per_second, FASTEST))
+        await self._say((StatesTouched(asked.number, count),))
+
+    async def _say(self, messages: tuple[StatesMessage, ...]) -> None:
+        """Who has asked waits no longer than that. The socket does not report that it has room again:
+        nobody else waits for that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                for message in messages:
+                    while not self._node.speak(message):
+                        await asyncio.sleep(POLL_S)
+                    await asyncio.sleep(PART_PAUSE_S)

@@ -99,7 +99,7 @@ class StatesAdapter(Protocol):
 class ComparesStates(Protocol):
     """With the other node's agent."""
 
-    async def compare(self) -> Outcome: ...
+    async def compare(self, *, routine: bool) -> Outcome: ...
 
 
 async def in_place(job: Callable[[], Found]) -> Found:
@@ -265,7 +265,7 @@ class Executor:
             case CommitStates():
                 return await self._states.commit(action.timeout_s)
             case CompareStates():
-                return await self._compare()
+                return await self._compare(action)
             case SendBulk():
                 return await self._states.send_bulk()
             case AwaitStates():
@@ -286,10 +286,10 @@ class Executor:
                 await self._verify(action.rules)
         return None
 
-    async def _compare(self) -> Outcome:
+    async def _compare(self, action: CompareStates) -> Outcome:
         if self.comparison is None:
             return Compared(reason="this process does not talk to the other node")
-        return await self.comparison.compare()
+        return await self.comparison.compare(routine=action.routine)
 
     async def _complete_remaining(self) -> Completed:
         stop = threading.Event()

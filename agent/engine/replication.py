@@ -24,7 +24,7 @@ class ReplicationCheck:
         """The last poll found no conntrackd."""
         self._losses: Losses | None = None
         self.is_compared: Callable[[], bool] = lambda: False
-        """Whether the states are just being compared, which finds what is lost."""
+        """Whether the states are just being compared, which may find what is lost."""
 
     def start(self) -> None:
         """The plans that begin now speak to this conntrackd; another one has heard nothing of them."""
@@ -52,13 +52,18 @@ class ReplicationCheck:
         if counted is not None:
             self._loop.post(StatesCounted(*counted, statistics.internal))
 
+    def made_good(self, losses: Losses) -> None:
+        """A comparison has found all states that were lost until conntrackd counted this."""
+        self._losses = losses
+
     def _check_losses(self, statistics: Statistics) -> None:
         """conntrackd only counts what it could not do; a count that has grown since the last poll is an
         alarm."""
         before = statistics.losses if self._losses is None else self._losses
-        self._losses = statistics.losses
         if self.is_compared():
+            self._losses = before  # a comparison that does not get to its end has found nothing
             return
+        self._losses = statistics.losses
         found = judge_losses(self._loop.state.role, self._losses.since(before))
         if found is not None:
             self._loop.post(ConditionSeen(time.monotonic_ns(), *found))

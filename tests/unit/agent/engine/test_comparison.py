@@ -12,8 +12,9 @@ import pytest
 from agent.adapters.conntrackd import Statistics
 from agent.core.actions import Compared
 from agent.core.census import Census, Difference, compare, pack_hashes, unpack_hashes
-from agent.core.comparison import LIST_BYTES, AskStates, StatesMessage, StatesPart
+from agent.core.comparison import LIST_BYTES, MAX_ROUNDS, AskStates, StatesMessage, StatesPart
 from agent.core.peer import EVERY, NodeStatus
+from agent.core.replication import Losses
 from agent.core.roles import Role
 from agent.core.state import Phase, State
 from agent.engine import comparison
@@ -35,8 +36,20 @@ class Table:
         self.held = asyncio.Event()
         self.held.set()
         self.error = ""
+        self.lists = 0
+        self.at_work = self.most_at_work = 0
 
     async def list(self) -> Census:
+        self.lists += 1
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+        try:
+            return await self._list()
+        finally:
+            await asyncio.sleep(0)
+            self.at_work -= 1
+
+    async def _list(self) -> Census:
         if self.error:
             raise UnavailableError(self.error)
         await self.held.wait()
@@ -72,6 +85,8 @@ class Pair:
         self.said: list[StatesMessage] = []
         self.full = 0
         """So many messages find no room."""
+        self.found: list[Losses] = []
+        """What was made good."""
         self.primary = self._node(self.of_primary, lambda: self.backup)
         self.backup = self._node(self.of_backup, lambda: self.primary)
         self.primary.state_changed(State(Phase.SERVING, Role.PRIMARY))
@@ -87,18 +102,19 @@ class Pair:
             return True
 
         def told() -> NodeStatus | None:
-            states = {EVERY: len(self.of_primary.states)}
-            return replace(self.told, states=states) if self.told is not None else None
+            return replace(self.told, states={EVERY: 1 << 40}) if self.told is not None else None
 
         async def statistics() -> Statistics:
             return Statistics(0, None, 0, 0, 0, self.lost_messages, 0)
 
-        return Comparison(table, ComparedWith("fw-1", told, speak, statistics, lambda: ""))
+        return Comparison(
+            table, ComparedWith("fw-1", told, speak, statistics, lambda: "", self.found.append)
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("POLL_S", "PART_PAUSE_S", "QUIET_S"):
+            for name in ("POLL_S", "PART_PAUSE_S", "QUIET_S", "QUESTION_PAUSE_S"):
                 patch.setattr(comparison, name, 0.001)
             patch.setattr(comparison, "WAIT_PRIMARY_S", 0.05)
             patch.setattr(comparison, "kernel_states", lambda: 0)
@@ -123,7 +139,7 @@ def compared(prepare: Callable[[Pair], object]) -> tuple[Compared, Pair]:
         pair = Pair()
         prepare(pair)
         async with pair.running():
-            return await pair.backup.compare(), pair
+            return await pair.backup.compare(routine=False), pair
 
     return asyncio.run(scenario())
 
@@ -143,6 +159,20 @@ def test_an_empty_backup_has_all_sent_and_then_counts() -> None:
     found, pair = compared(lambda pair: fill(pair, range(MANY), range(0)))
     assert found == Compared(MANY, rounds=1, touched=MANY)
     assert pair.of_backup.states == pair.of_primary.states
+
+
+def test_a_regular_comparison_never_has_all_sent() -> None:
+    """What the primary says of all of its states counts those as well that are not replicated."""
+
+    async def scenario() -> None:
+        pair = Pair()
+        fill(pair, range(MANY), range(0))
+        async with pair.running():
+            assert (await pair.backup.compare(routine=True)).whole
+        assert all(not one.per_second for one in pair.said if isinstance(one, AskStates))
+        assert pair.of_backup.lists == 0
+
+    asyncio.run(scenario())
 
 
 def test_what_a_backup_lacks_comes_and_what_only_it_has_stays() -> None:
@@ -168,9 +198,19 @@ def test_what_never_comes_is_said_to_be_missing() -> None:
         fill(pair, range(1000), range(900))
         pair.of_primary.lossy = 1 << 40
 
-    found, _ = compared(lose)
+    found, pair = compared(lose)
     assert found.missing == 100
     assert not found.whole
+    assert not pair.found
+
+
+def test_the_last_report_is_looked_at_as_well() -> None:
+    def lose(pair: Pair) -> None:
+        fill(pair, range(1000), range(999))
+        pair.of_primary.lossy = MAX_ROUNDS - 1
+
+    found, _ = compared(lose)
+    assert found == Compared(1000, rounds=MAX_ROUNDS + 1, touched=MAX_ROUNDS)
 
 
 def test_after_losses_the_primary_lists_once_more() -> None:
@@ -189,9 +229,33 @@ def test_after_losses_the_primary_lists_once_more() -> None:
 
         pair.of_backup.compare = compare_late  # type: ignore[method-assign]  # what happens meanwhile
         async with pair.running():
-            found = await pair.backup.compare()
+            found = await pair.backup.compare(routine=False)
         assert found == Compared(1001, rounds=3, touched=1)
         assert 5000 in pair.of_backup.states
+        assert pair.found == [Losses(lost=7)]
+
+    asyncio.run(scenario())
+
+
+def test_a_comparison_that_always_loses_something_is_not_whole() -> None:
+    """Each time something is lost that may be newer than the list."""
+
+    async def scenario() -> None:
+        pair = Pair()
+        fill(pair, range(1000), range(1000))
+        whole = pair.of_backup.compare
+
+        async def compare_and_lose(primary: bytes) -> Difference:
+            pair.lost_messages += 1
+            return await whole(primary)
+
+        pair.of_backup.compare = compare_and_lose  # type: ignore[method-assign]  # what happens meanwhile
+        async with pair.running():
+            found = await pair.backup.compare(routine=False)
+        assert not found.missing
+        assert found.losses
+        assert not found.whole
+        assert not pair.found
 
     asyncio.run(scenario())
 
@@ -224,7 +288,7 @@ def test_a_primary_that_falls_silent_in_the_middle_is_an_error() -> None:
         pair = Pair()
         pair.of_primary.held.clear()
         async with pair.running():
-            asking = asyncio.create_task(pair.backup.compare())
+            asking = asyncio.create_task(pair.backup.compare(routine=False))
             while not pair.said:
                 await asyncio.sleep(0)
             assert pair.backup.running
@@ -245,7 +309,7 @@ def test_a_node_that_cannot_answer_refuses(error: str) -> None:
             pair.primary.state_changed(State(Phase.FOLLOWING, Role.BACKUP))
         async with pair.running():
             with pytest.raises(HafwError, match=error or "it is not the primary"):
-                await pair.backup.compare()
+                await pair.backup.compare(routine=False)
 
     asyncio.run(scenario())
 
@@ -255,7 +319,7 @@ def test_an_answer_ends_with_the_role() -> None:
         pair = Pair()
         pair.of_primary.held.clear()
         async with pair.running():
-            asking = asyncio.create_task(pair.backup.compare())
+            asking = asyncio.create_task(pair.backup.compare(routine=False))
             while not pair.said:
                 await asyncio.sleep(0)
             await asyncio.sleep(0.01)
@@ -266,5 +330,65 @@ def test_an_answer_ends_with_the_role() -> None:
                 await asking
             assert [type(one) for one in pair.said] == [AskStates]
             asking.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_one_that_was_cancelled_takes_nothing_from_the_one_that_has_begun() -> None:
+    async def scenario() -> None:
+        pair = Pair()
+        fill(pair, range(10), range(10))
+        pair.of_primary.held.clear()
+        async with pair.running():
+            first = asyncio.create_task(pair.backup.compare(routine=False))
+            while not pair.said:
+                await asyncio.sleep(0)
+            second = asyncio.create_task(pair.backup.compare(routine=False))
+            while len(pair.said) < 2:
+                await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.wait((first,))
+            assert pair.backup.running
+            pair.of_primary.held.set()
+            assert (await second).whole
+            assert not pair.backup.running
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_question_that_finds_no_room_has_its_limit_as_well(silent: bool) -> None:
+    async def scenario() -> None:
+        pair = Pair()
+        pair.full = 1 << 40
+        async with pair.running():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(comparison, "ANSWER_LIMIT_S", LIMIT_S if silent else 0.05)
+                asking = asyncio.create_task(pair.backup.compare(routine=False))
+                while not pair.backup.running:
+                    await asyncio.sleep(0)
+                pair.told = None if silent else pair.told
+                with pytest.raises(HafwError, match="not heard any more" if silent else "does not answer"):
+                    await asking
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_that_asks_without_end_is_answered_now_and_then() -> None:
+    """And never two questions at once: each costs seconds of a processor."""
+
+    async def scenario() -> None:
+        pair = Pair()
+        fill(pair, range(10), range(10))
+        async with pair.running():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(comparison, "QUESTION_PAUSE_S", 0.05)
+                for number in range(1, 51):
+                    pair.primary.take(AskStates(number))
+                    await asyncio.sleep(0)
+                while not any(one.number == 50 for one in pair.said):
+                    await asyncio.sleep(0.001)
+        assert pair.of_primary.most_at_work == 1
+        assert pair.of_primary.lists <= 3
 
     asyncio.run(scenario())

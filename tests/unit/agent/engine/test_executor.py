@@ -10,8 +10,8 @@ from tests.unit.agent.engine.bench import Bench
 
 
 class Compares:
-    async def compare(self) -> Outcome:
-        return Compared(10, rounds=1)
+    async def compare(self, *, routine: bool) -> Outcome:
+        return Compared(10, rounds=1 + routine)
 
 
 def test_the_regular_re_send_is_conntrackds_own(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from agent.adapters.conntrackd import Conntrackd
 from agent.adapters.process import run
 from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, ConntrackdStarted, Event
+from agent.core.replication import Losses
 from agent.engine.loop import Beat, Loop
 from agent.engine.replication import ReplicationCheck
 from agent.model.pair import SyncMode
@@ -75,6 +76,36 @@ def test_the_first_loss_of_all_is_reported(tmp_path: Path) -> None:
         assert "500" in problems[0].text
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_lost_during_a_comparison_counts_unless_that_ends_whole(tmp_path: Path, whole: bool) -> None:
+    recorded = (RECORDED / "direct-statistics.txt").read_text()
+    printed = tmp_path / "printed"
+    tool = tmp_path / "conntrackd"
+    tool.write_text(f"#!/bin/sh\nexec cat {printed}\n")
+    tool.chmod(0o755)
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, tool)
+        bench.paths.conntrackd_socket.touch()
+        at_work = [False]
+        bench.replication.is_compared = lambda: at_work[0]
+        for at_work[0], lost in (False, 0), (True, 500), (True, 700):
+            printed.write_text(recorded.replace("0 Lost msgs", f"{lost} Lost msgs"))
+            await bench.replication.check()
+        assert not problems_of(bench)
+        at_work[0] = False
+        if whole:
+            bench.replication.made_good(Losses(lost=700))
+        await bench.replication.check()
+        assert bool(problems_of(bench)) is not whole
+
+    asyncio.run(scenario())
+
+
+def problems_of(bench: Bench) -> list[ConditionSeen]:
+    return [one for one in events_of(bench.loop) if isinstance(one, ConditionSeen) and not one.ok]
 
 
 def test_a_conntrackd_that_comes_back_is_reported_though_a_question_was_answered_first(
