@@ -51,7 +51,8 @@ class TransitionLog:
         self.current: Transition | None = None
         self.role_since_ns = time.monotonic_ns()
         self.ceased_ns: int | None = None
-        """When this node last ceased to be primary."""
+        """When this node last ceased to be primary. Of one that was halted, when that began: it is not known
+        that it was primary any longer."""
         self.served_ns = 0
         """For how long it had been primary then."""
 
@@ -62,7 +63,8 @@ class TransitionLog:
         if seen.role is Role.PRIMARY:
             self.current.doubt = doubt(problems)
         if before is Role.PRIMARY:
-            self.ceased_ns, self.served_ns = seen.at_ns, seen.at_ns - self.role_since_ns
+            self.ceased_ns = seen.noticed_ns
+            self.served_ns = max(0, seen.noticed_ns - self.role_since_ns)
         self.role_since_ns = seen.at_ns
 
     def add(self, result: Result, transition: Transition | None) -> None:
