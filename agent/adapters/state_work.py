@@ -6,17 +6,21 @@ came of it leaves by its standard output. It ends with the agent that has starte
 Both are a line of JSON, and hashes after it.
 """
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.adapters.state_table import PROTOCOLS, Listed, StateTable, hash_of
 from agent.core.census import HASH_BYTES, Census, Difference, compare, pack_hashes, unpack_hashes
 from agent.errors import UnavailableError
 
 LIST, TOUCH_ALL, TOUCH, COMPARE = "list", "touch-all", "touch", "compare"
+
+OOM_SCORE = 500
 
 
 class OrphanedError(Exception):
@@ -121,7 +125,14 @@ class Worker:
         return {PROTOCOLS[number]: count for number, count in self._protocols.items() if count}
 
 
+def be_first_to_go(path: Path) -> None:
+    """Where memory is short: the agent, which has started this, is to be among the last."""
+    with contextlib.suppress(OSError):
+        path.write_text(f"{OOM_SCORE}\n")
+
+
 def main() -> None:
+    be_first_to_go(Path("/proc/self/oom_score_adj"))
     job = Job.from_bytes(sys.stdin.buffer.read())
     try:
         answer = Worker(job).work()
