@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from agent.channel.keys import make_context
-from agent.channel.local import ChannelSettings, HeardFrom, Path, PeerRefused
+from agent.channel.local import MAX_ONCE, ChannelSettings, HeardFrom, Path, PeerRefused
 from agent.channel.messages import MAX_MESSAGE, Hello, encode
 from agent.channel.session import HELLO_LIMIT_S, Identity, Session, greeted
 from agent.core.comparison import StatesMessage
@@ -24,8 +24,6 @@ from agent.errors import HafwError
 
 AGAIN_S = 0.5
 NO_LISTENER_AGAIN_S = 2.0
-MAX_ONCE = 64
-"""Messages that wait for a path. The agent says a hundred in a second at the most."""
 MAX_WAITING = 8
 """Connections of one path whose other side has proved nothing yet; the oldest of more is closed."""
 _FREEBIND = {socket.AF_INET: (socket.SOL_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
@@ -60,6 +58,11 @@ class PeerLink:
             return
         self._told[topic] = message
         self._wake()
+
+    @property
+    def waiting(self) -> int:
+        """How many messages of tell_once() were not sent yet."""
+        return len(self._once)
 
     def tell_once(self, message: bytes) -> None:
         self._once.append(message)

@@ -11,6 +11,10 @@ from agent.channel.messages import MAX_MESSAGE, MessageError
 MAX_DATAGRAM = MAX_MESSAGE + 1024
 MAX_KEY_FILE = 16 * 1024
 """So long may the key of the pair be, which is in the settings."""
+MAX_ONCE = 64
+"""Messages that are to be told once and wait for a path; the oldest of more is thrown away."""
+ROOM_ONCE = MAX_ONCE // 2
+"""With so many the agent waits. It has the newest count a moment late, and says more meanwhile."""
 _MAX_REASON = 512
 
 
@@ -47,7 +51,8 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """From the agent: this is to be told once, by the first path that carries words; it may be lost."""
+    """From the agent: this is to be told once, by the first path that carries words; it may be lost. Who
+    says many of them waits while ROOM_ONCE wait for a path."""
 
     message: bytes
 
@@ -71,7 +76,9 @@ class PeerRefused:
 
 @dataclass(frozen=True, slots=True)
 class Usable:
-    """To the agent: its settings are in use."""
+    """To the agent: its settings are in use. `waiting`: so many of what is to be told once."""
+
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ def pack(one: Datagram) -> bytes:
         case PeerRefused():
             return b"R" + one.interface.encode() + b"\0" + _shown(one.reason).encode()
         case Usable():
-            return b"O"
+            return b"O%d" % one.waiting
         case Unusable():
             return b"U" + _shown(one.reason).encode()
 
@@ -127,11 +134,19 @@ def _read(data: bytes) -> Datagram:
         case b"1":
             return Once(body)
         case b"O":
-            return Usable()
+            return Usable(_waiting(body))
         case b"U":
             return Unusable(_reason(body))
         case _:
             raise ValueError("no such kind")
+
+
+def _waiting(data: bytes) -> int:
+    if not data:
+        return 0  # of an earlier version
+    if len(data) > len(str(MAX_ONCE)) or not data.isdigit():
+        raise ValueError("no count")
+    return int(data)
 
 
 def _reason(data: bytes) -> str:

@@ -185,7 +185,7 @@ class AgentEnd:
     async def _pass_on(self, link: PeerLink) -> None:
         """Each word is answered: a process that hangs is not to be taken for a silent peer."""
         while True:
-            self.report(Usable())
+            self.report(Usable(link.waiting))
             one = await self._receive()
             if isinstance(one, Tell):
                 link.tell(one.topic, one.message)

@@ -16,6 +16,7 @@ from pathlib import Path
 from agent.adapters.channel_socket import ChannelSocket
 from agent.channel.local import (
     MAX_KEY_FILE,
+    ROOM_ONCE,
     ChannelSettings,
     HeardFrom,
     Once,
@@ -86,6 +87,8 @@ class PeerWatch:
         self._socket: ChannelSocket | None = None
         self._key: str | None = None
         self._usable_s = -SILENT_S
+        self._waiting = 0
+        """What was to be told once, and waits for a path."""
         self._differing = Differing()
         self._split_told_s = 0.0
         self.on_status: Callable[[NodeStatus], None] = lambda _status: None
@@ -127,7 +130,8 @@ class PeerWatch:
 
     def speak(self, message: StatesMessage) -> bool:
         """To the peer, once. False when there is no room for it now."""
-        return self._socket is not None and self._socket.send(pack(Once(encode(message))))
+        room = self._socket is not None and self._waiting < ROOM_ONCE
+        return room and self._socket is not None and self._socket.send(pack(Once(encode(message))))
 
     def status(self) -> NodeStatus | None:
         """The peer's newest word, None while it is silent."""
@@ -204,7 +208,7 @@ class PeerWatch:
         self._socket.send(pack(settings))
         if self._own_facts is not None:
             self.say(FACTS, self._own_facts)
-        self._usable_s = time.monotonic()
+        self._usable_s, self._waiting = time.monotonic(), 0
         self._facts = None
         self.heard = self._listen_again()
 
@@ -246,7 +250,7 @@ class PeerWatch:
             case PeerRefused() if one.interface in self.heard.paths:
                 self._refuse(f"a connection of {one.interface} as the other node: {one.reason}")
             case Usable():
-                self._usable_s = now_s
+                self._usable_s, self._waiting = now_s, one.waiting
                 self._tell((Condition.PEER_KEY, True, f"this node talks to {self._peer}"))
             case Unusable():
                 self._say_unusable(f"{self._key_file}: {one.reason}")

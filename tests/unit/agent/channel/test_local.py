@@ -32,6 +32,7 @@ SETTINGS = ChannelSettings(
         HeardFrom("eth2", b"{}\0{}"),
         PeerRefused("eth2", "a reason: ünd mehr"),
         Usable(),
+        Usable(64),
         Unusable("no key"),
     ],
 )
@@ -51,6 +52,8 @@ def test_a_reason_of_any_length_fits() -> None:
         b"?",
         b"H",
         b"Heth2",
+        b"O-1",
+        b"O100000",
         b"Tstatus",
         b"R\xff\0",
         b"S",
