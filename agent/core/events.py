@@ -7,17 +7,19 @@ from enum import Enum
 
 from agent.core.actions import Action, Outcome, Timer
 from agent.core.conditions import Condition
-from agent.core.roles import Role, RuleSet
+from agent.core.roles import Role, RuleSet, Standing
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
     """The agent is up. `loaded` is the rule set that an earlier run left in the kernel, None if there is
-    none. `owed`: it had opened the gate before a commit was answered."""
+    none. `owed`: it had opened the gate before a commit was answered. `standing`: what keepalived still
+    reads."""
 
     at_ns: int
     loaded: RuleSet | None
     owed: bool = False
+    standing: Standing = Standing.TAKES_PART
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,8 @@ def learn(state: State, event: Event) -> tuple[State, tuple[ConditionChange, ...
     """What an event says, whatever the phase: about rules, states and conditions."""
     match event:
         case Started():
-            return replace(state, loaded=event.loaded, owed=event.owed, marked=event.owed), ()
+            found = replace(state, loaded=event.loaded, owed=event.owed, marked=event.owed)
+            return replace(found, standing=event.standing), ()
         case RulesChanged() if is_stale(state, event):
             return state, ()
         case RulesChanged():

@@ -151,9 +151,9 @@ class Agent:
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
         self.loop.on_change = self._state_changed
-        self.executor.readiness.rejoin()
+        standing = self.executor.readiness.rejoin()
         left = self.rules.read().rules
-        self.loop.post(Started(time.monotonic_ns(), left, self._mark.read()))
+        self.loop.post(Started(time.monotonic_ns(), left, self._mark.read(), standing))
         self.observer.was_primary = left is RuleSet.PRIMARY
         if self._taken.instead_of is not None:
             self._say_configuration(False, self._taken.instead_of)

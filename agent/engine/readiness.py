@@ -43,12 +43,20 @@ class Readiness:
                 self._standing = before
             raise
 
-    def rejoin(self) -> None:
-        """At the start: an agent that ended in the middle of a handover has left a fault. Where this cannot
-        be written the next step of the node says so."""
+    def rejoin(self) -> Standing:
+        """At the start. A node that has handed over stands back until it is primary, also with another
+        agent; after a boot the number is `init_file`'s. An agent that ended in the middle of a handover has
+        left a fault: where this cannot be written the next step of the node says so.
+
+        Only exactly that number: another one is of other priorities, or not ours. Where the priorities are
+        so far apart that both are the lowest number, it is that of a node that is not ready."""
         with contextlib.suppress(HafwError, ValueError):
-            if int(read_regular(self._path, MAX_READINESS)) <= FAULT:
+            found = int(read_regular(self._path, MAX_READINESS))
+            if found == self._behind != self._not_ready:
+                self._standing = Standing.STANDS_BACK
+            if found <= FAULT:
                 self._write()
+        return self._standing
 
     def _write(self) -> None:
         try:
@@ -77,6 +85,10 @@ class Readiness:
             case Standing.GIVES_UP:
                 return FAULT
             case Standing.STANDS_BACK:  # also behind a peer that is not ready
-                return max(2 * self._not_ready, FAULT + 1)
+                return self._behind
             case Standing.TAKES_PART:
                 return 0 if ready else self._not_ready
+
+    @property
+    def _behind(self) -> int:
+        return max(2 * self._not_ready, FAULT + 1)

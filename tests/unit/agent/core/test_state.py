@@ -48,7 +48,7 @@ from agent.core.events import (
     StatesCounted,
     TimerFired,
 )
-from agent.core.roles import Role, RuleSet
+from agent.core.roles import Role, RuleSet, Standing
 from agent.core.state import Phase, State, learn
 from tests.unit.agent.core.world import GOOD, LACKING, SHORT, SKIPPED, WHOLE
 
@@ -90,6 +90,10 @@ def failed(action: Action, answer: QueryResult = QueryResult.NONE) -> ActionFail
 LEARNED: tuple[tuple[Event, dict[str, Any]], ...] = (
     (Started(NOW, RuleSet.BACKUP, owed=True), {"loaded": RuleSet.BACKUP, "owed": True, "marked": True}),
     (Started(NOW, None), {"loaded": None, "owed": False, "marked": False}),
+    (
+        Started(NOW, RuleSet.PRIMARY, owed=True, standing=Standing.STANDS_BACK),
+        {"marked": True, "standing": Standing.STANDS_BACK},
+    ),
     (RoleSeen(NOW, Role.BACKUP, "test", NOW), {"role": Role.BACKUP, "coverage": Coverage()}),
     (RoleSeen(NOW, Role.PRIMARY, "test", NOW), {}),
     (RulesChanged(NOW, "gone"), {"whole": False}),

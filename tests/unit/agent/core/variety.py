@@ -103,6 +103,7 @@ OF_EVENTS: dict[str, tuple[Any, ...]] = {
     "loaded": (None, *RuleSet),
     "owed": BOTH,
     "role": tuple(Role),
+    "standing": tuple(Standing),
     "trigger": ("start", "netlink", "notify INSTANCE wan MASTER", "keepalived"),
     "condition": tuple(Condition),
     "answer": tuple(QueryResult),
