@@ -17,17 +17,22 @@ while. Nothing is lost then, since a packet is forwarded by whichever node its l
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from agent.core.actions import Plan
 from agent.core.conditions import Condition
 from agent.core.peer import Heard, NodeStatus
-from agent.core.plan import Settings
+from agent.core.plan import Settings, plan_end
 from agent.core.roles import Role, RuleSet
-from agent.core.state import State
+from agent.core.state import Phase, State
 from agent.model.pair import SyncMode
 
 ANSWER_S = 2.0
 """How long the peer may take to open its gate and say so."""
 ANNOUNCED_S = 1.0
 """So long after the peer was heard as primary every host has heard where the addresses are now."""
+
+AGAIN_S = 10.0
+"""So long, and the time of a takeover, a backup waits until it opens its gate for another handover, whatever
+the peer asks for."""
 
 SETTLED_S = 3.0
 """A node whose role is newer may still be sending or getting states."""
@@ -74,6 +79,10 @@ _OWN = frozenset(
 _STATES = "connections that {peer} does not know break"
 _PACKETS = "packets are lost until {peer} forwards"
 _ALL = "if {peer} does not take over, all packets are lost until this node is primary again"
+_UNHEARD = (
+    "if that agent does not run, {peer} may become primary behind a closed gate, and all packets are lost "
+    "until the agent is started; " + _ALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,7 @@ def _of_peer(
 ) -> Iterator[tuple[str, str]]:
     peer, other = names[1], heard.status
     if other is None or heard.is_silent(now_s):
-        yield f"the agent of {peer} is not heard", _ALL
+        yield f"the agent of {peer} is not heard", _UNHEARD
         return
     if other.role is not Role.BACKUP:
         yield f"{peer} is not backup but {other.role.value}", _ALL
@@ -144,6 +153,26 @@ def why_not_expected(settings: Settings, state: State) -> str | None:
         return "in cache mode the states are outside its kernel"
     if state.ready is not True:
         return "it has not got all states yet"
+    if state.unclean:
+        return "it has states of the time when both nodes were primary"
     if not state.whole or state.loaded is not RuleSet.BACKUP:
         return "its rules are not in force"
     return None
+
+
+def why_refused(settings: Settings, state: State, asker: NodeStatus, opened_s: float) -> str | None:
+    """`asker`: the peer, in the word in which it asks. `opened_s`: how long ago this gate was last opened
+    for a handover of which nothing came."""
+    if asker.role is not Role.PRIMARY or not asker.gate_open:
+        return "the node that asks is not primary with an open gate"
+    left_s = settings.takeover_s + AGAIN_S - opened_s
+    if left_s > 0:
+        return f"its gate was opened for a handover just before; it may be asked again in {left_s:.0f} s"
+    return why_not_expected(settings, state)
+
+
+def plan_last(settings: Settings, state: State) -> Plan:
+    """What an agent leaves that ends: outside a handover, all as it is."""
+    if state.phase not in (Phase.EXPECTING, Phase.HANDING):
+        return ()
+    return plan_end(settings, state.role, whole=state.whole, standing=state.standing)

@@ -142,6 +142,8 @@ TRANSITIONS: dict[tuple[Phase, EventKind], tuple[Phase, Make]] = {
     (P.EXPECTING, K.STATES_MISSED): (P.FOLLOWING, M.FOLLOW),
     (P.EXPECTING, K.CONNTRACKD_LOST): (P.FOLLOWING, M.FOLLOW),
     (P.EXPECTING, K.CONNTRACKD_STARTED): (P.FOLLOWING, M.FOLLOW),
+    (P.EXPECTING, K.SPLIT_ENDED): (P.FOLLOWING, M.FOLLOW),
+    (P.EXPECTING, K.RULES_FIRST): (P.FOLLOWING, M.FOLLOW),
     (P.EXPECTING, K.HANDOVER_OVER): (P.FOLLOWING, M.FOLLOW),
     (P.SERVING, K.HANDOVER_BEGUN): (P.HANDING, M.GIVE_UP),
     (P.HANDING, K.DEMOTED): (P.HANDING, M.STAND_BACK),
@@ -225,6 +227,8 @@ def _remember(
             return replace(learned, owed=False), ()
         case EventKind.LIMIT_OPENS | EventKind.LIMIT_HOLDS:
             return note(learned, Condition.STATES, False, meaning.alarm)
+        case EventKind.HANDOVER_BEGUN:
+            return replace(learned, handover_ns=meaning.at_ns), ()
         case EventKind.STATES_LOST:
             return replace(learned, coverage=replace(learned.coverage, suspicions=0, asked=True)), ()
         case _:
@@ -286,6 +290,14 @@ def _make_not_ready(move: Move) -> Plan:
     return plans.plan_not_ready(plans.catch_up_after_s(move.settings, move.now.kernel, asked_s))
 
 
+def _handover_s(move: Move) -> float:
+    return (move.at_ns - move.now.handover_ns) / 1e9
+
+
+def _make_stay_open(move: Move) -> Plan:
+    return plans.plan_stay_open(move.settings, whole=move.now.whole, past_s=_handover_s(move))
+
+
 PLANS: dict[Make, Callable[[Move], Plan | None]] = {
     Make.START: lambda _: plans.plan_start(),
     Make.PROMOTE: _make_promote,
@@ -305,8 +317,8 @@ PLANS: dict[Make, Callable[[Move], Plan | None]] = {
     Make.WAIT: lambda _: (),
     Make.EXPECT: lambda move: plans.plan_expect(move.settings, whole=move.now.whole),
     Make.GIVE_UP: lambda move: plans.plan_give_up(move.settings),
-    Make.STAND_BACK: lambda move: plans.plan_stand_back(move.settings),
-    Make.STAY_OPEN: lambda move: plans.plan_stay_open(move.settings, whole=move.now.whole),
+    Make.STAND_BACK: lambda move: plans.plan_stand_back(move.settings, _handover_s(move)),
+    Make.STAY_OPEN: _make_stay_open,
     Make.NOTHING: lambda _: None,
 }
 

@@ -2,7 +2,7 @@
 """What the two nodes tell each other of themselves, and what follows from it. Pure.
 
 Nothing here decides a role or a gate: a takeover never waits for the peer's word. What the peer says is
-compared, and what differs is a condition of this node.
+compared, and what differs is a condition of this node. A handover is core/handover.py's.
 """
 
 from collections.abc import Iterator, Mapping

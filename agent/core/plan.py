@@ -137,8 +137,8 @@ def plan_promote(
         return plan_open(settings, whole=whole, marked=marked, standing=standing)
     closed = whole and loaded is RuleSet.BACKUP
     close: Plan = () if closed else (put_rules(RuleSet.BACKUP, whole=whole),)
-    opening = plan_open(settings, whole=True, marked=marked, standing=standing)
-    return (*close, CommitStates(remaining_s), *opening)
+    opening = plan_open(settings, whole=True, marked=marked)
+    return (*_take_part(standing), *close, CommitStates(remaining_s), *opening)
 
 
 def plan_open(
@@ -165,8 +165,23 @@ def plan_open(
     flush: Plan = (FlushCaches(),) if settings.mode is SyncMode.CACHE and not owed else ()
     verify = plan_verify(settings, RuleSet.PRIMARY)
     settle = SetTimer(Timer.SETTLE, SETTLE_AFTER_S)
-    stand: Plan = () if standing is Standing.TAKES_PART else (SetStanding(Standing.TAKES_PART),)
-    return (*mark, *complete, open_gate, settle, *stand, *unmark, *remaining, *flush, *verify)
+    return (
+        *_take_part(standing),
+        *mark,
+        *complete,
+        open_gate,
+        settle,
+        *unmark,
+        *remaining,
+        *flush,
+        *verify,
+    )
+
+
+def _take_part(standing: Standing) -> Plan:
+    """Before the gate: where the rules cannot be put in force, the rest of the plan is left out, and the
+    fault of a handover would stay."""
+    return () if standing is Standing.TAKES_PART else (SetStanding(Standing.TAKES_PART),)
 
 
 def plan_unmark(*, marked: bool) -> Plan:
@@ -216,9 +231,9 @@ def plan_follow(
     shorten: Plan = (ShortenTimers(),) if served and settings.mode is SyncMode.CACHE else ()
     settle: Plan = (SetTimer(Timer.SETTLE, SETTLE_AFTER_S),) if role is Role.BACKUP else ()
     close_gate = put_rules(RuleSet.BACKUP, whole=whole)
-    stand = _stand_again(settings) if standing is Standing.GIVES_UP else ()
+    stand = _end_fault(settings, standing)
     unmark = plan_unmark(marked=marked)
-    return (close_gate, *stand, *settle, *unmark, *plan_verify(settings, RuleSet.BACKUP), *shorten)
+    return (*stand, close_gate, *settle, *unmark, *plan_verify(settings, RuleSet.BACKUP), *shorten)
 
 
 def plan_hold() -> Plan:
@@ -283,21 +298,33 @@ def plan_give_up(settings: Settings) -> Plan:
     return (_handover_timer(settings), SetStanding(Standing.GIVES_UP))
 
 
-def plan_stay_open(settings: Settings, *, whole: bool) -> Plan:
-    """The rules were changed in the middle of a handover."""
-    return (_handover_timer(settings), put_rules(RuleSet.PRIMARY, whole=whole))
+def plan_stay_open(settings: Settings, *, whole: bool, past_s: float) -> Plan:
+    """The rules were changed in the middle of a handover, `past_s` after it began."""
+    return (_handover_timer(settings, past_s), put_rules(RuleSet.PRIMARY, whole=whole))
 
 
-def _handover_timer(settings: Settings) -> SetTimer:
-    return SetTimer(Timer.HANDOVER, settings.takeover_s + HANDOVER_MARGIN_S)
+def _handover_timer(settings: Settings, past_s: float = 0.0) -> SetTimer:
+    """What is left of its time: a role that flaps, or rules that change again and again, hold no gate open
+    beyond that."""
+    return SetTimer(Timer.HANDOVER, max(0.0, settings.takeover_s + HANDOVER_MARGIN_S - past_s))
 
 
-def plan_stand_back(settings: Settings) -> Plan:
+def plan_stand_back(settings: Settings, past_s: float) -> Plan:
     """The addresses are given up. keepalived waits for the peer from now on, longer than the peer needs to
     take over, and takes them back by itself if none does, also without an agent. In a pair with `preempt` it
     would do so in any case, but for the lower priority. The timer again: the plan before may have been cut
     off."""
-    return (_handover_timer(settings), *_stand_again(settings))
+    return (_handover_timer(settings, past_s), *_stand_again(settings))
+
+
+def plan_end(settings: Settings, role: Role, *, whole: bool, standing: Standing) -> Plan:
+    """The agent ends in the middle of a handover, and no timer of it fires any more."""
+    close: Plan = () if role is Role.PRIMARY else (put_rules(RuleSet.BACKUP, whole=whole),)
+    return (*_end_fault(settings, standing), *close)
+
+
+def _end_fault(settings: Settings, standing: Standing) -> Plan:
+    return _stand_again(settings) if standing is Standing.GIVES_UP else ()
 
 
 def _stand_again(settings: Settings) -> Plan:

@@ -113,6 +113,8 @@ class State:
     """It has deleted its states, and nothing says yet that the primary's have come in their place."""
     standing: Standing = Standing.TAKES_PART
     """What keepalived was last made to do in its election."""
+    handover_ns: int = 0
+    """When the last handover of this primary began."""
 
     @property
     def wanted(self) -> RuleSet:

@@ -30,6 +30,7 @@ from agent.config.files import Files
 from agent.core.calls import MAX_PARTS, PART_BYTES
 from agent.core.conditions import Condition, Finding
 from agent.core.events import ConditionSeen, Reloaded, Started
+from agent.core.handover import plan_last
 from agent.core.peer import NodeStatus
 from agent.core.plan import Settings
 from agent.core.roles import RuleSet
@@ -169,10 +170,9 @@ class Agent:
             self.note_end(crash.in_one_line(error))
             raise
         finally:
-            self._record(
-                RecordKind.STOPPED,
-                f"hafw agent has stopped ({self._ends_because}); rules and states stay as they are",
-            )
+            ended = plan_last(self.loop.settings, self.loop.state)
+            left = "its part in the handover is ended" if ended else "rules and states stay as they are"
+            self._record(RecordKind.STOPPED, f"hafw agent has stopped ({self._ends_because}); {left}")
             self.manager.close()
             self.sink.close()
 

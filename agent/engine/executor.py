@@ -7,6 +7,7 @@ abandonable one is no longer waited for, any other is let finish first.
 """
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -153,6 +154,13 @@ class Executor:
         self._plan.clear()
         for timer in self._timers.values():
             timer.cancel()
+
+    def carry_out_last(self, plan: Plan) -> None:
+        """When nothing else runs any more, and nobody hears what fails."""
+        for action in plan:
+            if isinstance(action, AtOnce):
+                with contextlib.suppress(HafwError):
+                    self._carry_out(action)
 
     @property
     def is_busy(self) -> bool:

@@ -6,15 +6,17 @@ What is decided is in core/handover.py; who becomes primary is keepalived's affa
 
 import asyncio
 import contextlib
+import math
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
 from agent.adapters.control_server import Say
 from agent.core.events import HandoverAnnounced, HandoverBegun, HandoverEnded
-from agent.core.handover import ANNOUNCED_S, ANSWER_S, Objection, find_objections, why_not_expected
+from agent.core.handover import ANNOUNCED_S, ANSWER_S, Objection, find_objections, why_refused
 from agent.core.peer import Handover, HandoverStep, Heard, NodeStatus
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
@@ -22,6 +24,9 @@ from agent.engine.loop import Loop
 from agent.model import schema
 from agent.model.pair import Pair
 from agent.model.records import RecordKind
+
+KNOWN = 8
+"""So many handovers of the peer are remembered."""
 
 
 class Mouth(Protocol):
@@ -43,6 +48,12 @@ class Handovers:
         """Part of what this node says of itself."""
         self._answered: str | None = None
         """The handover that the peer has announced, while it does."""
+        self._asked: deque[str] = deque(maxlen=KNOWN)
+        """Each is answered once: the paths differ, and a word may come when the handover is long over."""
+        self._asked_s = 0.0
+        """The peer's clock in the newest word of the announced one."""
+        self._opened_s = -math.inf
+        """When the gate was last opened for a handover, unless this node has become primary by it."""
         self._asking = False
         self._role = Role.UNKNOWN
         self._news = asyncio.Event()
@@ -51,14 +62,20 @@ class Handovers:
         self._news.set()
         said = status.handover
         if said is None or said.step not in (HandoverStep.ASKED, HandoverStep.GIVEN):
-            self._forget()
-        elif said.step is HandoverStep.ASKED and said.identity != self._answered:
-            self._answer(said.identity)
+            if status.clock_s > self._asked_s:  # an older word, by a slower path, ends nothing
+                self._forget()
+            return
+        if said.step is HandoverStep.ASKED and said.identity not in self._asked:
+            self._answer(said.identity, status)
+        if said.identity == self._answered:
+            self._asked_s = max(self._asked_s, status.clock_s)
 
     def state_changed(self, state: State) -> None:
         """Called in the middle of the loop's turn: the peer is told when that is over."""
         self._news.set()
         changed, self._role = state.role is not self._role, state.role
+        if state.role is Role.PRIMARY:
+            self._opened_s = -math.inf
         if self._is_open_for_peer(state):
             self._record(RecordKind.HANDOVER, f"{self._peer_name} hands over: the gate is open for it")
             self._say(HandoverStep.OPEN)
@@ -69,11 +86,14 @@ class Handovers:
         is_open = state.phase is Phase.EXPECTING and state.loaded is RuleSet.PRIMARY
         return is_open and self._answered is not None and self.word is None
 
-    def _answer(self, identity: str) -> None:
+    def _answer(self, identity: str, asker: NodeStatus) -> None:
         """To a peer that wants to hand over."""
-        self._answered, self.word = identity, None
-        reason = why_not_expected(self._loop.settings, self._loop.state)
+        self._answered, self.word, self._asked_s = identity, None, asker.clock_s
+        self._asked.append(identity)
+        now_s = time.monotonic()
+        reason = why_refused(self._loop.settings, self._loop.state, asker, now_s - self._opened_s)
         if reason is None:
+            self._opened_s = now_s
             self._loop.post(HandoverAnnounced(time.monotonic_ns()))
             return
         self._record(RecordKind.HANDOVER, f"a handover of {self._peer_name} was refused: {reason}")
@@ -109,8 +129,11 @@ class Handovers:
         objections = self._find_objections()
         if objections and not force:
             return self._refuse("it would not be without loss", objections)
+        self._answered = None  # one of the peer is over: this node is primary
         begun_s, identity = time.monotonic(), uuid.uuid4().hex[:12]
         refused = await self._ask(identity, say)
+        if not self._serves():
+            return self._refuse(f"{self._node} is not primary any more", objections)
         if refused is not None:
             objections = (*objections, Objection(refused, f"packets are lost until {peer} forwards"))
             if not force:
@@ -141,8 +164,6 @@ class Handovers:
 
         await self._until(lambda: answer() is not None or not self._serves(), ANSWER_S)
         said = answer()
-        if not self._serves():
-            return f"{self._node} is not primary any more"
         if said is None:
             return f"{self._peer_name} did not answer within {ANSWER_S:g} s"
         if said.step is not HandoverStep.OPEN:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from agent.core.actions import Timer
 from agent.core.conditions import Condition
 from agent.core.events import ConditionSeen, Event, RoleSeen
+from agent.core.handover import plan_last
 from agent.core.machine import step
 from agent.core.plan import Settings
 from agent.core.state import State
@@ -81,7 +82,8 @@ class Loop:
             await self._handled.wait()
 
     async def run(self) -> None:
-        """Forever; cancel to end. Nothing in the kernel changes at the end."""
+        """Forever; cancel to end. Nothing in the kernel changes at the end, except in the middle of a
+        handover."""
         self.pulse.start()
         try:
             async with asyncio.TaskGroup() as group:
@@ -90,6 +92,7 @@ class Loop:
                     await self._handle_all()
                 finally:
                     self._executor.stop()
+                    self._executor.carry_out_last(plan_last(self.settings, self.state))
         finally:
             self.pulse.stop()
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What this node tells its peer, and what comes of what the peer tells.
 
-Nearly everything is a condition in the end, and nothing else: no role and no gate depends on the peer's
-word. Only that both nodes were primary at once makes a plan as well, for the states that this has left; and
-what is said of states is handed on to the comparison.
+Nearly everything is a condition in the end, and nothing else. Three things are more. In a handover a gate
+opens, and the addresses are given up, by the peer's word, for a limited time (engine/handover.py). That both
+nodes were primary at once makes a plan, for the states that this has left. And what is said of states is
+handed on to the comparison; keepalived is told whether they are all here.
 """
 
 import asyncio

@@ -5,10 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from agent.core.handover import SETTLED_S, find_objections, why_not_expected
+from agent.core.actions import LoadRules, Plan, SetStanding, SwitchRules
+from agent.core.handover import (
+    AGAIN_S,
+    SETTLED_S,
+    find_objections,
+    plan_last,
+    why_not_expected,
+    why_refused,
+)
 from agent.core.peer import SILENT_S, Heard, NodeStatus
-from agent.core.plan import Settings
-from agent.core.roles import Role, RuleSet
+from agent.core.plan import HANDOVER_MARGIN_S, Settings
+from agent.core.roles import Role, RuleSet, Standing
 from agent.core.state import Phase, State
 from agent.model.pair import SyncMode
 
@@ -78,6 +86,8 @@ def test_a_silent_peer_is_not_judged_by_its_last_word() -> None:
     heard = Heard({SYNC: NOW_S - 2 * SILENT_S}, replace(PEER, ready=False), NOW_S - 2 * SILENT_S)
     (found,) = find_objections(OWN, heard, NAMES, (SYNC,), SyncMode.DIRECT, NOW_S)
     assert found.reason == "the agent of fw-2 is not heard"
+    assert "fw-2 may become primary behind a closed gate" in found.loss
+    assert "if fw-2 does not take over" in found.loss
 
 
 @pytest.mark.parametrize(
@@ -87,9 +97,63 @@ def test_a_silent_peer_is_not_judged_by_its_last_word() -> None:
         (Settings(mode=SyncMode.CACHE), BACKUP, "in cache mode the states are outside its kernel"),
         (Settings(), replace(BACKUP, role=Role.PRIMARY), "it is not backup but primary"),
         (Settings(), replace(BACKUP, ready=None), "it has not got all states yet"),
+        (
+            Settings(),
+            replace(BACKUP, unclean=True),
+            "it has states of the time when both nodes were primary",
+        ),
         (Settings(), replace(BACKUP, whole=False), "its rules are not in force"),
         (Settings(), replace(BACKUP, loaded=RuleSet.PRIMARY), "its rules are not in force"),
     ],
 )
 def test_a_backup_opens_only_what_it_can_serve(settings: Settings, state: State, words: str | None) -> None:
     assert why_not_expected(settings, state) == words
+
+
+LONG_S = 1000.0
+
+
+@pytest.mark.parametrize(
+    ("asker", "opened_s", "words"),
+    [
+        (OWN, LONG_S, ""),
+        (replace(OWN, role=Role.BACKUP), LONG_S, "the node that asks is not primary with an open gate"),
+        (replace(OWN, gate_open=False), LONG_S, "the node that asks is not primary with an open gate"),
+        (OWN, AGAIN_S, "its gate was opened for a handover just before"),
+    ],
+)
+def test_a_gate_opens_for_a_primary_that_serves_and_not_all_the_time(
+    asker: NodeStatus, opened_s: float, words: str
+) -> None:
+    refused = why_refused(Settings(), BACKUP, asker, opened_s) or ""
+    assert refused.startswith(words)
+    assert bool(refused) is bool(words)
+
+
+@pytest.mark.parametrize("takeover_s", [0.4, 40.0])
+def test_between_two_openings_the_gate_is_closed_for_a_while(takeover_s: float) -> None:
+    settings = Settings(takeover_s=takeover_s)
+    assert why_refused(settings, BACKUP, OWN, takeover_s + HANDOVER_MARGIN_S) is not None
+    assert why_refused(settings, BACKUP, OWN, takeover_s + AGAIN_S) is None
+
+
+CLOSE, TAKE_PART = SwitchRules(RuleSet.BACKUP), SetStanding(Standing.TAKES_PART)
+GAVE_UP = State(Phase.HANDING, Role.BACKUP, RuleSet.PRIMARY, whole=True, standing=Standing.GIVES_UP)
+STOOD_BACK = replace(GAVE_UP, standing=Standing.STANDS_BACK)
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "plan"),
+    [
+        (Settings(), BACKUP, ()),
+        (Settings(), replace(GAVE_UP, phase=Phase.SERVING, role=Role.PRIMARY), ()),
+        (Settings(), replace(BACKUP, phase=Phase.EXPECTING), (CLOSE,)),
+        (Settings(), replace(BACKUP, phase=Phase.EXPECTING, whole=False), (LoadRules(RuleSet.BACKUP),)),
+        (Settings(), GAVE_UP, (TAKE_PART, CLOSE)),
+        (Settings(preempt=True), GAVE_UP, (SetStanding(Standing.STANDS_BACK), CLOSE)),
+        (Settings(preempt=True), STOOD_BACK, (CLOSE,)),
+        (Settings(), replace(GAVE_UP, role=Role.PRIMARY), (TAKE_PART,)),
+    ],
+)
+def test_an_agent_that_ends_leaves_no_handover_behind(settings: Settings, state: State, plan: Plan) -> None:
+    assert plan_last(settings, state) == plan

@@ -389,9 +389,18 @@ def test_no_line_of_the_table_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     happen(world, "split-ended")
     world.compared = WHOLE
     world.run_dry()
-    for event in ("fault", "primary", "drift", "conntrackd-lost", "conntrackd-started", "ended"):
+    for event in (
+        "fault",
+        "primary",
+        "drift",
+        "conntrackd-lost",
+        "conntrackd-started",
+        "split-ended",
+        "ended",
+    ):
         world = expecting()
         happen(world, event)
+    happen(expecting(work=False), "conntrackd-lost")
     expecting().handle(ConditionSeen(0, Condition.REPLICATION, False, "6 messages were lost"))
     world = expecting(work=False)
     world.broken = frozenset({"SwitchRules"})

@@ -138,19 +138,19 @@ class Asked(dict[Line, Target]):
 PUT = "(Load|Switch)Rules"
 OPEN = (
     f"(MarkOwed True, )?(CompleteExpectations, )?{PUT} primary, SetTimer settle"
-    "(, SetStanding takes part)?(, MarkOwed False)?(, CompleteRemaining)?(, FlushCaches)?"
-    "(, VerifyRules primary)?"
+    "(, MarkOwed False)?(, CompleteRemaining)?(, FlushCaches)?(, VerifyRules primary)?"
 )
+TAKE_PART = "(SetStanding takes part, )?"
 STAND = "SetStanding (takes part|stands back)"
 REREAD = "ResyncKernel, SendBulk(, SetTimer refresh)?"
 DOES = {
     Make.START: "LoadRules backup, SetReadiness False",
-    Make.PROMOTE: f"(({PUT} backup, )?CommitStates, )?{OPEN}",
+    Make.PROMOTE: f"{TAKE_PART}(({PUT} backup, )?CommitStates, )?{OPEN}",
     Make.FOLLOW: (
-        f"{PUT} backup(, {STAND})?(, SetTimer settle)?(, MarkOwed False)?(, VerifyRules backup)?"
+        f"({STAND}, )?{PUT} backup(, SetTimer settle)?(, MarkOwed False)?(, VerifyRules backup)?"
         "(, ShortenTimers)?"
     ),
-    Make.OPEN: OPEN,
+    Make.OPEN: f"{TAKE_PART}{OPEN}",
     Make.HOLD: "LoadRules backup, SetTimer retry",
     Make.RETRY: "SetTimer retry",
     Make.ANNOUNCE: f"SetReadiness True, (CommitStates, )?(MarkOwed False, )?(FlushCaches, )?{REREAD}",
@@ -205,6 +205,8 @@ def remembered(
             return {"owed": False}
         case EventKind.LIMIT_OPENS | EventKind.LIMIT_HOLDS:
             return {"problems": {**learned.problems, Condition.STATES: text}}
+        case EventKind.HANDOVER_BEGUN:
+            return {"handover_ns": event.at_ns}
         case EventKind.STATES_LOST:
             return {"coverage": replace(learned.coverage, suspicions=0, asked=True)}
         case _:
@@ -270,7 +272,7 @@ def test_every_phase_handles_every_event_as_the_table_says(phase: Phase) -> None
 
 MEANING = {
     *("mode", "limit_s", "then", "promoted_ns", "commits"),
-    *("role", "loaded", "whole", "put_ns", "ready", "reading", "owed", "committing", "emptied"),
+    *("role", "loaded", "whole", "put_ns", "ready", "unclean", "reading", "owed", "committing", "emptied"),
     *("exact_ns", "outside", "suspicions", "not_before_ns"),
     *("problems", Condition.REPLICATION),
 }
@@ -319,8 +321,8 @@ PLAN: dict[Make, set[str]] = {
     Make.WAIT: set(),
     Make.EXPECT: {"takeover_s", "whole"},
     Make.GIVE_UP: {"takeover_s"},
-    Make.STAND_BACK: {"takeover_s", "preempt"},
-    Make.STAY_OPEN: {"takeover_s", "whole"},
+    Make.STAND_BACK: {"takeover_s", "preempt", "handover_ns", "at_ns"},
+    Make.STAY_OPEN: {"takeover_s", "whole", "handover_ns", "at_ns"},
     Make.NOTHING: set(),
 }
 """What a plan may depend on."""

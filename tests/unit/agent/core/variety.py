@@ -50,6 +50,7 @@ VALUES: Mapping[str | Condition, tuple[Any, ...]] = {
     "kernel": (0, 1_000_000),
     "unclean": BOTH,
     "emptied": BOTH,
+    "handover_ns": (0, NOW - 1_000_000_000),
     "standing": tuple(Standing),
     "exact_ns": (0, NOW + 1),
     "outside": (None, 0, 50),
@@ -102,8 +103,8 @@ OF_EVENTS: dict[str, tuple[Any, ...]] = {
     "noticed_ns": TIMES,
     "loaded": (None, *RuleSet),
     "owed": BOTH,
-    "role": tuple(Role),
     "standing": tuple(Standing),
+    "role": tuple(Role),
     "trigger": ("start", "netlink", "notify INSTANCE wan MASTER", "keepalived"),
     "condition": tuple(Condition),
     "answer": tuple(QueryResult),
@@ -138,6 +139,7 @@ GOOD_BACKUP: Row = {
     "role": Role.BACKUP,
     "whole": True,
     "ready": True,
+    "unclean": False,
 }
 """All of it at once is too rare to be drawn; with either rules, since a handover opens its gate."""
 

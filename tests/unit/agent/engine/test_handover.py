@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from agent.config import loader
+from agent.core import handover as core_handover
 from agent.core.actions import Timer
-from agent.core.peer import Heard, NodeStatus
+from agent.core.peer import Handover, HandoverStep, Heard, NodeStatus
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase
 from agent.engine import handover
@@ -53,7 +54,7 @@ class Node:
             state.role,
             10.0,
             state.phase.is_open,
-            1000.0,
+            time.time(),
             ready=state.ready,
             rules="b" if state.whole else "",
             handover=self.handovers.word,
@@ -202,5 +203,112 @@ def test_force_does_not_wait_for_a_peer_that_cannot_open(tmp_path: Path) -> None
             found = await asking
             assert "error" not in found
             assert found["objections"]
+
+    asyncio.run(scenario())
+
+
+def ask(old: Node, identity: str) -> NodeStatus:
+    """The word of a primary that asks."""
+    return replace(old.describe_own(), handover=Handover(identity, HandoverStep.ASKED))
+
+
+def is_expecting(node: Node) -> bool:
+    return node.loop.state.phase is Phase.EXPECTING
+
+
+def test_a_word_that_comes_late_opens_no_gate_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_handover, "AGAIN_S", -100.0)
+
+    async def scenario() -> None:
+        async with running(tmp_path) as (old, heir):
+            late = ask(old, "first")
+            heir.handovers.status_heard(late)
+            await heir.bench.until(partial(is_expecting, heir))
+            heir.handovers.status_heard(old.describe_own())
+            await heir.bench.until(lambda: not is_expecting(heir))
+            heir.handovers.status_heard(late)
+            await heir.bench.at_rest()
+            assert loaded_of(heir) is RuleSet.BACKUP
+            heir.handovers.status_heard(ask(old, "second"))
+            await heir.bench.until(partial(is_expecting, heir))
+
+    asyncio.run(scenario())
+
+
+def test_an_older_word_ends_no_handover(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (old, heir):
+            before = old.describe_own()
+            heir.handovers.status_heard(ask(old, "one"))
+            await heir.bench.until(partial(is_expecting, heir))
+            heir.handovers.status_heard(before)
+            await heir.bench.at_rest()
+            assert loaded_of(heir) is RuleSet.PRIMARY
+
+    asyncio.run(scenario())
+
+
+def test_a_peer_that_asks_again_and_again_does_not_hold_the_gate_open(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (old, heir):
+            heir.handovers.status_heard(ask(old, "0"))
+            await heir.bench.until(partial(is_expecting, heir))
+            heir.bench.fire(Timer.HANDOVER)
+            await heir.bench.until(lambda: not is_expecting(heir))
+            for number in range(1, 20):
+                heir.handovers.status_heard(ask(old, str(number)))
+                await heir.bench.at_rest()
+                assert loaded_of(heir) is RuleSet.BACKUP
+            assert heir.handovers.word is not None
+            assert "just before" in heir.handovers.word.reason
+
+    asyncio.run(scenario())
+
+
+def test_a_node_that_was_handed_the_addresses_may_be_asked_again_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (old, heir):
+            heir.handovers.status_heard(ask(old, "one"))
+            await heir.bench.until(partial(is_expecting, heir))
+            asking = old.describe_own()
+            for role in (Role.PRIMARY, Role.BACKUP):
+                heir.bench.role(role)
+                await heir.bench.at_rest()
+            heir.bench.fire(Timer.SETTLE)
+            await heir.bench.until(partial(is_ready, heir))
+            await heir.bench.at_rest()
+            heir.handovers.status_heard(replace(asking, handover=Handover("two", HandoverStep.ASKED)))
+            await heir.bench.until(partial(is_expecting, heir))
+
+    asyncio.run(scenario())
+
+
+def test_force_does_not_hand_over_what_is_gone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (old, heir):
+            heir.mute = True
+            asking = begin(old, force=True)
+            await old.bench.until(lambda: old.handovers.word is not None)
+            old.bench.role(Role.BACKUP)
+            found = await asking
+            assert f"{old.name} is not primary any more" in found["error"]
+            assert not is_given_up(old)
+            assert not any("gives up" in text for text in old.said)
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_that_ends_meanwhile_leaves_no_fault_and_no_open_gate_of_a_backup(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (old, heir):
+            asking = begin(old)
+            await old.bench.until(lambda: is_given_up(old))
+            assert loaded_of(heir) is RuleSet.PRIMARY
+            asking.cancel()
+        assert old.number == "0"
+        assert loaded_of(old) is RuleSet.PRIMARY, "it was not heard that the addresses are gone"
+        assert loaded_of(heir) is RuleSet.BACKUP
 
     asyncio.run(scenario())
