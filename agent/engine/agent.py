@@ -152,7 +152,7 @@ class Agent:
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
         self.loop.on_change = self._state_changed
-        standing = self.executor.readiness.rejoin()
+        standing = self.executor.readiness.rejoin(preempt=self.pair.failover.preempt)
         left = self.rules.read().rules
         self.loop.post(Started(time.monotonic_ns(), left, self._mark.read(), standing))
         self.observer.was_primary = left is RuleSet.PRIMARY

@@ -43,16 +43,17 @@ class Readiness:
                 self._standing = before
             raise
 
-    def rejoin(self) -> Standing:
+    def rejoin(self, *, preempt: bool) -> Standing:
         """At the start. A node that has handed over stands back until it is primary, also with another
         agent; after a boot the number is `init_file`'s. An agent that ended in the middle of a handover has
         left a fault: where this cannot be written the next step of the node says so.
 
-        Only exactly that number: another one is of other priorities, or not ours. Where the priorities are
-        so far apart that both are the lowest number, it is that of a node that is not ready."""
+        `preempt`: of the pair; without it no node stands back. Only exactly that number: another one is of
+        other priorities, or not ours. Where these are so far apart that both are the lowest number, it is
+        that of a node that is not ready."""
         with contextlib.suppress(HafwError, ValueError):
             found = int(read_regular(self._path, MAX_READINESS))
-            if found == self._behind != self._not_ready:
+            if preempt and found == self._behind != self._not_ready:
                 self._standing = Standing.STANDS_BACK
             if found <= FAULT:
                 self._write()

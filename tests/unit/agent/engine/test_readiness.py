@@ -27,7 +27,7 @@ def test_a_node_that_stands_back_does_so_with_the_next_agent(
     place = tmp_path / "ready"
     number = left_by(place, not_ready, Standing.STANDS_BACK, ready=ready)
     readiness = Readiness(place, not_ready)
-    assert readiness.rejoin() is Standing.STANDS_BACK
+    assert readiness.rejoin(preempt=True) is Standing.STANDS_BACK
     readiness.write(True)
     assert int(place.read_text()) == number
     readiness.stand(Standing.TAKES_PART)
@@ -48,16 +48,22 @@ def test_a_node_that_stands_back_does_so_with_the_next_agent(
 def test_every_other_number_takes_part(tmp_path: Path, text: str, not_ready: int) -> None:
     place = tmp_path / "ready"
     place.write_text(text)
-    assert Readiness(place, not_ready).rejoin() is Standing.TAKES_PART
+    assert Readiness(place, not_ready).rejoin(preempt=True) is Standing.TAKES_PART
     assert place.read_text() == text
 
 
+def test_without_preempt_no_node_stands_back(tmp_path: Path) -> None:
+    place = tmp_path / "ready"
+    left_by(place, NOT_READY, Standing.STANDS_BACK)
+    assert Readiness(place, NOT_READY).rejoin(preempt=False) is Standing.TAKES_PART
+
+
 def test_after_a_boot_there_is_no_number(tmp_path: Path) -> None:
-    assert Readiness(tmp_path / "ready", NOT_READY).rejoin() is Standing.TAKES_PART
+    assert Readiness(tmp_path / "ready", NOT_READY).rejoin(preempt=True) is Standing.TAKES_PART
 
 
 def test_a_fault_is_ended(tmp_path: Path) -> None:
     place = tmp_path / "ready"
     assert left_by(place, NOT_READY, Standing.GIVES_UP) == FAULT
-    assert Readiness(place, NOT_READY).rejoin() is Standing.TAKES_PART
+    assert Readiness(place, NOT_READY).rejoin(preempt=True) is Standing.TAKES_PART
     assert int(place.read_text()) == NOT_READY
