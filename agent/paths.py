@@ -33,6 +33,11 @@ class Paths:
     modules_file: Path = Path("/etc/modules-load.d/hafw.conf")
 
     @property
+    def maintenance(self) -> Path:
+        """There while this node is in maintenance."""
+        return self.state_dir / "maintenance"
+
+    @property
     def notify_socket(self) -> Path:
         """Datagrams of the hook arrive here."""
         return self.run_dir / "notify.sock"

@@ -2,8 +2,9 @@
 """The requests that a command sends to the resident agent: one line in, one JSON object out.
 
 `status` and `facts` change nothing. `reload` is a SIGHUP with an answer: the agent takes the pair file that
-is on the disk. `ask` hands a question to the other node, which lies in a file. `handover` makes the other
-node primary; lines that tell how far it is come before its answer. Mode 0600, so root alone may ask. How the
+is on the disk; `maintenance` likewise, with the note that this node is in maintenance. `ask` hands a
+question to the other node, which lies in a file. `handover` makes the other node primary; lines that tell
+how far it is come before its answer. Mode 0600, so root alone may ask. How the
 agent answers is in control_server.py, apart, so that a command that only asks need not load asyncio.
 """
 
@@ -19,7 +20,9 @@ from agent.errors import HafwError, UnavailableError
 
 STATUS, RELOAD, FACTS = b"status\n", b"reload\n", b"facts\n"
 PEER = b"peer\n"
-"""Which node is the other one, and whether it can be asked."""
+"""Which node is the other one, and whether it can be asked; and what this one is."""
+MAINTENANCE = b"maintenance\n"
+"""Take what is noted on the disk."""
 ASK_PEER = b"ask "
 """With the number of a file that has the question."""
 HANDOVER, FORCED_HANDOVER = b"handover\n", b"handover force\n"
@@ -49,7 +52,8 @@ def ask_reload(path: Path) -> dict[str, Any]:
 
 
 def ask_peer_name(path: Path) -> dict[str, Any]:
-    """The names of both nodes, and in `error` why the other one cannot be asked. Raises as ask_status()."""
+    """The names of both nodes, the role of this one, and in `error` why the other one cannot be asked.
+    Raises as ask_status()."""
     return _ask(path, PEER, ANSWER_LIMIT_S)
 
 
@@ -63,10 +67,18 @@ def ask_facts(path: Path) -> dict[str, Any]:
     return _ask(path, FACTS, ANSWER_LIMIT_S)
 
 
-def ask_handover(path: Path, say: Callable[[str], None], *, force: bool) -> dict[str, Any]:
-    """`say` hears how far it is. The answer has `error` when it was refused or failed. Raises as
+def ask_maintenance(path: Path) -> dict[str, Any]:
+    """The agent takes what is noted on the disk, or says in `error` why it cannot. Raises as
     ask_status()."""
-    return _ask(path, FORCED_HANDOVER if force else HANDOVER, HANDOVER_LIMIT_S, say=say)
+    return _ask(path, MAINTENANCE, ANSWER_LIMIT_S)
+
+
+def ask_handover(
+    path: Path, say: Callable[[str], None], *, force: bool, limit_s: float = HANDOVER_LIMIT_S
+) -> dict[str, Any]:
+    """`say` hears how far it is; `limit_s`: for each word. The answer has `error` when it was refused or
+    failed. Raises as ask_status()."""
+    return _ask(path, FORCED_HANDOVER if force else HANDOVER, limit_s, say=say)
 
 
 def _connect(line: socket.socket, path: Path, limit_s: float) -> None:

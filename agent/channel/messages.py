@@ -138,6 +138,7 @@ def _fields(message: PeerMessage) -> dict[str, object]:
                 "served_s": message.served_s,
                 "compares": message.compares,
                 "handover": _handover_fields(message.handover),
+                "maintenance": message.maintenance,
             }
         case Ask():
             return {
@@ -229,6 +230,7 @@ def _read_status(fields: "_Fields") -> NodeStatus:
         served_s=fields.perhaps("served_s"),
         compares=fields.flag("compares") is True,
         handover=_read_handover(fields.fields("handover")),
+        maintenance=fields.text("maintenance", ""),
     )
 
 

@@ -115,10 +115,19 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=run_setup)
     _add_file_option(command)
     _add_plan(add)
+    command = add("maintenance", run_maintenance, "hand over, and do not become primary while it lasts")
+    command.add_argument("state", choices=("on", "off"), help="begin it, or end it")
+    command.add_argument("--reason", default="", metavar="TEXT", help="shown on both nodes")
+    command.add_argument("--never", action="store_true", help="not primary even if there is no other node")
+    command.add_argument("--force", action="store_true", help="also where the other node cannot take over")
+    command.add_argument("--json", action="store_true", help="for programs")
     command = add("handover", run_handover, "make the other node primary without losing a packet")
     command.add_argument(
         "--force", action="store_true", help="also when the other node is not ready: packets are lost then"
     )
+    command.add_argument(
+        "--stopping", action="store_true", help=argparse.SUPPRESS
+    )  # keepalived's unit says so
     command.add_argument("--json", action="store_true", help="for programs")
     rules.add_to(
         commands.add_parser(
@@ -328,6 +337,14 @@ def run_setup(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.cli import setup
 
     return setup.run(arguments, paths, _find_node, lambda text: write_answer(text, out))
+
+
+def run_maintenance(arguments: argparse.Namespace, paths: Paths) -> int:
+    # not the one that collects, as for a handover
+    out = sys.__stdout__
+    from agent.cli import maintenance
+
+    return maintenance.run(arguments, paths, lambda text: write_answer(text, out))
 
 
 def run_handover(arguments: argparse.Namespace, paths: Paths) -> int:

@@ -67,6 +67,8 @@ def _pair_lines(values: Values) -> list[str]:
     own, ago_s = nodes[values["node"]], other["heard_seconds_ago"]
     heads = (f"{values['node']} (this node)", f"{values['peer']} ({ago_s:g} s ago)")
     rows = [("pair", heads), *((name, (_of_node(own, name), _of_node(other, name))) for name in _ROWS)]
+    # for a day of a year
+    rows = [row for row in rows if row[0] != _MAINTENANCE or row[1] != (_TAKES_PART, _TAKES_PART)]
     width = max(len(left) for _, (left, _) in rows)
     return [f"  {name:<11} {left:<{width}}  {right}".rstrip() for name, (left, right) in rows]
 
@@ -76,10 +78,12 @@ def _of_node(node: Values, name: str) -> str:
     return found or "unknown"
 
 
+_MAINTENANCE, _TAKES_PART = "maintenance", "no"
 _READY = {True: "yes", False: "no", None: "unknown"}
 _ROWS: dict[str, Callable[[Values], str]] = {
     "role": lambda one: f"{one['role']} for {one['role_s']:g} s",
     "gate": lambda one: str(one["gate"]),
+    _MAINTENANCE: lambda one: str(one["maintenance"]) or _TAKES_PART,
     "problems": lambda one: ", ".join(one["problems"]) or "none",
     "keepalived": lambda one: " ".join(one["keepalived"]),
     "ready": lambda one: _READY[one["ready"]],

@@ -129,6 +129,8 @@ def _of_peer(
     for name, one in zip(names, (own, other), strict=True):
         if one.role_s < SETTLED_S:
             yield f"{name} is {one.role.value} for {one.role_s:.1f} s only", _STATES
+    if other.maintenance:
+        yield f"{peer} is in maintenance {other.maintenance}", _ALL
     if other.ready is not True:
         yield f"{peer} has not got all states yet", _STATES
     if set(sync) <= {*heard.silent_paths()}:

@@ -69,6 +69,8 @@ class NodeStatus:
     compares: bool = False
     """It can be asked to compare the states."""
     handover: Handover | None = None
+    maintenance: str = ""
+    """What Maintenance.describe() says of it; empty when it is not in maintenance."""
 
 
 @dataclass(frozen=True, slots=True)

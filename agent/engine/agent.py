@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from agent.adapters import atomic_file, control_server, memory, process, rules_service, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
-from agent.adapters.control import ASK_PEER, FACTS, PEER, RELOAD, STATUS
+from agent.adapters.control import ASK_PEER, FACTS, MAINTENANCE, PEER, RELOAD, STATUS
 from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
@@ -44,6 +44,7 @@ from agent.engine.executor import Executor
 from agent.engine.facts import FactsWatch
 from agent.engine.handover import Handovers
 from agent.engine.loop import Loop
+from agent.engine.maintenance import MaintenanceWatch
 from agent.engine.observer import Observer
 from agent.engine.own_status import OwnStatus
 from agent.engine.peer import PeerWatch
@@ -126,6 +127,7 @@ class Agent:
         self.facts = FactsWatch(FactsReader(node, paths), self.own, self.peer, self._beside)
         self.handovers = Handovers(pair, node, self.loop, self.peer, self._record)
         self.peer.on_status = self.handovers.status_heard
+        self.maintenance = MaintenanceWatch(paths.maintenance, readiness, self._record, self._beside)
         self.comparison = self._connect_comparison()
 
     def _connect_comparison(self) -> Comparison:
@@ -152,6 +154,7 @@ class Agent:
     def begin(self) -> None:
         """The first things: which rules an earlier run left, and who we are."""
         self.loop.on_change = self._state_changed
+        self.maintenance.begin()
         standing = self.executor.readiness.rejoin(preempt=self.pair.failover.preempt)
         left = self.rules.read().rules
         self.loop.post(Started(time.monotonic_ns(), left, self._mark.read(), standing))
@@ -189,6 +192,7 @@ class Agent:
             RELOAD: self._answer_reload,
             FACTS: self.facts.answer,
             PEER: self._name_peer,
+            MAINTENANCE: self._take_maintenance,
         }
         with_word = {ASK_PEER: self._ask_peer}
         path = self.paths.control_socket
@@ -200,6 +204,7 @@ class Agent:
             group.create_task(self.comparison.run())
             group.create_task(self.peer.run())
             group.create_task(self.versions.run())
+            group.create_task(self.maintenance.run())
             group.create_task(self.facts.run(lambda: self.pair))
             self.begin()
             working = group.create_task(self.loop.run())
@@ -254,7 +259,20 @@ class Agent:
         self.handovers.state_changed(state)
 
     def _describe_own(self, heard: tuple[str, ...]) -> NodeStatus:
-        return replace(self.own.describe(heard), handover=self.handovers.word)
+        maintenance = self.maintenance.current
+        return replace(
+            self.own.describe(heard),
+            handover=self.handovers.word,
+            maintenance=maintenance.describe() if maintenance is not None else "",
+        )
+
+    async def _take_maintenance(self) -> status.Values:
+        try:
+            await self.maintenance.take()
+        except HafwError as error:
+            return {"schema": schema.STATUS, "error": str(error)}
+        self.peer.say_status()
+        return {"schema": schema.STATUS, "role": self.loop.state.role.value}
 
     async def _hand_over(self, say: control_server.Say, force: bool) -> status.Values:
         return await self.handovers.hand_over(say, force=force)
@@ -326,7 +344,8 @@ class Agent:
         return found if refused is None else {**found, "error": refused}
 
     async def _name_peer(self) -> status.Values:
-        found = {"schema": schema.STATUS, "node": self.node, "peer": self.pair.peer_of(self.node).name}
+        both = {"node": self.node, "peer": self.pair.peer_of(self.node).name}
+        found = {"schema": schema.STATUS, **both, "role": self.loop.state.role.value}
         unheard = self.peer.why_unheard()
         return found if unheard is None else {**found, "error": unheard}
 

@@ -11,6 +11,7 @@ import contextlib
 from pathlib import Path
 
 from agent.adapters import atomic_file
+from agent.core.maintenance import Maintenance
 from agent.core.roles import Standing
 from agent.errors import HafwError
 from agent.regular_file import UnfitFileError, read_regular
@@ -26,6 +27,8 @@ class Readiness:
         self._not_ready = not_ready
         self._ready = False
         self._standing = Standing.TAKES_PART
+        self.maintenance: Maintenance | None = None
+        """Whatever the states are, this node stands back, or may not be primary at all."""
 
     def write(self, ready: bool) -> None:
         """By rename, which keepalived sees: it would take an empty file, half written, for "ready". Raises
@@ -43,6 +46,10 @@ class Readiness:
                 self._standing = before
             raise
 
+    def renew(self) -> None:
+        """By what is true now. Raises HafwError."""
+        self._write()
+
     def rejoin(self, *, preempt: bool) -> Standing:
         """At the start. A node that has handed over stands back until it is primary, also with another
         agent; after a boot the number is `init_file`'s. An agent that ended in the middle of a handover has
@@ -53,7 +60,8 @@ class Readiness:
         that of a node that is not ready."""
         with contextlib.suppress(HafwError, ValueError):
             found = int(read_regular(self._path, MAX_READINESS))
-            if preempt and found == self._behind != self._not_ready:
+            # a node in maintenance has the same number, and takes part again when that is over
+            if preempt and self.maintenance is None and found == self._behind != self._not_ready:
                 self._standing = Standing.STANDS_BACK
             if found <= FAULT:
                 self._write()
@@ -82,6 +90,8 @@ class Readiness:
         return f"{self._path} {words}; keepalived chooses the primary by it, so it says {wanted} again"
 
     def _number(self, ready: bool) -> int:
+        if self.maintenance is not None and self._standing is not Standing.GIVES_UP:
+            return FAULT if self.maintenance.never else self._behind
         match self._standing:
             case Standing.GIVES_UP:
                 return FAULT

@@ -20,6 +20,8 @@ class RecordKind(Enum):
     REFUSED = "refused"
     RULES = "rules"
     """Another policy is in force, or an unfinished apply was brought to its end."""
+    MAINTENANCE = "maintenance"
+    """This node is in maintenance (at its beginning, at a start, and once a day), or is not any more."""
     HANDOVER = "handover"
     """A planned handover: its beginning, its end, or why there is none."""
     OVERRUN = "overrun"
@@ -36,6 +38,7 @@ MESSAGE_IDS = {
     RecordKind.REFUSED: "0f5e2b7a9d1c4a60b7c33c1e52a0d107",
     RecordKind.RULES: "0f5e2b7a9d1c4a60b7c33c1e52a0d108",
     RecordKind.OVERRUN: "0f5e2b7a9d1c4a60b7c33c1e52a0d1b0",
+    RecordKind.MAINTENANCE: "6c18348155384d98b2e92c5329faaedb",
     RecordKind.HANDOVER: "274102e28eaf456cb12c57f3143b225b",
 }
 
@@ -45,6 +48,7 @@ PRIORITIES = {
     RecordKind.OVERRUN: 4,
     RecordKind.TRANSITION: 5,
     RecordKind.RULES: 5,
+    RecordKind.MAINTENANCE: 5,
     RecordKind.HANDOVER: 5,
     RecordKind.STEP: 6,
 }
