@@ -42,7 +42,9 @@ class Handovers:
     def __init__(
         self, pair: Pair, node: str, loop: Loop, peer: Mouth, record: Callable[[RecordKind, str], None]
     ) -> None:
-        self._pair, self._node, self._peer_name = pair, node, pair.peer_of(node).name
+        self._node, self._peer_name = node, pair.peer_of(node).name
+        # not the pair itself: it may have a policy that has long been replaced
+        self._sync, self._mode = pair.sync_links, pair.sync.mode
         self._loop, self._peer, self._record = loop, peer, record
         self.word: Handover | None = None
         """Part of what this node says of itself."""
@@ -147,10 +149,9 @@ class Handovers:
         return await self._finish(say, begun_s, objections)
 
     def _find_objections(self) -> tuple[Objection, ...]:
-        pair, names = self._pair, (self._node, self._peer_name)
+        names = self._node, self._peer_name
         own, heard = self._peer.describe_own(), self._peer.heard
-        sync, mode = pair.sync_links, pair.sync.mode
-        return find_objections(own, heard, names, sync, mode, time.monotonic())
+        return find_objections(own, heard, names, self._sync, self._mode, time.monotonic())
 
     async def _ask(self, identity: str, say: Say) -> str | None:
         """The peer to open its gate. Returns why it is not open."""
