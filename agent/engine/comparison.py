@@ -117,8 +117,8 @@ class Comparison:
 
     def state_changed(self, state: State) -> None:
         self._serves = state.role is Role.PRIMARY and state.phase.is_open
-        if not self._serves and self._answering is not None:
-            self._answering.cancel()
+        if not self._serves:
+            self._stop_answering()
         if state.role is not self._role:
             self._role = state.role
             self.last, self._protocols = None, {}
@@ -292,7 +292,11 @@ class Comparison:
         before this one is answered."""
         self._question = number, answering
         self._questioned.set()
-        if self._answering is not None:
+        self._stop_answering()
+
+    def _stop_answering(self) -> None:
+        """Once: a second time would cut off the end of its process, too."""
+        if self._answering is not None and not self._answering.cancelling():
             self._answering.cancel()
 
     async def _carry_out(self, number: int, answering: Callable[[], Awaitable[None]]) -> None:
