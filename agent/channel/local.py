@@ -51,8 +51,8 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """From the agent: this is to be told once, by the first path that carries words; it may be lost. Who
-    says many of them waits while ROOM_ONCE wait for a path."""
+    """From the agent: this is to be told once, by the first path that carries words; it may be lost. It
+    says no more of these while ROOM_ONCE wait for a path."""
 
     message: bytes
 

@@ -175,6 +175,7 @@ class Comparison:
             listed = await self._ask_list()
             if not turn and not routine and wants_all((await states.list()).total, listed.total):
                 touched += await self._ask_all(listed.total, pace)
+                before = (await node.statistics()).losses  # what that lost, the next list has
                 listed = await self._ask_list()
             primary, wanted = listed.total, listed.hashes
             for last in (*[False] * MAX_ROUNDS, True):

@@ -31,7 +31,7 @@ class ReplicationCheck:
         self._seen = self._conntrackd.socket_identity()
 
     async def check(self) -> None:
-        counted = _count_kernel()
+        counted, known = _count_kernel(), self._losses
         try:
             statistics = await self._conntrackd.statistics()
         except HafwError as error:
@@ -48,7 +48,10 @@ class ReplicationCheck:
             if not first:
                 self._loop.post(ConntrackdStarted(time.monotonic_ns()))
         self._loop.post(ConntrackdAsked(time.monotonic_ns(), QueryResult.OK))
-        self._check_losses(statistics)
+        if (
+            self._losses is None or self._losses is known
+        ):  # else these statistics are older than what was found
+            self._check_losses(statistics)
         if counted is not None:
             self._loop.post(StatesCounted(*counted, statistics.internal))
 

@@ -162,6 +162,27 @@ def test_an_empty_backup_has_all_sent_and_then_counts() -> None:
     assert pair.of_backup.states == pair.of_primary.states
 
 
+def test_what_is_lost_when_all_is_sent_is_in_the_list_after_it() -> None:
+    """So it is no reason for one list more."""
+
+    async def scenario() -> None:
+        pair = Pair()
+        fill(pair, range(MANY), range(0))
+        whole = pair.of_primary.touch_all
+
+        async def touch_and_lose(per_second: float) -> Census:
+            pair.lost_messages, pair.of_primary.lossy = 7, 40
+            return await whole(per_second)
+
+        pair.of_primary.touch_all = touch_and_lose  # type: ignore[method-assign]  # what happens meanwhile
+        async with pair.running():
+            found = await pair.backup.compare(routine=False)
+        assert found == Compared(MANY, rounds=2, touched=MANY + 40)
+        assert pair.found == [Losses(lost=7)]
+
+    asyncio.run(scenario())
+
+
 def test_a_regular_comparison_never_has_all_sent() -> None:
     """What the primary says of all of its states counts those as well that are not replicated."""
 

@@ -104,6 +104,36 @@ def test_what_is_lost_during_a_comparison_counts_unless_that_ends_whole(tmp_path
     asyncio.run(scenario())
 
 
+def test_an_answer_that_is_older_than_a_comparison_is_no_news(tmp_path: Path) -> None:
+    """conntrackd's counters seem to go back then, as when it was started again."""
+    recorded = (RECORDED / "direct-statistics.txt").read_text()
+    printed, asked = tmp_path / "printed", tmp_path / "asked"
+    tool = tmp_path / "conntrackd"
+    tool.write_text(f"#!/bin/sh\ncat {printed}\ntouch {asked}\nwhile test -e {asked}; do sleep 0.01; done\n")
+    tool.chmod(0o755)
+
+    async def answer(bench: Bench, lost: int, found: Losses | None) -> None:
+        printed.write_text(recorded.replace("0 Lost msgs", f"{lost} Lost msgs"))
+        checking = asyncio.create_task(bench.replication.check())
+        while not asked.exists():
+            await asyncio.sleep(0.001)
+        if found is not None:
+            bench.replication.made_good(found)
+        asked.unlink()
+        await checking
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path, tool)
+        bench.paths.conntrackd_socket.touch()
+        await answer(bench, 0, None)
+        await answer(bench, 500, Losses(lost=700))
+        assert not problems_of(bench)
+        await answer(bench, 701, None)
+        assert [one.condition for one in problems_of(bench)] == [Condition.REPLICATION]
+
+    asyncio.run(scenario())
+
+
 def problems_of(bench: Bench) -> list[ConditionSeen]:
     return [one for one in events_of(bench.loop) if isinstance(one, ConditionSeen) and not one.ok]
 
