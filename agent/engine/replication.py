@@ -48,9 +48,8 @@ class ReplicationCheck:
             if not first:
                 self._loop.post(ConntrackdStarted(time.monotonic_ns()))
         self._loop.post(ConntrackdAsked(time.monotonic_ns(), QueryResult.OK))
-        if (
-            self._losses is None or self._losses is known
-        ):  # else these statistics are older than what was found
+        # statistics that are older than what a comparison has found meanwhile seem to go back
+        if self._losses is None or self._losses is known:
             self._check_losses(statistics)
         if counted is not None:
             self._loop.post(StatesCounted(*counted, statistics.internal))
