@@ -291,7 +291,7 @@ def _connections_text(applied: "Applied") -> list[str]:
 
 def _ended_text(ended: int, where: str) -> str:
     which = "1 connection" if ended == 1 else f"{ended} connections"
-    return f"{which} cut {where} that these rules do not allow; conntrackd tells the other node"
+    return f"{which} cut that these rules do not allow ({where}); conntrackd tells the other node"
 
 
 def run_confirm(arguments: argparse.Namespace, paths: Paths) -> int:

@@ -99,7 +99,7 @@ class Collected:
         return b"".join(self.parts[part].hashes for part in range(one.parts))
 
 
-def refusal(number: int, reason: str) -> StatesRefused:
+def refused_for(number: int, reason: str) -> StatesRefused:
     """The peer takes one short line that can be printed, and nothing else."""
     line = " ".join(reason.split())[:MAX_REASON]
     return StatesRefused(number, "".join(one if one.isprintable() else "?" for one in line))

@@ -28,7 +28,7 @@ from agent.core.comparison import (
     StatesRefused,
     StatesTouched,
     parts_of,
-    refusal,
+    refused_for,
     slower,
     wants_all,
 )
@@ -310,7 +310,7 @@ class Comparison:
         except HafwError as error:
             reason = error.message
         if reason:
-            self._node.speak(refusal(number, reason))
+            self._node.speak(refused_for(number, reason))
 
     async def _answer(self, asked: AskStates) -> None:
         if asked.per_second:
@@ -326,11 +326,16 @@ class Comparison:
         await self._say((StatesTouched(asked.number, count),))
 
     async def _say(self, messages: tuple[StatesMessage, ...]) -> None:
-        """Who has asked waits no longer than that. The socket does not report that it has room again:
-        nobody else waits for that."""
+        """The node that has asked waits no longer than that."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_LIMIT_S):
                 for message in messages:
-                    while not self._node.speak(message):
-                        await asyncio.sleep(POLL_S)
+                    await self._say_one(message)
                     await asyncio.sleep(PART_PAUSE_S)
+
+    async def _say_one(self, message: StatesMessage) -> None:
+        """The socket does not report that it has room again: nobody else waits for that."""
+        while True:
+            if self._node.speak(message):
+                return
+            await asyncio.sleep(POLL_S)

@@ -56,11 +56,11 @@ def test_what_a_new_policy_forbids_stays_or_is_cut(primary: Machine) -> None:
 
 AWAY = """
 import sys
-from agent.rollout import apply
+from agent.rollout import forbidden
 from agent.errors import ToolError
 def away():
     raise ToolError(("nft",), "nft cannot list the table")
-apply.read_table = away
+forbidden.read_table = away
 from agent.cli.main import main
 sys.exit(main(["rules", "apply", "--this-node", "/run/b.yaml", "--cut", "--confirm", "600"]))
 """

@@ -453,8 +453,8 @@ def test_exit_status_of_status(changes: dict[str, object], expected: int) -> Non
 NODE = {
     "role": "backup", "role_s": 5.0, "gate": "closed", "problems": ["sync-link"], "keepalived": ["BACKUP"],
     "ready": True, "states": {"all": 7, "tcp": 5}, "pair_file": "8a89607e4dd8", "rules": "", "generation": 3,
-    "versions": {"kernel": "6.1", "nft": "1.0.6"}, "clock_s": 1_800_000_000.5, "heard": ["eth2", "eth0"],
-    "heard_seconds_ago": 0.3,
+    "maintenance": "", "versions": {"kernel": "6.1", "nft": "1.0.6"}, "clock_s": 1_800_000_000.5,
+    "heard": ["eth2", "eth0"], "heard_seconds_ago": 0.3,
 }  # fmt: skip
 
 

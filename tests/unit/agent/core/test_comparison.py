@@ -4,7 +4,7 @@
 import pytest
 
 from agent.channel.messages import decode, encode
-from agent.core.comparison import MAX_REASON, refusal
+from agent.core.comparison import MAX_REASON, refused_for
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,6 @@ from agent.core.comparison import MAX_REASON, refusal
     ],
 )
 def test_a_refusal_is_one_line_that_the_peer_takes(reason: str, said: str) -> None:
-    one = refusal(7, reason)
+    one = refused_for(7, reason)
     assert one.reason == said
     assert decode(encode(one)) == one
