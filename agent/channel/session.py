@@ -15,7 +15,7 @@ from agent.channel.keys import PairKey
 from agent.channel.messages import LENGTH_BYTES, MAX_MESSAGE, PROTOCOL, Hello, PeerMessage, decode, encode
 from agent.errors import HafwError
 
-HELLO_LIMIT_S = 2.0
+HELLO_LIMIT_S = 5.0
 """For the handshake, and again for the first message."""
 QUIET_LIMIT_S = 5.0
 WRITE_LIMIT_S = 2.0

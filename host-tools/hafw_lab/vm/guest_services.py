@@ -11,6 +11,7 @@ from hafw_lab.wire import Message
 UNITS = {
     "bus": "dbus.service",
     "conntrackd": "conntrackd.service",
+    "channel": "hafw-channel.service",
     "agent": "hafw-agent.service",
     "keepalived": "keepalived.service",
 }
