@@ -3,6 +3,7 @@
 
 import argparse
 from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 _ALONE = ("-h", "--help", "--version")
@@ -13,6 +14,18 @@ def parse_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("the path is empty; name a file or a directory")
     return Path(text)
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from error
+
+
+def add_this_node(command: argparse.ArgumentParser) -> None:
+    """Of a command that changes both nodes."""
+    command.add_argument("--this-node", action="store_true", help="leave the other node as it is")
 
 
 def refuse_early_options(parser: argparse.ArgumentParser, argv: Sequence[str], word: str) -> None:

@@ -18,7 +18,6 @@ import asyncio
 import os
 import secrets
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from agent.adapters.bus_header import (
     read_size,
     read_strings,
 )
+from agent.adapters.unix_socket import credentials_of
 from agent.errors import UnavailableError
 
 BUS = "org.freedesktop.DBus"
@@ -44,7 +44,6 @@ PAUSE_S = 0.002
 MAX_NAMED = 8
 """So many senders are looked up in one portion; the rest of it counts as the last one's."""
 _BEGIN = b"BEGIN\r\n"
-_CREDENTIALS = struct.Struct("3i")
 
 
 class Sieve:
@@ -173,8 +172,7 @@ class Gate:
             found, _ = self._door.accept()
         except BlockingIOError:
             return
-        given = found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if _CREDENTIALS.unpack(given)[0] != os.getpid():
+        if credentials_of(found)[0] != os.getpid():
             found.close()
             return
         self._loop.remove_reader(self._door)

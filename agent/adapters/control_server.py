@@ -8,7 +8,6 @@ could end the agent. A socket without a stream raises its errors where it is use
 
 import asyncio
 import json
-import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -139,18 +138,12 @@ async def serve(
 ) -> Server:
     """Start to answer these requests. A socket left by an earlier run is replaced, anything else at `path`
     is not touched. Raises HafwError if there can be none."""
-    unix_socket.clear(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    mask = os.umask(0o177)
     try:
-        listener.bind(str(path))
+        listener = unix_socket.bind(path, socket.SOCK_STREAM)
         listener.listen(MAX_WAITING)
     except OSError as error:
-        listener.close()
         message = f"cannot listen for `hafw status` at {path}: {error.strerror or error}"
         raise HafwError(message, cure_of(error) or "run it once on each node") from error
-    finally:
-        os.umask(mask)
     return Server(listener, answers, with_word, hand_over)
 
 

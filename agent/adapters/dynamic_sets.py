@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from agent.adapters.nft_context import Context, find, is_missing, open_context, run
+from agent.adapters.nft_context import find, is_missing, open_json_context, run
 from agent.errors import HafwError, ToolError
 from agent.model.pair import IPAddress
 from agent.rules.matching import VERSIONS, set_name
@@ -40,7 +40,7 @@ class DynamicSet:
 
 def list_sets() -> tuple[DynamicSet, ...]:
     """All of them, by their names. Raises HafwError when our table is not loaded, or cannot be listed."""
-    text = find(_context(), list_text("sets", table=TABLE), "the sets")
+    text = find(open_json_context(), list_text("sets", table=TABLE), "the sets")
     if text is None:
         raise HafwError("no rules of hafw are loaded", "see: hafw status")
     found: dict[str, tuple[Element, ...]] = {}
@@ -96,7 +96,7 @@ def _change(name: str, gone: Sequence[IPAddress], fresh: Sequence[IPAddress]) ->
     """In one transaction."""
     commands = [*_commands("delete", name, gone), *_commands("add", name, fresh)]
     if commands:
-        run(_context(), json.dumps({"nftables": commands}), f"change set {name}")
+        run(open_json_context(), json.dumps({"nftables": commands}), f"change set {name}")
 
 
 def _commands(verb: str, name: str, addresses: Sequence[IPAddress]) -> Iterator[dict[str, Any]]:
@@ -105,12 +105,6 @@ def _commands(verb: str, name: str, addresses: Sequence[IPAddress]) -> Iterator[
         place = {"family": FAMILY, "table": TABLE, "name": set_name(name, version)}
         if found:
             yield {verb: {"element": {**place, "elem": found}}}
-
-
-def _context() -> Context:
-    opened = open_context()
-    opened.set_json_output(True)
-    return opened
 
 
 def _is_dynamic(body: Mapping[str, object]) -> bool:

@@ -49,6 +49,13 @@ def open_context() -> Context:
     return opened
 
 
+def open_json_context() -> Context:
+    """Likewise; it answers in JSON."""
+    opened = open_context()
+    opened.set_json_output(True)
+    return opened
+
+
 def _may_ask() -> bool:
     """Whether this thread has CAP_NET_ADMIN, in whatever user namespace."""
     try:

@@ -8,7 +8,6 @@ Hard facts: the socket is datagram AF_UNIX; the kernel adds the sender's credent
 can forge them; at most net.unix.max_dgram_qlen datagrams wait (10 on Debian), the hook then drops its own.
 """
 
-import os
 import pwd
 import socket
 import struct
@@ -98,8 +97,7 @@ class NoticeSocket:
         """Make the socket; one left by an earlier run is replaced, anything else at `path` is not touched.
         Raises HafwError if there can be none."""
         try:
-            unix_socket.clear(path)
-            made = _bind(path)
+            made = unix_socket.bind(path, socket.SOCK_DGRAM, 0o660)
         except OSError as error:
             message = f"cannot listen for notices at {path}: {error.strerror or error}"
             raise HafwError(message, cure_of(error) or "run it once on each node") from error
@@ -151,19 +149,6 @@ class NoticeSocket:
             self._socket = None
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-
-
-def _bind(path: Path) -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    mask = os.umask(0o117)
-    try:
-        made.bind(str(path))
-    except OSError:
-        made.close()
-        raise
-    finally:
-        os.umask(mask)
-    return made
 
 
 def _user_of(ancillary: list[tuple[int, int, bytes]]) -> int | None:

@@ -34,6 +34,7 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "LANG": "
 MAX_OUTPUT = 1 << 20
 OWN_CODE = Path(__file__).resolve().parents[2]
 """Where `import agent` looks."""
+_OF_OWN_CODE = {**ENVIRONMENT, "PYTHONPATH": str(OWN_CODE)}
 COPY_LIMIT_S = 120
 """Ten times what the largest policy takes."""
 TURN_LIMIT_S = 60
@@ -79,7 +80,7 @@ async def _run(
     argv: tuple[str, ...], timeout_s: float, make: Callable[[], "_Output"], given: bytes | None = None
 ) -> tuple[int, "_Output"]:
     running = asyncio.get_running_loop()
-    environment = ENVIRONMENT if given is None else {**ENVIRONMENT, "PYTHONPATH": str(OWN_CODE)}
+    environment = ENVIRONMENT if given is None else _OF_OWN_CODE
     try:
         transport, output = await running.subprocess_exec(
             make,
@@ -115,11 +116,9 @@ def _feed(transport: asyncio.SubprocessTransport, given: bytes) -> None:
     pipe.write_eof()
 
 
-def start_detached(
-    argv: tuple[str, ...], environment: dict[str, str], line: socket.socket | None = None
-) -> None:
-    """Start `argv` in a session of its own, with nothing of ours open; it continues when we have ended. It
-    reads from `line` and writes to it, where there is one.
+def start_detached(argv: tuple[str, ...], line: socket.socket | None = None) -> None:
+    """Start `argv`, of our own code, in a session of its own, with nothing of ours open; it continues when
+    we have ended. It reads from `line` and writes to it, where there is one.
 
     Raises ToolError when it cannot be started. What becomes of it is its own business.
     """
@@ -131,7 +130,7 @@ def start_detached(
             stdin=ends,
             stdout=ends,
             stderr=DEVNULL,
-            env={**ENVIRONMENT, **environment},
+            env=_OF_OWN_CODE,
             cwd="/",
             start_new_session=True,
         )

@@ -12,20 +12,19 @@ Hard facts
 
 import asyncio
 import sys
-from pathlib import Path
 
 from agent.adapters import process
+from agent.adapters.service import is_systemd_here
 from agent.errors import HafwError, ToolError
 
 UNIT = "hafw-rollback"
-_SYSTEMD = Path("/run/systemd/system")
 _CALL_S = 20.0
 
 
 def start(identity: str, after_s: int) -> None:
     """In `after_s` seconds: `hafw rules rollback --unconfirmed IDENTITY`. Raises HafwError if there can be
     no such thing."""
-    if _SYSTEMD.is_dir():
+    if is_systemd_here():
         _stop_units()
         _call(
             "systemd-run",
@@ -34,30 +33,24 @@ def start(identity: str, after_s: int) -> None:
             "--timer-property=AccuracySec=100ms",
             "--collect",
             "--quiet",
-            f"--setenv=PYTHONPATH={_package_dir()}",
+            f"--setenv=PYTHONPATH={process.OWN_CODE}",
             f"--description=Roll the rules of hafw back unless confirmed ({identity})",
             *_command(identity),
             "--after",
             "0.1",
         )
     else:
-        process.start_detached(
-            (*_command(identity), "--after", str(after_s)), {"PYTHONPATH": _package_dir()}
-        )
+        process.start_detached((*_command(identity), "--after", str(after_s)))
 
 
 def stop() -> None:
     """The timer of systemd is not needed any more. (The process finds out by itself.)"""
-    if _SYSTEMD.is_dir():
+    if is_systemd_here():
         _stop_units()
 
 
 def _command(identity: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "agent", "rules", "rollback", "--unconfirmed", identity)
-
-
-def _package_dir() -> str:
-    return str(Path(__file__).parents[2])
 
 
 def _stop_units() -> None:

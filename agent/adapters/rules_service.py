@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from agent.adapters import process
+from agent.adapters.service import is_systemd_here
 from agent.errors import HafwError
 
 ANSWER_LIMIT_S = 110.0
@@ -46,7 +47,7 @@ async def _connect(path: Path) -> socket.socket:
         await asyncio.get_running_loop().sock_connect(line, str(path))
     except OSError as error:
         line.close()
-        if _SYSTEMD.is_dir():
+        if is_systemd_here():
             text = f"hafw rules serve is not reached at {path}: {error.strerror}"
             raise HafwError(text, "systemctl start hafw-rules.socket") from error
         return _start()
@@ -62,7 +63,7 @@ def _start() -> socket.socket:
     own.setblocking(False)
     with other:
         try:
-            process.start_detached(_COMMAND, {"PYTHONPATH": _PACKAGE_DIR}, other)
+            process.start_detached(_COMMAND, other)
         except HafwError:
             own.close()
             raise
@@ -70,5 +71,3 @@ def _start() -> socket.socket:
 
 
 _COMMAND = (sys.executable, "-P", "-m", "agent", "rules", "serve")
-_PACKAGE_DIR = str(Path(__file__).parents[2])
-_SYSTEMD = Path("/run/systemd/system")

@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from agent.adapters.nft_comments import read_quoting
-from agent.adapters.nft_context import Context, find, first_line, list_ours, open_context, run
+from agent.adapters.nft_context import (
+    Context,
+    find,
+    first_line,
+    list_ours,
+    open_context,
+    open_json_context,
+    run,
+)
 from agent.errors import ToolError
 from agent.rules.listing import Listing, listing_of
 from agent.rules.nft_parse import Entry, entries_of, listed, parse_rule
@@ -37,8 +45,7 @@ _Place = tuple[str, str]
 
 def read_table() -> Listing:
     """What is loaded, by any program. HafwError when it is not there or we may not look."""
-    context = open_context()
-    context.set_json_output(True)
+    context = open_json_context()
     try:
         entries = list_ours(context, lean=True)
         return listing_of(entries if entries is not None else _missing(), ())
@@ -109,8 +116,7 @@ def read_texts() -> Texts:
 
 def _list_ruleset() -> list[Entry]:
     read_table()  # ours is there, or says why not
-    context = open_context()
-    context.set_json_output(True)
+    context = open_json_context()
     argv = ("nft", "-j", "list", "ruleset")
     text = run(context, "list ruleset", "list the ruleset", argv)
     try:

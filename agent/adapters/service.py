@@ -18,6 +18,11 @@ from collections.abc import Mapping
 from systemd import daemon
 
 
+def is_systemd_here() -> bool:
+    """Whether it is what this machine was booted with."""
+    return bool(daemon.booted())
+
+
 class ServiceManager:
     """Does nothing without one. `watchdog_s`: how often the watchdog wants to be fed at the least, None if
     it does not watch."""

@@ -12,7 +12,7 @@ Hard facts
 
 from collections.abc import Iterator
 
-from agent.adapters.nft_context import Context, find, open_context
+from agent.adapters.nft_context import Context, find, open_json_context
 from agent.rules.nft_json import list_text
 from agent.rules.nft_parse import entries_of
 from agent.rules.objects import FAMILY, TABLE
@@ -24,8 +24,7 @@ class Strangers:
     """Reads the sets, in whichever thread uses it (one at a time)."""
 
     def __init__(self) -> None:
-        self._context: Context = open_context()
-        self._context.set_json_output(True)
+        self._context: Context = open_json_context()
         self._context.set_numeric_proto_output(True)
 
     def read(self) -> tuple[Stranger, ...] | None:

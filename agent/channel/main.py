@@ -12,7 +12,6 @@ import os
 import pwd
 import socket
 import ssl
-import struct
 from pathlib import Path
 
 from agent.adapters import unix_socket
@@ -43,7 +42,6 @@ REFUSED_AT_ONCE = 6
 """By some paths, of what came and of what was called."""
 REFUSED_PER_SECOND = 2
 DELIVERY_LIMIT_S = 1.0
-_CREDENTIALS = struct.Struct("3i")
 
 
 def run(paths: Paths) -> None:
@@ -67,18 +65,11 @@ def _open(paths: Paths) -> socket.socket:
     make_run_dir(paths)
     path = paths.channel_socket
     _require_unused(path)
-    unix_socket.clear(path)
-    kind = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    listener = socket.socket(socket.AF_UNIX, kind)
-    mask = os.umask(0o177)
     try:
-        listener.bind(str(path))
+        listener = unix_socket.bind(path, socket.SOCK_SEQPACKET)
         listener.listen(MAX_AGENTS_WAITING)
     except OSError as error:
-        listener.close()
         raise HafwError(f"cannot listen for the agent at {path}: {error.strerror}") from error
-    finally:
-        os.umask(mask)
     return listener
 
 
@@ -114,7 +105,7 @@ async def _serve(listener: socket.socket) -> None:
 
 async def _serve_agent(line: socket.socket) -> None:
     with line:
-        if not _is_root(line):
+        if unix_socket.credentials_of(line)[1] != 0:
             return
         agent = AgentEnd(line)
         try:
@@ -123,13 +114,6 @@ async def _serve_agent(line: socket.socket) -> None:
             agent.report(Unusable(str(error)))
         except (OSError, EOFError):
             return
-
-
-def _is_root(line: socket.socket) -> bool:
-    _, uid, _ = _CREDENTIALS.unpack(
-        line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
-    return bool(uid == 0)
 
 
 class AgentEnd:

@@ -8,8 +8,8 @@ from typing import Any
 
 from agent.adapters.control import ask_facts
 from agent.config import loader
+from agent.config.files import digest_of
 from agent.core.facts import PAIR_FILE, Misfit, NodeFacts, PairFinding, compare_facts
-from agent.engine.own_status import digest_of
 from agent.errors import HafwError
 from agent.model.pair import Pair
 from agent.paths import Paths

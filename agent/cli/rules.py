@@ -7,10 +7,9 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from agent.arguments import parse_path
+from agent.arguments import add_this_node, parse_address, parse_path
 from agent.errors import HafwError
 from agent.paths import Paths
 from agent.streams import complain, harmless
@@ -63,14 +62,14 @@ def add_to(command: argparse.ArgumentParser) -> None:
         help="go back after this time unless `hafw rules confirm` is given",
     )
     verb.add_argument("--cut", action="store_true", help="end the connections that are not allowed any more")
-    _add_alone(verb)
+    add_this_node(verb)
     _add_json(verb)
-    _add_alone(add("confirm", run_confirm, "keep what `apply --confirm` has put in force"))
+    add_this_node(add("confirm", run_confirm, "keep what `apply --confirm` has put in force"))
     verb = add("rollback", run_rollback, "go back to an earlier generation, on both nodes")
     verb.add_argument("number", type=int, nargs="?", metavar="NUMBER", help="default: the one before")
     verb.add_argument("--unconfirmed", help=argparse.SUPPRESS)  # what the timer of an apply calls
     verb.add_argument("--after", type=_delay, default=0.0, help=argparse.SUPPRESS)
-    _add_alone(verb)
+    add_this_node(verb)
     _add_json(verb)
     verbs.add_parser("serve").set_defaults(run=run_serve)  # what the agent calls for the other node
     verb = add("generations", run_generations, "list the pair files that were in force, or print one")
@@ -84,18 +83,14 @@ def _add_file(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_alone(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--this-node", action="store_true", help="leave the other node as it is")
-
-
 def _add_json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_trace(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--from", dest="ingress", required=True, metavar="INTERFACE", help="where it arrives")
-    verb.add_argument("--saddr", type=_address, required=True, metavar="ADDRESS", help="from whom")
-    verb.add_argument("--daddr", type=_address, required=True, metavar="ADDRESS", help="for whom")
+    verb.add_argument("--saddr", type=parse_address, required=True, metavar="ADDRESS", help="from whom")
+    verb.add_argument("--daddr", type=parse_address, required=True, metavar="ADDRESS", help="for whom")
     verb.add_argument("--proto", choices=("tcp", "udp", "icmp"), default="tcp", help="default: tcp")
     verb.add_argument("--dport", type=_port, metavar="PORT", help="needed for tcp and udp")
     verb.add_argument("--sport", type=_port, default=40_000, metavar="PORT", help="default: 40000")
@@ -115,13 +110,6 @@ def _delay(text: str) -> float:
 
 def _port(text: str) -> int:
     return _number(text, 1, 65_535)
-
-
-def _address(text: str) -> IPv4Address | IPv6Address:
-    try:
-        return ip_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from error
 
 
 def _number(text: str, lowest: int, highest: int) -> int:

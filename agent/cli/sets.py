@@ -3,10 +3,9 @@
 
 import argparse
 import json
-from ipaddress import ip_address
 
+from agent.arguments import add_this_node, parse_address
 from agent.errors import HafwError
-from agent.model.pair import IPAddress
 from agent.paths import Paths
 
 
@@ -18,8 +17,8 @@ def add_verbs(command: argparse.ArgumentParser) -> None:
     ):
         verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         verb.add_argument("name", metavar="NAME", help="of the set, as in the pair file")
-        verb.add_argument("elements", type=_address, nargs="+", metavar="ELEMENT", help="an IP address")
-        verb.add_argument("--this-node", action="store_true", help="leave the other node as it is")
+        verb.add_argument("elements", type=parse_address, nargs="+", metavar="ELEMENT", help="an IP address")
+        add_this_node(verb)
         verb.set_defaults(run=run)
     verb = verbs.add_parser(
         "list",
@@ -29,13 +28,6 @@ def add_verbs(command: argparse.ArgumentParser) -> None:
     verb.add_argument("name", nargs="?", metavar="NAME", help="default: every one")
     verb.add_argument("--json", action="store_true", help="for programs")
     verb.set_defaults(run=run_list)
-
-
-def _address(text: str) -> IPAddress:
-    try:
-        return ip_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from error
 
 
 def run_add(arguments: argparse.Namespace, paths: Paths) -> int:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.adapters.iproute import HostRoute, read_links, read_routes
+from agent.adapters.service import is_systemd_here
 from agent.config import loader
 from agent.errors import HafwError, ToolError
 from agent.installation import is_by_pip
@@ -84,7 +85,7 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.restart and arguments.root != Path("/"):
         arguments.refuse("--restart is for this machine, not for one below --root; leave one of them out")
-    if arguments.restart and not Path("/run/systemd/system").is_dir():
+    if arguments.restart and not is_systemd_here():
         arguments.refuse("systemd does not run here, so nothing can be restarted; leave out --restart")
     if not arguments.root.is_dir():
         arguments.refuse(f"{arguments.root} is not a directory; make it first")

@@ -6,6 +6,8 @@ opened once and its YAML parsed once, here: the readers of the pair file open no
 is what is kept as a generation and put in force.
 """
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +35,12 @@ class Unreadable:
 
 Files = tuple[tuple[str, str], ...]
 """Names and texts: the pair file first, under whatever name; the others relative to its directory."""
+
+
+def digest_of(files: Files) -> str:
+    """The same on both nodes for the same files, whatever the name of the main one."""
+    (_, main), *others = files
+    return hashlib.sha256(json.dumps([main, sorted(others)]).encode()).hexdigest()[:12]
 
 
 class Document:

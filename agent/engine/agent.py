@@ -26,7 +26,7 @@ from agent.adapters.service import ServiceManager, find_notice_socket
 from agent.adapters.state_process import StateProcess
 from agent.adapters.versions import KEEPALIVED, NFT, identity
 from agent.config import loader
-from agent.config.files import Files
+from agent.config.files import Files, digest_of
 from agent.core.calls import MAX_PARTS, PART_BYTES
 from agent.core.conditions import Condition, Finding
 from agent.core.events import ConditionSeen, Reloaded, Started
@@ -117,7 +117,7 @@ class Agent:
             process.run,
         )
         self.own = OwnStatus(self.loop, self.observer, self.versions)
-        self.own.take(taken.files, self.rules)
+        self.own.take(digest_of(taken.files), self.rules)
         files = (paths.channel_socket, paths.pair_key)
         self.peer = PeerWatch(
             pair, node, files, self._describe_own, self._found, self.loop.post, refuse, self._beside
@@ -381,7 +381,7 @@ class Agent:
     def _use(self, fresh: Checked) -> None:
         self.rules = self.executor.rules = self.rules.succeed(fresh.table)
         self.pair = pair = fresh.pair
-        self.own.take(fresh.files, self.rules)
+        self.own.take(fresh.digest, self.rules)
         self.peer.take(pair)
         # our parent still holds what this agent was started with: nothing of that is to stay
         self._taken.pair, self._taken.files, self._taken.table = pair, (), fresh.table

@@ -38,8 +38,8 @@ class FactsWatch:
             await asyncio.sleep(max(LOOK_S, LONG_LOOK_PAUSE * (time.monotonic() - begun_s)))
 
     def _known(self) -> tuple[tuple[str, str], ...]:
-        told = self._own.describe(())
-        return ((PAIR_FILE, told.pair_file), (RULES, told.rules), *told.versions.items())
+        own = self._own
+        return ((PAIR_FILE, own.pair_file), (RULES, own.rules_in_force), *own.versions.known().items())
 
     async def answer(self) -> dict[str, Any]:
         """For the command: what the agent knows of this node, and what the peer has told."""

@@ -19,7 +19,7 @@ from agent.adapters import atomic_file, process
 from agent.adapters.nftables import Apart, Nftables, Seal, in_place
 from agent.adapters.ruleset_dump import read_table
 from agent.config import loader
-from agent.config.files import Files, PairFiles, of_texts, read
+from agent.config.files import Files, PairFiles, digest_of, of_texts, read
 from agent.errors import ConfigError, HafwError, NoCopyError, ToolError
 from agent.model.pair import Pair
 from agent.paths import Paths
@@ -43,6 +43,8 @@ class Checked:
     pair: Pair
     files: Files
     table: Compiled
+    digest: str
+    """Of the files."""
 
     @property
     def rules(self) -> str:
@@ -57,7 +59,7 @@ def check(files: PairFiles) -> Checked:
 
 def checked(pair: Pair, files: Files) -> Checked:
     """Raises ConfigError when `pair` cannot be compiled."""
-    return Checked(pair, files, compile_pair(pair))
+    return Checked(pair, files, compile_pair(pair), digest_of(files))
 
 
 class OnDisk:

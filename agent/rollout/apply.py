@@ -156,17 +156,28 @@ def confirm_number(paths: Paths, number: int) -> None:
 def _keep(on_disk: OnDisk, pending: Pending) -> None:
     _require_in_force(on_disk, pending)
     finish_command()
-    on_disk.generations.clear_pending()
+    _end_waiting(on_disk.generations)
+
+
+def _end_waiting(generations: Generations) -> None:
+    generations.clear_pending()
     rollback_timer.stop()
 
 
 def _require_number(on_disk: OnDisk, number: int) -> None:
-    found = on_disk.find_in_force()
-    if found is None or found.number != number:
-        there = f"generation {found.number} is" if found is not None else "the kernel has no rules of ours"
+    there = _find_other(on_disk, number)
+    if there is not None:
         raise HafwError(
             f"generation {number} is not in force any more: {there}", "see: hafw rules generations"
         )
+
+
+def _find_other(on_disk: OnDisk, number: int) -> str | None:
+    """What is in force instead of generation `number`; None when that one is."""
+    found = on_disk.find_in_force()
+    if found is None:
+        return "the kernel has no rules of ours"
+    return None if found.number == number else f"generation {found.number} is"
 
 
 def take_back(paths: Paths, number: int, order: Order) -> Applied | None:
@@ -179,8 +190,7 @@ def take_back(paths: Paths, number: int, order: Order) -> Applied | None:
             return None
         target = generations.require(pending.back_to)
         applied = _go_to(on_disk, target, order, checked(on_disk.pair_of(target), target.files))
-        generations.clear_pending()
-        rollback_timer.stop()
+        _end_waiting(generations)
         return applied
 
 
@@ -192,20 +202,17 @@ def target_of(on_disk: OnDisk, number: int | None) -> Generation:
     return _find_earlier(on_disk) if wanted is None else on_disk.generations.require(wanted)
 
 
-def roll_back(paths: Paths, number: int | None, order: Order | None = None) -> Applied:
-    """To a generation, as target_of() finds it. A pending apply ends by it. Of the `order` it needs who
-    gave it, and the number."""
+def roll_back(paths: Paths, number: int | None) -> Applied:
+    """To a generation, as target_of() finds it. A pending apply ends by it."""
     with _one_at_a_time(paths, LOCK_WAIT_S) as on_disk:
         generations = on_disk.generations
         pending = generations.pending()
         target = target_of(on_disk, number)
         new = checked(on_disk.pair_of(target), target.files)
         _require_loadable(new)
-        order = order or Order(why=f"rollback to generation {target.number}")
-        applied = _go_to(on_disk, target, order, new)
+        applied = _go_to(on_disk, target, Order(why=f"rollback to generation {target.number}"), new)
         if pending is not None:
-            generations.clear_pending()
-            rollback_timer.stop()
+            _end_waiting(generations)
         return applied
 
 
@@ -318,9 +325,8 @@ def require_none_pending(generations: Generations) -> None:
 
 def _require_in_force(on_disk: OnDisk, pending: Pending) -> None:
     """A kill may have come between the note that it waits and its being put in force."""
-    found = on_disk.find_in_force()
-    if found is None or found.number != pending.number:
-        there = f"generation {found.number} is" if found is not None else "the kernel has no rules of ours"
+    there = _find_other(on_disk, pending.number)
+    if there is not None:
         raise HafwError(
             f"generation {pending.number} waits for confirmation, but is not in force: {there}",
             f"go back to generation {pending.back_to} with: hafw rules rollback",

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from agent.model.pair import Pair
 from agent.rules.forward import NOT_AN_OPENING, TCP_FLAGS
 from agent.rules.objects import TABLE, Chain, Object, make_rule
+from agent.rules.peer import OWN_SOURCE
 from agent.rules.statements import (
     ACCEPT,
     DROP,
     IIFNAME,
     NOTRACK,
     OIFNAME,
-    Fib,
     Limit,
     Match,
     NamedCounter,
@@ -39,7 +39,6 @@ OPENINGS = Limit(10, "second", 10, over=True)
 _UNPRIVILEGED = Match(Payload("tcp", "dport"), 1024, ">=")
 """What this node's own connections to the other one begin at."""
 _OPENING = Match(TCP_FLAGS, "syn")
-_OWN_SOURCE = Match(Fib("type", ("saddr", "iif")), "local")
 
 
 def channel(table: str, pair: Pair) -> Iterator[Object]:
@@ -47,7 +46,7 @@ def channel(table: str, pair: Pair) -> Iterator[Object]:
     yield Chain(table, CHANNEL)
     yield make_rule(table, "input", _port(pair, "dport"), jump(CHANNEL))
     yield make_rule(table, "input", _port(pair, "sport"), NOT_AN_OPENING, _UNPRIVILEGED, jump(CHANNEL))
-    yield make_rule(table, CHANNEL, _OWN_SOURCE, NamedCounter("input"), DROP)
+    yield make_rule(table, CHANNEL, OWN_SOURCE, NamedCounter("input"), DROP)
     for interface in pair.interfaces:
         for version in (4, 6):
             ends = [

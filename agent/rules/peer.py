@@ -59,7 +59,7 @@ STRANGER_KEPT_S = 10
 MAX_STRANGERS = 64
 """More at a time are dropped like them, but not remembered."""
 _UNTOUCHED_BY_ROUTERS = 255
-_OWN_SOURCE = Match(Fib("type", ("saddr", "iif")), "local")
+OWN_SOURCE = Match(Fib("type", ("saddr", "iif")), "local")
 _HOPS = {4: Payload("ip", "ttl"), 6: Payload("ip6", "hoplimit")}
 _NEXT_HEADER = {4: Payload("ip", "protocol"), 6: Payload("ip6", "nexthdr")}
 _SPEAKERS = {4: NamedSet("own4"), 6: NamedSet("advertisers6")}
@@ -144,7 +144,7 @@ def sync_port(pair: Pair) -> Match:
 
 def _vrrp(table: str) -> Iterator[Object]:
     """By multicast, or to an own address."""
-    yield make_rule(table, "vrrp", _OWN_SOURCE, jump(STRANGERS))
+    yield make_rule(table, "vrrp", OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
         as_sent = (Match(_NEXT_HEADER[version], VRRP), Match(_HOPS[version], _UNTOUCHED_BY_ROUTERS))
         sender = (Match(concat(IIFNAME, Payload(ip(version), "saddr")), _SPEAKERS[version]), *as_sent)
@@ -174,7 +174,7 @@ def untracked_vrrp(base: str) -> Iterator[Object]:
     yield Chain(TABLE, "vrrp-in")
     yield make_rule(TABLE, base, Match(L4PROTO, VRRP), Match(IIFNAME, NamedSet("data")), jump("vrrp-in"))
     # not later: routing drops it silently, and the host that pretends to be this node stays unknown
-    yield make_rule(TABLE, "vrrp-in", _OWN_SOURCE, jump(STRANGERS))
+    yield make_rule(TABLE, "vrrp-in", OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
         target = Payload(ip(version), "daddr")
         yield make_rule(TABLE, "vrrp-in", Match(target, _GROUP[version]), NOTRACK)
@@ -182,7 +182,7 @@ def untracked_vrrp(base: str) -> Iterator[Object]:
 
 
 def _bfd(table: str) -> Iterator[Object]:
-    yield make_rule(table, "bfd", _OWN_SOURCE, jump(STRANGERS))
+    yield make_rule(table, "bfd", OWN_SOURCE, jump(STRANGERS))
     for version in (4, 6):
         near, far = (Match(Payload("udp", "dport"), port) for port in (SINGLE_HOP_BFD, MULTI_HOP_BFD))
         direct = Match(_HOPS[version], _UNTOUCHED_BY_ROUTERS)
@@ -197,7 +197,7 @@ def _from_a_node(version: int) -> Match:
 
 def _replication(table: str, pair: Pair) -> Iterator[Object]:
     """conntrackd listens on the sync addresses alone; to another address the port may be anything."""
-    yield make_rule(table, "replication", _OWN_SOURCE, jump(STRANGERS))
+    yield make_rule(table, "replication", OWN_SOURCE, jump(STRANGERS))
     for link in pair.sync_interfaces:
         here = Match(IIFNAME, interface_name(link.name))
         for version, of_nodes in _addresses_of(link):

@@ -38,7 +38,6 @@ NOT_OURS = {
     "/run/log/journal": "read by `hafw history`, which is not confined",
     "/var/log/journal": "read by `hafw history`",
     "/usr/sbin/ip": "run by `hafw rules apply`, which is not confined either",
-    "/run/systemd/system": "looked for by `hafw rules apply --confirm`",
     "/var/lib/dpkg/status": "read by `hafw setup`",
     "/dev/null": "a name in the differences that `hafw setup` prints",
     "/etc/systemd/network": "the agent reads the files in it, by the names that `hafw setup` gives them",

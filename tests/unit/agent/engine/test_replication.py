@@ -33,6 +33,14 @@ def events_of(loop: Loop) -> list[Event]:
     return found
 
 
+def make_tool(tmp_path: Path) -> tuple[Path, Path, str]:
+    """A conntrackd that prints what is in a file, that file, and what a real one has printed."""
+    tool, printed = tmp_path / "conntrackd", tmp_path / "printed"
+    tool.write_text(f"#!/bin/sh\nexec cat {printed}\n")
+    tool.chmod(0o755)
+    return tool, printed, (RECORDED / "direct-statistics.txt").read_text()
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 def test_a_conntrackd_that_restarts_before_the_first_poll_is_another_one(
     tmp_path: Path, restarts: bool
@@ -58,11 +66,7 @@ def test_a_conntrackd_that_restarts_before_the_first_poll_is_another_one(
 
 def test_the_first_loss_of_all_is_reported(tmp_path: Path) -> None:
     """Counters of 0 are counters as well."""
-    recorded = (RECORDED / "direct-statistics.txt").read_text()
-    printed = tmp_path / "printed"
-    tool = tmp_path / "conntrackd"
-    tool.write_text(f"#!/bin/sh\nexec cat {printed}\n")
-    tool.chmod(0o755)
+    tool, printed, recorded = make_tool(tmp_path)
 
     async def scenario() -> None:
         bench = Bench(tmp_path, tool)
@@ -80,11 +84,7 @@ def test_the_first_loss_of_all_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_what_is_lost_during_a_comparison_counts_unless_that_ends_whole(tmp_path: Path, whole: bool) -> None:
-    recorded = (RECORDED / "direct-statistics.txt").read_text()
-    printed = tmp_path / "printed"
-    tool = tmp_path / "conntrackd"
-    tool.write_text(f"#!/bin/sh\nexec cat {printed}\n")
-    tool.chmod(0o755)
+    tool, printed, recorded = make_tool(tmp_path)
 
     async def scenario() -> None:
         bench = Bench(tmp_path, tool)
