@@ -259,6 +259,8 @@ class Observer:
         self._watched = descriptor
 
     def _bus_changed(self) -> None:
+        if self.bus.owned and not self.bus.hung:
+            self._suspects[Condition.BUS] = 0
         self.hint("system bus")
 
     def _rules_changed(self) -> int:
@@ -283,7 +285,8 @@ class Observer:
             await self.replication.check()
 
     def _look_for_contradictions(self) -> None:
-        """Only what two polls in a row have seen counts: in a transition the sources differ for a moment."""
+        """Only what two polls in a row have seen counts: in a transition the sources differ for a moment. A
+        keepalived that was heard between the two was only starting at the first."""
         if self.seen is None:
             return
         found = (

@@ -13,6 +13,8 @@ import pytest
 from agent.adapters.conntrackd import Conntrackd
 from agent.adapters.process import run
 from agent.config import loader
+from agent.core.conditions import Condition
+from agent.core.events import ConditionSeen
 from agent.core.plan import Settings
 from agent.core.roles import Role
 from agent.engine.commit_mark import CommitMark
@@ -93,6 +95,28 @@ def test_the_death_of_a_second_keepalived_is_noticed_at_once(tmp_path: Path, pro
             assert time.monotonic() < deadline, "the death went unnoticed"
             await asyncio.sleep(0)
         observer.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("heard_between", [True, False])
+def test_only_what_was_so_all_the_time_between_two_polls_counts(tmp_path: Path, heard_between: bool) -> None:
+    """At the first poll keepalived was only starting; then it was there; at the second the bus had died."""
+
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        observer = bench.observer
+        observer.process.is_alive = lambda bus_pid=None: True  # type: ignore[method-assign]
+        observer.hint("start")
+        observer._look_for_contradictions()
+        if heard_between:
+            observer.bus._know(":1.7", "")
+            observer._bus_changed()
+            observer.bus._know("", "")
+        observer._look_for_contradictions()
+        observer.close()
+        found = [one for one in bench.loop._queue if isinstance(one, ConditionSeen) and not one.ok]
+        assert [one.condition for one in found] == ([] if heard_between else [Condition.BUS])
 
     asyncio.run(scenario())
 
