@@ -4,7 +4,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.core import machine
@@ -95,6 +95,16 @@ def test_every_action_may_fail(name: str, broken: str, role: Role) -> None:
         ),
         max_size=12,
     ),
+)
+@example(
+    name="cache",
+    loaded=None,
+    story=[
+        ("announced", 1, frozenset(), False),
+        ("backup", 0, frozenset(), False),
+        ("split-ended", 1, frozenset({"SetReadiness"}), False),
+        ("announced", 1, frozenset(), False),
+    ],
 )
 def test_any_story_ends_in_safety(
     name: str, loaded: RuleSet | None, story: list[tuple[str, int, frozenset[str], bool]]

@@ -56,6 +56,8 @@ class World:
     settings: Settings
     loaded: RuleSet | None = None
     broken: frozenset[str] = frozenset()
+    failed: set[str] = field(default_factory=set)
+    """Failed when they were last tried, broken still or not."""
     short: bool = False
     skipped: bool = False
     silent: bool = False
@@ -146,8 +148,10 @@ class World:
         self.log.append(name if name not in ("LoadRules", "SwitchRules") else f"{name} {_rules(action)}")
         now = self.tick()
         if name in self.broken:
+            self.failed.add(name)
             self.handle(ActionFailed(now, action, f"{name} is broken", False, self.answer))
             return
+        self.failed.discard(name)
         self.handle(ActionDone(now, action, self._do(action)))
 
     def _do(self, action: Action) -> Outcome | None:
@@ -157,7 +161,7 @@ class World:
                     assert self.loaded is not None, "switched rules that were never loaded"
                 if action.rules is RuleSet.PRIMARY:
                     assert self.usable, f"the gate opened before the states were usable: {self.log}"
-                    unknown = self.state.owed and not self.marked and "MarkOwed" not in self.broken
+                    unknown = self.state.owed and not self.marked and "MarkOwed" not in self.failed
                     assert not unknown, f"the next agent would not know of the commit: {self.log}"
                     completed = "CompleteExpectations" in self.log[-2:-1]
                     serves = self.state.phase not in (Phase.EXPECTING, Phase.HANDING)
@@ -173,7 +177,7 @@ class World:
                 return self._commit()
             case StartClean():
                 assert self.loaded is RuleSet.BACKUP, "deleted the states that packets need"
-                told = self.ready is False or "SetReadiness" in self.broken
+                told = self.ready is False or "SetReadiness" in self.failed
                 assert told, "keepalived takes it that the states are here"
             case ShortenTimers():
                 assert self.settings.mode is SyncMode.CACHE, "conntrackd -t in direct mode wipes the states"
