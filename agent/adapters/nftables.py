@@ -95,6 +95,8 @@ class Changes:
     """How often the table was changed, by whichever adapter of this process; odd while one is at it."""
 
     count: int = 0
+    emptied: bool = False
+    """A table was made again since the dynamic sets were last known to be right: they began empty."""
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -161,6 +163,14 @@ class Nftables:
         return self._table.digest
 
     @property
+    def sets_lost(self) -> bool:
+        """Whether the dynamic sets were emptied by a load since they were last known to be right."""
+        return self._changes.emptied
+
+    def sets_are_right(self) -> None:
+        self._changes.emptied = False
+
+    @property
     def changes(self) -> int:
         """Another number whenever the table was changed by this process."""
         return self._changes.count
@@ -192,6 +202,7 @@ class Nftables:
 
     def _load_whole(self, rules: RuleSet) -> Listing | None:
         self._run(self._table.text(rules), "load the rules")
+        self._changes.emptied = True
         return self._listing()
 
     def _load_change(self, rules: RuleSet) -> Listing | None:

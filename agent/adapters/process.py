@@ -66,10 +66,13 @@ async def run(argv: tuple[str, ...], *, timeout_s: float) -> Finished:
     return Finished(status, output.text(1), output.text(2))
 
 
-async def run_own(module: str, given: bytes, *, timeout_s: float, max_output: int) -> bytes:
+async def run_own(
+    module: str, given: bytes, *, timeout_s: float, max_output: int, libraries: bool = False
+) -> bytes:
     """Run a module of ours as a process of its own, with ordinary priority, which gets `given` and answers
-    with what this returns. Cancelling kills it. Raises as run(), and ToolError when it fails."""
-    argv = (sys.executable, "-S", "-P", "-m", module)
+    with what this returns. `libraries`: it needs some that Python has not by itself. Cancelling kills it.
+    Raises as run(), and ToolError when it fails."""
+    argv = (sys.executable, *(() if libraries else ("-S",)), "-P", "-m", module)
     status, output = await _run(argv, timeout_s, lambda: _Output(max_output), given)
     if status != 0:
         raise ToolError(argv, f"{module} ended with {status}: {output.text(2)[-300:]}", retryable=True)

@@ -139,6 +139,8 @@ def _fields(message: PeerMessage) -> dict[str, object]:
                 "compares": message.compares,
                 "handover": _handover_fields(message.handover),
                 "maintenance": message.maintenance,
+                "sets_lost": message.sets_lost,
+                "sets_differ": _cut(message.sets_differ, _MAX_TEXT),
             }
         case Ask():
             return {
@@ -231,6 +233,8 @@ def _read_status(fields: "_Fields") -> NodeStatus:
         compares=fields.flag("compares") is True,
         handover=_read_handover(fields.fields("handover")),
         maintenance=fields.text("maintenance", ""),
+        sets_lost=fields.flag("sets_lost") is True,
+        sets_differ=fields.text("sets_differ", ""),
     )
 
 

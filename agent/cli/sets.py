@@ -49,7 +49,7 @@ def _change(verb: str, arguments: argparse.Namespace, paths: Paths) -> int:
     wanted = RulesVerb(verb)
     if arguments.this_node:
         sets.change_here(wanted, arguments.name, arguments.elements)
-        where = "here; the other node was left as it is"
+        where = "here alone; in the end both nodes have what the primary has"
     else:
         peer = PeerNode(paths, who())
         sets.change_on_both(wanted, arguments.name, arguments.elements, peer)

@@ -71,6 +71,10 @@ class NodeStatus:
     handover: Handover | None = None
     maintenance: str = ""
     """What Maintenance.describe() says of it; empty when it is not in maintenance."""
+    sets_lost: bool = False
+    """Its table was made again, so that its dynamic sets began empty."""
+    sets_differ: str = ""
+    """Why the nodes may have other elements in their dynamic sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +225,8 @@ def _compare(
     yield Condition.NEITHER_PRIMARY, f"no node is primary: {roles}" if known and not primary else ""
     yield Condition.STATES_DIFFER, _compare_states(own, other, names)
     yield Condition.PAIR_FILES_DIFFER, _differ("pair file", own.pair_file, other.pair_file, names)
-    yield Condition.RULES_DIFFER, _differ("digest of the rules in force", own.rules, other.rules, names)
+    rules = _differ("digest of the rules in force", own.rules, other.rules, names)
+    yield Condition.RULES_DIFFER, rules or own.sets_differ or other.sets_differ
     yield Condition.VERSIONS_DIFFER, _compare_versions(own.versions, other.versions, names)
     ahead_s = other.clock_s + age_s - own.clock_s
     direction = "ahead of" if ahead_s > 0 else "behind"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
 from agent.adapters.nftables import RulesState
 from agent.adapters.service import ServiceManager, find_notice_socket
+from agent.adapters.sets_process import SetsProcess
 from agent.adapters.state_process import StateProcess
 from agent.adapters.versions import KEEPALIVED, NFT, identity
 from agent.config import loader
@@ -51,6 +53,7 @@ from agent.engine.peer import PeerWatch
 from agent.engine.readiness import Readiness
 from agent.engine.refusals import Refusals
 from agent.engine.sensors import Sensors
+from agent.engine.sets import MARK, SetsWatch
 from agent.engine.status_line import status_line
 from agent.engine.versions import Versions
 from agent.errors import HafwError
@@ -128,7 +131,17 @@ class Agent:
         self.handovers = Handovers(pair, node, self.loop, self.peer, self._record)
         self.peer.on_status = self.handovers.status_heard
         self.maintenance = MaintenanceWatch(paths.maintenance, readiness, self._record, self._beside)
+        self.sets = self._connect_sets()
         self.comparison = self._connect_comparison()
+
+    def _connect_sets(self) -> SetsWatch:
+        names = (self.node, self.pair.peer_of(self.node).name)
+        record = partial(self._record, RecordKind.RULES)
+        ends = (self.peer.describe_own, self.peer.status)
+        sets = SetsWatch(names, *ends, self.calls.ask, SetsProcess(), record)
+        sets.sets = lambda: tuple(one.name for one in self.pair.sets if one.dynamic)
+        sets.are_right = lambda: self.rules.sets_are_right()
+        return sets
 
     def _connect_comparison(self) -> Comparison:
         ignored = [address.ip for address in ignored_addresses(self.pair)]
@@ -203,6 +216,7 @@ class Agent:
             group.create_task(self.sensors.run())
             group.create_task(self.comparison.run())
             group.create_task(self.peer.run())
+            group.create_task(self.sets.run())
             group.create_task(self.versions.run())
             group.create_task(self.maintenance.run())
             group.create_task(self.facts.run(lambda: self.pair))
@@ -264,6 +278,8 @@ class Agent:
             self.own.describe(heard),
             handover=self.handovers.word,
             maintenance=maintenance.describe() if maintenance is not None else "",
+            sets_lost=self.rules.sets_lost,
+            sets_differ=self.sets.differ,
         )
 
     async def _take_maintenance(self) -> status.Values:
@@ -360,6 +376,8 @@ class Agent:
 
     async def _carry_out(self, question: bytes) -> bytes:
         """What the other node asks for."""
+        if question.startswith(MARK):
+            return await self.sets.take(question.removeprefix(MARK))
         try:
             return await rules_service.ask(self.paths.rules_socket, question)
         except HafwError as error:

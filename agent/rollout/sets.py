@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Elements of dynamic sets, added and deleted on both nodes. They are in no file, so in no generation."""
+"""Elements of dynamic sets, added and deleted on both nodes. They are in no file, so in no generation. What
+one node misses the agents carry to it (agent/core/sets.py)."""
 
 from collections.abc import Sequence
 

@@ -39,6 +39,8 @@ FULL = NodeStatus(
     ceased_s=3.5,
     handover=Handover("0a1b2c", HandoverStep.REFUSED, "it has not got all states yet"),
     served_s=9.0,
+    sets_lost=True,
+    sets_differ="it is too old",
 )
 LEAST = {"kind": "status", "role": "primary", "role_s": 0, "clock_s": 1}
 

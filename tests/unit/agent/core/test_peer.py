@@ -69,6 +69,7 @@ def test_two_nodes_that_agree_have_no_problem() -> None:
         (replace(PEER, states={"tcp": 1000, "udp": 200}), Condition.STATES_DIFFER, "200 udp for 0"),
         (replace(PEER, pair_file="c"), Condition.PAIR_FILES_DIFFER, "pair file: fw-1 has a, fw-2 has c"),
         (replace(PEER, rules="c"), Condition.RULES_DIFFER, "rules in force: fw-1 has b, fw-2 has c"),
+        (replace(PEER, sets_differ="other elements"), Condition.RULES_DIFFER, "other elements"),
         (replace(PEER, versions={"hafw": "2"}), Condition.VERSIONS_DIFFER, "hafw 1 and 2"),
         (replace(PEER, clock_s=1003.0), Condition.CLOCKS_DIFFER, "fw-2 is 3.0 s ahead of that of fw-1"),
         (replace(PEER, clock_s=990.0), Condition.CLOCKS_DIFFER, "fw-2 is 10.0 s behind that of fw-1"),
@@ -78,6 +79,12 @@ def test_what_differs_is_named(peer: NodeStatus, condition: Condition, words: st
     found = judged(peer)
     assert [*found] == [condition]
     assert words in found[condition]
+
+
+def test_the_node_that_cannot_send_its_elements_says_so_as_well() -> None:
+    assert judged(PEER, replace(OWN, sets_differ="other elements")) == {
+        Condition.RULES_DIFFER: "other elements"
+    }
 
 
 def test_no_primary_on_either_side() -> None:

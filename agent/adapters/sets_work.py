@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The process that lists the elements of dynamic sets, or puts those of the other node into them: many are
+seconds of computing, which must never hold up the agent's loop. One job for each process: what to do comes
+by its standard input, what came of it leaves by its standard output.
+
+Elements are packed JSON, `{"blocked": [["192.0.2.1", 300], ["2001:db8::1", null]]}`: an address, and the
+seconds that it has left. They come from the other node, which is known, and are read as if it were not.
+"""
+
+import json
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from agent.adapters.dynamic_sets import Element, list_elements, put_elements
+from agent.adapters.state_work import be_first_to_go
+from agent.errors import HafwError
+
+LIST, PUT, PUT_BESIDE = "list", "put", "put-beside"
+MAX_ELEMENTS = 65_536
+"""Of all sets together."""
+MAX_TEXT = MAX_ELEMENTS * 80
+MAX_LEFT_S = 1 << 32
+
+SetContents = Mapping[str, Sequence[Element]]
+
+
+@dataclass(frozen=True, slots=True)
+class SetsJob:
+    """`what`: LIST, PUT (in the place of those that are there) or PUT_BESIDE. `names`: of the dynamic sets
+    of this node. `packed`: what is to be put into them."""
+
+    what: str
+    names: tuple[str, ...]
+    packed: bytes = b""
+
+    def to_bytes(self) -> bytes:
+        return json.dumps([self.what, self.names]).encode() + b"\n" + self.packed
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "SetsJob":
+        line, _, rest = data.partition(b"\n")
+        what, names = json.loads(line)
+        return cls(what, tuple(names), rest)
+
+
+@dataclass(frozen=True, slots=True)
+class SetsDone:
+    """`changed`: how many elements came, went, or got another time. `error`: why there is nothing else."""
+
+    changed: int = 0
+    packed: bytes = b""
+    error: str = ""
+
+    def to_bytes(self) -> bytes:
+        return json.dumps([self.changed, self.error]).encode() + b"\n" + self.packed
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "SetsDone":
+        line, _, rest = data.partition(b"\n")
+        changed, error = json.loads(line)
+        return cls(changed, rest, error)
+
+
+def pack_elements(contents: SetContents) -> bytes:
+    """Raises HafwError when they are too many."""
+    count = sum(map(len, contents.values()))
+    if count > MAX_ELEMENTS:
+        raise HafwError(f"there are {count} elements; no more than {MAX_ELEMENTS} are sent")
+    found = {name: [[str(one.address), one.expires_s] for one in some] for name, some in contents.items()}
+    return zlib.compress(json.dumps(found, separators=(",", ":")).encode())
+
+
+def unpack_elements(data: bytes) -> SetContents:
+    """Raises HafwError."""
+    try:
+        opened = zlib.decompressobj()
+        text = opened.decompress(data, MAX_TEXT)
+        if not opened.eof:
+            raise HafwError("the elements that came are cut off, or too many")
+        found = json.loads(text)
+        contents = {name: [_element(one) for one in some] for name, some in found.items()}
+    except (zlib.error, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise HafwError("what came are no elements of sets") from error
+    if sum(map(len, contents.values())) > MAX_ELEMENTS:
+        raise HafwError(f"more than {MAX_ELEMENTS} elements came")
+    return contents
+
+
+def _element(found: object) -> Element:
+    """ValueError for what is none."""
+    match found:
+        case [str() as address, None]:
+            return Element(ip_address(address))
+        case [str() as address, int() as left_s] if type(left_s) is int and 0 <= left_s <= MAX_LEFT_S:
+            return Element(ip_address(address), left_s)
+        case _:
+            raise ValueError("that is no element")
+
+
+def work(job: SetsJob) -> SetsDone:
+    """Raises HafwError."""
+    if job.what == LIST:
+        return SetsDone(packed=pack_elements({name: list_elements(name) for name in job.names}))
+    wanted = unpack_elements(job.packed)
+    if {*wanted} != {*job.names}:
+        raise HafwError("the nodes have other dynamic sets", "see: hafw rules diff")
+    beside = job.what == PUT_BESIDE
+    return SetsDone(sum(put_elements(name, some, beside=beside) for name, some in wanted.items()))
+
+
+def main() -> None:
+    be_first_to_go(Path("/proc/self/oom_score_adj"))
+    try:
+        answer = work(SetsJob.from_bytes(sys.stdin.buffer.read()))
+    except HafwError as error:
+        answer = SetsDone(error=str(error))
+    sys.stdout.buffer.write(answer.to_bytes())
+
+
+if __name__ == "__main__":
+    main()
