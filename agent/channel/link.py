@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from agent.channel.keys import make_context
-from agent.channel.local import MAX_ONCE, ChannelSettings, HeardFrom, Path, PeerRefused
+from agent.channel.local import MAX_ONCE, OTHER_KEY, ChannelSettings, HeardFrom, Path, PeerRefused
 from agent.channel.messages import MAX_MESSAGE, Hello, encode
 from agent.channel.session import HELLO_LIMIT_S, Identity, Session, greeted
 from agent.core.comparison import StatesMessage
@@ -164,7 +164,7 @@ class PeerLink:
         if isinstance(error, HafwError):
             self._refuse(path, error.message)
         elif isinstance(error, ssl.SSLCertVerificationError):
-            self._refuse(path, "it has another key: on one of the nodes, hafw pair join the other one's")
+            self._refuse(path, OTHER_KEY)
         elif isinstance(error, ssl.SSLError):
             self._refuse(path, f"no TLS as the pair speaks it ({error.reason or error.strerror})")
         else:

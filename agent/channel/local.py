@@ -15,7 +15,14 @@ MAX_ONCE = 64
 """Messages that are to be told once and wait for a path; the oldest of more is thrown away."""
 ROOM_ONCE = MAX_ONCE // 2
 """With so many the agent waits. It has the newest count a moment late, and says more meanwhile."""
+OTHER_KEY = "it has another key: on one of the nodes, hafw pair join the other one's"
+"""Why a connection is refused of one that is the peer in all else."""
 _MAX_REASON = 512
+
+
+def join_command(node: str, key_file: object) -> str:
+    """To be typed on the other node than `node`, which has the key."""
+    return f"ssh root@{node} cat {key_file} | hafw pair join -"
 
 
 @dataclass(frozen=True, slots=True)

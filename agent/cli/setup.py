@@ -111,8 +111,12 @@ def _run(
         *rival_notes(pair, root),
     )
     # an image that is made below another root would give its key to both nodes
-    wants_key = root == Path("/") and not paths.pair_key.exists()
-    outcome = _Outcome(node, changes, notes, live_commands(changes, paths), hazards, wants_key)
+    has_no_key = root == Path("/") and not paths.pair_key.exists()
+    # on one node, and always the same: of two that each made one they would not know each other
+    first = pair.nodes[0].name
+    wants_key = has_no_key and node == first
+    last = (_take_words(paths, first),) if has_no_key and not wants_key else ()
+    outcome = _Outcome(node, changes, (*notes, *last), live_commands(changes, paths), hazards, wants_key)
     say = _silent if arguments.json else show
     say("".join(f"{diff_of(change)}\n" for change in changes))
     say("".join(f"note: {note}\n\n" for note in notes))
@@ -123,6 +127,7 @@ def _run(
     status = 0
     if changes or wants_key:
         status = _settle(arguments, outcome, say)
+    say("".join(f"\n{note}" for note in last))
     if arguments.json:
         print(outcome.to_json())
     return status
@@ -181,6 +186,12 @@ def _make_key(node: str, say: Callable[[str], None]) -> None:
     place = Paths().pair_key
     pair_key.make(place)
     say(f"made {place}\n\n{pair_key.carry_words(place, node)}")
+
+
+def _take_words(paths: Paths, first: str) -> str:
+    from agent.setup import pair_key  # ssl takes a while to load
+
+    return pair_key.take_words(paths.pair_key, first)
 
 
 def _is_confirmed(outcome: _Outcome, restart: bool, say: Callable[[str], None]) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from agent.adapters.channel_socket import ChannelSocket
 from agent.channel.local import (
     MAX_KEY_FILE,
+    OTHER_KEY,
     ROOM_ONCE,
     ChannelSettings,
     HeardFrom,
@@ -25,6 +26,7 @@ from agent.channel.local import (
     Tell,
     Unusable,
     Usable,
+    join_command,
     pack,
     unpack,
 )
@@ -58,7 +60,8 @@ UNANSWERED_S = 1.5 * TOLD_S
 MAX_PATHS = 4
 STATUS, FACTS = "status", "facts"
 MASTER_DOWN_ADVERTS = 4.0
-_HOW_TO_KEY = "type hafw pair key on one node, and hafw pair join on the other one"
+OTHER_KEY_S = 10.0
+"""So long after one that had another key was refused a silent peer is thought to be that one."""
 
 Compose = Callable[[tuple[str, ...]], NodeStatus]
 """This node in its own words, with the paths by which it hears the peer."""
@@ -88,6 +91,7 @@ class PeerWatch:
         self._socket: ChannelSocket | None = None
         self._key: str | None = None
         self._usable_s = -SILENT_S
+        self._other_key_s = float("-inf")
         self._waiting = 0
         """What was to be told once, and waits for a path."""
         self._differing = Differing()
@@ -173,7 +177,21 @@ class PeerWatch:
         self._differing, found = judge_peer(own, self.heard, names, takeover_s, self._differing, now_s)
         sync = self._pair.sync_links
         for one in (*judge_paths(self.heard, self._peer, sync, now_s), *found):
-            self._tell(one)
+            self._tell(self._with_cure(one, now_s))
+
+    def _with_cure(self, found: Finding, now_s: float) -> Finding:
+        condition, ok, text = found
+        if condition is not Condition.PEER or ok or now_s - self._other_key_s > OTHER_KEY_S:
+            return found
+        return condition, ok, f"{text}; it has another key: {self._how_to_join()}"
+
+    def _how_to_key(self) -> str:
+        return f"make one on {self._pair.nodes[0].name}: hafw pair key; then {self._how_to_join()}"
+
+    def _how_to_join(self) -> str:
+        """The same words on both nodes: of two that each took the other's key they would still differ."""
+        first, second = (node.name for node in self._pair.nodes)
+        return f"type on {second}: {join_command(first, self._key_file)}"
 
     def _judge_split(self, own: NodeStatus, names: tuple[str, str], now_s: float) -> None:
         """Where nobody saw it while it lasted, it is recorded now; that it is over is found at once."""
@@ -186,7 +204,7 @@ class PeerWatch:
         """One that is changed is used from now on."""
         while True:
             try:
-                key = await self._beside(partial(read_key, self._key_file))
+                key = await self._beside(partial(read_key, self._key_file, self._how_to_key()))
             except HafwError as error:
                 self._close()
                 self._say_unusable(str(error))
@@ -250,6 +268,8 @@ class PeerWatch:
                 self.hear(message)
             case PeerRefused() if one.interface in self.heard.paths:
                 self._refuse(f"a connection of {one.interface} as the other node: {one.reason}")
+                if one.reason == OTHER_KEY:
+                    self._other_key_s = now_s
             case Usable():
                 self._usable_s, self._waiting = now_s, one.waiting
                 self._tell((Condition.PEER_KEY, True, f"this node talks to {self._peer}"))
@@ -258,9 +278,9 @@ class PeerWatch:
                 self._close()
 
 
-def read_key(place: Path) -> str:
+def read_key(place: Path, else_do: str) -> str:
     """Raises HafwError when there is none, or others than root may have read it."""
-    text = read_regular(place, MAX_KEY_FILE, else_do=_HOW_TO_KEY).decode("ascii", "replace")
+    text = read_regular(place, MAX_KEY_FILE, else_do=else_do).decode("ascii", "replace")
     try:
         there = place.stat()
     except OSError as error:

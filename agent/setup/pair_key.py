@@ -9,7 +9,7 @@ from pathlib import Path
 from agent.adapters import atomic_file
 from agent.adapters.openssl import make_pair_key
 from agent.channel.keys import parse_key
-from agent.channel.local import MAX_KEY_FILE
+from agent.channel.local import MAX_KEY_FILE, join_command
 from agent.errors import HafwError
 from agent.file_cures import cure_of
 from agent.regular_file import read_regular
@@ -35,11 +35,22 @@ def join(place: Path, text: str) -> bool:
 
 
 def carry_words(place: Path, node: str = "THIS-NODE") -> str:
-    """What is to be typed on the other node than `node`."""
+    """What is to be typed on the other node than `node`, where the key was made."""
+    return f"The other node needs the same key, once. There, as root:\n\n{_ways(place, node)}"
+
+
+def take_words(place: Path, node: str) -> str:
+    """What is to be typed here; `node` is the one where the key is made."""
     return (
-        "The other node needs the same key, once. There, as root:\n\n"
-        f"    ssh root@{node} cat {place} | hafw pair join -\n\n"
-        f"or carry {place} there by other means, and take it with: hafw pair join FILE\n"
+        f"This node needs {place} of {node}, the key by which the nodes know each other, once:\n"
+        f"`hafw setup` makes it on {node}. When that is done, here, as root:\n\n{_ways(place, node)}"
+    )
+
+
+def _ways(place: Path, node: str) -> str:
+    return (
+        f"    {join_command(node, place)}\n\n"
+        "or carry the file by other means, and take it with: hafw pair join FILE\n"
     )
 
 

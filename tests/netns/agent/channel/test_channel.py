@@ -149,12 +149,13 @@ def test_without_a_key_nobody_is_talked_to(lab: Lab) -> None:
 
 def test_another_key_is_another_peer_until_both_have_it(lab: Lab) -> None:
     one, two = (lab.node(name) for name in lab.firewalls)
+    how = f"it has another key: type on {two.name}: ssh root@{one.name} cat {KEY} | hafw pair join -"
     since_ns = time.monotonic_ns()
     one.write_text("/run/new.pem", make_pair_key())
     try:
         assert "wrote" in one.run([HAFW, "pair", "join", "/run/new.pem"]).stdout
         for node in (one, two):
-            wait_alarm(node, since_ns, "peer")
+            assert how in wait_alarm(node, since_ns, "peer")
             until(partial(says_how_to_join, node, since_ns), RECORD_S, f"{node.name} does not say why")
     finally:
         two.write_text("/run/new.pem", one.read_text(KEY))

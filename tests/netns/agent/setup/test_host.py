@@ -89,6 +89,25 @@ def test_the_key_is_made_once_and_carried_as_it_says(machine: Machine) -> None:
         assert other.read(KEY) == made
 
 
+def test_the_second_node_makes_no_key_of_its_own(machine: Machine) -> None:
+    """As a newcomer who begins with either node, and does what is printed."""
+    wanted = ("setup", "--file", PAIR_FILE, "--yes")
+    join = f"\n    ssh root@fw-1 cat {KEY} | hafw pair join -\n"
+    with start_machine() as second:
+        second.must("hostname", "fw-2")
+        for words in ((*wanted[:-1], "--dry-run"), wanted):
+            said = hafw(second, *words)
+            assert join in said
+            assert "`hafw setup` makes it on fw-1" in said
+        assert not Path(second.root, KEY.lstrip("/")).exists()
+        assert join in hafw(second, *wanted), "it was not done yet"
+        assert join in hafw(machine, *wanted)
+        argv = (sys.executable, "-P", "-m", "agent", "pair", "join", "-")
+        assert second.run(*argv, stdin=machine.read(KEY)).returncode == 0
+        assert "pair join" not in hafw(second, *wanted)
+        assert second.read(KEY) == machine.read(KEY)
+
+
 def test_routes_of_the_kernel_are_named(machine: Machine) -> None:
     said = hafw(machine, *SETUP)
     assert "the kernel has now: default via 192.168.0.254 dev eth0" in said

@@ -11,8 +11,8 @@ from agent.errors import HafwError
 
 def test_without_a_key_it_says_what_to_type(tmp_path: Path) -> None:
     """As after an upgrade from a release that had none."""
-    with pytest.raises(HafwError, match=r"cannot be read: .*hafw pair key on one node, and hafw pair join"):
-        read_key(tmp_path / "pair.pem")
+    with pytest.raises(HafwError, match=r"cannot be read: .*; make one"):
+        read_key(tmp_path / "pair.pem", "make one")
 
 
 def test_a_key_that_others_may_have_read_is_not_used(tmp_path: Path) -> None:
@@ -20,4 +20,4 @@ def test_a_key_that_others_may_have_read_is_not_used(tmp_path: Path) -> None:
     place.write_text("a key")
     place.chmod(0o640)
     with pytest.raises(HafwError, match="chmod 600"):
-        read_key(place)
+        read_key(place, "")
