@@ -176,6 +176,35 @@ def test_an_agent_that_dies_with_the_addresses_given_up_comes_back_and_takes_par
     slow.wait_settled(30)
 
 
+def test_an_agent_that_is_stopped_in_the_middle_leaves_no_fault_and_no_open_gate(slow: Lab) -> None:
+    old, heir, asking, _ = begin(slow)
+    old.stop_service("agent")
+    end(asking)
+    assert old.read_text(Paths().readiness).strip() != "-254"
+    assert not gate_is_open(old)
+    assert slow.wait_primary(heir.name, 20) == heir.name
+    old.start_service("agent")
+    assert slow.wait_settled(40) == heir.name
+
+
+def test_a_node_that_has_handed_over_stands_back_with_its_next_agent_too() -> None:
+    for lab in start_pair(preempt=True, advert_interval_ms=SLOW_MS):
+        primary = wait_calm(lab)
+        old, heir = lab.node(primary), other(lab, primary)
+        done = old.run(["hafw", "handover"], check=False)
+        assert done.returncode == 0, done
+        number = old.read_text(Paths().readiness)
+        old.stop_service("agent")
+        old.start_service("agent")
+        assert wait_calm(lab) == heir
+        assert old.read_text(Paths().readiness) == number
+        lab.fail(heir, POWER)
+        assert lab.wait_primary(primary, 20) == primary
+        lab.heal(heir)
+        assert wait_calm(lab) == primary
+        assert old.read_text(Paths().readiness) == "0\n"
+
+
 def test_a_channel_that_dies_in_the_middle_leaves_one_primary(slow: Lab) -> None:
     with start_traffic(slow.node("client"), slow.node("omarine"), SERVER) as traffic:
         open_all(slow, traffic)
