@@ -38,6 +38,11 @@ class Paths:
         return self.state_dir / "maintenance"
 
     @property
+    def drills(self) -> Path:
+        """The reports of `hafw drill`."""
+        return self.state_dir / "drills"
+
+    @property
     def notify_socket(self) -> Path:
         """Datagrams of the hook arrive here."""
         return self.run_dir / "notify.sock"

@@ -3,9 +3,10 @@
 
 `status` and `facts` change nothing. `reload` is a SIGHUP with an answer: the agent takes the pair file that
 is on the disk; `maintenance` likewise, with the note that this node is in maintenance. `ask` hands a
-question to the other node, which lies in a file. `handover` makes the other node primary; lines that tell
-how far it is come before its answer. Mode 0600, so root alone may ask. How the
-agent answers is in control_server.py, apart, so that a command that only asks need not load asyncio.
+question to the other node, which lies in a file. `fitness` says what speaks against a drill, and changes
+nothing. `handover` makes the other node primary; lines that tell how far it is come before its answer. Mode
+0600, so root alone may ask. How the agent answers is in control_server.py, apart, so that a command that
+only asks need not load asyncio.
 """
 
 import json
@@ -23,6 +24,8 @@ PEER = b"peer\n"
 """Which node is the other one, and whether it can be asked; and what this one is."""
 MAINTENANCE = b"maintenance\n"
 """Take what is noted on the disk."""
+FITNESS = b"fitness\n"
+"""What speaks against a handover to the other node and back, and where the virtual addresses are."""
 ASK_PEER = b"ask "
 """With the number of a file that has the question."""
 HANDOVER, FORCED_HANDOVER = b"handover\n", b"handover force\n"
@@ -71,6 +74,12 @@ def ask_maintenance(path: Path) -> dict[str, Any]:
     """The agent takes what is noted on the disk, or says in `error` why it cannot. Raises as
     ask_status()."""
     return _ask(path, MAINTENANCE, ANSWER_LIMIT_S)
+
+
+def ask_fitness(path: Path) -> dict[str, Any]:
+    """What speaks against a handover and one back: see Handovers.describe_fitness(). Raises as
+    ask_status()."""
+    return _ask(path, FITNESS, ANSWER_LIMIT_S)
 
 
 def ask_handover(

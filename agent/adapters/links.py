@@ -17,7 +17,7 @@ from agent.core.links import Link
 from agent.model.pair import IPInterface
 
 _GET_LINK, _GET_ADDRESS = 18, 22
-_GROUP_LINK = 1
+_GROUP_LINK, _GROUPS_ADDRESS = 0x1, 0x10 | 0x100
 _NAME, _INFO, _INFO_KIND, _MASK = 3, 18, 1, 29
 _ADDRESS, _LOCAL = 1, 2
 _SKIP_STATISTICS = 1 << 3
@@ -31,6 +31,13 @@ class LinkWatch(NetlinkSocket):
 
     def __init__(self) -> None:
         super().__init__(ROUTE, _GROUP_LINK)
+
+
+class AddressEvents(NetlinkSocket):
+    """Becomes readable when an address comes or goes. Raises as LinkWatch."""
+
+    def __init__(self) -> None:
+        super().__init__(ROUTE, _GROUPS_ADDRESS)
 
 
 class Links:

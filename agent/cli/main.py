@@ -129,6 +129,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--stopping", action="store_true", help=argparse.SUPPRESS
     )  # keepalived's unit says so
     command.add_argument("--json", action="store_true", help="for programs")
+    command = add(
+        "drill", run_drill, "try a handover to the other node and back, and measure it; asks first"
+    )
+    command.add_argument("--yes", action="store_true", help="begin without asking")
+    command.add_argument(
+        "--wait", type=_wait, default=300, metavar="SECONDS", help="for the way back (default: 300)"
+    )
+    command.add_argument("--json", action="store_true", help="for programs, with --yes")
+    command.set_defaults(refuse=command.error)
     rules.add_to(
         commands.add_parser(
             "rules",
@@ -205,8 +214,16 @@ def _add_file_option(command: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100000")
+    return _number(text, 100_000)
+
+
+def _wait(text: str) -> int:
+    return _number(text, 3600)
+
+
+def _number(text: str, highest: int) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= highest):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {highest}")
     return int(text)
 
 
@@ -353,6 +370,14 @@ def run_handover(arguments: argparse.Namespace, paths: Paths) -> int:
     from agent.cli import handover
 
     return handover.run(arguments, paths, lambda text: write_answer(text, out))
+
+
+def run_drill(arguments: argparse.Namespace, paths: Paths) -> int:
+    # not the one that collects: the question comes after the plan
+    out = sys.__stdout__
+    from agent.cli import drill
+
+    return drill.run(arguments, paths, lambda text: write_answer(text, out))
 
 
 def run_plan(arguments: argparse.Namespace, paths: Paths) -> int:

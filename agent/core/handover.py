@@ -112,6 +112,32 @@ def find_objections(
     return tuple(objections)
 
 
+def find_objections_of_peer(
+    own: NodeStatus,
+    heard: Heard,
+    names: tuple[str, str],
+    sync: Sequence[str],
+    mode: SyncMode,
+    now_s: float,
+) -> tuple[str, ...]:
+    """What speaks against a handover of the peer, which is primary, to this node, as far as known here."""
+    node, peer = names
+    other = heard.status
+    if other is None or heard.is_silent(now_s):
+        return (f"the agent of {peer} is not heard",)
+    if other.role is not Role.PRIMARY:
+        return (f"{peer} is not primary but {other.role.value}",)
+    seen = Heard(heard.paths, own, now_s, heard.since_s)
+    objections = find_objections(other, seen, (peer, node), sync, mode, now_s)
+    return tuple(one.reason.replace("this node", peer) for one in objections)
+
+
+def find_objections_to_return(own: NodeStatus, node: str) -> tuple[str, ...]:
+    """What would speak against a handover back to this node, which is primary, and has no cure in it."""
+    found = [f"{node} is in maintenance {own.maintenance}"] if own.maintenance else []
+    return (*found, *(f"{node} has the problem {name}" for name in sorted(_OF_PEER & {*own.problems})))
+
+
 def _of_node(own: NodeStatus) -> Iterator[tuple[str, str]]:
     for name in sorted(_OWN & {*own.problems}):
         yield f"this node has the problem {name}", _STATES

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from agent.adapters import atomic_file, control_server, memory, process, rules_service, scheduling
 from agent.adapters.conntrackd import Conntrackd, shortest_timeout_s
-from agent.adapters.control import ASK_PEER, FACTS, MAINTENANCE, PEER, RELOAD, STATUS
+from agent.adapters.control import ASK_PEER, FACTS, FITNESS, MAINTENANCE, PEER, RELOAD, STATUS
 from agent.adapters.expectations import complete_expectations
 from agent.adapters.journal import open_sink
 from agent.adapters.lock import BusyError, hold_lock, make_run_dir
@@ -206,6 +206,7 @@ class Agent:
             FACTS: self.facts.answer,
             PEER: self._name_peer,
             MAINTENANCE: self._take_maintenance,
+            FITNESS: self._describe_fitness,
         }
         with_word = {ASK_PEER: self._ask_peer}
         path = self.paths.control_socket
@@ -292,6 +293,10 @@ class Agent:
 
     async def _hand_over(self, say: control_server.Say, force: bool) -> status.Values:
         return await self.handovers.hand_over(say, force=force)
+
+    async def _describe_fitness(self) -> status.Values:
+        fitness, links = self.handovers.describe_fitness(), status.describe_links(self.pair, self.node)
+        return {"schema": schema.STATUS, **fitness, **links}
 
     async def settle(self) -> None:
         """Once: look, do what the role needs, and end when it is done."""

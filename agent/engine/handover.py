@@ -16,7 +16,15 @@ from typing import Any, Protocol
 
 from agent.adapters.control_server import Say
 from agent.core.events import HandoverAnnounced, HandoverBegun, HandoverEnded
-from agent.core.handover import ANNOUNCED_S, ANSWER_S, Objection, find_objections, why_refused
+from agent.core.handover import (
+    ANNOUNCED_S,
+    ANSWER_S,
+    Objection,
+    find_objections,
+    find_objections_of_peer,
+    find_objections_to_return,
+    why_refused,
+)
 from agent.core.peer import Handover, HandoverStep, Heard, NodeStatus
 from agent.core.roles import Role, RuleSet
 from agent.core.state import Phase, State
@@ -147,6 +155,22 @@ class Handovers:
         self._loop.post(HandoverBegun(time.monotonic_ns()))
         await say(f"{self._node} gives up the addresses, and still forwards what comes to it")
         return await self._finish(say, begun_s, objections)
+
+    def describe_fitness(self) -> dict[str, Any]:
+        """For a drill: the role of this node, and what speaks against a handover of it (`away`), or to it
+        (`back`)."""
+        names, role = (self._node, self._peer_name), self._loop.state.role
+        values = {"node": self._node, "peer": self._peer_name, "role": role.value}
+        own, heard = self._peer.describe_own(), self._peer.heard
+        if self._serves():
+            away = [one.reason for one in self._find_objections()]
+            back = find_objections_to_return(own, self._node)
+        else:
+            away = [f"{self._node} is not primary but {role.value}"]
+            back = find_objections_of_peer(own, heard, names, self._sync, self._mode, time.monotonic())
+        if self._asking:
+            away = ["a handover is under way", *away]
+        return {**values, "away": away, "back": list(back)}
 
     def _find_objections(self) -> tuple[Objection, ...]:
         names = self._node, self._peer_name

@@ -2,7 +2,7 @@
 """What the agent says to `hafw status`: a picture of itself as plain values."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,8 +15,9 @@ from agent.engine.loop import Loop
 from agent.engine.observer import Observer
 from agent.errors import HafwError, OvertakenError
 from agent.model import schema
-from agent.model.pair import Pair, SyncMode
+from agent.model.pair import IPInterface, Pair, SyncMode
 from agent.model.records import to_fields
+from agent.render.conntrackd import ignored_addresses
 
 STATISTICS_LIMIT_S = 2.0
 """A conntrackd that is busy with a bulk answers late; a status is wanted soon."""
@@ -61,6 +62,26 @@ async def describe(
             pair.peer_of(node).name: _describe_heard(heard, time.monotonic()),
         },
     }
+
+
+def describe_links(pair: Pair, node: str) -> Values:
+    """For a drill: where the virtual addresses are, and all addresses of the firewalls themselves."""
+    peer = pair.peer_of(node).name
+
+    def texts(addresses: Iterable[IPInterface]) -> list[str]:
+        return [str(one.ip) for one in addresses]
+
+    links = [
+        {
+            "interface": one.name,
+            "vips": texts(one.vips),
+            "own": texts(one.own(node)),
+            "peer": texts(one.own(peer)),
+        }
+        for one in pair.data_interfaces
+        if one.vips
+    ]
+    return {"links": links, "firewalls": texts(ignored_addresses(pair))}
 
 
 def _describe_heard(heard: Heard, now_s: float) -> Values | None:

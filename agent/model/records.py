@@ -24,6 +24,8 @@ class RecordKind(Enum):
     """This node is in maintenance (at its beginning, at a start, and once a day), or is not any more."""
     HANDOVER = "handover"
     """A planned handover: its beginning, its end, or why there is none."""
+    DRILL = "drill"
+    """A handover and one back, to try them: what came of it."""
     OVERRUN = "overrun"
     """We computed longer without a pause than a real-time process should."""
 
@@ -40,6 +42,7 @@ MESSAGE_IDS = {
     RecordKind.OVERRUN: "0f5e2b7a9d1c4a60b7c33c1e52a0d1b0",
     RecordKind.MAINTENANCE: "6c18348155384d98b2e92c5329faaedb",
     RecordKind.HANDOVER: "274102e28eaf456cb12c57f3143b225b",
+    RecordKind.DRILL: "8c98fba223e94699b44a60d09af4776d",
 }
 
 PRIORITIES = {
@@ -50,6 +53,7 @@ PRIORITIES = {
     RecordKind.RULES: 5,
     RecordKind.MAINTENANCE: 5,
     RecordKind.HANDOVER: 5,
+    RecordKind.DRILL: 5,
     RecordKind.STEP: 6,
 }
 """syslog's numbers; 6 (informational) for whatever is not listed."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one node asks the other to do with its rules, and what that answers: as bytes and as types. Pure.
+"""What one node asks the other to do, above all with its rules, and what that answers: as bytes and types.
+Pure.
 
 The bytes come from the other node, which is known, and are read as if it were not: bounded, and every field
 checked. What a later version adds is skipped; a verb that is not known here is answered with an error.
@@ -42,6 +43,10 @@ class RulesVerb(Enum):
     ADD = "add"
     """`elements` to the dynamic set `set_name`."""
     DELETE = "delete"
+    REACH = "reach"
+    """Does nothing: it can be asked to hand over."""
+    HAND_OVER = "hand over"
+    """As `hafw handover` there, without force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Request:
 class RulesAnswer:
     """`newest`: the highest number of a generation there. `same`: its newest generation has the files asked
     about, and is in force. `waits`: the generation that waits for its confirmation now, or has until now.
-    `ended`: connections that were ended."""
+    `ended`: connections that were ended. `text`: of a handover, which took so long; for `gap_ms` no node had
+    the addresses."""
 
     error: str | None = None
     newest: int = 0
@@ -70,6 +76,9 @@ class RulesAnswer:
     waits: int | None = None
     rules: str = ""
     ended: int | None = None
+    text: str = ""
+    took_ms: int | None = None
+    gap_ms: int | None = None
 
 
 def pack_request(request: Request) -> bytes:
@@ -116,6 +125,8 @@ def unpack_answer(data: bytes) -> RulesAnswer:
         None if waits is None else _number(found, "waits", LAST_NUMBER),
         _text(found, "rules"),
         None if ended is None else _number(found, "ended", 1 << 40),
+        _text(found, "text") if "text" in found else "",
+        *(None if found.get(key) is None else _number(found, key, 1 << 40) for key in ("took_ms", "gap_ms")),
     )
 
 

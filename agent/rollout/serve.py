@@ -8,6 +8,7 @@ would do here with `hafw rules`. The agent itself may do none of that.
 from ipaddress import ip_address
 from pathlib import Path
 
+from agent.adapters import control
 from agent.adapters.nftables import Nftables
 from agent.core.roles import RuleSet
 from agent.errors import HafwError
@@ -49,6 +50,19 @@ def _carry_out(paths: Paths, request: Request) -> RulesAnswer:
         case RulesVerb.ADD | RulesVerb.DELETE:
             DOING[request.verb](request.set_name, tuple(map(ip_address, request.elements)))
             return RulesAnswer()
+        case RulesVerb.REACH:
+            return RulesAnswer()
+        case RulesVerb.HAND_OVER:
+            return _hand_over(paths)
+
+
+def _hand_over(paths: Paths) -> RulesAnswer:
+    """Asks the agent of this node, which refuses as it would refuse `hafw handover` here."""
+    found = control.ask_handover(paths.control_socket, lambda _: None, force=False)
+    if "error" in found:
+        raise HafwError(str(found["error"]))
+    took_ms, gap_ms = round(found["seconds"] * 1000), round(found["gap_ms"])
+    return RulesAnswer(text=str(found["text"]), took_ms=took_ms, gap_ms=gap_ms)
 
 
 def _check(paths: Paths, place: Path) -> RulesAnswer:

@@ -10,6 +10,8 @@ from agent.core.handover import (
     AGAIN_S,
     SETTLED_S,
     find_objections,
+    find_objections_of_peer,
+    find_objections_to_return,
     plan_last,
     why_not_expected,
     why_refused,
@@ -157,3 +159,33 @@ STOOD_BACK = replace(GAVE_UP, standing=Standing.STANDS_BACK)
 )
 def test_an_agent_that_ends_leaves_no_handover_behind(settings: Settings, state: State, plan: Plan) -> None:
     assert plan_last(settings, state) == plan
+
+
+def of_peer(own: NodeStatus = PEER, peer: NodeStatus | None = OWN, heard_s: float = NOW_S) -> str:
+    """Of a primary that is fw-2 here, against a handover to this node, fw-1."""
+    heard = Heard({SYNC: heard_s}, peer, heard_s)
+    return "; ".join(find_objections_of_peer(own, heard, NAMES, (SYNC,), SyncMode.DIRECT, NOW_S))
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (of_peer(), ""),
+        (of_peer(replace(PEER, ready=False)), "fw-1 has not got all states yet"),
+        (of_peer(replace(PEER, role_s=1.0)), "fw-1 is backup for 1.0 s only"),
+        (of_peer(replace(PEER, problems=("rules",))), "fw-1 has the problem rules"),
+        (of_peer(peer=replace(OWN, problems=("lost-events",))), "fw-2 has the problem lost-events"),
+        (of_peer(peer=replace(OWN, role=Role.BACKUP)), "fw-2 is not primary but backup"),
+        (of_peer(peer=None), "the agent of fw-2 is not heard"),
+        (of_peer(heard_s=NOW_S - 2 * SILENT_S), "the agent of fw-2 is not heard"),
+    ],
+)
+def test_a_backup_knows_what_its_primary_would_say(found: str, words: str) -> None:
+    assert found == words
+
+
+def test_a_primary_to_which_nothing_would_be_handed_back_is_known_before() -> None:
+    assert find_objections_to_return(OWN, "fw-1") == ()
+    assert find_objections_to_return(replace(OWN, problems=("clocks-differ",)), "fw-1") == ()
+    found = find_objections_to_return(replace(OWN, problems=("fault",), maintenance="since now"), "fw-1")
+    assert found == ("fw-1 is in maintenance since now", "fw-1 has the problem fault")

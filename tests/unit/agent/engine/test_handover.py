@@ -312,3 +312,33 @@ def test_an_agent_that_ends_meanwhile_leaves_no_fault_and_no_open_gate_of_a_back
         assert loaded_of(heir) is RuleSet.BACKUP
 
     asyncio.run(scenario())
+
+
+def test_what_speaks_against_a_drill_is_known_on_either_node_and_changes_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (old, heir):
+            found = old.handovers.describe_fitness()
+            assert (found["node"], found["peer"], found["role"]) == (old.name, heir.name, "primary")
+            assert (found["away"], found["back"]) == ([], [])
+            there = heir.handovers.describe_fitness()
+            assert there["away"] == [f"{heir.name} is not primary but backup"]
+            assert there["back"] == []
+            heir.loop.state = replace(heir.loop.state, ready=False)
+            heir.say_status()
+            not_ready = [f"{heir.name} has not got all states yet"]
+            assert old.handovers.describe_fitness()["away"] == not_ready
+            assert heir.handovers.describe_fitness()["back"] == not_ready
+            assert (old.said, heir.said) == ([], [])
+
+    asyncio.run(scenario())
+
+
+def test_a_drill_waits_for_no_handover_that_is_under_way(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (old, _):
+            asking = begin(old)
+            await old.bench.until(lambda: old.handovers.word is not None)
+            assert old.handovers.describe_fitness()["away"][0] == "a handover is under way"
+            asking.cancel()
+
+    asyncio.run(scenario())

@@ -41,9 +41,22 @@ def test_a_request_arrives(request_: Request) -> None:
     assert unpack_request(pack_request(request_)) == request_
 
 
-@pytest.mark.parametrize("answer", [RulesAnswer(), RulesAnswer("no", 7, True, 6, "ab", 3)])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RulesAnswer(),
+        RulesAnswer("no", 7, True, 6, "ab", 3),
+        RulesAnswer(text="handed over", took_ms=1800, gap_ms=0),
+    ],
+)
 def test_an_answer_arrives(answer: RulesAnswer) -> None:
     assert unpack_answer(pack_answer(answer)) == answer
+
+
+def test_an_answer_of_a_version_that_hands_nothing_over_is_understood() -> None:
+    fields = {"error": None, "newest": 7, "same": True, "waits": None, "rules": "ab", "ended": None}
+    found = unpack_answer(zlib.compress(json.dumps(fields).encode()))
+    assert found == RulesAnswer(newest=7, same=True, rules="ab")
 
 
 def test_what_a_later_version_adds_is_skipped() -> None:
