@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from agent.core.actions import Committed, Completed, Reread, Sent, StatesIn
+from agent.core.actions import Committed, Completed, Reread, StatesIn
 from agent.core.roles import RuleSet
 from agent.engine.executor import Found
 from agent.errors import OvertakenError, SilentError, ToolError
@@ -149,9 +149,9 @@ class FakeHost:
         async with self._states("resync"):
             return Reread(3, 3, 3)
 
-    async def send_bulk(self) -> Sent:
+    async def send_bulk(self) -> None:
         async with self._states("bulk"):
-            return Sent(3)
+            return
 
     async def start_clean(self) -> None:
         async with self._states("start clean"):

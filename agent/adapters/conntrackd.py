@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.adapters.process import Finished
-from agent.core.actions import Committed, Reread, Sent, StatesIn
+from agent.core.actions import Committed, Reread, StatesIn
 from agent.core.replication import Losses, losses_text
 from agent.errors import ToolError, UnavailableError
 from agent.model.pair import SyncMode
@@ -115,9 +115,8 @@ class Conntrackd:
         kernel = kernel_states()
         return Reread(before, (await self.statistics()).internal, kernel)
 
-    async def send_bulk(self) -> Sent:
+    async def send_bulk(self) -> None:
         await self._ask("-B")
-        return Sent((await self.statistics()).internal)
 
     async def start_clean(self) -> None:
         """Empties the caches, then the kernel of all that is replicated. Raises ToolError (retryable) if

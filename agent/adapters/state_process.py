@@ -7,8 +7,19 @@ from collections.abc import Collection
 from ipaddress import IPv6Address
 
 from agent.adapters import process
-from agent.adapters.state_work import COMPARE, LIST, TOUCH, TOUCH_ALL, Job, WorkDone
+from agent.adapters.state_work import (
+    COMPARE,
+    LIST,
+    SUBTRACT,
+    TOUCH,
+    TOUCH_ALL,
+    TOUCH_DATAGRAMS,
+    TOUCH_ENDING,
+    Job,
+    WorkDone,
+)
 from agent.core.census import HASH_BYTES, MAX_STATES, Census, Difference
+from agent.core.refresh import Pass, Slice
 from agent.errors import UnavailableError
 from agent.model.pair import IPAddress
 
@@ -38,12 +49,27 @@ class StateProcess:
         """Returns how many of them there still were."""
         return (await self._do(TOUCH, per_second, hashes)).count
 
-    async def compare(self, primary: bytes) -> Difference:
-        """On a backup."""
-        return (await self._do(COMPARE, 0.0, primary)).difference
+    async def touch_datagrams(self, per_second: float) -> int:
+        return (await self._do(TOUCH_DATAGRAMS, per_second)).count
 
-    async def _do(self, what: str, per_second: float = 0.0, hashes: bytes = b"") -> WorkDone:
-        job = Job(what, self._ignored, per_second, hashes)
+    async def touch_ending(self, part: Slice, ending: bytes, per_second: float) -> Pass:
+        """Connections, see agent/core/refresh.py."""
+        where = part.begin, part.width
+        done = await self._answer(Job(TOUCH_ENDING, self._ignored, per_second, ending, part=where))
+        return Pass(done.count, done.hashes)
+
+    async def compare(self, primary: bytes, own: Census | None = None) -> Difference:
+        """On a backup. `own`: its states; listed when this is None."""
+        if own is None:
+            return (await self._do(COMPARE, 0.0, primary)).difference
+        return Difference(own.protocols, (await self._do(SUBTRACT, 0.0, primary, own.hashes)).hashes)
+
+    async def _do(
+        self, what: str, per_second: float = 0.0, hashes: bytes = b"", own: bytes = b""
+    ) -> WorkDone:
+        return await self._answer(Job(what, self._ignored, per_second, hashes, own))
+
+    async def _answer(self, job: Job) -> WorkDone:
         given = job.to_bytes()
         data = await process.run_own(_WORK, given, timeout_s=LIMIT_S, max_output=MAX_OUTPUT)
         answer = WorkDone.from_bytes(data)

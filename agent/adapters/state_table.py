@@ -10,6 +10,8 @@ Hard facts
   original tuple is the first attribute of a message and the reply's is the second; an address of it has a
   fixed place. The first attribute of a tuple is its addresses, the second begins with the protocol.
 * The kernel lists a tuple in the same bytes on every machine of one byte order.
+* The kernel lists the states of one protocol if the question names a family as well; for that it walks
+  through its table, 0.16 us for each state.
 * A dump may miss what is moved while the table grows: a comparison is made again before it is believed.
 * On a node that was primary, conntrackd has states of that time in its internal cache: their end here is
   told to the peer, whose conntrackd deletes the live ones. So what seems to have ended elsewhere stays.
@@ -23,16 +25,31 @@ import time
 from collections.abc import Collection, Iterator
 from hashlib import blake2b
 
-from agent.adapters.nfnetlink import CONNTRACK, DONE, DUMP, ERROR, NETFILTER, REQUEST, generic, message
+from agent.adapters.nfnetlink import (
+    CONNTRACK,
+    DONE,
+    DUMP,
+    ERROR,
+    NETFILTER,
+    REQUEST,
+    as_number,
+    attribute,
+    generic,
+    message,
+    nest,
+)
 from agent.core.census import HASH_BYTES
 from agent.errors import UnavailableError
 
 _NEW, _GET = CONNTRACK | 0, CONNTRACK | 1
-_LENGTH, _ERROR = struct.Struct("=I"), struct.Struct("=i")
+_NUMBER, _ERROR = struct.Struct("=I"), struct.Struct("=i")
 _HEADERS = 20
 """Netlink's and netfilter's, before the attributes; the family is the first byte of the second."""
 _FAMILY_AT, _KIND_AT = 16, 4
 _BUFFER = 1 << 20
+_TUPLE_ORIG, _TUPLE_PROTO, _PROTO_NUMBER, _TIMEOUT = 1, 2, 1, 7
+_FILTER, _FILTER_ORIG, _FILTER_REPLY, _BY_PROTO_NUMBER = 25, 1, 2, 1 << 3
+"""Linux 5.8."""
 _PATIENCE_S = 5
 _PROTOCOL_AT: dict[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 56}
 _SOURCE_AT: dict[int, slice] = {socket.AF_INET: slice(12, 16), socket.AF_INET6: slice(12, 28)}
@@ -53,14 +70,22 @@ class StateTable:
 
     def each(self) -> Iterator[Listed]:
         """Every state that is replicated. Raises UnavailableError when the kernel does not list them."""
+        return self._dumped(generic(socket.AF_UNSPEC))
+
+    def of_protocol(self, protocol: int) -> Iterator[Listed]:
+        """Those of one protocol only, which costs next to nothing for all others."""
+        for family in _SOURCE_AT:
+            yield from self._dumped(generic(family, _only(protocol)))
+
+    def _dumped(self, question: bytes) -> Iterator[Listed]:
         ignored, protocols = self._ignored, PROTOCOLS
         with _open() as asked:
-            _send(asked, message(_GET, REQUEST | DUMP, generic(socket.AF_UNSPEC)))
+            _send(asked, message(_GET, REQUEST | DUMP, question))
             while True:
                 data = _receive(asked)
                 at, end = 0, len(data)
                 while at < end:
-                    (length,) = _LENGTH.unpack_from(data, at)
+                    (length,) = _NUMBER.unpack_from(data, at)
                     kind = data[at + _KIND_AT] | data[at + _KIND_AT + 1] << 8
                     if kind in (ERROR, DONE):
                         _require_done(data, at)
@@ -94,6 +119,25 @@ class StateTable:
                         time.sleep(ahead_s)
                 yield one
             _tell(telling, batch)
+
+
+def time_left_s(data: bytes, at: int) -> int:
+    """Of a message of a dump. 0 where the kernel does not tell it, as of what is offloaded."""
+    (length,) = _NUMBER.unpack_from(data, at)
+    end, here = at + length, at + _HEADERS
+    while here < end:
+        size, kind = data[here] | data[here + 1] << 8, data[here + 2]
+        if kind == _TIMEOUT:
+            return as_number(data[here + 4 : here + 8])
+        here += max(size, 4) + 3 & ~3
+    return 0
+
+
+def _only(protocol: int) -> bytes:
+    """What a dump is to list, by the protocol in the original tuple."""
+    wanted = nest(_TUPLE_ORIG, nest(_TUPLE_PROTO, attribute(_PROTO_NUMBER, bytes([protocol]))))
+    by_number = attribute(_FILTER_ORIG, _NUMBER.pack(_BY_PROTO_NUMBER))
+    return wanted + nest(_FILTER, by_number, attribute(_FILTER_REPLY, _NUMBER.pack(0)))
 
 
 def hash_of(key: bytes) -> int:

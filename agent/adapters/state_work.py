@@ -11,14 +11,22 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from zlib import crc32
 
-from agent.adapters.state_table import PROTOCOLS, Listed, StateTable, hash_of
+from agent.adapters.state_table import PROTOCOLS, Listed, StateTable, hash_of, time_left_s
 from agent.core.census import HASH_BYTES, Census, Difference, compare, pack_hashes, unpack_hashes
+from agent.core.refresh import DATAGRAMS, LITTLE_LEFT_S
 from agent.errors import UnavailableError
 
-LIST, TOUCH_ALL, TOUCH, COMPARE = "list", "touch-all", "touch", "compare"
+LIST, TOUCH_ALL, TOUCH = "list", "touch-all", "touch"
+TOUCH_DATAGRAMS, TOUCH_ENDING = "touch-datagrams", "touch-ending"
+COMPARE, SUBTRACT = "compare", "subtract"
+
+_DATAGRAMS = frozenset(DATAGRAMS.values())
+_CIRCLE = 1 << 32
 
 OOM_SCORE = 500
 
@@ -29,23 +37,26 @@ class OrphanedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`what`: LIST, TOUCH_ALL (and list), TOUCH (those of `hashes`), COMPARE (`hashes`: the primary's).
-    `ignored`: addresses, in hexadecimal digits."""
+    """`what`: LIST, TOUCH_ALL (and list), TOUCH (those of `hashes`), TOUCH_DATAGRAMS, TOUCH_ENDING (see
+    agent/core/refresh.py; `hashes`: what the last one found, `part`: the slice), COMPARE (`hashes`: the
+    primary's), SUBTRACT (those of `own` from `hashes`). `ignored`: addresses, in hexadecimal digits."""
 
     what: str
     ignored: tuple[str, ...]
     per_second: float = 0.0
     hashes: bytes = b""
+    own: bytes = b""
+    part: tuple[float, float] = (0.0, 0.0)
 
     def to_bytes(self) -> bytes:
-        head = [self.what, self.ignored, self.per_second]
-        return json.dumps(head).encode() + b"\n" + self.hashes
+        head = [self.what, self.ignored, self.per_second, self.part, len(self.hashes)]
+        return json.dumps(head).encode() + b"\n" + self.hashes + self.own
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Job":
         line, _, rest = data.partition(b"\n")
-        what, ignored, per_second = json.loads(line)
-        return cls(what, tuple(ignored), per_second, rest)
+        what, ignored, per_second, part, size = json.loads(line)
+        return cls(what, tuple(ignored), per_second, rest[:size], rest[size:], (part[0], part[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +107,34 @@ class Worker:
             case "touch":
                 wanted = frozenset(unpack_hashes(self._job.hashes))
                 return self._touch(one for one in self._table.each() if hash_of(one[2]) in wanted)
+            case "touch-datagrams":
+                return self._touch(chain.from_iterable(map(self._table.of_protocol, _DATAGRAMS)))
+            case "touch-ending":
+                ending: list[int] = []
+                done = self._touch(self._ending(ending))
+                return replace(done, hashes=pack_hashes(ending))
+            case "subtract":
+                missing = compare(self._job.hashes, unpack_hashes(self._job.own))
+                return WorkDone(self._named(), hashes=pack_hashes(missing))
             case _:
                 now = self._hashes(self._table.each())
                 missing = compare(self._job.hashes, now)
                 return WorkDone(self._named(), hashes=pack_hashes(missing))
+
+    def _ending(self, ending: list[int]) -> Iterator[Listed]:
+        """Connections, and into `ending` what has little time left."""
+        begin, width = (int(share * _CIRCLE) for share in self._job.part)
+        before = frozenset(unpack_hashes(self._job.hashes))
+        for one in self._table.each():
+            _, protocol, key, data, at = one
+            if protocol in _DATAGRAMS:
+                continue
+            place = crc32(key)
+            if time_left_s(data, at) < LITTLE_LEFT_S:
+                ending.append(place)
+            elif (place - begin) % _CIRCLE >= width and place not in before:
+                continue
+            yield one
 
     def _touch(self, which: Iterator[Listed]) -> WorkDone:
         count = sum(1 for _ in self._counted(self._table.touch(which, self._job.per_second)))

@@ -129,7 +129,7 @@ def _states_text(states: Values) -> str:
         else f"external cache {states['external_cache']}"
     )
     refresh = states.get("refresh_seconds")
-    again = f"the primary sends all again every {refresh:g} s, " if refresh is not None else ""
+    again = f"the primary sends what would run out every {refresh:g} s, " if refresh is not None else ""
     return (
         f"{states['mode']} mode: kernel {states['kernel']}, internal cache {states['internal_cache']}, "
         f"{peer}, {again}"

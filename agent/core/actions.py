@@ -122,13 +122,20 @@ class ResyncKernel:
 
 @dataclass(frozen=True, slots=True)
 class SendBulk:
-    """`routine`: the regular re-send, which belongs to no transition."""
-
-    routine: bool = False
     abandonable: ClassVar[bool] = True
 
     def describe(self) -> str:
         return "conntrackd -B: send all states to the peer"
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshStates:
+    """The regular one, which belongs to no transition: see agent/core/refresh.py."""
+
+    abandonable: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return "report the states again that would run out on the backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +265,7 @@ AskedOfConntrackd = (
     | AwaitStates
     | ShortenTimers
 )
-Asked = AskedOfConntrackd | CompareStates | CompleteRemaining | VerifyRules
+Asked = AskedOfConntrackd | RefreshStates | CompareStates | CompleteRemaining | VerifyRules
 """Asked of conntrackd, which takes its time, or done beside the loop."""
 
 Action = AtOnce | Asked | SetTimer
@@ -282,10 +289,10 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """How many states went out to the peer."""
+class Refreshed:
+    """How many states were reported again."""
 
-    states: int
+    touched: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,4 +346,4 @@ class Completed:
     all_seen: bool
 
 
-Outcome = Committed | Compared | Completed | Sent | Reread | StatesIn
+Outcome = Committed | Compared | Completed | Refreshed | Reread | StatesIn

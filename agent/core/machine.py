@@ -280,9 +280,7 @@ def _make_open(move: Move) -> Plan:
 
 def _make_announce(move: Move) -> Plan:
     now = move.now
-    return plans.plan_announce(
-        move.settings, now.states, flushed=now.flushed, owed=now.owed, marked=now.marked
-    )
+    return plans.plan_announce(move.settings, flushed=now.flushed, owed=now.owed, marked=now.marked)
 
 
 def _make_not_ready(move: Move) -> Plan:
@@ -311,8 +309,8 @@ PLANS: dict[Make, Callable[[Move], Plan | None]] = {
     Make.COMPARE: lambda move: plans.plan_compare(move.now.kernel),
     Make.COMPARE_SOON: lambda _: plans.plan_compare_soon(),
     Make.NOT_READY: _make_not_ready,
-    Make.REFRESH: lambda move: plans.plan_refresh(move.settings, move.now.states),
-    Make.REREAD: lambda move: plans.plan_reread(move.settings, move.now.states),
+    Make.REFRESH: lambda move: plans.plan_refresh(move.settings, move.now.kernel, move.now.touched),
+    Make.REREAD: lambda move: plans.plan_reread(move.settings),
     # what is left of the plan would empty the cache
     Make.WAIT: lambda _: (),
     Make.EXPECT: lambda move: plans.plan_expect(move.settings, whole=move.now.whole),

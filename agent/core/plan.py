@@ -8,6 +8,7 @@ that flaps ten times a second must not make conntrackd read or send its whole ta
 
 from dataclasses import dataclass
 
+from agent.core import refresh
 from agent.core.actions import (
     Action,
     AwaitStates,
@@ -19,6 +20,7 @@ from agent.core.actions import (
     LoadRules,
     MarkOwed,
     Plan,
+    RefreshStates,
     RequestResync,
     ResyncKernel,
     SendBulk,
@@ -54,10 +56,10 @@ HANDOVER_MARGIN_S = 3.0
 where the addresses are."""
 
 BULK_COST_S = 30e-6
-"""What one re-sent state costs the backup's processor: its conntrackd deletes the state and makes it
+"""What one state of a bulk costs the backup's processor: its conntrackd deletes the state and makes it
 again."""
-BULK_SHARE = 0.10
-"""How much of one processor re-sending may take on the backup."""
+BULK_SHARE = 0.05
+"""How much of one processor the bulks that it asks for may take on the backup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +96,11 @@ class Settings:
         )
 
 
-def refresh_after_s(settings: Settings, states: int) -> float:
-    """How long the primary waits between two bulk re-sends of `states` states.
-
-    A replicated state counts down on the backup although its connection is alive, because refreshes are not
-    events; so a third of the shortest timeout, unless that would eat the backup's processor. A table so
-    large that its re-send takes its share for longer keeps states with the longer timeouts only.
-    """
+def refresh_after_s(settings: Settings, kernel: int, touched: int) -> float:
+    """How long the primary waits until it reports states again, see agent/core/refresh.py."""
     if settings.refresh_s is not None:
         return settings.refresh_s
-    return max(settings.shortest_timeout_s / 3, states * BULK_COST_S / BULK_SHARE)
+    return refresh.period_s(settings.shortest_timeout_s, kernel, touched)
 
 
 def put_rules(rules: RuleSet, *, whole: bool) -> Action:
@@ -189,7 +186,7 @@ def plan_unmark(*, marked: bool) -> Plan:
     return (MarkOwed(owed=False),) if marked else ()
 
 
-def plan_announce(settings: Settings, states: int, *, flushed: bool, marked: bool, owed: bool) -> Plan:
+def plan_announce(settings: Settings, *, flushed: bool, marked: bool, owed: bool) -> Plan:
     """A settled primary: conntrackd knows all states and so does the peer.
 
     A commit that is `owed` is made now: it puts old states over new ones, of which there are few,
@@ -199,22 +196,23 @@ def plan_announce(settings: Settings, states: int, *, flushed: bool, marked: boo
     commit: Plan = (CommitStates(LATE_COMMIT_S, late=True),) if owed and not direct else ()
     flush: Plan = () if direct or flushed else (FlushCaches(),)
     unmark = plan_unmark(marked=marked)
-    return (SetReadiness(ready=True), *commit, *unmark, *flush, *plan_reread(settings, states))
+    return (SetReadiness(ready=True), *commit, *unmark, *flush, *plan_reread(settings))
 
 
-def plan_refresh(settings: Settings, states: int) -> Plan:
-    return (SetTimer(Timer.REFRESH, refresh_after_s(settings, states)), SendBulk(routine=True))
+def plan_refresh(settings: Settings, kernel: int, touched: int) -> Plan:
+    """The timer comes last: whatever cuts this off sends all."""
+    return (RefreshStates(), SetTimer(Timer.REFRESH, refresh_after_s(settings, kernel, touched)))
 
 
-def plan_reread(settings: Settings, states: int) -> Plan:
+def plan_reread(settings: Settings) -> Plan:
     """A primary whose conntrackd does not know all of the kernel's states.
 
     The timer comes last: a refresh that falls due while conntrackd reads is left out, since all is sent just
     after.
     """
     direct = settings.mode is SyncMode.DIRECT
-    refresh: Plan = (SetTimer(Timer.REFRESH, refresh_after_s(settings, states)),) if direct else ()
-    return (ResyncKernel(), SendBulk(), *refresh)
+    again: Plan = (SetTimer(Timer.REFRESH, refresh_after_s(settings, 0, 0)),) if direct else ()
+    return (ResyncKernel(), SendBulk(), *again)
 
 
 def plan_follow(
@@ -279,10 +277,10 @@ def catch_up_after_s(settings: Settings, states: int, asked_s: float) -> float:
     """When to ask the peer for all its states again, having asked `asked_s` ago.
 
     Soon the first time. What is lost again is lost because there is more than this node can take, and asking
-    adds to that: so it is asked for at half the pace of the primary's own re-send. In cache mode states only
-    go into a cache.
+    adds to that: so it is asked for no oftener than its share of a processor allows. In cache mode states
+    only go into a cache.
     """
-    bulk_s = 2 * states * BULK_COST_S / BULK_SHARE if settings.mode is SyncMode.DIRECT else 0.0
+    bulk_s = states * BULK_COST_S / BULK_SHARE if settings.mode is SyncMode.DIRECT else 0.0
     return max(CATCH_UP_SOON_S, CATCH_UP_AGAIN_S - asked_s, bulk_s - asked_s)
 
 

@@ -18,11 +18,11 @@ from agent.core.actions import (
     FlushCaches,
     LoadRules,
     MarkOwed,
+    Refreshed,
+    RefreshStates,
     RequestResync,
     Reread,
     ResyncKernel,
-    SendBulk,
-    Sent,
     SetReadiness,
     SetStanding,
     SetTimer,
@@ -84,8 +84,8 @@ class State:
     """How many commits of this promotion conntrackd has answered."""
     flushed: bool = True
     """Nothing of a commit is left in the external cache."""
-    states: int = 0
-    """How many went out with the last bulk."""
+    touched: int = 0
+    """How many states the last refresh reported again."""
     problems: Mapping[Condition, str] = field(default_factory=dict)
     """The conditions that are not ok now, with the newest words for each."""
     ready: bool | None = None
@@ -198,11 +198,20 @@ def _learn_done(state: State, event: ActionDone) -> tuple[State, tuple[Condition
             return replace(state, standing=standing), ()
         case MarkOwed(owed=owed):
             return replace(state, marked=owed), ()
+        case RefreshStates() if isinstance(event.outcome, Refreshed):
+            return replace(state, touched=event.outcome.touched), ()
         case CompareStates() if isinstance(event.outcome, Compared) and event.outcome.asked:
             whole, text = event.outcome.whole, comparison_text(event.outcome)
             compared = replace(state, emptied=state.emptied and not whole)
             return note(compared, Condition.REPLICATION, whole, text)
-        case VerifyRules() | SetTimer() | CompareStates() | CompleteExpectations() | CompleteRemaining():
+        case (
+            VerifyRules()
+            | SetTimer()
+            | RefreshStates()
+            | CompareStates()
+            | CompleteExpectations()
+            | CompleteRemaining()
+        ):
             return state, ()
 
 
@@ -226,8 +235,6 @@ def _learn_outcome(state: State, event: ActionDone) -> tuple[State, tuple[Condit
             lost = bool(event.outcome.losses)
             heard = replace(state, emptied=state.emptied and lost)
             return note(heard, Condition.REPLICATION, not lost, _catch_up_text(event.outcome))
-        case SendBulk() if isinstance(event.outcome, Sent):
-            return replace(state, states=event.outcome.states), ()
         case _:
             return state, ()
 
@@ -312,7 +319,7 @@ def _learn_failed(state: State, event: ActionFailed) -> tuple[State, tuple[Condi
             return state, ()
         case SetStanding(standing=standing):
             return replace(state, standing=standing), ()  # the same
-        case SetTimer() | CompareStates() | CompleteExpectations() | CompleteRemaining():
+        case SetTimer() | RefreshStates() | CompareStates() | CompleteExpectations() | CompleteRemaining():
             return state, ()  # its record says so: it may cost an announced connection, and no other
         case MarkOwed():
             return state, ()  # its record says so; the next plan for the gate tries it again

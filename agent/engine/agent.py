@@ -51,6 +51,7 @@ from agent.engine.observer import Observer
 from agent.engine.own_status import OwnStatus
 from agent.engine.peer import PeerWatch
 from agent.engine.readiness import Readiness
+from agent.engine.refresh import Refresh
 from agent.engine.refusals import Refusals
 from agent.engine.sensors import Sensors
 from agent.engine.sets import MARK, SetsWatch
@@ -145,10 +146,11 @@ class Agent:
 
     def _connect_comparison(self) -> Comparison:
         ignored = [address.ip for address in ignored_addresses(self.pair)]
-        direct = self.pair.sync.mode is SyncMode.DIRECT
+        states, direct = StateProcess(ignored), self.pair.sync.mode is SyncMode.DIRECT
+        self.executor.refresh = Refresh(states).refresh if direct else None
         why_not = "" if direct else "in cache mode the states are not in the kernel"
         comparison = Comparison(
-            StateProcess(ignored),
+            states,
             ComparedWith(
                 self.pair.peer_of(self.node).name,
                 self.peer.status,

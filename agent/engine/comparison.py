@@ -42,7 +42,7 @@ WAIT_PRIMARY_S = 3.0
 """For a peer that has only just become primary, or is not heard yet."""
 ANSWER_LIMIT_S = 30.0
 """For a list; and for a report of states beyond the time that its pace takes."""
-QUESTION_PAUSE_S = 1.0
+QUESTION_PAUSE_S = 0.1
 """Between two answers to the peer: each costs seconds of a processor."""
 POLL_S = 0.1
 PART_PAUSE_S = 0.01
@@ -50,6 +50,8 @@ QUIET_S = 0.2
 QUIET_TIMES = 2
 TRICKLE = 1000
 """So many states in QUIET_S are those of new connections; a report brings ten times as many."""
+TRICKLE_SHARE = 200
+"""Of a large table."""
 SETTLE_LIMIT_S = 20.0
 
 
@@ -59,7 +61,7 @@ class States(Protocol):
     async def list(self) -> Census: ...
     async def touch_all(self, per_second: float) -> Census: ...
     async def touch(self, hashes: bytes, per_second: float) -> int: ...
-    async def compare(self, primary: bytes) -> Difference: ...
+    async def compare(self, primary: bytes, own: Census | None = None) -> Difference: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +173,19 @@ class Comparison:
         touched = rounds = primary = left = 0
         pace, losses = FASTEST, Losses()
         for turn in range(MAX_LISTS):
+            catches_up = not turn and not routine
+            if catches_up:
+                await self._settle()  # a conntrackd that starts has asked its peer for everything
             before = (await node.statistics()).losses
-            listed = await self._ask_list()
-            if not turn and not routine and wants_all((await states.list()).total, listed.total):
+            listed, own = await self._list_both() if catches_up else (await self._ask_list(), None)
+            if own is not None and wants_all(own.total, listed.total):
                 touched += await self._ask_all(listed.total, pace)
                 before = (await node.statistics()).losses  # what that lost, the next list has
-                listed = await self._ask_list()
+                listed, own = await self._ask_list(), None
             primary, wanted = listed.total, listed.hashes
             for last in (*[False] * MAX_ROUNDS, True):
-                found = await states.compare(wanted)
+                found = await states.compare(wanted, own)
+                own = None
                 rounds, self._protocols, wanted = rounds + 1, found.protocols, found.missing
                 left = len(wanted) // HASH_BYTES
                 if last or not left:
@@ -199,6 +205,18 @@ class Comparison:
         if compared.whole:
             node.made_good(now)
         return compared
+
+    async def _list_both(self) -> tuple[Census, Census]:
+        """The primary's and this node's, at the same time: what is on its way counts as missing, which is of
+        no harm where much is missing."""
+        listing = asyncio.create_task(self._states.list())
+        try:
+            return await self._ask_list(), await listing
+        finally:
+            listing.cancel()
+            await asyncio.wait((listing,))
+            if not listing.cancelled():
+                listing.exception()  # one of the two was raised
 
     async def _ask_all(self, count: int, pace: int) -> int:
         takes_s = min(count, MAX_STATES) / pace
@@ -261,7 +279,7 @@ class Comparison:
         while quiet < QUIET_TIMES and time.monotonic() < until_s:
             await asyncio.sleep(QUIET_S)
             now = kernel_states()
-            quiet = quiet + 1 if now - before < TRICKLE else 0
+            quiet = quiet + 1 if now - before < max(TRICKLE, before // TRICKLE_SHARE) else 0
             before = now
 
     # -- both sides --

@@ -32,6 +32,8 @@ from agent.core.actions import (
     MarkOwed,
     Outcome,
     Plan,
+    Refreshed,
+    RefreshStates,
     RequestResync,
     ResyncKernel,
     SendBulk,
@@ -90,7 +92,7 @@ class StatesAdapter(Protocol):
     async def commit(self, timeout_s: float) -> Outcome: ...
     async def flush_caches(self) -> None: ...
     async def resync_kernel(self) -> Outcome: ...
-    async def send_bulk(self) -> Outcome: ...
+    async def send_bulk(self) -> None: ...
     async def start_clean(self) -> None: ...
     async def request_resync(self) -> None: ...
     async def shorten_timers(self) -> None: ...
@@ -133,6 +135,8 @@ class Executor:
     ) -> None:
         self.comparison: ComparesStates | None = None
         """None where there is nobody to compare with."""
+        self.refresh: Callable[[], Awaitable[int]] | None = None
+        """Returns how many states were reported again; None in cache mode."""
         self.rules = rules
         self._beside = beside
         self._states = states
@@ -274,8 +278,10 @@ class Executor:
                 return await self._states.commit(action.timeout_s)
             case CompareStates():
                 return await self._compare(action)
+            case RefreshStates():
+                return Refreshed(await self.refresh() if self.refresh is not None else 0)
             case SendBulk():
-                return await self._states.send_bulk()
+                await self._states.send_bulk()
             case AwaitStates():
                 return await self._states.await_states(action.timeout_s)
             case ResyncKernel():
@@ -323,7 +329,7 @@ class Executor:
 
 def budget_s(action: Action) -> float:
     """After this time a step has not only failed: what should have ended it hangs."""
-    if isinstance(action, CompareStates):
+    if isinstance(action, CompareStates | RefreshStates):
         return MAX_COMPARISON_S
     asked_s = action.timeout_s if isinstance(action, CommitStates | AwaitStates) else 0.0
     return MAX_STEP_S + asked_s

@@ -143,7 +143,7 @@ async def _look_at_rules(wanted: RuleSet, look: Look) -> Values | None:
 
 async def _describe_states(pair: Pair, conntrackd: Conntrackd, loop: Loop) -> Values:
     direct = pair.sync.mode is SyncMode.DIRECT
-    refresh_s = refresh_after_s(loop.settings, loop.state.states) if direct else None
+    refresh_s = refresh_after_s(loop.settings, loop.state.kernel, loop.state.touched) if direct else None
     found: Values = {"mode": pair.sync.mode.value, "kernel": None, "refresh_seconds": refresh_s}
     try:
         found["kernel"] = kernel_states()

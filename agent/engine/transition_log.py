@@ -13,8 +13,8 @@ from agent.core.actions import (
     Completed,
     LoadRules,
     Outcome,
+    RefreshStates,
     Reread,
-    SendBulk,
     StatesIn,
     SwitchRules,
 )
@@ -132,13 +132,18 @@ class TransitionLog:
 
 
 def _is_routine(result: Result) -> bool:
-    """The regular re-send is only recorded when it fails, a regular comparison when it finds something."""
-    if result.error is not None or result.abandoned:
+    """What is regularly sent again is only recorded when it fails, a regular comparison when it finds
+    something."""
+    if result.error is not None:
+        return False
+    if isinstance(result.action, RefreshStates):
+        return True  # cut off, too: all is sent after that
+    if result.abandoned:
         return False
     outcome = result.outcome
     if isinstance(outcome, Compared) and outcome.asked and outcome.touched:
         return False
-    return isinstance(result.action, SendBulk | CompareStates) and result.action.routine
+    return isinstance(result.action, CompareStates) and result.action.routine
 
 
 def _record_of_step(result: Result, transition: Transition | None) -> Record:

@@ -146,8 +146,8 @@ class Failover:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """`refresh_s` is the period of the primary's bulk re-send in direct mode; None lets the agent derive
-    it."""
+    """`refresh_s`: after how long a primary in direct mode sends again what would run out on the backup;
+    None lets the agent derive it."""
 
     mode: SyncMode = SyncMode.DIRECT
     port: int = 3780

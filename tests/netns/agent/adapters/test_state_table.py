@@ -3,13 +3,17 @@
 
 import asyncio
 import os
+import socket
+import struct
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from agent.adapters.state_process import StateProcess
 from agent.core.census import HASH_BYTES, Census, unpack_hashes
+from agent.core.refresh import EVERYTHING, Pass, Slice
 from agent.model.pair import SyncMode
 from tests.netns.agent.adapters.test_conntrackd import IGNORED, Nodes, Replicator, start_nodes
 
@@ -131,5 +135,68 @@ def test_what_only_the_backup_has_is_left_alone(nodes: Nodes) -> None:
         with nodes.backup.namespace.entered():
             assert (await STATES.compare(b"")).missing == b""
         assert (await census(nodes.backup)).total == (await census(nodes.primary)).total == 100
+
+    asyncio.run(scenario())
+
+
+def time_left_s(node: Replicator, what: str) -> int:
+    listed = node.namespace.run("conntrack", "-L", *what.split()).split()
+    return int(next(word for word in listed[2:] if word.isdigit()))
+
+
+async def touch_ending(node: Replicator, part: Slice, ending: bytes = b"") -> Pass:
+    with node.namespace.entered():
+        return await STATES.touch_ending(part, ending, RATE)
+
+
+def send_datagram(node: Replicator) -> None:
+    """Of the state EXPIRING: a packet that the kernel reports nothing of, and that reaches nobody."""
+    node.namespace.run("ip", "route", "add", "10.0.2.0/24", "via", "192.168.1.77")
+    udp = struct.pack("!HHHH", 5000, 53, 8, 0)
+    addresses = IPv4Address("10.0.1.1").packed + IPv4Address("10.0.2.1").packed
+    packet = struct.pack("!BBHHHBBH", 0x45, 0, 28, 1, 0, 64, socket.IPPROTO_UDP, 0) + addresses + udp
+    with (
+        node.namespace.entered(),
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
+    ):
+        raw.sendto(packet, ("10.0.2.1", 0))
+
+
+EXPIRING = "-p udp -s 10.0.1.1 -d 10.0.2.1 --sport 5000 --dport 53"
+
+
+def test_datagrams_are_reported_again_and_their_copies_have_their_time_again(nodes: Nodes) -> None:
+    async def scenario() -> None:
+        nodes.primary.add_states(500)
+        add(nodes.primary, f"{EXPIRING} -t 15", *OTHERS[1:])
+        await until_same(nodes, 504)
+        send_datagram(nodes.primary)
+        assert time_left_s(nodes.primary, EXPIRING) > 20 > time_left_s(nodes.backup, EXPIRING)
+        with nodes.primary.namespace.entered():
+            assert await STATES.touch_datagrams(RATE) == 3
+        async with asyncio.timeout(LIMIT_S):
+            while time_left_s(nodes.backup, EXPIRING) < 20:
+                await asyncio.sleep(0.1)
+
+    asyncio.run(scenario())
+
+
+def test_connections_are_reported_again_by_what_is_left_to_them_and_in_turn(nodes: Nodes) -> None:
+    idle = "-p tcp -s 10.0.7.1 -d 10.0.2.1 --sport 5000 --dport 80"
+
+    async def scenario() -> None:
+        nodes.primary.add_states(500)  # with hours left
+        add(nodes.primary, f"{idle} --state ESTABLISHED -t 300 -u SEEN_REPLY", OTHERS[0])
+        await until_same(nodes, 502)
+        assert (await touch_ending(nodes.primary, EVERYTHING)).touched == 501
+        halves = [(await touch_ending(nodes.primary, Slice(begin, 0.5))).touched for begin in (0.25, 0.75)]
+        assert sum(halves) == 502, "the idle one both times"
+        assert all(100 < half < 400 for half in halves)
+        found = await touch_ending(nodes.primary, Slice(0.0, 0.0))
+        assert found.touched == 1
+        nodes.primary.namespace.run("conntrack", "-U", *idle.split(), "-t", "80000")
+        revived = await touch_ending(nodes.primary, Slice(0.0, 0.0), found.ending)
+        assert revived == Pass(1, b""), "its copy has little left, whatever it has itself"
+        assert (await touch_ending(nodes.primary, Slice(0.0, 0.0), revived.ending)).touched == 0
 
     asyncio.run(scenario())

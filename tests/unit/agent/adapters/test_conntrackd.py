@@ -22,7 +22,7 @@ from agent.adapters.conntrackd import (
     parse_expectations,
     parse_statistics,
 )
-from agent.core.actions import Committed, Sent, StatesIn
+from agent.core.actions import Committed, StatesIn
 from agent.errors import ToolError, UnavailableError
 from agent.model.pair import SyncMode
 from agent.paths import Paths
@@ -332,11 +332,6 @@ def test_timers_are_never_shortened_in_direct_mode(tool: FakeTool) -> None:
     with pytest.raises(AssertionError, match="deletes replicated states"):
         asyncio.run(tool.conntrackd(SyncMode.DIRECT).shorten_timers())
     assert not (tool.directory / "calls").exists()
-
-
-def test_bulk_says_how_many_states_there_are(tool: FakeTool) -> None:
-    assert asyncio.run(tool.conntrackd().send_bulk()) == Sent(1)
-    assert tool.calls == ["-B", "-s"]
 
 
 def from_peer(states: int, received: int) -> str:

@@ -17,7 +17,6 @@ from agent.core.actions import (
     Reread,
     ResyncKernel,
     SendBulk,
-    Sent,
     SetReadiness,
     ShortenTimers,
     StartClean,
@@ -61,7 +60,6 @@ ASKED: dict[Action, Outcome | None] = {
     CommitStates(1.0): GOOD,
     FlushCaches(): None,
     ResyncKernel(): Reread(10, 10, 10),
-    SendBulk(): Sent(10),
     StartClean(): None,
     RequestResync(): None,
     AwaitStates(1.0): StatesIn(10, peer_heard=True),
@@ -187,7 +185,7 @@ def test_a_refused_flush_is_not_over_because_conntrackd_answers_something_else()
     said = []
     for event in (
         ActionFailed(NOW, FlushCaches(), "a commit was still running", retryable=True),
-        ActionDone(NOW, SendBulk(), Sent(10)),
+        ActionDone(NOW, SendBulk()),
         ConntrackdAsked(NOW, QueryResult.OK),
         ActionFailed(NOW, FlushCaches(), "a commit was still running", retryable=True),
         ActionDone(NOW, FlushCaches()),

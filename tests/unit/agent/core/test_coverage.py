@@ -2,7 +2,7 @@
 """Whether conntrackd knows what its kernel knows: when it is asked to read everything again, and what is
 said."""
 
-from agent.core.actions import Reread, ResyncKernel, SendBulk, SetTimer, Timer
+from agent.core.actions import RefreshStates, Reread, ResyncKernel, SendBulk, SetTimer, Timer
 from agent.core.conditions import Condition
 from agent.core.coverage import MARGIN, NEEDLESS_AGAIN_S
 from agent.core.events import (
@@ -144,10 +144,7 @@ def test_a_refresh_that_falls_due_does_not_cut_off_the_reading() -> None:
     assert step(Settings(), primary.state, due).plan is None
     primary.reread(0, 1000, 1000)
     assert primary.said == [False]
-    assert step(Settings(), primary.state, due).plan == (
-        SetTimer(Timer.REFRESH, 10.0),
-        SendBulk(routine=True),
-    )
+    assert step(Settings(), primary.state, due).plan == (RefreshStates(), SetTimer(Timer.REFRESH, 10.0))
 
 
 def test_a_reading_that_failed_holds_up_no_refresh() -> None:

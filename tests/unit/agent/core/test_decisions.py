@@ -15,10 +15,10 @@ from agent.core.actions import (
     LoadRules,
     MarkOwed,
     Plan,
+    RefreshStates,
     RequestResync,
     ResyncKernel,
     SetReadiness,
-    SetTimer,
     ShortenTimers,
     StartClean,
     SwitchRules,
@@ -332,7 +332,7 @@ LOSING = replace(SERVING, coverage=Coverage(outside=0, suspicions=1))
         (CACHE, OWING, ANSWERS, SetReadiness(ready=True)),
         (DIRECT, LOSING, StatesCounted(NOW, 60_000, 10), ResyncKernel()),
         (DIRECT, SERVING, SETTLE, SetReadiness(ready=True)),
-        (DIRECT, SERVING, TimerFired(NOW, Timer.REFRESH), SetTimer(Timer.REFRESH, 10.0)),
+        (DIRECT, SERVING, TimerFired(NOW, Timer.REFRESH), RefreshStates()),
         (DIRECT, SERVING, ConntrackdStarted(NOW), SetReadiness(ready=True)),
         (DIRECT, FOLLOWING, SPLIT, SetReadiness(ready=False)),
         (DIRECT, SERVING, SPLIT, ResyncKernel()),
@@ -427,7 +427,7 @@ def test_a_backup_that_takes_over_keeps_the_states_that_it_has() -> None:
 
 @pytest.mark.parametrize("settings", [DIRECT, CACHE])
 def test_after_a_split_the_primary_reads_its_states_again_and_sends_all(settings: Settings) -> None:
-    assert plan_of(settings, SERVING, SPLIT) == plan_reread(settings, 0)
+    assert plan_of(settings, SERVING, SPLIT) == plan_reread(settings)
 
 
 @pytest.mark.parametrize(

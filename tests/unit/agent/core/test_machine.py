@@ -20,7 +20,6 @@ from agent.core.events import (
 )
 from agent.core.machine import TRANSITIONS, step
 from agent.core.moves import EventKind, Make
-from agent.core.plan import BULK_COST_S, BULK_SHARE, Settings, refresh_after_s
 from agent.core.roles import Role, RuleSet, Standing
 from agent.core.state import Phase, State
 from tests.unit.agent.core.stories import ACTIONS, ALL, EVENTS, expecting, handing, happen, make_world
@@ -345,13 +344,6 @@ def test_backup_is_ready_only_when_its_states_are_in() -> None:
     world.broken = frozenset()
     world.run_dry()
     assert world.ready is True
-
-
-def test_refresh_stays_inside_the_shortest_timeout_and_its_share_of_the_processor() -> None:
-    assert refresh_after_s(DIRECT, 0) == 10.0
-    assert refresh_after_s(Settings(refresh_s=4.0), 10**6) == 4.0
-    many = 1_000_000
-    assert many * BULK_COST_S / refresh_after_s(DIRECT, many) == pytest.approx(BULK_SHARE)
 
 
 class Table(dict[tuple[Phase, EventKind], tuple[Phase, Make]]):

@@ -162,7 +162,7 @@ DOES = {
     Make.COMPARE: "SetTimer compare, CompareStates",
     Make.COMPARE_SOON: "SetTimer compare",
     Make.NOT_READY: "SetReadiness False, SetTimer retry",
-    Make.REFRESH: "SetTimer refresh, SendBulk",
+    Make.REFRESH: "RefreshStates, SetTimer refresh",
     Make.REREAD: REREAD,
     Make.WAIT: "",
     Make.EXPECT: f"SetTimer handover, {PUT} primary",
@@ -299,7 +299,6 @@ KEPT: Mapping[type, set[str]] = {
 }
 """What of an event, its action and its outcome the line may depend on."""
 
-BULK = {"refresh_s", "shortest_timeout_s", "states"}
 PLAN: dict[Make, set[str]] = {
     Make.START: set(),
     Make.PROMOTE: {
@@ -310,14 +309,14 @@ PLAN: dict[Make, set[str]] = {
     Make.OPEN: {"mode", "helpers", "repair", "whole", "owed", "marked", "standing"},
     Make.HOLD: set(),
     Make.RETRY: {"retry_s"},
-    Make.ANNOUNCE: {"mode", "flushed", "owed", "marked", *BULK},
+    Make.ANNOUNCE: {"mode", "flushed", "owed", "marked", "refresh_s", "shortest_timeout_s"},
     Make.CATCH_UP: {"mode", "unclean"},
     Make.READY: {"kernel"},
     Make.COMPARE: {"kernel"},
     Make.COMPARE_SOON: set(),
     Make.NOT_READY: {"mode", "asked_ns", "kernel", "at_ns"},
-    Make.REFRESH: BULK,
-    Make.REREAD: {"mode", *BULK},
+    Make.REFRESH: {"refresh_s", "shortest_timeout_s", "kernel", "touched"},
+    Make.REREAD: {"mode", "refresh_s", "shortest_timeout_s"},
     Make.WAIT: set(),
     Make.EXPECT: {"takeover_s", "whole"},
     Make.GIVE_UP: {"takeover_s"},

@@ -38,7 +38,7 @@ VALUES: Mapping[str | Condition, tuple[Any, ...]] = {
     "promoted_ns": (NOW - int(2 * LIMIT_S * 1e9), NOW - int(LIMIT_S / 2 * 1e9)),
     "commits": (0, 1, 2),
     "flushed": BOTH,
-    "states": (0, 10, 1_000_000),
+    "touched": (0, 10, 1_000_000),
     "problems": BOTH,  # whether there are any; which ones: the conditions below
     "ready": (None, *BOTH),
     "reading": BOTH,

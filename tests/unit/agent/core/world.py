@@ -17,10 +17,10 @@ from agent.core.actions import (
     LoadRules,
     MarkOwed,
     Outcome,
+    Refreshed,
+    RefreshStates,
     Reread,
     ResyncKernel,
-    SendBulk,
-    Sent,
     SetReadiness,
     SetTimer,
     ShortenTimers,
@@ -191,8 +191,8 @@ class World:
                 return self.compared
             case AwaitStates():
                 return StatesIn(10, peer_heard=not self.silent, losses=self.losses)
-            case SendBulk():
-                return Sent(10)
+            case RefreshStates():
+                return Refreshed(10)
             case ResyncKernel():
                 return Reread(10, 10, 10)
             case FlushCaches():

@@ -71,8 +71,9 @@ class Table:
         self.lossy = max(0, self.lossy - len(sent))
         return len(sent)
 
-    async def compare(self, primary: bytes) -> Difference:
-        return Difference({"tcp": len(self.states)}, pack_hashes(compare(primary, self.states)))
+    async def compare(self, primary: bytes, own: Census | None = None) -> Difference:
+        now = self.states if own is None else unpack_hashes(own.hashes)
+        return Difference({"tcp": len(now)}, pack_hashes(compare(primary, now)))
 
 
 class Pair:
@@ -243,11 +244,11 @@ def test_after_losses_the_primary_lists_once_more() -> None:
         fill(pair, range(1000), range(1000))
         whole = pair.of_backup.compare
 
-        async def compare_late(primary: bytes) -> Difference:
+        async def compare_late(primary: bytes, own: Census | None = None) -> Difference:
             if not pair.lost_messages:
                 pair.lost_messages = 7
                 pair.of_primary.states.add(5000)
-            return await whole(primary)
+            return await whole(primary, own)
 
         pair.of_backup.compare = compare_late  # type: ignore[method-assign]  # what happens meanwhile
         async with pair.running():
@@ -267,9 +268,9 @@ def test_a_comparison_that_always_loses_something_is_not_whole() -> None:
         fill(pair, range(1000), range(1000))
         whole = pair.of_backup.compare
 
-        async def compare_and_lose(primary: bytes) -> Difference:
+        async def compare_and_lose(primary: bytes, own: Census | None = None) -> Difference:
             pair.lost_messages += 1
-            return await whole(primary)
+            return await whole(primary, own)
 
         pair.of_backup.compare = compare_and_lose  # type: ignore[method-assign]  # what happens meanwhile
         async with pair.running():
