@@ -127,6 +127,8 @@ def _ask_fitness(paths: Paths) -> Fitness:
 def _require_fit(paths: Paths) -> Fitness:
     """Raises HafwError with everything that speaks against a drill."""
     found = _ask_fitness(paths)
+    if not found.primary:
+        raise HafwError(f"no drill: {'; '.join(found.away)}", "a drill begins on the primary")
     if found.away:
         raise HafwError(f"no drill: it would not be without loss ({'; '.join(found.away)})")
     if found.back:
@@ -168,7 +170,8 @@ def _find_questions(fitness: Fitness) -> tuple[list[AddressQuestion], dict[VipOn
 
 
 def _one_of_each_version(texts: list[str]) -> Iterator[IPAddress]:
-    yield from {one.version: one for one in map(ip_address, reversed(texts))}.values()
+    first = {one.version: one for one in map(ip_address, reversed(texts))}
+    yield from (first[version] for version in sorted(first))
 
 
 def _find_macs(fitness: Fitness) -> dict[str, bytes]:

@@ -135,7 +135,7 @@ class Handovers:
     async def _hand_over(self, say: Say, *, force: bool) -> dict[str, Any]:
         state, peer = self._loop.state, self._peer_name
         if state.phase is not Phase.SERVING:
-            return self._refuse(f"{self._node} is not primary but {state.role.value}", ())
+            return self._refuse(self._why_not_serving(), ())
         objections = self._find_objections()
         if objections and not force:
             return self._refuse("it would not be without loss", objections)
@@ -156,6 +156,12 @@ class Handovers:
         await say(f"{self._node} gives up the addresses, and still forwards what comes to it")
         return await self._finish(say, begun_s, objections)
 
+    def _why_not_serving(self) -> str:
+        role = self._loop.state.role
+        if role is Role.PRIMARY:
+            return f"{self._node} is primary, and does not forward yet"
+        return f"{self._node} is not primary but {role.value}"
+
     def describe_fitness(self) -> dict[str, Any]:
         """For a drill: the role of this node, and what speaks against a handover of it (`away`), or to it
         (`back`)."""
@@ -166,7 +172,7 @@ class Handovers:
             away = [one.reason for one in self._find_objections()]
             back = find_objections_to_return(own, self._node)
         else:
-            away = [f"{self._node} is not primary but {role.value}"]
+            away = [self._why_not_serving()]
             back = find_objections_of_peer(own, heard, names, self._sync, self._mode, time.monotonic())
         if self._asking:
             away = ["a handover is under way", *away]

@@ -3,6 +3,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import time
@@ -18,7 +19,9 @@ from hafw_lab.client.node import Node
 from hafw_lab.measure.failover import other
 from hafw_lab.measure.planned import wait_calm
 from hafw_lab.measure.states import wait_replicated
+from hafw_lab.model.topology_file import load_topology
 from hafw_lab.traffic.session import start_traffic
+from tests.checkout import ROOT
 from tests.netns.pair_checks import (
     SERVER,
     find,
@@ -31,6 +34,7 @@ from tests.netns.pair_checks import (
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces here need root")]
 
+TOPOLOGY = ROOT / "host-tools" / "topologies" / "dual-stack.yaml"
 CONNECTIONS = 5
 SLOW_MS = 1000
 LIMIT_S = 120
@@ -39,9 +43,10 @@ LATE_S = 30
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """A keepalived that is late on a busy machine does not change the primary by itself."""
+    """Addresses of both versions. A keepalived that is late on a busy machine does not change the primary by
+    itself."""
     options = LabOptions(sync=SyncMode.DIRECT, advert_interval_ms=SLOW_MS)
-    with Lab.start(options, name="drill") as started:
+    with Lab.start(options, load_topology(TOPOLOGY), name="drill") as started:
         yield started
 
 
@@ -98,7 +103,7 @@ def test_a_pair_that_is_not_fit_has_none(lab: Lab) -> None:
     node, peer = both(lab)
     refused = peer.run(["hafw", "drill", "--yes"], check=False)
     assert refused.returncode == 1
-    assert f"{peer.name} is not primary but backup" in refused.stderr
+    assert f"{peer.name} is not primary but backup; a drill begins on the primary" in refused.stderr
     since, before = time.monotonic_ns(), reports(node)
     silent = node.run(["hafw", "drill"], check=False)
     assert silent.returncode == 1
@@ -123,6 +128,23 @@ def is_refused(node: Node, peer: Node) -> bool:
     assert (done.returncode, done.stdout) == (1, ""), done
     assert f"{peer.name} has the problem conntrackd" in done.stderr
     return True
+
+
+def test_it_asks_first(lab: Lab) -> None:
+    node, _ = both(lab)
+    since, before = time.monotonic_ns(), reports(node)
+    terminal, end = pty.openpty()
+    try:
+        drill = node.popen(["hafw", "drill"], stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        os.write(terminal, b"n\n")
+        said, complained = drill.communicate(timeout=LIMIT_S)
+    finally:
+        os.close(terminal)
+        os.close(end)
+    assert (drill.returncode, complained) == (1, b"")
+    assert "Begin? [y/N] Nothing was done." in said.decode()
+    assert not find(records(node, since), event="handover")
+    assert reports(node) == before
 
 
 def test_a_terminal_that_is_gone_does_not_leave_it_half_done(lab: Lab) -> None:

@@ -342,3 +342,14 @@ def test_a_drill_waits_for_no_handover_that_is_under_way(tmp_path: Path) -> None
             asking.cancel()
 
     asyncio.run(scenario())
+
+
+def test_a_primary_whose_gate_is_closed_is_not_said_to_be_no_primary(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as (old, _):
+            old.loop.state = replace(old.loop.state, phase=Phase.PREPARING)
+            says = f"{old.name} is primary, and does not forward yet"
+            assert old.handovers.describe_fitness()["away"] == [says]
+            assert says in (await begin(old))["error"]
+
+    asyncio.run(scenario())
