@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`hafw check --kernel`: can this kernel carry helped connections (FTP, SIP) over a failover?
+"""`hafw check --kernel`: can this kernel carry helped connections (FTP, SIP) over a failover, and can it
+encrypt the sync links?
 
 It is tried, not concluded from a version: distributions take fixes back into older kernels. The trial has a
 network namespace of its own; nothing of the machine's network and tables is touched.
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.adapters.ctnetlink import Conntrack
-from agent.errors import UnavailableError
+from agent.adapters.wireguard import MISSING, has_wireguard
+from agent.errors import ToolError, UnavailableError
 
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
 AUTO_ASSIGN = Path("/proc/sys/net/netfilter/nf_conntrack_helper")
@@ -21,15 +23,23 @@ AUTO_ASSIGN = Path("/proc/sys/net/netfilter/nf_conntrack_helper")
 class KernelCheck:
     good: bool
     text: str
+    wanted: bool = True
+    """Else it is told, and nothing more."""
 
 
-def examine_kernel() -> tuple[KernelCheck, ...]:
+def examine_kernel(*, encrypts: bool) -> tuple[KernelCheck, ...]:
     """Moves this process into a network namespace of its own, for good: it must have nothing else to do with
-    the network. Raises UnavailableError where that or the trial is not possible."""
+    the network. `encrypts`: the pair file wants that. Raises UnavailableError where a namespace or the trial
+    is not possible."""
+    wireguard = _try_wireguard(wanted=encrypts)
     _leave_the_network()
     tracking = Conntrack()
     try:
-        return (judge_keeping(tracking.keeps_helper()), judge_automatic(_automatic()))
+        return (
+            judge_keeping(tracking.keeps_helper()),
+            judge_automatic(_automatic()),
+            wireguard,
+        )
     finally:
         tracking.close()
 
@@ -54,6 +64,19 @@ def judge_automatic(automatic: bool) -> KernelCheck:
         "this kernel binds helpers to ports by itself, so that a client can open ports that no rule names;"
         " set net.netfilter.nf_conntrack_helper=0",
     )
+
+
+def _try_wireguard(*, wanted: bool) -> KernelCheck:
+    try:
+        return judge_wireguard(has_wireguard(), wanted=wanted)
+    except ToolError as error:
+        return KernelCheck(False, str(error), wanted)
+
+
+def judge_wireguard(there: bool, *, wanted: bool) -> KernelCheck:
+    if there:
+        return KernelCheck(True, "this kernel has WireGuard, for sync.encrypt", wanted)
+    return KernelCheck(False, f"{MISSING}, which sync.encrypt of a pair file needs", wanted)
 
 
 def _automatic() -> bool:

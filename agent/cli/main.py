@@ -12,8 +12,9 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import __version__
@@ -170,7 +171,9 @@ def _add_files(add: _Add) -> None:
     _add_file_argument(command)
     asked = command.add_mutually_exclusive_group()
     asked.add_argument(
-        "--kernel", action="store_true", help="test whether FTP and SIP survive a failover here"
+        "--kernel",
+        action="store_true",
+        help="test whether FTP and SIP survive a failover here, and look for WireGuard",
     )
     asked.add_argument(
         "--pair", action="store_true", help="compare both nodes, and what they run with the pair file"
@@ -309,7 +312,7 @@ def run_check(arguments: argparse.Namespace, paths: Paths) -> int:
         print(f"{harmless(str(file))} is good: pair {pair.name}, nodes {nodes}, {pair.sync.mode.value} mode")
         for warning in (*map(str, find_warnings(pair)), *_host_warnings(pair, paths)):
             print(f"warning: {warning}")
-    return _check_kernel() if arguments.kernel else 0
+    return _check_kernel(arguments.file or paths.pair_file) if arguments.kernel else 0
 
 
 def _host_warnings(pair: "Pair", paths: Paths) -> tuple[str, ...]:
@@ -325,18 +328,32 @@ def _host_warnings(pair: "Pair", paths: Paths) -> tuple[str, ...]:
     try:
         outdated = InstalledFiles(node, paths).find_outdated(pair)
         hints = (f"{one}; see: hafw setup --dry-run" for one in outdated)
-        return (*host_warnings(pair, read_links(), find_ssh_session()), *hints)
+        return (*host_warnings(pair, read_links(), find_ssh_session()), *_tunnel_warnings(pair), *hints)
     except HafwError as error:
         return (f"cannot read the network settings here: {error}",)
 
 
-def _check_kernel() -> int:
-    from agent.cli.kernel_check import examine_kernel
+def _tunnel_warnings(pair: "Pair") -> Iterator[str]:
+    """Raises HafwError when it cannot be tried."""
+    if pair.tunnels:
+        from agent.adapters.wireguard import MISSING, has_wireguard
 
-    found = examine_kernel()
+        if not has_wireguard():
+            yield f"{MISSING}, and sync.encrypt needs it: hafw setup will refuse this file here"
+
+
+def _check_kernel(pair_file: Path) -> int:
+    from agent.cli.kernel_check import examine_kernel
+    from agent.config import loader
+
+    try:
+        encrypts = bool(loader.load(pair_file).tunnels)
+    except HafwError:  # the kernel is good or bad without one
+        encrypts = False
+    found = examine_kernel(encrypts=encrypts)
     for finding in found:
-        print(f"{'good' if finding.good else 'BAD '}  {finding.text}")
-    return 0 if all(finding.good for finding in found) else 1
+        print(f"{'good' if finding.good else 'BAD ' if finding.wanted else 'note'}  {finding.text}")
+    return 0 if all(finding.good or not finding.wanted for finding in found) else 1
 
 
 def run_render(arguments: argparse.Namespace, paths: Paths) -> int:

@@ -28,7 +28,7 @@ def run_key(_: argparse.Namespace, paths: Paths) -> int:
     from agent.setup import pair_key
 
     pair_key.make(paths.pair_key)
-    print(f"made {paths.pair_key}\n\n{pair_key.carry_words(paths.pair_key)}", end="")
+    print(f"made {paths.pair_key}\n\n{pair_key.carry_words(paths.pair_key)}{_tunnel_words(paths)}", end="")
     return 0
 
 
@@ -39,7 +39,18 @@ def run_join(arguments: argparse.Namespace, paths: Paths) -> int:
         print(f"{paths.pair_key} is this key already")
         return 0
     print(f"wrote {paths.pair_key}; the agent takes it within a second: hafw status shows both nodes then")
+    print(_tunnel_words(paths), end="")
     return 0
+
+
+def _tunnel_words(paths: Paths) -> str:
+    from agent.config import loader
+
+    try:
+        has_tunnels = bool(loader.load(paths.pair_file).tunnels)
+    except HafwError:  # no pair file yet
+        has_tunnels = False
+    return "The tunnels over the sync links get other keys by it: run hafw setup\n" if has_tunnels else ""
 
 
 def _read(source: Path) -> str:

@@ -16,7 +16,7 @@ from agent.errors import HafwError, ToolError
 from agent.installation import is_by_pip
 from agent.model.pair import Pair
 from agent.paths import Paths
-from agent.setup.changes import FileChange, Kept, diff_of, find_changes
+from agent.setup.changes import FileChange, Kept, diff_of, find_changes, find_target
 from agent.setup.hazards import Hazards, advice_for_both, find_hazards, refuse_hazards
 from agent.setup.host import find_ssh_session, host_warnings
 from agent.setup.notes import Argv, kept_notes, live_commands, rival_notes
@@ -26,6 +26,10 @@ from agent.setup.write import start_writing, write_change
 from agent.streams import complain
 
 _RESTART_LIMIT_S = 120.0
+_NO_TUNNELS = (
+    "the tunnels over the sync links are made of the key of the pair, which is not here yet: run hafw setup"
+    " again, on the node itself, when it is"
+)
 
 
 @dataclass(slots=True)
@@ -38,6 +42,8 @@ class _Outcome:
     commands: tuple[Argv, ...]
     hazards: Hazards
     wants_key: bool = False
+    fresh_key: str | None = None
+    """What the tunnels of this plan are made of, where there was no key before."""
     written: bool = False
     backups: dict[Path, str] = field(default_factory=dict)
 
@@ -101,22 +107,28 @@ def _run(
     source = arguments.file or root / paths.pair_file.relative_to("/")
     pair, files = loader.load_with_files(source)
     node = find_node(pair, arguments.node)
-    plan = plan_setup(pair, node, paths, files)
-    changes, kept = find_changes(plan, paths, root, arguments.replace)
-    hazards = find_hazards(changes, paths)
-    notes = (
-        *_host_notes(pair, root),
-        *hazards.notes(),
-        *kept_notes(kept, pair, node, paths),
-        *rival_notes(pair, root),
-    )
     # an image that is made below another root would give its key to both nodes
     has_no_key = root == Path("/") and not paths.pair_key.exists()
     # on one node, and always the same: of two that each made one they would not know each other
     first = pair.nodes[0].name
     wants_key = has_no_key and node == first
+    pair_key, fresh_key = (
+        _find_tunnel_key(paths, root, wants_key=wants_key) if pair.tunnels else (None, None)
+    )
+    plan = plan_setup(pair, node, paths, files, pair_key)
+    changes, kept = find_changes(plan, paths, root, arguments.replace)
+    hazards = find_hazards(changes, paths)
+    notes = (
+        *_host_notes(pair, root),
+        *([_NO_TUNNELS] if pair.tunnels and pair_key is None else []),
+        *hazards.notes(),
+        *kept_notes(kept, pair, node, paths),
+        *rival_notes(pair, root),
+    )
     last = (_take_words(paths, first),) if has_no_key and not wants_key else ()
-    outcome = _Outcome(node, changes, (*notes, *last), live_commands(changes, paths), hazards, wants_key)
+    outcome = _Outcome(
+        node, changes, (*notes, *last), live_commands(changes, paths), hazards, wants_key, fresh_key
+    )
     say = _silent if arguments.json else show
     say("".join(f"{diff_of(change)}\n" for change in changes))
     say("".join(f"note: {note}\n\n" for note in notes))
@@ -172,7 +184,7 @@ def _settle(arguments: argparse.Namespace, outcome: _Outcome, say: Callable[[str
         return 1
     _write(arguments.root, outcome, say)
     if outcome.wants_key:
-        _make_key(outcome.node, say)
+        _make_key(outcome, say)
     if arguments.restart:
         _restart(outcome.commands, say)
     elif arguments.root == Path("/") and outcome.changes:
@@ -180,12 +192,29 @@ def _settle(arguments: argparse.Namespace, outcome: _Outcome, say: Callable[[str
     return 0
 
 
-def _make_key(node: str, say: Callable[[str], None]) -> None:
+def _find_tunnel_key(paths: Paths, root: Path, *, wants_key: bool) -> tuple[str | None, str | None]:
+    """The key of the pair, and the same again where it is one that is to be written first. Raises HafwError,
+    also where the kernel has no tunnels."""
+    from agent.adapters.openssl import make_pair_key
+    from agent.adapters.wireguard import MISSING, has_wireguard
+    from agent.setup import pair_key
+
+    there = pair_key.find_key(find_target(paths.pair_key, root))
+    if root != Path("/"):
+        return there, None
+    if not has_wireguard():
+        hint = "nothing was written; boot a kernel with it, as Debian's, or leave out encrypt"
+        raise HafwError(f"{MISSING}, and sync.encrypt of the pair file needs it", hint)
+    fresh = make_pair_key() if wants_key else None
+    return there or fresh, fresh
+
+
+def _make_key(outcome: _Outcome, say: Callable[[str], None]) -> None:
     from agent.setup import pair_key  # ssl takes a while to load
 
     place = Paths().pair_key
-    pair_key.make(place)
-    say(f"made {place}\n\n{pair_key.carry_words(place, node)}")
+    pair_key.make(place, outcome.fresh_key)
+    say(f"made {place}\n\n{pair_key.carry_words(place, outcome.node)}")
 
 
 def _take_words(paths: Paths, first: str) -> str:

@@ -22,6 +22,7 @@ from agent.model.pair import (
     Protocol,
     SourceNat,
 )
+from agent.model.services import BFD_PORTS
 
 MAX_SYNC_LINKS = 2
 PAIR_NAME: Wanted = (
@@ -60,6 +61,7 @@ def check(pair: Pair, problems: Problems, complete: bool) -> None:
     _check_repeats(pair, problems)
     _check_given_away(pair, problems)
     _check_channel(pair, problems)
+    _check_tunnels(pair, problems)
 
 
 def _check_nodes(pair: Pair, problems: Problems) -> None:
@@ -206,9 +208,18 @@ def _every_address(pair: Pair) -> Iterator[tuple[str, IPInterface]]:
 
 
 def _check_channel(pair: Pair, problems: Problems) -> None:
-    """Where the agents listen, the rules let in the other node alone, before management and policy. A range
-    of ports that has this one in it loses one of many, and is left as it is."""
-    port = pair.sync.channel_port
+    """Where the agents and the tunnels listen, the rules let in the other node alone, before management and
+    policy. A range of ports that has such a one in it loses one of many, and is left as it is."""
+    reason = "the port at which the agents listen for each other, and for nobody else"
+    _check_listener(
+        pair, Protocol.TCP, pair.sync.channel_port, f"{reason}; write another sync.channel_port", problems
+    )
+    for tunnel in pair.tunnels:
+        reason = f"the port of the tunnel over {tunnel.wire.name}; write another sync.wireguard_port"
+        _check_listener(pair, Protocol.UDP, tunnel.port, reason, problems)
+
+
+def _check_listener(pair: Pair, protocol: Protocol, port: int, reason: str, problems: Problems) -> None:
     to_self = (rule for rule in pair.policy if rule.to_zone == SELF_ZONE and rule.action is Action.ACCEPT)
     asked = (
         ("management.services", pair.management.services),
@@ -216,12 +227,30 @@ def _check_channel(pair: Pair, problems: Problems) -> None:
     )
     for path, services in asked:
         if any(
-            service.protocol is Protocol.TCP and PortRange(port, port) in service.ports
-            for service in services
+            service.protocol is protocol and PortRange(port, port) in service.ports for service in services
         ):
-            reason = "the port at which the agents listen for each other, and for nobody else"
-            problems.add(path, f"tcp/{port} is {reason}; write another sync.channel_port")
+            problems.add(path, f"{protocol.value}/{port} is {reason}")
             return
+
+
+def _check_tunnels(pair: Pair, problems: Problems) -> None:
+    for tunnel in pair.tunnels:
+        if tunnel.port in (pair.sync.port, *BFD_PORTS):
+            message = (
+                f"udp/{tunnel.port} would be that of the tunnel over {tunnel.wire.name}, and is that of"
+            )
+            other = "the replication in it" if tunnel.port == pair.sync.port else "BFD"
+            problems.add("sync.wireguard_port", f"{message} {other}; write another one")
+        for interface in pair.interfaces:
+            if interface.name == tunnel.inside.name:
+                message = f"{interface.name} is the tunnel over {tunnel.wire.name}; rename this interface"
+                problems.add(joined("interfaces", interface.name), message)
+            for network in interface.networks:
+                if any(network.overlaps(one) for one in tunnel.inside.networks):
+                    message = f"{network} has the addresses of the tunnel over {tunnel.wire.name}"
+                    problems.add(
+                        joined("interfaces", interface.name), f"{message}; write others, or rename the pair"
+                    )
 
 
 def _check_given_away(pair: Pair, problems: Problems) -> None:

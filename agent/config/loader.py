@@ -24,6 +24,7 @@ from agent.errors import ConfigError, Problem
 from agent.model.pair import (
     AfterLimit,
     Drift,
+    Encryption,
     Failover,
     Gate,
     Interface,
@@ -222,7 +223,7 @@ def _read_failover(spot: Spot) -> Failover:
 
 
 def _read_sync(spot: Spot) -> Sync:
-    fields = spot.fields((), ("mode", "port", "refresh", "channel_port"))
+    fields = spot.fields((), ("mode", "port", "refresh", "channel_port", "encrypt", "wireguard_port"))
     mode = fields["mode"].choice(SyncMode) if "mode" in fields else None
     port = fields["port"].integer(1, 65535) if "port" in fields else None
     if port in BFD_PORTS:
@@ -231,12 +232,21 @@ def _read_sync(spot: Spot) -> Sync:
         )
     refresh = fields["refresh"].duration_ms(100, 3_600_000) if "refresh" in fields else None
     channel = fields["channel_port"].integer(1024, 65535) if "channel_port" in fields else None
+    encrypt = fields["encrypt"].choice(Encryption) if "encrypt" in fields else None
+    # a second sync link has the next one
+    wireguard = fields["wireguard_port"].integer(1024, 65534) if "wireguard_port" in fields else None
+    if "wireguard_port" in fields and "encrypt" not in fields:
+        fields["wireguard_port"].refuse(
+            "there is no tunnel without encrypt: wireguard; add that, or remove it"
+        )
     default = Sync()
     return Sync(
         mode or default.mode,
         port or default.port,
         refresh / 1000 if refresh else None,
         channel or default.channel_port,
+        encrypt,
+        wireguard or default.wireguard_port,
     )
 
 

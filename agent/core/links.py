@@ -57,13 +57,20 @@ def why_unusable(interface: Interface, node: str, links: tuple[Link, ...]) -> st
 
 def _sync_link(pair: Pair, node: str, links: tuple[Link, ...]) -> Finding:
     used = _used_sync_link(pair, links)
-    fault = why_unusable(used, node, links)
+    fault = _why_silent(pair, used, node, links)
     if fault is None:
         return Condition.SYNC_LINK, True, f"the sync link is up ({used.name} has carrier)"
     if find_fault(used.name, links) is None or _spare_of(pair, used) is None:
-        return Condition.SYNC_LINK, False, f"the sync link is down ({used.name} {fault}); {_NOT_REPLICATED}"
+        return Condition.SYNC_LINK, False, f"the sync link is down ({fault}); {_NOT_REPLICATED}"
     down = ", ".join(f"{one.name} {find_fault(one.name, links)}" for one in pair.sync_interfaces)
     return Condition.SYNC_LINK, False, f"both sync links are down ({down}); {_NOT_REPLICATED}"
+
+
+def _why_silent(pair: Pair, wire: Interface, node: str, links: tuple[Link, ...]) -> str | None:
+    """Of a sync link, or of the tunnel over it."""
+    tunnels = (one.inside for one in pair.tunnels if one.wire is wire)
+    every = ((one.name, why_unusable(one, node, links)) for one in (wire, *tunnels))
+    return next((f"{name} {fault}" for name, fault in every if fault is not None), None)
 
 
 _NOT_REPLICATED = "states are not replicated"
@@ -73,10 +80,10 @@ def _spare_link(pair: Pair, node: str, links: tuple[Link, ...]) -> Finding:
     """Of two sync links the one that conntrackd does not use: it could not take over, or had to be left."""
     used = _used_sync_link(pair, links)
     spare = _spare_of(pair, used)
-    fault = why_unusable(spare, node, links) if spare is not None else None
-    if spare is None or fault is None or find_fault(used.name, links) is not None:
+    fault = _why_silent(pair, spare, node, links) if spare is not None else None
+    if fault is None or find_fault(used.name, links) is not None:
         return Condition.SPARE_LINK, True, "no sync link is down beside the one in use"
-    text = f"one of two sync links is down ({spare.name} {fault}); this node sends states over {used.name}"
+    text = f"one of two sync links is down ({fault}); this node sends states over {used.name}"
     return Condition.SPARE_LINK, False, text
 
 
@@ -92,7 +99,7 @@ def _spare_of(pair: Pair, used: Interface) -> Interface | None:
 
 def _missing(pair: Pair, links: tuple[Link, ...]) -> Finding:
     known = {link.name for link in links}
-    missing = [interface.name for interface in pair.interfaces if interface.name not in known]
+    missing = [interface.name for interface in pair.every_interface if interface.name not in known]
     if not missing:
         return Condition.MISSING_INTERFACE, True, "all interfaces of the pair file exist on this node"
     exist = ", ".join(sorted(known))
@@ -101,7 +108,7 @@ def _missing(pair: Pair, links: tuple[Link, ...]) -> Finding:
 
 
 def _unzoned(pair: Pair, links: tuple[Link, ...]) -> Finding:
-    unzoned = list(_find_unzoned({interface.name for interface in pair.interfaces}, links))
+    unzoned = list(_find_unzoned({interface.name for interface in pair.every_interface}, links))
     if not unzoned:
         return Condition.UNZONED_INTERFACE, True, "every interface that forwards is in a zone"
     text = (

@@ -52,7 +52,8 @@ class Handovers:
     ) -> None:
         self._node, self._peer_name = node, pair.peer_of(node).name
         # not the pair itself: it may have a policy that has long been replaced
-        self._sync, self._mode = pair.sync_links, pair.sync.mode
+        self._sync = tuple(one.name for one in pair.replication_links)
+        self._mode = pair.sync.mode
         self._loop, self._peer, self._record = loop, peer, record
         self.word: Handover | None = None
         """Part of what this node says of itself."""

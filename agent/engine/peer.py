@@ -175,7 +175,7 @@ class PeerWatch:
         names = (self._node, self._peer)
         self._judge_split(own, names, now_s)
         self._differing, found = judge_peer(own, self.heard, names, takeover_s, self._differing, now_s)
-        sync = self._pair.sync_links
+        sync = tuple(one.name for one in self._pair.replication_links)
         for one in (*judge_paths(self.heard, self._peer, sync, now_s), *found):
             self._tell(self._with_cure(one, now_s))
 
@@ -293,7 +293,7 @@ def read_key(place: Path, else_do: str) -> str:
 def find_paths(pair: Pair, node: str) -> list[PeerPath]:
     """The sync links first, and as many data links as MAX_PATHS leaves: each costs memory and words."""
     peer = pair.peer_of(node).name
-    links = (*pair.sync_interfaces, *pair.data_interfaces)
+    links = (*pair.replication_links, *pair.data_interfaces)
     found = (_path_of(link, node, peer) for link in links)
     return [path for path in found if path is not None][:MAX_PATHS]
 

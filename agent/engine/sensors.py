@@ -230,7 +230,7 @@ class Sensors:
             self._rules_changed.clear()
             begun_s = time.monotonic()
             with self._looking("the rules of other programs"):
-                names = frozenset(interface.name for interface in self.pair.interfaces)
+                names = frozenset(interface.name for interface in self.pair.every_interface)
                 self._tell(judge_chains(await self._beside(self._read_chains), names))
             await asyncio.sleep(max(LOOK_S, LONG_LOOK_PAUSE * (time.monotonic() - begun_s)))
             await _soon(self._rules_changed, CHAINS_AGAIN_S)

@@ -5,6 +5,7 @@
 it checks again. Addresses are `ipaddress` objects, choices are enums, times carry their unit in the name.
 """
 
+import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,6 +17,8 @@ IPInterface = IPv4Interface | IPv6Interface
 IPNetwork = IPv4Network | IPv6Network
 
 SYNC_ZONE = "sync"
+TUNNEL = "hafw-wg"
+"""How the names of the tunnels begin; a number follows."""
 SELF_ZONE = "self"
 """The firewalls themselves, as the end of a rule."""
 
@@ -26,6 +29,12 @@ class SyncMode(Enum):
 
     DIRECT = "direct"
     CACHE = "cache"
+
+
+class Encryption(Enum):
+    """What hides that which goes over the sync links."""
+
+    WIREGUARD = "wireguard"
 
 
 class AfterLimit(Enum):
@@ -154,6 +163,18 @@ class Sync:
     refresh_s: float | None = None
     channel_port: int = 3781
     """Of TCP, at which each agent listens for the other one."""
+    encrypt: Encryption | None = None
+    wireguard_port: int = 51820
+    """Of UDP, on the first sync link; the second one has the next port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """WireGuard over a sync link. `inside` is its interface, with addresses that no pair file has."""
+
+    wire: Interface
+    inside: Interface
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +387,34 @@ class Pair:
     def sync_links(self) -> tuple[str, ...]:
         """Their names."""
         return tuple(interface.name for interface in self.sync_interfaces)
+
+    @property
+    def tunnels(self) -> tuple[Tunnel, ...]:
+        """One for each sync link, where the pair file wants them."""
+        if self.sync.encrypt is None:
+            return ()
+        return tuple(
+            Tunnel(wire, self._inside(number), self.sync.wireguard_port + number)
+            for number, wire in enumerate(self.sync_interfaces)
+        )
+
+    def _inside(self, number: int) -> Interface:
+        """Its addresses are unique local ones (RFC 4193), made of the pair's name: both nodes know them."""
+        network = hashlib.sha256(f"hafw {self.name}".encode()).digest()[:5]
+        first = int.from_bytes(b"\xfd" + network + number.to_bytes(2, "big") + bytes(8), "big")
+        names = sorted(node.name for node in self.nodes)
+        own = ((name, (IPv6Interface((first + place, 64)),)) for place, name in enumerate(names, start=1))
+        return Interface(f"{TUNNEL}{number}", SYNC_ZONE, tuple(own))
+
+    @property
+    def replication_links(self) -> tuple[Interface, ...]:
+        """What conntrackd replicates over: the sync links, or the tunnels over them."""
+        return tuple(one.inside for one in self.tunnels) or self.sync_interfaces
+
+    @property
+    def every_interface(self) -> tuple[Interface, ...]:
+        """Those of the pair file, and the tunnels."""
+        return (*self.interfaces, *(one.inside for one in self.tunnels))
 
     @property
     def helpers(self) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def _mode(pair: Pair) -> Lines:
 
 
 def sync_addresses(pair: Pair, link: Interface, node: str) -> tuple[IPInterface, IPInterface]:
-    """The two ends of a sync link, ours first: IPv4 if both nodes have it there."""
+    """The two ends of a sync link, or of a tunnel over it, ours first: IPv4 if both nodes have it there."""
     own, peer = (link.own(name) for name in (node, pair.peer_of(node).name))
     return min(
         ((mine, theirs) for mine in own for theirs in peer if mine.version == theirs.version),
@@ -82,7 +82,7 @@ def sync_addresses(pair: Pair, link: Interface, node: str) -> tuple[IPInterface,
 
 def _links(pair: Pair, node: str, privileged: bool) -> Lines:
     """Of two the first one, as long as it has a carrier."""
-    first, *others = pair.sync_interfaces
+    first, *others = pair.replication_links
     head = "UDP Default" if others else "UDP"
     return (
         *_link(pair, first, node, privileged, head),
@@ -156,7 +156,7 @@ def _filter(pair: Pair) -> Lines:
 def ignored_addresses(pair: Pair) -> tuple[IPInterface, ...]:
     """Of the firewalls themselves, beside loopback: connections with such an end are not replicated."""
     every: list[IPInterface] = []
-    for interface in pair.interfaces:
+    for interface in pair.every_interface:
         every += (address for _, addresses in interface.addresses for address in addresses)
         every += interface.vips
     return tuple(sorted(every, key=lambda one: one.version))

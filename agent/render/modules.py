@@ -48,3 +48,5 @@ def _groups(pair: Pair) -> Iterator[tuple[str, ...]]:
         yield tuple(because(f"connections that {helper} announces", *HELPERS[helper].modules))
     if any(vlan_of(interface.name) for interface in pair.interfaces):
         yield tuple(because("interfaces of VLANs", "8021q"))
+    if pair.tunnels:
+        yield tuple(because("tunnels over the sync links", "wireguard"))

@@ -44,7 +44,7 @@ def settings(pair: Pair) -> tuple[Setting, ...]:
         *_forwarding(versions),
         *_conntrack(),
         *(setting for interface in pair.interfaces for setting in _ipv4(interface)),
-        *(setting for interface in pair.interfaces for setting in _ipv6(interface)),
+        *(setting for interface in pair.every_interface for setting in _ipv6(interface)),
         Setting("net/unix/max_dgram_qlen", "512", "hooks run in bursts, and their datagrams must queue"),
     )
 

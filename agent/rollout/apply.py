@@ -35,6 +35,7 @@ from agent.model.pair import Pair
 from agent.model.records import Record, RecordKind
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived
+from agent.render.networkd import tunnel_files
 from agent.rollout.active import Checked, OnDisk, adapter_of, check, checked, note_in_force, remember
 from agent.rollout.forbidden import Applied, with_forbidden
 from agent.rollout.generations import Generation, Generations, Pending, boot_id, same_files
@@ -45,10 +46,12 @@ UNCONFIRMED_WAIT_S = 60.0
 DIRECT_WAIT_S = 2.0
 MAX_HURRIED_S = 0.05
 TRIES = 5
+_NETWORKD = "systemd-networkd"
 
 
 def require_same_wires(old: Pair, new: Pair, paths: Paths) -> None:
-    """Raises HafwError when `new` wants another keepalived.conf or conntrackd.conf than `old`."""
+    """Raises HafwError when `new` wants another keepalived.conf or conntrackd.conf than `old`, or other
+    tunnels."""
     daemon = find_other_wires(old, new, paths)
     if daemon is not None:
         raise HafwError(*_other_wires(daemon))
@@ -60,13 +63,15 @@ def find_other_wires(old: Pair, new: Pair, paths: Paths) -> str | None:
         for daemon, render in (("keepalived", keepalived.render), ("conntrackd", conntrackd.render)):
             if new.node(node.name) is None or render(old, node.name, paths) != render(new, node.name, paths):
                 return daemon
+        if tunnel_files(old, node.name, paths, {}) != tunnel_files(new, node.name, paths, {}):
+            return _NETWORKD
     return None
 
 
 def _other_wires(daemon: str) -> tuple[str, str]:
+    wanted = "other tunnels than those" if daemon == _NETWORKD else f"another {daemon}.conf than the one"
     return (
-        f"this pair file needs another {daemon}.conf than the one in force; only rules can "
-        f"change while {daemon} runs",
+        f"this pair file needs {wanted} in force; only rules can change while {daemon} runs",
         "install it by `hafw setup` on both nodes, the backup first",
     )
 

@@ -11,7 +11,7 @@ TLS tells who it really is. The rules keep the rest of the network from making t
 
 from collections.abc import Iterator
 
-from agent.model.pair import Pair
+from agent.model.pair import Interface, Pair
 from agent.rules.forward import NOT_AN_OPENING, TCP_FLAGS
 from agent.rules.objects import TABLE, Chain, Object, make_rule
 from agent.rules.peer import OWN_SOURCE
@@ -47,7 +47,7 @@ def channel(table: str, pair: Pair) -> Iterator[Object]:
     yield make_rule(table, "input", _port(pair, "dport"), jump(CHANNEL))
     yield make_rule(table, "input", _port(pair, "sport"), NOT_AN_OPENING, _UNPRIVILEGED, jump(CHANNEL))
     yield make_rule(table, CHANNEL, OWN_SOURCE, NamedCounter("input"), DROP)
-    for interface in pair.interfaces:
+    for interface in _links(pair):
         for version in (4, 6):
             ends = [
                 str(address.ip)
@@ -84,12 +84,18 @@ def _port(pair: Pair, field: str) -> Match:
     return Match(Payload("tcp", field), pair.sync.channel_port)
 
 
+def _links(pair: Pair) -> tuple[Interface, ...]:
+    """Not a sync link that has a tunnel over it."""
+    wires = tuple(one.wire for one in pair.tunnels)
+    return tuple(one for one in pair.every_interface if one not in wires)
+
+
 def _ends(pair: Pair, version: int) -> tuple[Value, ...]:
     """The own addresses of both nodes, each with its interface, so that the table is the same on both. One
     of this node itself is no source of anything that arrives."""
     return tuple(
         concat(interface_name(interface.name), str(address.ip))
-        for interface in pair.interfaces
+        for interface in _links(pair)
         for _, addresses in interface.addresses
         for address in addresses
         if address.version == version

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 
 from agent.model.pair import (
     SELF_ZONE,
+    SYNC_ZONE,
     Action,
     Addresses,
     Interface,
@@ -56,7 +57,7 @@ _ANY = (Service("any", Protocol.ANY),)
 
 
 def forward(pair: Pair) -> tuple[Object, ...]:
-    sync = one_of([interface_name(name) for name in pair.sync_links])
+    sync = one_of([interface_name(one.name) for one in pair.every_interface if one.zone == SYNC_ZONE])
     ways = dict(_ways(pair))
     dispatch = [(concat(one.name, other.name), jump(chain_name(one, other))) for one, other in ways.values()]
     return (

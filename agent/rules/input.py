@@ -10,7 +10,7 @@ from agent.rules.forward import FILTER, INVALID, NOT_AN_OPENING, rule_commands
 from agent.rules.gate import IGMP, VRRP, neighbor_rules
 from agent.rules.matching import VERSIONS, service_match
 from agent.rules.objects import TABLE, Chain, CounterObject, Object, base_chain, make_rule
-from agent.rules.peer import own_replication, peer, sync_port, untracked_vrrp
+from agent.rules.peer import own_replication, peer, sync_port, untracked_tunnels, untracked_vrrp
 from agent.rules.source_check import CHECK, RAW_IN, check, check_all_ipv6
 from agent.rules.statements import (
     ACCEPT,
@@ -177,13 +177,14 @@ def _own_chain(pair: Pair, interface: Interface) -> list[Object]:
 
 def _untracked(pair: Pair) -> list[Object]:
     """Replication and VRRP leave no states in the table that they keep alike; management needs none."""
-    sync = one_of([interface_name(name) for name in pair.sync_links])
+    sync = one_of([interface_name(one.name) for one in pair.replication_links])
     return [
         base_chain(TABLE, RAW_IN, "prerouting", RAW),
         base_chain(TABLE, "raw-out", "output", RAW),
         # first what an ordinary packet fails fastest
         make_rule(TABLE, RAW_IN, sync_port(pair), Match(IIFNAME, sync), NOTRACK),
         make_rule(TABLE, "raw-out", sync_port(pair), Match(OIFNAME, sync), NOTRACK),
+        *untracked_tunnels(pair),
         *untracked_vrrp(RAW_IN),
         make_rule(TABLE, "raw-out", Match(L4PROTO, VRRP), Match(OIFNAME, NamedSet("data")), NOTRACK),
         *untracked_channel(pair),

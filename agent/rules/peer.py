@@ -24,7 +24,7 @@ this node itself is no source of anything that arrives.
 
 from collections.abc import Iterator
 
-from agent.model.pair import Interface, Pair
+from agent.model.pair import Interface, Pair, Tunnel
 from agent.model.services import BFD_PORTS
 from agent.rules.gate import AH, LINK_LOCAL_6, VRRP, VRRP_GROUP_4, VRRP_GROUP_6
 from agent.rules.objects import TABLE, Chain, CounterObject, Object, Set, make_rule
@@ -66,6 +66,7 @@ _SPEAKERS = {4: NamedSet("own4"), 6: NamedSet("advertisers6")}
 ADVERTISED = "advertised"
 """The interfaces by which the other node has lately advertised itself as primary."""
 HARDWARE = "peer-hardware"
+TUNNELS = "tunnels"
 _HARDWARE_KEPT_S = 3600
 _NOT_ROOT = Match(Meta("skuid"), 0, "!=")
 _FROM_HARDWARE = concat(IIFNAME, Payload("ether", "saddr"))
@@ -113,6 +114,7 @@ def peer(table: str, pair: Pair) -> tuple[Object, ...]:
             jump("bfd"),
         ),
         make_rule(table, "input", sync_port(pair), jump("replication")),
+        *_tunnels(table, pair),
         *_vrrp(table),
         *_bfd(table),
         *_replication(table, pair),
@@ -198,7 +200,7 @@ def _from_a_node(version: int) -> Match:
 def _replication(table: str, pair: Pair) -> Iterator[Object]:
     """conntrackd listens on the sync addresses alone; to another address the port may be anything."""
     yield make_rule(table, "replication", OWN_SOURCE, jump(STRANGERS))
-    for link in pair.sync_interfaces:
+    for link in pair.replication_links:
         here = Match(IIFNAME, interface_name(link.name))
         for version, of_nodes in _addresses_of(link):
             sender = Match(Payload(ip(version), "saddr"), of_nodes)
@@ -207,11 +209,45 @@ def _replication(table: str, pair: Pair) -> Iterator[Object]:
                 table, "replication", Match(Payload(ip(version), "daddr"), of_nodes), jump(STRANGERS)
             )
         yield make_rule(table, "replication", here, jump(STRANGERS))
+    for tunnel in pair.tunnels:
+        wire = Match(IIFNAME, interface_name(tunnel.wire.name))
+        yield make_rule(table, "replication", wire, jump(STRANGERS), comment="past the tunnel")
+
+
+def _tunnels(table: str, pair: Pair) -> Iterator[Object]:
+    """WireGuard knows the other node by its key. The rules keep the rest of the network from making it work
+    for nothing, and a copy of an old packet from leading it to another address. Who tries its port from
+    elsewhere, as all the Internet does, is no stranger who speaks as the other node."""
+    if not pair.tunnels:
+        return
+    yield Chain(table, TUNNELS)
+    for tunnel in pair.tunnels:
+        yield make_rule(table, "input", _tunnel_port(tunnel), jump(TUNNELS))
+    yield make_rule(table, TUNNELS, OWN_SOURCE, NamedCounter("input"), DROP)
+    for tunnel in pair.tunnels:
+        wire = Match(IIFNAME, interface_name(tunnel.wire.name))
+        for version, of_nodes in _addresses_of(tunnel.wire):
+            sender = Match(Payload(ip(version), "saddr"), of_nodes)
+            yield make_rule(table, TUNNELS, _tunnel_port(tunnel), wire, sender, ACCEPT)
+        yield make_rule(table, TUNNELS, wire, jump(STRANGERS))
+    yield make_rule(table, TUNNELS, NamedCounter("input"), DROP)
+
+
+def untracked_tunnels(pair: Pair) -> Iterator[Object]:
+    for tunnel in pair.tunnels:
+        name = interface_name(tunnel.wire.name)
+        yield make_rule(TABLE, "raw-in", _tunnel_port(tunnel), Match(IIFNAME, name), NOTRACK)
+        yield make_rule(TABLE, "raw-out", _tunnel_port(tunnel), Match(OIFNAME, name), NOTRACK)
+
+
+def _tunnel_port(tunnel: Tunnel) -> Match:
+    """Of both ends."""
+    return Match(Payload("udp", "dport"), tunnel.port)
 
 
 def own_replication(table: str, pair: Pair) -> Iterator[Object]:
     """For the chain `output`: of this node's processes only those of root, as conntrackd is, send it."""
-    for version, of_nodes in (one for link in pair.sync_interfaces for one in _addresses_of(link)):
+    for version, of_nodes in (one for link in pair.replication_links for one in _addresses_of(link)):
         sent = (sync_port(pair), Match(Payload(ip(version), "daddr"), of_nodes), _NOT_ROOT)
         known = concat(OIFNAME, Payload(ip(version), "saddr"), L4PROTO)
         yield make_rule(table, "output", *sent, update_set(_KEPT_IN[version], known))

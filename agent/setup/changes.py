@@ -15,7 +15,9 @@ from pathlib import Path
 
 from agent.errors import HafwError
 from agent.file_cures import cure_of
+from agent.model.pair import TUNNEL
 from agent.paths import Paths
+from agent.render.networkd import tunnel_key_file
 from agent.setup.plan import MADE_BY_HAFW, PlannedFile
 from agent.streams import harmless
 
@@ -32,6 +34,8 @@ class FileChange:
     old: bytes | None
     new: bytes | None
     mode: int
+    secret: bool = False
+    """See PlannedFile."""
 
     @property
     def kind(self) -> str:
@@ -67,7 +71,7 @@ def find_changes(
         if old and file.path in foreign and _stays(old, file.path, root, replace):
             kept.append(Kept(file.path, old.decode(errors="replace"), file.text))
         else:
-            changes.append(FileChange(file.path, target, old, new, file.mode))
+            changes.append(FileChange(file.path, target, old, new, file.mode, file.secret))
     return (*changes, *_leftovers(plan, paths, root)), tuple(kept)
 
 
@@ -113,7 +117,7 @@ def _stays(content: bytes, path: Path, root: Path, replace: Collection[str]) -> 
 
 
 def _leftovers(plan: Collection[PlannedFile], paths: Paths, root: Path) -> Iterator[FileChange]:
-    """Our own files for interfaces that the pair file no longer has."""
+    """Our own files for interfaces and tunnels that the pair file no longer has."""
     planned = {file.path for file in plan}
     directory = find_target(paths.network_dir, root)
     for there in sorted((*directory.glob("60-hafw-*.network"), *directory.glob("60-hafw-*.netdev"))):
@@ -123,10 +127,17 @@ def _leftovers(plan: Collection[PlannedFile], paths: Paths, root: Path) -> Itera
         content = read_file(there)
         if content is not None and is_made_by_hafw(content):
             yield FileChange(path, there, content, None, 0)
+    keys = tunnel_key_file(paths, f"{TUNNEL}*")
+    for there in sorted(find_target(keys.parent, root).glob(keys.name)):
+        path = keys.with_name(there.name)
+        if path not in planned and not there.is_symlink():
+            yield FileChange(path, there, read_file(there), None, 0, secret=True)
 
 
 def diff_of(change: FileChange) -> str:
-    """A unified diff, as diff and git write it."""
+    """A unified diff, as diff and git write it. Of a secret only that it changes."""
+    if change.secret:
+        return f"{change.path}: a private key, which is not shown\n"
     old_name = str(change.path) if change.old is not None else "/dev/null"
     new_name = str(change.path) if change.new is not None else "/dev/null"
     lines = difflib.unified_diff(_lines_of(change.old), _lines_of(change.new), old_name, new_name)

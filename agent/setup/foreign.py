@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 
+from agent.model.pair import TUNNEL
 from agent.render.conntrackd import HASH_SIZE, PROTOCOLS
 from agent.setup.blocks import Statement
 from agent.setup.wire import LINKS, MULTICAST, instances, key_of, read_conntrackd, read_keepalived
@@ -115,6 +116,10 @@ def _unfit_links(sync: Statement, rendered: Statement) -> Iterator[str]:
     port = next(rendered.all("UDP")).last("Port")
     if links and len(links) < len(list(rendered.all("UDP"))):
         yield "add the UDP block of the second sync link, as in `hafw render conntrackd`"
+    there = [one.last("Interface") for one in links]
+    for name in (one.last("Interface") for one in rendered.all("UDP")):
+        if name is not None and name.startswith(TUNNEL) and links and name not in there:
+            yield f"put the UDP block of {name} in, as in `hafw render conntrackd`: that of the tunnel"
     for link in links:
         if link.keyword != "UDP":
             yield f"put the UDP block in the place of {link}: the rules let in UDP from the peer only"

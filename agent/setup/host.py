@@ -18,7 +18,7 @@ def host_warnings(pair: Pair, links: Collection[HostLink], session: str | None) 
     for interface in pair.interfaces:
         if not _can_be(interface.name, there):
             yield f"{interface.name} of the pair file is not on this host; nothing passes there"
-    known = {interface.name for interface in pair.interfaces}
+    known = {interface.name for interface in pair.every_interface}
     ours = _end_of(session)
     for link in links:
         if link.name in (*known, "lo") or not link.is_up or not link.addresses:

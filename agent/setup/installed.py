@@ -9,8 +9,11 @@ what `hafw setup` would ask to be changed counts, and of a file that cannot be f
 from collections import Counter
 from collections.abc import Collection, Iterator
 
+from agent.channel.local import MAX_KEY_FILE
+from agent.errors import HafwError
 from agent.model.pair import Pair
 from agent.paths import Paths
+from agent.regular_file import read_regular
 from agent.render import conntrackd
 from agent.setup.blocks import NotUnderstoodError
 from agent.setup.changes import is_made_by_hafw, read_file
@@ -27,13 +30,15 @@ class InstalledFiles:
         self._node = node
         self._paths = paths
         self._judged: tuple[Pair, Contents] | None = None
+        self._pair_key: str | None = None
         self._plan: tuple[PlannedFile, ...] = ()
         self._found: tuple[str, ...] = ()
 
     def find_outdated(self, pair: Pair) -> tuple[str, ...]:
         """A sentence for each file. Raises HafwError for one that cannot be read."""
-        if self._judged is None or self._judged[0] is not pair:
-            self._plan = plan_setup(pair, self._node, self._paths)
+        key = self._find_key(pair)
+        if self._judged is None or self._judged[0] is not pair or self._pair_key != key:
+            self._plan, self._pair_key = self._make_plan(pair, key), key
             self._judged = None
         contents = tuple(read_file(file.path) for file in self._plan)
         if self._judged is None or self._judged[1] != contents:
@@ -45,7 +50,7 @@ class InstalledFiles:
     def find_unfit(self, pair: Pair) -> Iterator[tuple[str, str]]:
         """Every finding, not only the first one of a file made by hand, each with the command that repairs
         it. Raises as find_outdated()."""
-        for file in plan_setup(pair, self._node, self._paths):
+        for file in self._make_plan(pair, self._find_key(pair)):
             there = read_file(file.path)
             if there and not is_made_by_hafw(there):
                 name, command = file.path.name, f"hafw setup --replace {file.path.name}"
@@ -54,6 +59,23 @@ class InstalledFiles:
             else:
                 for text in self._judge(pair, file, there):
                     yield text, "hafw setup"
+
+    def _find_key(self, pair: Pair) -> str | None:
+        """Only root may read it, and only tunnels are made of it."""
+        if not pair.tunnels:
+            return None
+        try:
+            return read_regular(self._paths.pair_key, MAX_KEY_FILE).decode("ascii", "replace")
+        except HafwError:
+            return None
+
+    def _make_plan(self, pair: Pair, key: str | None) -> tuple[PlannedFile, ...]:
+        """Without secrets: what is made of the same key beside them tells as much, and may be shown."""
+        try:
+            plan = plan_setup(pair, self._node, self._paths, pair_key=key)
+        except HafwError:  # of a key that is none the agent says so itself
+            plan = plan_setup(pair, self._node, self._paths)
+        return tuple(one for one in plan if not one.secret)
 
     def _unfit_in(self, file: PlannedFile, text: str) -> tuple[str, ...]:
         if file.path not in (self._paths.keepalived_config, self._paths.conntrackd_config):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from agent.model.pair import Pair
+from agent.model.pair import TUNNEL, Pair
 from agent.paths import Paths
 from agent.render.conntrackd import hook_in as conntrackd_hook_in
 from agent.render.keepalived import hook_in as keepalived_hook_in
@@ -37,8 +37,15 @@ def live_commands(changes: Collection[FileChange], paths: Paths) -> tuple[Argv, 
     )
     wanted = tuple(f"{unit}.service" for is_wanted, unit in units if is_wanted)
     at_boot = [unit for unit in wanted if not unit.startswith(("systemd-modules", "systemd-sysctl"))]
+    gone = tuple(
+        ("ip", "link", "delete", "dev", change.path.stem.removeprefix(_FIRST_OF_OURS))
+        for change in changes
+        if change.new is None and change.path.match(f"{_FIRST_OF_OURS}{TUNNEL}*.netdev")
+    )
     reload = (("systemctl", "daemon-reload"),) if paths.nftables_drop_in in changed else ()
-    return (*reload, ("systemctl", "enable", *at_boot), *(("systemctl", "restart", unit) for unit in wanted))
+    restarts = (("systemctl", "restart", unit) for unit in wanted)
+    # networkd removes no tunnel that it has made
+    return (*reload, ("systemctl", "enable", *at_boot), *gone, *restarts)
 
 
 def kept_notes(kept: Collection[Kept], pair: Pair, node: str, paths: Paths) -> Iterator[str]:
@@ -73,7 +80,7 @@ def _unfit(file: Kept, paths: Paths) -> str:
 
 def rival_notes(pair: Pair, root: Path) -> Iterator[str]:
     """Other files that configure an interface of the pair."""
-    for interface in pair.interfaces:
+    for interface in pair.every_interface:
         for file in _rival_networks(interface.name, root):
             yield (
                 f"{file} matches {interface.name} and comes before ours, so ours is not read;"

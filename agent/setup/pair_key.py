@@ -17,11 +17,19 @@ from agent.regular_file import read_regular
 MODE = 0o600
 
 
-def make(place: Path) -> None:
-    """Raises HafwError, also when there is one already: the other node may have it."""
+def make(place: Path, text: str | None = None) -> None:
+    """`text`: one that is made already. Raises HafwError, also when there is one already: the other node may
+    have it."""
     if place.exists():
         raise HafwError(f"{place} is there already", "copy it to the other node, or remove it on both first")
-    _write(place, make_pair_key())
+    _write(place, text or make_pair_key())
+
+
+def find_key(place: Path) -> str | None:
+    """The text of the key; None where there is none. Raises HafwError when it cannot be read."""
+    if not place.exists():
+        return None
+    return read_regular(place, MAX_KEY_FILE).decode("ascii", "replace")
 
 
 def join(place: Path, text: str) -> bool:

@@ -7,6 +7,7 @@ a change, and a temporary file that was left is swept away.
 
 import contextlib
 import fcntl
+import grp
 import os
 from collections.abc import Iterator
 from datetime import datetime
@@ -18,6 +19,7 @@ from agent.file_cures import cure_of
 from agent.setup.changes import FileChange, read_file
 
 BACKUP_SUFFIX = ".before-hafw"
+_NETWORKD = "systemd-network"
 
 
 @contextlib.contextmanager
@@ -52,14 +54,25 @@ def write_change(change: FileChange, now: datetime) -> Path | None:
     try:
         atomic_file.make_directory(target.parent)
         atomic_file.sweep(target)
-        backup = _keep_backup(change, now) if change.old is not None else None
+        kept = change.old is not None and not change.secret
+        backup = _keep_backup(change, now) if kept else None
         if change.new is None:
             atomic_file.remove(target)
+        elif change.secret:
+            group = _find_group(_NETWORKD)
+            atomic_file.write(target, change.new, change.mode, group=group, durable=True)
         else:
             atomic_file.write(target, change.new, change.mode, like=target, durable=True)
     except OSError as error:
         raise _explained(change.path, error) from error
     return backup
+
+
+def _find_group(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
 
 
 def _explained(path: Path, error: OSError) -> HafwError:

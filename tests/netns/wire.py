@@ -225,7 +225,7 @@ class Wire:
 
     def _until_through(self, interface: str, number: int) -> list[Seen]:
         """Sends an echo behind the packet and waits for its answer; gives what came before that."""
-        own = next(one for one in self.pair.interfaces if one.name == interface).own(self.name)[0]
+        own = next(one for one in self.pair.every_interface if one.name == interface).own(self.name)[0]
         near = type(own.ip)(int(own.network.network_address) + 0xFD)
         tap = self.taps[interface]
         before: list[Seen] = []
@@ -291,7 +291,7 @@ def start_wire(pair: Pair, name: str) -> Iterator[Wire]:
             node.sysctl(*setting.split("="))
         far.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
         taps, macs = {}, {}
-        for number, interface in enumerate(pair.interfaces):
+        for number, interface in enumerate(pair.every_interface):
             node.ip(f"link add {interface.name} type veth peer name far{number} netns {far.path}")
             node.ip(f"link set {interface.name} arp off up")
             far.ip(f"link set far{number} up")

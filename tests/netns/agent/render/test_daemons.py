@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The rendered files, given to the real keepalived, conntrackd and kernel in a namespace like a firewall."""
 
+import base64
 import contextlib
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.config.loader import load
-from agent.model.pair import Pair, SyncMode
+from agent.model.pair import Interface, Pair, SyncMode
 from agent.paths import Paths
 from agent.render import conntrackd, keepalived, networkd, sysctl
 from tests.checkout import GOLDEN
@@ -90,7 +91,7 @@ def start_namespace(*, rootless: bool) -> Iterator[Namespace]:
 
 
 def add_interfaces(namespace: Namespace, pair: Pair, node: str) -> None:
-    for number, interface in enumerate(pair.interfaces):
+    for number, interface in enumerate(pair.every_interface):
         namespace.must(f"ip link add {interface.name} type veth peer name peer{number}")
         for address in interface.own(node):
             namespace.must(
@@ -247,6 +248,7 @@ NETWORKD_SET_UP = (
     " && chown -R systemd-network:systemd-network /run/systemd/netif"
 )
 UDEV_HAS_SEEN_ALL = "for file in /sys/class/net/*/ifindex; do echo I:1 >/run/udev/data/n$(cat $file); done"
+PUBLIC_KEY = base64.b64encode(bytes(31) + b"\t").decode()
 ONLINE = "/lib/systemd/systemd-networkd-wait-online --timeout=20"
 VIPS = ("192.168.0.100/24", "fd00:0:0:a::100/128", "fe80::200:5eff:fe00:23e/64")
 
@@ -283,7 +285,9 @@ def test_networkd_understands_every_line(pair: Pair) -> None:
         pytest.skip("systemd-networkd becomes another user")
     with start_namespace(rootless=False) as namespace:
         namespace.must(f"sh -c '{NETWORKD_SET_UP}'")
-        for name, text in networkd.files(pair, pair.nodes[0].name):
+        keys = dict.fromkeys((one.inside.name for one in pair.tunnels), PUBLIC_KEY)
+        tunnels = networkd.tunnel_files(pair, pair.nodes[0].name, Paths(), keys)
+        for name, text in (*networkd.files(pair, pair.nodes[0].name), *tunnels):
             write(namespace, Paths().network_dir / name, text)
         write(
             namespace, Paths().network_dir / "99-broken.network", "[Match]\nName=none\n[Network]\nKept=yes\n"
@@ -341,3 +345,42 @@ def test_a_cable_that_is_pulled_takes_no_address_away(without: tuple[str, ...]) 
             assert "192.168.0.1/24" not in addresses_of(namespace, "eth0"), "the check itself does not work"
         else:
             assert addresses_of(namespace, "eth0") == own
+
+
+@needs_networkd
+@pytest.mark.parametrize("first", ["up", "down"])
+def test_of_two_tunnels_the_one_without_a_cable_is_down_and_keeps_its_address(first: str) -> None:
+    """conntrackd leaves it then, and can still bind to it. Other links stand for the tunnels here: networkd
+    knows no difference, and not every kernel has WireGuard."""
+    pair = load(FOLDER / "encrypted" / "hafw.yaml")
+    (wire, inside), (_, other) = ((one.wire, one.inside) for one in pair.tunnels)
+    cable = f"ip link set peer{[one.name for one in pair.every_interface].index(wire.name)}"
+    with start_namespace(rootless=False) as namespace:
+        namespace.must(f"sh -c '{NETWORKD_SET_UP}'")
+        for number, interface in enumerate(pair.every_interface):
+            namespace.must(f"ip link add {interface.name} type veth peer name peer{number}")
+            namespace.must(f"ip link set peer{number} up")
+        namespace.must(f"{cable} {first}")
+        for setting in sysctl.settings(pair):
+            if f"/{inside.name}/" in setting.key:
+                namespace.must(f"sh -c 'echo {setting.value} >/proc/sys/{setting.key}'")
+        namespace.run(UDEV_HAS_SEEN_ALL)
+        for name, text in networkd.files(pair, "fw-1"):
+            write(namespace, Paths().network_dir / name, text)
+        run_networkd(namespace)
+        namespace.must(ONLINE)
+        for state in ("down", "up", "down", "up"):
+            namespace.must(f"{cable} {state}")
+            wanted = f"{'!' if state == 'down' else ''} {is_up(inside)}"
+            namespace.must(f"timeout 20 sh -c 'until {wanted}; do sleep 0.1; done'")
+            assert str(inside.own("fw-1")[0]) in addresses_of(namespace, inside.name)
+            namespace.must(is_up(other))
+        own = wire.own("fw-1")[0]
+        namespace.must(
+            f"timeout 20 sh -c 'until ip address show dev {wire.name} | grep {own}; do sleep 0.1; done'"
+        )
+
+
+def is_up(interface: Interface) -> str:
+    """With its carrier, if it has one."""
+    return f'sh -c "ip -o link show up dev {interface.name} | grep -q ."'

@@ -350,6 +350,16 @@ def test_where_the_agents_listen_nobody_else_is_let_in(text: str, path: str, mes
     assert found.message.startswith(f"{message} is {CHANNEL}; write another sync.channel_port")
 
 
+def test_where_a_tunnel_listens_nobody_else_is_let_in() -> None:
+    rule = "policy: [{from: client, to: self, allow: [{udp: 51820}]}]\n"
+    assert pair_of(rule).policy
+    (found,) = problems_of(f"sync: {{encrypt: wireguard}}\n{rule}")
+    assert found.path == "policy[0]"
+    words = "udp/51820 is the port of the tunnel over eth2; write another sync.wireguard_port"
+    assert found.message.startswith(words)
+    assert pair_of(f"sync: {{encrypt: wireguard, wireguard_port: 51000}}\n{rule}").policy
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -116,6 +116,47 @@ def test_a_link_that_could_carry_has_no_fault() -> None:
     assert find_fault("eth0", WELL) is None
 
 
+ENCRYPTED = parse(SMALL + "sync: {encrypt: wireguard}\n")
+INSIDE = ENCRYPTED.tunnels[0].inside
+WG = Link(INSIDE.name, 8, "wireguard", up=True, carrier=True, addresses=INSIDE.own(NODE))
+
+
+@pytest.mark.parametrize(
+    ("links", "problems"),
+    [
+        ((*WELL, WG), {}),
+        (
+            (*changed("eth2", carrier=False), WG),
+            {"sync-link": "the sync link is down (eth2 has no carrier); states"},
+        ),
+        (
+            (*WELL, replace(WG, up=False)),
+            {"sync-link": "the sync link is down (hafw-wg0 is down); states are not replicated"},
+        ),
+        (
+            (*WELL, replace(WG, addresses=())),
+            {"sync-link": f"(hafw-wg0 has lost this node's {INSIDE.own(NODE)[0]})"},
+        ),
+        (
+            WELL,
+            {
+                "sync-link": "(hafw-wg0 does not exist on this node)",
+                "missing-interface": "hafw-wg0 of the pair file does not exist on this node",
+            },
+        ),
+    ],
+    ids=["well", "no carrier below it", "down", "without its address", "not there"],
+)
+def test_a_tunnel_is_judged_with_the_wire_below_it(
+    links: tuple[Link, ...], problems: dict[str, str]
+) -> None:
+    found = judge_links(ENCRYPTED, NODE, Role.BACKUP, links)
+    findings = {condition.value: text for condition, ok, text in found if not ok}
+    assert findings.keys() == problems.keys()
+    for name, words in problems.items():
+        assert words in findings[name]
+
+
 SPARE = "  eth2: {zone: sync,"
 TWO = parse(
     SMALL.replace(

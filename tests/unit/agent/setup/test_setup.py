@@ -313,5 +313,5 @@ def test_others_that_configure_the_same_interface_are_named(
 def test_a_plan_can_be_taken_apart() -> None:
     """The lab seeds its guests with it."""
     plan = plan_setup(PAIR, "fw-1", PATHS)
-    assert all(PlannedFile(path, text, mode) in plan for path, text, mode in plan)
-    assert PATHS.pair_file not in {path for path, _, _ in plan}
+    assert all(PlannedFile(*one) in plan for one in plan)
+    assert PATHS.pair_file not in {file.path for file in plan}
