@@ -17,6 +17,9 @@ PART_LIMIT_S = 5.0
 ANSWER_LIMIT_S = 120.0
 """Loading the largest policy takes ten seconds."""
 AGAIN_S = 1.0
+SILENCE_S = 5.0
+"""So long may the peer not be heard in the middle of a question: what it does for it may take all its
+processor time for a moment."""
 PAUSE_S = 0.05
 """Between two parts: the peer takes no more messages in a second than it has to."""
 ASK, REPLY = "ask", "reply"
@@ -30,10 +33,12 @@ class PeerCalls:
         say: Callable[[str, PeerMessage | None], None],
         why_unheard: Callable[[], str | None],
         carry_out: Carry,
+        silence_s: float = SILENCE_S,
     ) -> None:
         """`say`: a topic and what is to be said about it from now on. `why_unheard`: None while the peer is.
         `carry_out`: the answer to a question of the peer."""
         self._say, self._why_unheard, self._carry_out = say, why_unheard, carry_out
+        self._silence_s, self._heard_s = silence_s, float("-inf")
         self._asking = asyncio.Lock()
         self._call = ""
         self._replied = asyncio.Event()
@@ -48,7 +53,7 @@ class PeerCalls:
         if len(question) > MAX_PARTS * PART_BYTES:
             raise HafwError(f"{len(question)} bytes are too many for a question to the other node")
         async with self._asking:
-            self._call = uuid.uuid4().hex
+            self._call, self._heard_s = uuid.uuid4().hex, float("-inf")
             try:
                 return await self._ask(split(self._call, question))
             finally:
@@ -79,7 +84,9 @@ class PeerCalls:
                 if is_enough(reply):
                     return reply
             unheard = self._why_unheard()
-            if unheard is not None:
+            if unheard is None:
+                self._heard_s = running.time()
+            elif running.time() - self._heard_s > self._silence_s:
                 raise UnavailableError(unheard)
             if running.time() > end_s:
                 raise UnavailableError(f"the other node has not answered within {limit_s:.0f} s")

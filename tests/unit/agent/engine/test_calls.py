@@ -8,7 +8,7 @@ import pytest
 
 from agent.channel.messages import PeerMessage, decode, encode
 from agent.core.calls import PART_BYTES, Ask, Reply
-from agent.engine.calls import PeerCalls
+from agent.engine.calls import SILENCE_S, PeerCalls
 from agent.errors import HafwError, UnavailableError
 
 PATHS = 3
@@ -21,10 +21,10 @@ async def echo(question: bytes) -> bytes:
 class Pair:
     """What one says by every path, the other hears."""
 
-    def __init__(self, carry_out: Callable[..., object] = echo) -> None:
+    def __init__(self, carry_out: Callable[..., object] = echo, silence_s: float = SILENCE_S) -> None:
         self.unheard: str | None = None
         self.said: list[PeerMessage | None] = []
-        self.one = PeerCalls(self._to_two, lambda: self.unheard, echo)
+        self.one = PeerCalls(self._to_two, lambda: self.unheard, echo, silence_s)
         self.two = PeerCalls(self._to_one, lambda: None, carry_out)  # type: ignore[arg-type]
 
     def _to_two(self, _topic: str, message: PeerMessage | None) -> None:
@@ -72,13 +72,40 @@ def test_it_is_carried_out_once() -> None:
 
 def test_a_peer_that_falls_silent_in_the_middle() -> None:
     async def scenario() -> None:
-        pair = Pair(lambda _: asyncio.sleep(30))
+        pair = Pair(lambda _: asyncio.sleep(30), silence_s=0.1)
         asking = asyncio.create_task(pair.one.ask(b"please"))
         await asyncio.sleep(0.05)
         pair.unheard = "the agent of fw-2 is not heard"
         with pytest.raises(UnavailableError, match="fw-2 is not heard"):
             await asking
         pair.two.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_moment_of_silence_in_the_middle_is_none() -> None:
+    """A small machine that is at work on it speaks late; one that is silent before is not asked."""
+
+    async def scenario() -> None:
+        begun = asyncio.Event()
+
+        async def be_silent(_: bytes) -> bytes:
+            pair.unheard = "the agent of fw-2 is not heard"
+            begun.set()
+            await asyncio.sleep(0.5)
+            pair.unheard = None
+            return b"done"
+
+        pair = Pair(be_silent)
+        asking = asyncio.create_task(pair.one.ask(b"please"))
+        await begun.wait()
+        for _ in range(10):
+            pair.one.take(Reply("of another one", 1))  # it looks again at each
+            await asyncio.sleep(0.01)
+        assert await asking == b"done"
+        pair.unheard = "the agent of fw-2 is not heard"
+        with pytest.raises(UnavailableError, match="fw-2 is not heard"):
+            await pair.one.ask(b"please")
 
     asyncio.run(scenario())
 
