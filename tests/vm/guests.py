@@ -25,6 +25,9 @@ StartPair = Callable[[str, str], AbstractContextManager[Lab]]
 
 PATIENCE_S = 300.0
 """Machines without KVM, on a machine that has other work to do: never the reason for a test to fail."""
+PEER_CONDITIONS = ("peer", "peer-path", "peer-key")
+PATHS = 3
+"""The sync link and two data links."""
 _PUSH_MS = 100
 """Every ten milliseconds would take a third of the processor of a firewall without KVM, and what is looked
 at is whether a connection lives."""
@@ -87,6 +90,26 @@ def shell(lab: Lab, name: str, script: str, *, timeout_s: float = 40) -> str:
 def records(lab: Lab, name: str, event: str) -> list[dict[str, Any]]:
     """Of the agent on `name`, since it booted."""
     return [dict(one) for one in lab.node(name).agent_records() if one["event"] == event]
+
+
+def about_the_peer(lab: Lab, name: str) -> dict[str, str]:
+    """What the agent on `name` has to say against the other node and the ways to it: condition -> text."""
+    values = json.loads(shell(lab, name, "hafw status --json || true"))
+    return {one: text for one, text in values.get("problems", {}).items() if one in PEER_CONDITIONS}
+
+
+def wait_acquainted(lab: Lab) -> None:
+    """Both agents hear each other by every path."""
+    for name in lab.firewalls:
+        wait_until(
+            f"{name} hears {peer_of(name)} by every path",
+            lambda name=name: not about_the_peer(lab, name) and knows_its_peer(lab, name),  # type: ignore[misc]  # mypy does not see into defaults of lambdas
+        )
+
+
+def knows_its_peer(lab: Lab, name: str) -> bool:
+    nodes = json.loads(shell(lab, name, "hafw status --json || true")).get("nodes") or {}
+    return nodes.get(peer_of(name)) is not None and len(nodes[name]["heard"]) == PATHS
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from tests.vm.guests import (
     peer_of,
     records,
     shell,
+    wait_acquainted,
     wait_all_alive,
 )
 
@@ -20,13 +21,25 @@ def check_boot(lab: Lab, first: str) -> None:
     assert lab.wait_settled(PATIENCE_S) == first, "the first one that was started is not primary"
     for name in lab.firewalls:
         assert shell(lab, name, "systemctl is-system-running --wait || true") == "running", name
-        units = "systemd-networkd nftables conntrackd keepalived hafw-agent"
-        assert shell(lab, name, f"systemctl is-active {units}").split() == ["active"] * 5
-        main_pid = "$(systemctl show --property=MainPID --value hafw-agent)"
-        assert shell(lab, name, f"cat /proc/{main_pid}/attr/current") == "hafw-agent (enforce)"
+        units = "systemd-networkd nftables conntrackd keepalived hafw-agent hafw-channel"
+        assert shell(lab, name, f"systemctl is-active {units}").split() == ["active"] * 6
+        for unit in ("hafw-agent", "hafw-channel"):
+            main_pid = f"$(systemctl show --property=MainPID --value {unit})"
+            assert shell(lab, name, f"cat /proc/{main_pid}/attr/current") == f"{unit} (enforce)"
+        check_nothing_in_reach(lab, name)
         # nobody comes in by the network: no sshd listens there
         assert shell(lab, name, "ss -Hltn 'sport = :22'") == ""
         assert shell(lab, name, "cat /proc/sys/net/ipv4/conf/eth1/rp_filter") == "1"
+    wait_acquainted(lab)
+
+
+def check_nothing_in_reach(lab: Lab, name: str) -> None:
+    """Of the process that speaks with the peer."""
+    main_pid = shell(lab, name, "systemctl show --property=MainPID --value hafw-channel")
+    for place in ("/etc/hafw", "/var/lib/hafw", "/var/log"):
+        assert shell(lab, name, f"ls -A /proc/{main_pid}/root{place}") == ""
+    assert shell(lab, name, f"ps -o user= -p {main_pid}") == "_hafw"
+    assert shell(lab, name, f"grep CapEff /proc/{main_pid}/status").split()[1].strip("0") == ""
 
 
 def check_power_cut(lab: Lab, traffic: Traffic, *, before_cut: Callable[[str], None]) -> None:

@@ -19,12 +19,14 @@ from tests.vm.guests import (
     FIREWALLS,
     PATIENCE_S,
     Strays,
+    about_the_peer,
     hand_over,
     living_connections,
     peer_of,
     records,
     shell,
     start_strays,
+    wait_acquainted,
     wait_all_alive,
     wait_until,
 )
@@ -123,6 +125,21 @@ def test_a_killed_conntrackd_is_healed(mixed: Lab, traffic: Traffic, role: str) 
     mixed.fail(name, Fault(FaultKind.CONNTRACKD))
     mixed.heal(name)
     assert main_pid(mixed, name, "conntrackd") not in ("0", pid)
+    assert mixed.wait_settled(PATIENCE_S) == primary
+    wait_all_alive(traffic)
+
+
+def test_a_dead_sync_link_is_no_dead_peer(mixed: Lab, traffic: Traffic) -> None:
+    primary = mixed.wait_settled(PATIENCE_S)
+    wait_acquainted(mixed)
+    mixed.fail(primary, Fault(FaultKind.LINK, "eth2"))
+    for name in FIREWALLS:
+        wait_until(
+            f"{name} says that it is the link",
+            lambda name=name: "the sync link" in about_the_peer(mixed, name).get("peer-path", ""),  # type: ignore[misc]  # mypy does not see into defaults of lambdas
+        )
+    mixed.heal(primary)
+    wait_acquainted(mixed)
     assert mixed.wait_settled(PATIENCE_S) == primary
     wait_all_alive(traffic)
 
@@ -300,7 +317,7 @@ def reboot(lab: Lab, primary: str, strays: Strays) -> None:
 def test_the_agent_was_confined_and_missed_nothing(mixed: Lab) -> None:
     """AppArmor has refused it nothing in the tests before; what it does not need is refused, and
     reported."""
-    refused = "journalctl --quiet --no-pager --output=cat --grep='apparmor=\"DENIED\".*hafw-agent' || true"
+    refused = "journalctl --quiet --no-pager --output=cat --grep='apparmor=\"DENIED\".*hafw-' || true"
     write = 'cd /; ! aa-exec --profile=hafw-agent -- /usr/bin/python3 -P -c \'open("/root/x", "w")\' 2>&1'
     for name in FIREWALLS:
         assert shell(mixed, name, refused, timeout_s=PATIENCE_S) == ""
