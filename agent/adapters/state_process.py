@@ -54,7 +54,7 @@ class StateProcess:
 
     async def touch_ending(self, part: Slice, ending: bytes, per_second: float) -> Pass:
         """Connections, see agent/core/refresh.py."""
-        where = part.begin, part.width
+        where = part.begin, part.width, part.little_left_s
         done = await self._answer(Job(TOUCH_ENDING, self._ignored, per_second, ending, part=where))
         return Pass(done.count, done.hashes)
 

@@ -12,13 +12,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from zlib import crc32
 
 from agent.adapters.state_table import PROTOCOLS, Listed, StateTable, hash_of, time_left_s
 from agent.core.census import HASH_BYTES, Census, Difference, compare, pack_hashes, unpack_hashes
-from agent.core.refresh import DATAGRAMS, LITTLE_LEFT_S
+from agent.core.refresh import DATAGRAMS
 from agent.errors import UnavailableError
 
 LIST, TOUCH_ALL, TOUCH = "list", "touch-all", "touch"
@@ -38,7 +37,8 @@ class OrphanedError(Exception):
 @dataclass(frozen=True, slots=True)
 class Job:
     """`what`: LIST, TOUCH_ALL (and list), TOUCH (those of `hashes`), TOUCH_DATAGRAMS, TOUCH_ENDING (see
-    agent/core/refresh.py; `hashes`: what the last one found, `part`: the slice), COMPARE (`hashes`: the
+    agent/core/refresh.py; `hashes`: what the last one found, `part`: the
+    slice), COMPARE (`hashes`: the
     primary's), SUBTRACT (those of `own` from `hashes`). `ignored`: addresses, in hexadecimal digits."""
 
     what: str
@@ -46,7 +46,7 @@ class Job:
     per_second: float = 0.0
     hashes: bytes = b""
     own: bytes = b""
-    part: tuple[float, float] = (0.0, 0.0)
+    part: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def to_bytes(self) -> bytes:
         head = [self.what, self.ignored, self.per_second, self.part, len(self.hashes)]
@@ -56,7 +56,7 @@ class Job:
     def from_bytes(cls, data: bytes) -> "Job":
         line, _, rest = data.partition(b"\n")
         what, ignored, per_second, part, size = json.loads(line)
-        return cls(what, tuple(ignored), per_second, rest[:size], rest[size:], (part[0], part[1]))
+        return cls(what, tuple(ignored), per_second, rest[:size], rest[size:], (part[0], part[1], part[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Worker:
                 wanted = frozenset(unpack_hashes(self._job.hashes))
                 return self._touch(one for one in self._table.each() if hash_of(one[2]) in wanted)
             case "touch-datagrams":
-                return self._touch(chain.from_iterable(map(self._table.of_protocol, _DATAGRAMS)))
+                return self._touch(self._table.each(_DATAGRAMS))
             case "touch-ending":
                 ending: list[int] = []
                 done = self._touch(self._ending(ending))
@@ -123,16 +123,15 @@ class Worker:
 
     def _ending(self, ending: list[int]) -> Iterator[Listed]:
         """Connections, and into `ending` what has little time left."""
-        begin, width = (int(share * _CIRCLE) for share in self._job.part)
+        begin, width, little_left_s = self._job.part
+        first, many = int(begin * _CIRCLE), int(width * _CIRCLE)
         before = frozenset(unpack_hashes(self._job.hashes))
-        for one in self._table.each():
-            _, protocol, key, data, at = one
-            if protocol in _DATAGRAMS:
-                continue
+        for one in self._table.each(PROTOCOLS.keys() - _DATAGRAMS):
+            _, _, key, data, at = one
             place = crc32(key)
-            if time_left_s(data, at) < LITTLE_LEFT_S:
+            if time_left_s(data, at) < little_left_s:
                 ending.append(place)
-            elif (place - begin) % _CIRCLE >= width and place not in before:
+            elif (place - first) % _CIRCLE >= many and place not in before:
                 continue
             yield one
 

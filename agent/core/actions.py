@@ -240,7 +240,7 @@ class SetTimer:
 
 _PURPOSE = {
     Timer.SETTLE: "do the deferred work, if the role is still the same",
-    Timer.REFRESH: "send the states again",
+    Timer.REFRESH: "report states again that would run out",
     Timer.COMPARE: "compare the states again",
     Timer.RETRY: "try again",
     Timer.HANDOVER: "end the handover",

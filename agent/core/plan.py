@@ -247,7 +247,9 @@ def plan_catch_up(settings: Settings, *, unclean: bool) -> Plan:
     `unclean`: some that are here were made while both nodes were primary. The node that has stayed primary
     does not know them, or has others in their place, and when one of them ends here, conntrackd would end
     that of the peer."""
-    clean: Plan = (SetReadiness(ready=False), StartClean()) if unclean else ()
+    # the end of a copy that conntrackd had in its internal cache would end the state on the primary
+    flush: Plan = (FlushCaches(),) if settings.mode is SyncMode.DIRECT else ()
+    clean: Plan = (SetReadiness(ready=False), StartClean()) if unclean else flush
     stream = (RequestResync(), AwaitStates(AWAIT_STATES_S), SetReadiness(ready=True))
     again: Plan = plan_compare_soon() if settings.mode is SyncMode.DIRECT else ()
     return (*clean, CompareStates(), *stream, *again)

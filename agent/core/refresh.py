@@ -2,34 +2,31 @@
 """What a primary in direct mode reports again, so that no copy of a living state runs out. Pure.
 
 A packet gives its state the whole timeout again, and the kernel reports nothing of it: the copy counts down
-from what was reported last. On a node that was primary, the end of a copy is told to the peer, whose
-conntrackd then deletes the living one: so none may be left out.
+from what was reported last. Datagrams have timeouts of half a minute, and all of theirs are reported again
+every time. Of connections, which are many and have long timeouts, those are reported that have little left,
+those that had little left the last time, since their copies still do, and of the others a slice, so that
+each of them has its turn in ROUND_S.
 
-Datagrams have timeouts of half a minute, and all of theirs are reported again every time. Of connections,
-which are many and have long timeouts, those are reported that have little left, those that had little left
-the last time, since their copies still do, and of the others a slice, so that each of them has its turn in
-ROUND_S.
+A copy that runs out all the same is missing until the next report or comparison, and does no harm: the
+conntrackd of a backup keeps no cache of its own, so that it tells nobody (plan_catch_up).
 """
 
 from dataclasses import dataclass
 
 DATAGRAMS = {"udp": 17, "icmp": 1, "icmpv6": 58}
-ROUND_S = 600.0
-LITTLE_LEFT_S = 750
-"""More than a round and a pass of it take: a copy that has this is reported again before it ends."""
+ROUND_S = 240.0
+LITTLE_LEFT_S = 300.0
+"""A connection has no more while data of it is not acknowledged, and days with the next packet."""
 CONNECTIONS_AFTER_S = 20.0
 """A connection that is closed on one side has 60 s, and can send for hours."""
-MAX_SLICE = 0.1
-"""At once, however late it is."""
-WALK_COST_S = 1e-6
-"""What the kernel's walk through its table costs the primary for each state, when only datagrams are
-listed."""
-LIST_COST_S = 4e-6
-"""What one more state in a list costs the primary."""
+LIST_COST_S = 2e-6
+"""What one more state costs the primary when datagrams are looked for."""
+CONNECTION_COST_S = 4e-6
+"""The same, when connections are."""
 TOUCH_COST_S = 20e-6
 """What a state that is reported again costs the conntrackd of either node."""
 SHARE = 0.10
-"""How much of one processor all of this may take."""
+"""How much of one processor datagrams may take; and as much again, connections."""
 PER_SECOND = 30_000
 """States that are reported again: half of what was measured to arrive."""
 
@@ -45,13 +42,12 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of all connections, from `begin` on, both as shares of one: a circle."""
+    """A part of all connections, from `begin` on, both as shares of one: a circle. And what counts as little
+    time left."""
 
     begin: float
     width: float
-
-
-EVERYTHING = Slice(0.0, 1.0)
+    little_left_s: float = LITTLE_LEFT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +61,20 @@ class Round:
 
     def next(self, now_s: float, states: int) -> "tuple[Round, Slice | None]":
         """The slice that is due, None when it is too early for one: all were sent just before the first."""
-        if self.listed_s is None:
+        passed_s = ROUND_S if self.listed_s is None else now_s - self.listed_s
+        if passed_s >= ROUND_S:  # so the role came, or came again
             return Round(self.at, now_s), None
-        passed_s = now_s - self.listed_s
-        cost_s = states * LIST_COST_S + self.touched * TOUCH_COST_S
+        cost_s = states * CONNECTION_COST_S + self.touched * TOUCH_COST_S
         if passed_s < max(CONNECTIONS_AFTER_S, cost_s / SHARE):
             return self, None
-        width = min(passed_s / ROUND_S, MAX_SLICE)
-        return Round((self.at + width) % 1.0, now_s), Slice(self.at, width)
+        width = passed_s / ROUND_S
+        little_left_s = max(LITTLE_LEFT_S, ROUND_S + 2 * passed_s)
+        following = Round((self.at + width) % 1.0, now_s, self.touched)
+        return following, Slice(self.at, width, little_left_s)
 
 
 def period_s(shortest_timeout_s: float, kernel: int, touched: int) -> float:
     """How long the primary waits until the next one. `kernel`: so many states there are; `touched`: so many
-    datagrams' the last one reported. A third of the shortest timeout, unless that would eat a processor."""
-    cost_s = kernel * WALK_COST_S + touched * TOUCH_COST_S
-    return max(shortest_timeout_s / 3, cost_s / SHARE)
+    datagrams' the last one reported. A sixth of the shortest timeout, unless that would eat a processor."""
+    cost_s = kernel * LIST_COST_S + touched * TOUCH_COST_S
+    return max(shortest_timeout_s / 6, cost_s / SHARE)

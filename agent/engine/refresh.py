@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from agent.adapters.conntrackd import kernel_states
-from agent.core.refresh import EVERYTHING, PER_SECOND, Pass, Round, Slice
+from agent.core.refresh import PER_SECOND, Pass, Round, Slice
 
 
 class Touches(Protocol):
@@ -21,17 +21,14 @@ class Refresh:
     def __init__(self, states: Touches, clock: Callable[[], float] = time.monotonic) -> None:
         self._states, self._clock = states, clock
         self._round = Round()
-        self._ending: bytes | None = b""
-        """Which connections had little time left at the last pass; None when that is not known."""
+        self._ending = b""
 
     async def refresh(self) -> int:
         """How many states of datagrams were reported again. Raises HafwError."""
         touched = await self._states.touch_datagrams(PER_SECOND)
         following, part = self._round.next(self._clock(), kernel_states())
         if part is not None:
-            known, self._ending = self._ending, None
-            where = part if known is not None else EVERYTHING
-            done = await self._states.touch_ending(where, known or b"", PER_SECOND)
+            done = await self._states.touch_ending(part, self._ending, PER_SECOND)
             self._ending, following = done.ending, replace(following, touched=done.touched)
-        self._round = following
+        self._round = following  # a pass that did not end is made up for by the next one
         return touched

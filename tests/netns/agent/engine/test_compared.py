@@ -64,3 +64,5 @@ def test_a_backup_is_compared_before_it_is_ready() -> None:
         assert [count(node, ENDED) for node in (primary, backup)] == [0, len(PORTS)]
         found = text.partition(": ")[2]
         assert found in backup.run(["/usr/sbin/hafw", "status"], check=False).stdout
+        # conntrackd had read all of them when it started, and would have told the peer of their end
+        assert backup.run(["conntrackd", "-i"]).stdout == ""

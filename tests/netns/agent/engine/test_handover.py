@@ -103,7 +103,7 @@ def test_twenty_alternating_handovers_lose_nothing(sync: SyncMode) -> None:
 
 
 def test_the_server_may_speak_alone_on_an_old_flow_after_a_takeover() -> None:
-    """Direct mode: refreshes are no events; only the bulk re-send keeps the entry on the backup."""
+    """Direct mode: a packet that renews a state is no event; only what is sent again keeps the copy."""
     for lab in start_pair(SyncMode.DIRECT, sysctls=SHORT_TIMEOUTS):
         with start_traffic(lab.node("client"), lab.node("omarine"), SERVER) as traffic:
             traffic.subscribe(5)

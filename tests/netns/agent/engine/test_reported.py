@@ -172,8 +172,8 @@ def test_messages_that_were_lost_are_made_good_before_it_is_called_well(lab: Lab
 def test_the_status_tells_how_often_states_are_sent_again(lab: Lab) -> None:
     found = lab.status().node(lab.wait_primary(None, 5)).agent
     assert found is not None
-    assert found["states"]["refresh_seconds"] == 10
-    assert "the primary sends what would run out every 10 s" in status_of(lab.node(lab.firewalls[0]))[1]
+    assert found["states"]["refresh_seconds"] == 5
+    assert "the primary sends what would run out every 5 s" in status_of(lab.node(lab.firewalls[0]))[1]
 
 
 # -- who is primary --

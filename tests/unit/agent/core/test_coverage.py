@@ -49,7 +49,7 @@ class Primary:
         return [one.ok for one in self.changes if one.condition is Condition.LOST_EVENTS]
 
 
-ORDERED = (ResyncKernel(), SendBulk(), SetTimer(Timer.REFRESH, 10.0))
+ORDERED = (ResyncKernel(), SendBulk(), SetTimer(Timer.REFRESH, 5.0))
 
 
 def test_a_loss_is_seen_twice_repaired_and_reported_once() -> None:
@@ -144,7 +144,7 @@ def test_a_refresh_that_falls_due_does_not_cut_off_the_reading() -> None:
     assert step(Settings(), primary.state, due).plan is None
     primary.reread(0, 1000, 1000)
     assert primary.said == [False]
-    assert step(Settings(), primary.state, due).plan == (RefreshStates(), SetTimer(Timer.REFRESH, 10.0))
+    assert step(Settings(), primary.state, due).plan == (RefreshStates(), SetTimer(Timer.REFRESH, 5.0))
 
 
 def test_a_reading_that_failed_holds_up_no_refresh() -> None:

@@ -155,7 +155,7 @@ DOES = {
     Make.RETRY: "SetTimer retry",
     Make.ANNOUNCE: f"SetReadiness True, (CommitStates, )?(MarkOwed False, )?(FlushCaches, )?{REREAD}",
     Make.CATCH_UP: (
-        "(SetReadiness False, StartClean, )?"
+        "(SetReadiness False, StartClean, |FlushCaches, )?"
         "CompareStates, RequestResync, AwaitStates, SetReadiness True(, SetTimer compare)?"
     ),
     Make.READY: "SetReadiness True, SetTimer compare",

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which connections are reported again, when the passes before did not all end well."""
+"""Which connections are reported again when the pass before did not end well."""
 
 import asyncio
 
 import pytest
 
-from agent.core.refresh import EVERYTHING, Pass, Slice
+from agent.core.refresh import Pass, Slice
 from agent.engine import refresh
 from agent.engine.refresh import Refresh
 from agent.errors import UnavailableError
@@ -28,7 +28,7 @@ class Table:
         return Pass(5, b"ending %d" % len(self.asked))
 
 
-def test_a_pass_that_failed_is_made_good_by_one_over_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_that_failed_is_made_up_for_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
     monkeypatch.setattr(refresh, "kernel_states", lambda: 10)
     table = Table()
@@ -46,7 +46,7 @@ def test_a_pass_that_failed_is_made_good_by_one_over_everything(monkeypatch: pyt
 
     asyncio.run(scenario())
     first, failed, again, last = table.asked
-    assert first == (Slice(0.0, 0.05), b"")
-    assert failed == (Slice(0.05, 0.05), b"ending 1")
-    assert again == (EVERYTHING, b"")
-    assert last[1] == b"ending 3"
+    assert first == (Slice(0.0, 0.125), b"")
+    assert failed == (Slice(0.125, 0.125), b"ending 1")
+    assert again == (Slice(0.125, 0.25, 360.0), b"ending 1")
+    assert last == (Slice(0.375, 0.125), b"ending 3")
