@@ -11,6 +11,7 @@ import pytest
 from agent.adapters.sets_work import MAX_ELEMENTS
 from hafw_lab.client.lab import Lab, LabOptions
 from hafw_lab.client.node import Node
+from hafw_lab.measure.planned import wait_calm
 from hafw_lab.model.fault import POWER
 from tests.netns.pair_checks import until
 
@@ -113,6 +114,7 @@ def test_a_node_that_was_away_gets_what_it_missed(lab: Lab) -> None:
 
 
 def test_they_stay_equal_when_the_roles_change(lab: Lab) -> None:
+    wait_calm(lab, LATE_S)
     node, peer = ends(lab)
     before = names(node)
     assert any(before.values())
