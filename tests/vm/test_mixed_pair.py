@@ -124,7 +124,7 @@ def test_a_killed_conntrackd_is_healed(mixed: Lab, traffic: Traffic, role: str) 
     pid = main_pid(mixed, name, "conntrackd")
     mixed.fail(name, Fault(FaultKind.CONNTRACKD))
     mixed.heal(name)
-    assert main_pid(mixed, name, "conntrackd") not in ("0", pid)
+    wait_until("there is another", lambda: main_pid(mixed, name, "conntrackd") not in ("0", pid))
     assert mixed.wait_settled(PATIENCE_S) == primary
     wait_all_alive(traffic)
 
