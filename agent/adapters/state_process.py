@@ -55,7 +55,7 @@ class StateProcess:
     async def touch_ending(self, part: Slice, ending: bytes, per_second: float) -> Pass:
         """Connections, see agent/core/refresh.py."""
         where = part.begin, part.width, part.little_left_s
-        done = await self._answer(Job(TOUCH_ENDING, self._ignored, per_second, ending, part=where))
+        done = await self._do(TOUCH_ENDING, per_second, ending, part=where)
         return Pass(done.count, done.hashes)
 
     async def compare(self, primary: bytes, own: Census | None = None) -> Difference:
@@ -65,11 +65,14 @@ class StateProcess:
         return Difference(own.protocols, (await self._do(SUBTRACT, 0.0, primary, own.hashes)).hashes)
 
     async def _do(
-        self, what: str, per_second: float = 0.0, hashes: bytes = b"", own: bytes = b""
+        self,
+        what: str,
+        per_second: float = 0.0,
+        hashes: bytes = b"",
+        own: bytes = b"",
+        part: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> WorkDone:
-        return await self._answer(Job(what, self._ignored, per_second, hashes, own))
-
-    async def _answer(self, job: Job) -> WorkDone:
+        job = Job(what, self._ignored, per_second, hashes, own, part)
         given = job.to_bytes()
         data = await process.run_own(_WORK, given, timeout_s=LIMIT_S, max_output=MAX_OUTPUT)
         answer = WorkDone.from_bytes(data)

@@ -24,7 +24,6 @@ LIST, TOUCH_ALL, TOUCH = "list", "touch-all", "touch"
 TOUCH_DATAGRAMS, TOUCH_ENDING = "touch-datagrams", "touch-ending"
 COMPARE, SUBTRACT = "compare", "subtract"
 
-_DATAGRAMS = frozenset(DATAGRAMS.values())
 _CIRCLE = 1 << 32
 
 OOM_SCORE = 500
@@ -37,8 +36,7 @@ class OrphanedError(Exception):
 @dataclass(frozen=True, slots=True)
 class Job:
     """`what`: LIST, TOUCH_ALL (and list), TOUCH (those of `hashes`), TOUCH_DATAGRAMS, TOUCH_ENDING (see
-    agent/core/refresh.py; `hashes`: what the last one found, `part`: the
-    slice), COMPARE (`hashes`: the
+    agent/core/refresh.py; `hashes`: what the last one found, `part`: the slice), COMPARE (`hashes`: the
     primary's), SUBTRACT (those of `own` from `hashes`). `ignored`: addresses, in hexadecimal digits."""
 
     what: str
@@ -108,7 +106,7 @@ class Worker:
                 wanted = frozenset(unpack_hashes(self._job.hashes))
                 return self._touch(one for one in self._table.each() if hash_of(one[2]) in wanted)
             case "touch-datagrams":
-                return self._touch(self._table.each(_DATAGRAMS))
+                return self._touch(self._table.each(DATAGRAMS))
             case "touch-ending":
                 ending: list[int] = []
                 done = self._touch(self._ending(ending))
@@ -126,7 +124,7 @@ class Worker:
         begin, width, little_left_s = self._job.part
         first, many = int(begin * _CIRCLE), int(width * _CIRCLE)
         before = frozenset(unpack_hashes(self._job.hashes))
-        for one in self._table.each(PROTOCOLS.keys() - _DATAGRAMS):
+        for one in self._table.each(PROTOCOLS.keys() - DATAGRAMS):
             _, _, key, data, at = one
             place = crc32(key)
             if time_left_s(data, at) < little_left_s:

@@ -13,7 +13,8 @@ conntrackd of a backup keeps no cache of its own, so that it tells nobody (plan_
 
 from dataclasses import dataclass
 
-DATAGRAMS = {"udp": 17, "icmp": 1, "icmpv6": 58}
+DATAGRAMS = frozenset({17, 1, 58})
+"""The protocols UDP, ICMP and ICMPv6."""
 ROUND_S = 240.0
 LITTLE_LEFT_S = 300.0
 """A connection has no more while data of it is not acknowledged, and days with the next packet."""

@@ -2,7 +2,6 @@
 """Which node has a virtual address, asked of the other node's real kernel."""
 
 import select
-from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import ip_address
 
@@ -11,7 +10,7 @@ import pytest
 from agent.adapters.address_probe import AddressProbe, AddressQuestion
 from agent.core.drill import VipOnLink
 from tests.netns.agent.adapters.test_kernel_looks import VIP, VIP6, mac_of
-from tests.netns.namespaces import Namespace, join, start_namespaces
+from tests.netns.namespaces import Namespace
 
 pytestmark = pytest.mark.netns
 
@@ -20,16 +19,6 @@ LIMIT_S = 10.0
 TIMES = 3
 QUIET_S = 0.2
 """An answer on one machine comes within far less."""
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[Namespace, Namespace]]:
-    with start_namespaces("here", "there") as (here, there):
-        join(here, "eth0", there, "eth0")
-        for number, node in enumerate((here, there), 1):
-            node.ip(f"address add 192.168.0.{number}/24 dev eth0")
-            node.ip(f"address add fd00:0:0:a::{number}/64 dev eth0 nodad")
-        yield here, there
 
 
 def open_probe(here: Namespace, there: Namespace, address: str) -> AddressProbe:

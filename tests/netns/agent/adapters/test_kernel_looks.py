@@ -4,7 +4,6 @@
 import json
 import select
 import time
-from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
@@ -15,22 +14,11 @@ from agent.adapters.links import Links, LinkWatch
 from agent.adapters.neighbors import Neighbors
 from agent.core.chains import BaseChain, Ends
 from agent.core.links import Link, find_fault
-from tests.netns.namespaces import Namespace, join, start_namespaces
+from tests.netns.namespaces import Namespace
 
 pytestmark = pytest.mark.netns
 
 VIP, VIP6 = "192.168.0.100", "fd00:0:0:a::100"
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[Namespace, Namespace]]:
-    """Two nodes on one link, each with an address of its own."""
-    with start_namespaces("here", "there") as (here, there):
-        join(here, "eth0", there, "eth0")
-        for number, node in enumerate((here, there), 1):
-            node.ip(f"address add 192.168.0.{number}/24 dev eth0")
-            node.ip(f"address add fd00:0:0:a::{number}/64 dev eth0 nodad")
-        yield here, there
 
 
 # -- links --
