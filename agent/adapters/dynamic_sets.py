@@ -77,15 +77,28 @@ def list_elements(name: str) -> tuple[Element, ...]:
     return tuple(found)
 
 
-def put_elements(name: str, wanted: Sequence[Element], *, beside: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Put:
+    """How many were `changed`, and the addresses of those that differ still."""
+
+    changed: int
+    differing: Collection[IPAddress]
+
+
+def put_elements(
+    name: str, wanted: Sequence[Element], *, beside: bool = False, among: Collection[IPAddress] | None = None
+) -> Put:
     """Those that are `wanted` with the time that they have left, in the place of those that are there, or
-    `beside` them, of which then none is changed. Returns how many were. Raises HafwError; some may have been
-    changed then, where they are more than AT_ONCE."""
+    `beside` them, of which then none is changed. `among`: only these addresses are. Raises HafwError; some
+    may have been changed then, where they are more than AT_ONCE."""
     context = open_json_context()
     changed: set[IPAddress] = set()
+    differing: Collection[IPAddress] = ()
     for left in reversed(range(TRIES)):
         gone, fresh = _find_changes(list_elements(name), wanted, beside=beside)
-        moved = sorted({*gone, *fresh}, key=lambda one: (one.version, int(one)))
+        moving = {*gone, *fresh}
+        differing = () if among is None else moving.difference(among)
+        moved = sorted(moving.difference(differing), key=lambda one: (one.version, int(one)))
         try:
             for at in range(0, len(moved), AT_ONCE):
                 now = moved[at : at + AT_ONCE]
@@ -97,7 +110,7 @@ def put_elements(name: str, wanted: Sequence[Element], *, beside: bool) -> int:
                 raise
         else:
             break
-    return len(changed)
+    return Put(len(changed), differing)
 
 
 def _find_changes(

@@ -71,10 +71,11 @@ class LoadedRules:
 @dataclass(frozen=True, slots=True)
 class Seal:
     """By what a table that was loaded is known again: the digest of what it was made from, which it carries,
-    and that of how nft lists it."""
+    and that of how nft lists it. `sets_lost`: what Nftables.sets_lost was."""
 
     rules: str
     listed: str
+    sets_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,10 @@ class Changes:
     """How often the table was changed, by whichever adapter of this process; odd while one is at it."""
 
     count: int = 0
-    emptied: bool = False
-    """A table was made again since the dynamic sets were last known to be right: they began empty."""
+    losses: int = 0
+    """How often a table was made again: its dynamic sets began empty."""
+    made_good: int = 0
+    """Of these losses the first so many."""
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -146,15 +149,18 @@ class Nftables:
 
     def seal(self) -> Seal | None:
         """Of the table that this object has loaded, as it left it. None before the first load."""
-        return None if self._left is None else Seal(self._table.digest, self._left.fingerprint.whole)
+        if self._left is None:
+            return None
+        return Seal(self._table.digest, self._left.fingerprint.whole, self.sets_lost)
 
     def recognize(self, seal: Seal) -> bool:
         """Whether the kernel still has the table of this pair as another process loaded and sealed it. Then
         it counts as loaded by this object, so that what succeed()s it lets be what stays the same."""
         listing = self._listing()
-        if listing is None or seal != Seal(self._table.digest, listing.fingerprint.whole):
+        if listing is None or (seal.rules, seal.listed) != (self._table.digest, listing.fingerprint.whole):
             return False
         self._left = Packed(listing)
+        self._changes.losses += seal.sets_lost
         return True
 
     @property
@@ -165,10 +171,16 @@ class Nftables:
     @property
     def sets_lost(self) -> bool:
         """Whether the dynamic sets were emptied by a load since they were last known to be right."""
-        return self._changes.emptied
+        return self._changes.losses > self._changes.made_good
 
-    def sets_are_right(self) -> None:
-        self._changes.emptied = False
+    @property
+    def set_losses(self) -> int:
+        """How often that has happened."""
+        return self._changes.losses
+
+    def sets_are_right(self, losses: int) -> None:
+        """What the first so many `losses` have taken is there again."""
+        self._changes.made_good = max(losses, self._changes.made_good)
 
     @property
     def changes(self) -> int:
@@ -202,7 +214,7 @@ class Nftables:
 
     def _load_whole(self, rules: RuleSet) -> Listing | None:
         self._run(self._table.text(rules), "load the rules")
-        self._changes.emptied = True
+        self._changes.losses += 1
         return self._listing()
 
     def _load_change(self, rules: RuleSet) -> Listing | None:

@@ -2,7 +2,7 @@
 """Lists and fills dynamic sets in a process of its own, see agent/adapters/sets_work.py."""
 
 from agent.adapters import process
-from agent.adapters.sets_work import LIST, MAX_TEXT, PUT, PUT_BESIDE, SetsDone, SetsJob
+from agent.adapters.sets_work import LIST, MAX_TEXT, PUT, PUT_BESIDE, REPLACE, SetsDone, SetsJob
 from agent.errors import HafwError
 
 LIMIT_S = 60.0
@@ -16,9 +16,15 @@ class SetsProcess:
         """Packed, for the other node."""
         return (await _do(SetsJob(LIST, names))).packed
 
-    async def put(self, names: tuple[str, ...], packed: bytes, *, beside: bool) -> int:
-        """Those of the other node; `beside` those that are there. Returns how many were changed."""
-        return (await _do(SetsJob(PUT_BESIDE if beside else PUT, names, packed))).changed
+    async def put(self, names: tuple[str, ...], packed: bytes, differing: bytes) -> tuple[int, bytes]:
+        """Those of the other node that were `differing` the last time. Returns how many were changed, and
+        what differs beside them."""
+        done = await _do(SetsJob(PUT, names, packed, differing))
+        return done.changed, done.packed
+
+    async def replace(self, names: tuple[str, ...], packed: bytes, *, beside: bool) -> int:
+        """All of them by those of the other node, or these `beside` them. Returns how many were changed."""
+        return (await _do(SetsJob(PUT_BESIDE if beside else REPLACE, names, packed))).changed
 
 
 async def _do(job: SetsJob) -> SetsDone:

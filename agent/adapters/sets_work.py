@@ -13,13 +13,14 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 
 from agent.adapters.dynamic_sets import Element, list_elements, put_elements
 from agent.adapters.state_work import be_first_to_go
 from agent.errors import HafwError
 
-LIST, PUT, PUT_BESIDE = "list", "put", "put-beside"
+LIST, PUT, REPLACE, PUT_BESIDE = "list", "put", "replace", "put-beside"
 MAX_ELEMENTS = 65_536
 """Of all sets together."""
 MAX_TEXT = MAX_ELEMENTS * 80
@@ -30,26 +31,30 @@ SetContents = Mapping[str, Sequence[Element]]
 
 @dataclass(frozen=True, slots=True)
 class SetsJob:
-    """`what`: LIST, PUT (in the place of those that are there) or PUT_BESIDE. `names`: of the dynamic sets
-    of this node. `packed`: what is to be put into them."""
+    """`what`: LIST, PUT (what is `differing` alone, in the place of those that are there), REPLACE (all of
+    them) or PUT_BESIDE. `names`: of the dynamic sets of this node. `packed`: what is to be put into them."""
 
     what: str
     names: tuple[str, ...]
     packed: bytes = b""
+    differing: bytes = b""
+    """What a PUT before this one has said."""
 
     def to_bytes(self) -> bytes:
-        return json.dumps([self.what, self.names]).encode() + b"\n" + self.packed
+        head = json.dumps([self.what, self.names, len(self.packed)])
+        return head.encode() + b"\n" + self.packed + self.differing
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "SetsJob":
         line, _, rest = data.partition(b"\n")
-        what, names = json.loads(line)
-        return cls(what, tuple(names), rest)
+        what, names, size = json.loads(line)
+        return cls(what, tuple(names), rest[:size], rest[size:])
 
 
 @dataclass(frozen=True, slots=True)
 class SetsDone:
-    """`changed`: how many elements came, went, or got another time. `error`: why there is nothing else."""
+    """`changed`: how many elements came, went, or got another time. `packed`: those of a LIST, or those that
+    differ still after a PUT, empty when none does. `error`: why there is nothing else."""
 
     changed: int = 0
     packed: bytes = b""
@@ -108,8 +113,23 @@ def work(job: SetsJob) -> SetsDone:
     wanted = unpack_elements(job.packed)
     if {*wanted} != {*job.names}:
         raise HafwError("the nodes have other dynamic sets", "see: hafw rules diff")
-    beside = job.what == PUT_BESIDE
-    return SetsDone(sum(put_elements(name, some, beside=beside) for name, some in wanted.items()))
+    if job.what != PUT:
+        beside = job.what == PUT_BESIDE
+        return SetsDone(
+            sum(put_elements(name, some, beside=beside).changed for name, some in wanted.items())
+        )
+    known = unpack_elements(job.differing) if job.differing else {}
+    put = {
+        name: put_elements(name, some, among={one.address for one in known.get(name, ())})
+        for name, some in wanted.items()
+    }
+    found = (
+        (name, Element(address)) for name, one in put.items() for address in sorted(one.differing, key=int)
+    )
+    differing: dict[str, list[Element]] = {}
+    for name, element in islice(found, MAX_ELEMENTS):  # the others are found in the sending after that
+        differing.setdefault(name, []).append(element)
+    return SetsDone(sum(one.changed for one in put.values()), pack_elements(differing) if differing else b"")
 
 
 def main() -> None:

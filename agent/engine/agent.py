@@ -141,7 +141,8 @@ class Agent:
         ends = (self.peer.describe_own, self.peer.status)
         sets = SetsWatch(names, *ends, self.calls.ask, SetsProcess(), record)
         sets.sets = lambda: tuple(one.name for one in self.pair.sets if one.dynamic)
-        sets.are_right = lambda: self.rules.sets_are_right()
+        sets.losses = lambda: self.rules.set_losses
+        sets.are_right = lambda losses: self.rules.sets_are_right(losses)
         return sets
 
     def _connect_comparison(self) -> Comparison:

@@ -178,8 +178,8 @@ def remember(paths: Paths, rules: Nftables) -> None:
 def _recall(paths: Paths) -> Seal | None:
     try:
         found = json.loads(read_regular(paths.loaded_rules, MAX_SEAL))
-        return Seal(str(found["rules"]), str(found["listed"]))
-    except (HafwError, ValueError, KeyError, TypeError, RecursionError):
+        return Seal(str(found["rules"]), str(found["listed"]), found.get("sets_lost") is True)
+    except (HafwError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -26,7 +26,7 @@ def test_they_arrive() -> None:
 
 
 def test_what_it_is_given_and_what_it_answers_come_whole() -> None:
-    job = SetsJob("put", ("a", "b"), b"\n\0any")
+    job = SetsJob("put", ("a", "b"), b"\n\0any", b"\nother")
     assert SetsJob.from_bytes(job.to_bytes()) == job
     done = SetsDone(3, b"\n\0any", "a reason\n")
     assert SetsDone.from_bytes(done.to_bytes()) == done

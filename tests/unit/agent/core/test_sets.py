@@ -35,13 +35,19 @@ def test_what_was_lost_is_not_right(primary: bool, backup: bool) -> None:
         (PRIMARY, PRIMARY),
         (BACKUP, BACKUP),
         (PRIMARY, replace(BACKUP, role=Role.UNKNOWN)),
-        (PRIMARY, replace(BACKUP, rules="c")),
         (PRIMARY, replace(BACKUP, rules="")),
         (replace(PRIMARY, rules=""), replace(BACKUP, rules="")),
     ],
 )
 def test_nobody_sends_where_roles_or_rules_are_in_doubt(one: NodeStatus, other: NodeStatus) -> None:
     assert senders(one, other) == []
+
+
+def test_a_node_of_another_version_gets_them_too() -> None:
+    """Between the upgrades of both: it makes other rules of the same file, and has made its table again."""
+    upgraded = replace(BACKUP, rules="c", sets_lost=True)
+    assert senders(PRIMARY, upgraded) == [PRIMARY]
+    assert senders(replace(PRIMARY, sets_lost=True, rules="c"), BACKUP) == [BACKUP]
 
 
 def test_a_peer_that_was_not_heard_gets_them_at_once() -> None:
@@ -54,6 +60,7 @@ def test_a_peer_that_was_not_heard_gets_them_at_once() -> None:
         (Sending(NOW), False, PERIOD_S),
         (Sending(NOW), True, PAUSE_S),
         (Sending(NOW, failed=1), False, PAUSE_S),
+        (Sending(NOW, unsure=True), False, PAUSE_S),
         (Sending(None), False, PAUSE_S),
         (Sending(about(BACKUP, PRIMARY)), False, PAUSE_S),
         (Sending(about(replace(PRIMARY, rules="c"), BACKUP)), False, PAUSE_S),

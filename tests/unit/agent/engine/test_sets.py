@@ -17,7 +17,7 @@ BACKUP = replace(PRIMARY, role=Role.BACKUP, gate_open=False)
 
 
 class Node:
-    """What it has in its sets is a word."""
+    """What it has in its sets is a word, and what differs is that of the other one."""
 
     def __init__(self, own: NodeStatus, has: str) -> None:
         self.own, self.has = own, has
@@ -28,21 +28,32 @@ class Node:
         self.said: list[str] = []
         self.names: tuple[str, ...] = ("blocked",)
         self.now_s = 1000.0
+        self.losses = int(own.sets_lost)
         ends = (lambda: self.own), (lambda: self.peer)
         self.watch = SetsWatch(
             ("fw-1", "fw-2"), *ends, self._ask, self, self.said.append, lambda: self.now_s
         )
         self.watch.sets = lambda: self.names
+        self.watch.losses = lambda: self.losses
         self.watch.are_right = self._are_right
 
-    def _are_right(self) -> None:
-        self.own = replace(self.own, sets_lost=False)
+    def lose(self) -> None:
+        self.losses, self.has = self.losses + 1, ""
+        self.own = replace(self.own, sets_lost=True)
+
+    def _are_right(self, losses: int) -> None:
+        self.own = replace(self.own, sets_lost=self.losses > losses)
 
     async def list(self, names: tuple[str, ...]) -> bytes:
         assert names == self.names
         return self.has.encode()
 
-    async def put(self, names: tuple[str, ...], packed: bytes, *, beside: bool) -> int:
+    async def put(self, names: tuple[str, ...], packed: bytes, differing: bytes) -> tuple[int, bytes]:
+        if self.fails is None and packed not in (self.has.encode(), differing):
+            return 0, packed
+        return await self.replace(names, packed, beside=False), b""
+
+    async def replace(self, names: tuple[str, ...], packed: bytes, *, beside: bool) -> int:
         assert names == self.names
         if self.fails is not None:
             raise self.fails
@@ -68,12 +79,40 @@ def turn(*nodes: Node, after_s: float = 0.0) -> None:
         asyncio.run(node.watch.turn())
 
 
+def sends_again(one: Node, other: Node, after_s: float = PAUSE_S) -> None:
+    other.now_s += after_s
+    turn(one, after_s=after_s)
+
+
 def test_the_other_node_has_what_the_primary_has() -> None:
     one, other = Node(PRIMARY, "new"), Node(BACKUP, "old")
     introduce(one, other)
     turn(one, other)
+    assert other.has == "old"
+    sends_again(one, other)
     assert (one.has, other.has, one.said) == ("new", "new", [])
-    assert other.said == ["1 element was changed in the dynamic sets, which are now as on fw-2"]
+    assert other.said == ["1 element was changed in the dynamic sets, to be as on fw-2"]
+
+
+def test_what_an_administrator_changes_meanwhile_is_not_undone() -> None:
+    """On the node that takes, and only then on the one that sends."""
+    one, other = Node(PRIMARY, "old"), Node(BACKUP, "new")
+    introduce(one, other)
+    turn(one)
+    one.has = "new"
+    sends_again(one, other)
+    assert (one.has, other.has) == ("new", "new")
+    other.has = "newer"
+    sends_again(one, other, PERIOD_S)
+    assert other.has == "newer"  # what has differed before that is forgotten
+
+
+def test_a_node_that_lost_them_gets_them_at_once() -> None:
+    one, other = Node(PRIMARY, "all"), Node(BACKUP, "")
+    other.lose()
+    introduce(one, other)
+    turn(one)
+    assert (other.has, other.own.sets_lost) == ("all", False)
 
 
 def test_a_node_that_lost_them_gets_them_although_it_is_primary() -> None:
@@ -83,8 +122,8 @@ def test_a_node_that_lost_them_gets_them_although_it_is_primary() -> None:
     turn(one, other)
     assert (one.has, other.has) == ("later+all", "all")
     introduce(one, other)
-    other.now_s += TAKEN_PAUSE_S
-    turn(one, after_s=PAUSE_S)
+    sends_again(one, other)
+    sends_again(one, other)
     assert (one.has, other.has) == ("later+all", "later+all")
 
 
@@ -96,17 +135,34 @@ def test_a_primary_that_lost_nothing_takes_nothing() -> None:
 
 
 def test_what_is_lost_while_it_is_sent_is_not_sent() -> None:
-    one, other = Node(PRIMARY, ""), Node(BACKUP, "all")
+    one, other = Node(PRIMARY, "all"), Node(BACKUP, "all")
     introduce(one, other)
     listed = one.list
 
     async def list_late(names: tuple[str, ...]) -> bytes:
-        one.own = replace(one.own, sets_lost=True)
+        one.lose()
         return await listed(names)
 
     one.list = list_late  # type: ignore[method-assign]  # the moment between two looks
     turn(one)
     assert (one.asked, other.has) == (0, "all")
+
+
+def test_what_is_lost_while_the_peer_takes_it_is_still_lost() -> None:
+    one, other = Node(PRIMARY, "all"), Node(BACKUP, "all")
+    introduce(one, other)
+    taken = other.put
+
+    async def put_late(names: tuple[str, ...], packed: bytes, differing: bytes) -> tuple[int, bytes]:
+        one.lose()
+        other.lose()
+        return await taken(names, packed, differing)
+
+    other.put = put_late  # type: ignore[method-assign]  # the moment between a look and the answer
+    turn(one)
+    assert one.asked == 1
+    assert one.own.sets_lost
+    assert other.own.sets_lost
 
 
 def test_a_peer_that_comes_and_goes_makes_no_more_work_than_one_that_is_there() -> None:
@@ -124,13 +180,13 @@ def test_a_peer_that_sends_without_end_waits() -> None:
     other = Node(BACKUP, "old")
 
     async def send() -> None:
-        assert await other.watch.take(b"one") == b"taken"
+        assert await other.watch.take(b"one") == b"again"
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(TAKEN_PAUSE_S / 10):
                 await other.watch.take(b"two")
 
     asyncio.run(send())
-    assert other.has == "one"
+    assert other.has == "old"
 
 
 def test_both_say_so_when_it_cannot_be_done_and_not_after_a_moment_of_change() -> None:
@@ -146,6 +202,7 @@ def test_both_say_so_when_it_cannot_be_done_and_not_after_a_moment_of_change() -
     assert again(HafwError("no")) == ""
     assert again(HafwError("no")) == "fw-2 may have other elements in its dynamic sets: fw-2 says: no"
     assert again(HafwError("\x1b[2J")).endswith("fw-2 says: nothing that is understood here")
+    assert again(None) == ""
     assert again(None) == ""
     assert other.has == "new"
 
@@ -172,9 +229,10 @@ def test_what_nothing_reported_is_found_in_a_while() -> None:
     one, other = Node(PRIMARY, "new"), Node(BACKUP, "old")
     introduce(one, other)
     turn(one)
+    sends_again(one, other)
     one.has = "by hand"
-    other.now_s += TAKEN_PAUSE_S
-    turn(one, after_s=PAUSE_S)
-    assert other.has == "new"
-    turn(one, after_s=PERIOD_S)
+    sends_again(one, other)
+    assert (other.has, one.asked) == ("new", 2)
+    sends_again(one, other, PERIOD_S)
+    sends_again(one, other)
     assert other.has == "by hand"
