@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A question of one node to the other that is longer than a message, and its answer. Pure.
 
-    asker     Ask(part 0) ........ Ask(part 1) ........ ... Ask(last) .........................
+    asker     Ask(part 0) ........ Ask(part 1) ........ ... Ask(end) .........................
     answerer  ............ Reply(1 taken) .... Reply(2 taken) ..... Reply(all taken) ... Reply(with data)
 
 Each message replaces the one before, and comes by every path: so parts come more than once, and what is not
-the next one is skipped.
+the next one is skipped. Where all parts were taken, the asker says the end of them, which has no data, until
+it has the answer: one that has started again meanwhile must not carry the question out a second time. It
+replies that it has taken nothing.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ MAX_PARTS = 256
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Part number `part` of `parts`, from 0. `call` names the question."""
+    """Part number `part` of `parts`, from 0; their end is number `parts`. `call` names the question."""
 
     call: str
     part: int
@@ -26,7 +28,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`taken`: how many parts have come. `busy`: another question is being answered. `data`: the answer."""
+    """`taken`: how many parts have come, 0 of a question that is not known. `busy`: another one is
+    being answered. `data`: the answer."""
 
     call: str
     taken: int
@@ -35,10 +38,10 @@ class Reply:
 
 
 def split(call: str, data: bytes) -> tuple[Ask, ...]:
-    """At least one."""
+    """At least one, and the end."""
     parts = max(1, -(-len(data) // PART_BYTES))
     pieces = (data[at * PART_BYTES : (at + 1) * PART_BYTES] for at in range(parts))
-    return tuple(Ask(call, number, parts, piece) for number, piece in enumerate(pieces))
+    return tuple(Ask(call, number, parts, piece) for number, piece in enumerate((*pieces, b"")))
 
 
 KEPT_CALLS = 64
@@ -68,6 +71,9 @@ class Collector:
             return None
         whole, self._pieces = b"".join(self._pieces), []
         return whole
+
+    def knows(self, call: str) -> bool:
+        return call == self.call or call in self._past
 
     def _begin(self, call: str) -> None:
         self._past[self.call] = None

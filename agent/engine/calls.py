@@ -61,10 +61,11 @@ class PeerCalls:
                 self._say(ASK, None)
 
     async def _ask(self, parts: tuple[Ask, ...]) -> bytes:
-        for part in parts:
+        *pieces, end = parts
+        for part in pieces:
             await self._until(part, partial(_has_taken, part.part + 1), PART_LIMIT_S)
             await asyncio.sleep(PAUSE_S)
-        reply = await self._until(parts[-1], lambda reply: reply.data is not None, ANSWER_LIMIT_S)
+        reply = await self._until(end, lambda reply: reply.data is not None, ANSWER_LIMIT_S)
         assert reply.data is not None
         return reply.data
 
@@ -83,6 +84,11 @@ class PeerCalls:
                     raise UnavailableError("the other node is at work on another request", "try again")
                 if is_enough(reply):
                     return reply
+                if not reply.taken:
+                    raise UnavailableError(
+                        "the other node's agent has started again in the middle of the request",
+                        "what became of it there is not known: see its journal, and `hafw status`",
+                    )
             unheard = self._why_unheard()
             if unheard is None:
                 self._heard_s = running.time()
@@ -113,6 +119,8 @@ class PeerCalls:
             self._working.add_done_callback(_raise_bug)
         if message.call == self._incoming.call:
             self._say(REPLY, Reply(message.call, self._incoming.taken, self._answered))
+        elif message.part and not self._incoming.knows(message.call):
+            self._say(REPLY, Reply(message.call, 0))
 
     async def _answer(self, call: str, question: bytes) -> None:
         taken = self._incoming.taken

@@ -11,19 +11,20 @@ LONG = bytes(range(256)) * (2 * PART_BYTES // 256) + b"the end"
 
 def test_a_question_comes_in_parts_and_each_path_brings_each_of_them() -> None:
     collector = Collector()
-    first, second, last = split("a", LONG)
-    found = [collector.take(one) for one in (first, first, second, first, second, last, last, first)]
+    first, second, last, end = split("a", LONG)
+    found = [collector.take(one) for one in (first, first, second, first, second, last, last, end, first)]
     assert [one for one in found if one is not None] == [LONG]
     assert collector.taken == 3
 
 
 def test_an_empty_question_is_one() -> None:
-    (only,) = split("a", b"")
+    only, end = split("a", b"")
+    assert Collector().take(end) is None
     assert Collector().take(only) == b""
 
 
 def test_what_began_before_this_node_listened_is_skipped() -> None:
-    _, second, last = split("a", LONG)
+    _, second, last, _ = split("a", LONG)
     collector = Collector()
     assert collector.take(second) is None
     assert collector.take(last) is None

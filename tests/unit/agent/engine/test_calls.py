@@ -127,6 +127,43 @@ def test_a_second_asker_learns_that_the_first_is_served() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("size", [0, 5 * PART_BYTES])
+def test_an_agent_that_starts_again_in_the_middle_says_so_and_does_nothing_twice(size: int) -> None:
+    carried_out: list[bytes] = []
+
+    async def wait(question: bytes) -> bytes:
+        carried_out.append(question)
+        await asyncio.sleep(30)
+        return b""
+
+    async def scenario() -> None:
+        pair = Pair(wait)
+        asking = asyncio.create_task(pair.one.ask(bytes(size)))
+        while not carried_out:
+            await asyncio.sleep(0.05)
+        pair.two.close()
+        pair.two = PeerCalls(pair._to_one, lambda: None, wait)
+        with pytest.raises(UnavailableError, match="has started again in the middle"):
+            async with asyncio.timeout(10):
+                await asking
+        pair.two.close()
+
+    asyncio.run(scenario())
+    assert len(carried_out) == 1
+
+
+def test_one_that_starts_again_between_two_parts_says_so() -> None:
+    async def scenario() -> None:
+        pair = Pair()
+        asking = asyncio.create_task(pair.one.ask(bytes(100 * PART_BYTES)))
+        await asyncio.sleep(0.2)
+        pair.two = PeerCalls(pair._to_one, lambda: None, echo)
+        with pytest.raises(UnavailableError, match="has started again in the middle"):
+            await asking
+
+    asyncio.run(scenario())
+
+
 def test_a_question_of_any_length_is_none() -> None:
     with pytest.raises(HafwError, match="too many"):
         asyncio.run(ask_alone(bytes(300 * PART_BYTES)))
