@@ -12,7 +12,6 @@ from agent.adapters.state_work import (
     LIST,
     SUBTRACT,
     TOUCH,
-    TOUCH_ALL,
     TOUCH_DATAGRAMS,
     TOUCH_ENDING,
     Job,
@@ -40,10 +39,6 @@ class StateProcess:
 
     async def list(self) -> Census:
         return (await self._do(LIST)).census
-
-    async def touch_all(self, per_second: float) -> Census:
-        """Lists them as well."""
-        return (await self._do(TOUCH_ALL, per_second)).census
 
     async def touch(self, hashes: bytes, per_second: float) -> int:
         """Returns how many of them there still were."""

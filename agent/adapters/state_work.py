@@ -16,11 +16,11 @@ from pathlib import Path
 from zlib import crc32
 
 from agent.adapters.state_table import PROTOCOLS, Listed, StateTable, hash_of, time_left_s
-from agent.core.census import HASH_BYTES, Census, Difference, compare, pack_hashes, unpack_hashes
+from agent.core.census import Census, Difference, compare, pack_hashes, unpack_hashes
 from agent.core.refresh import DATAGRAMS
 from agent.errors import UnavailableError
 
-LIST, TOUCH_ALL, TOUCH = "list", "touch-all", "touch"
+LIST, TOUCH = "list", "touch"
 TOUCH_DATAGRAMS, TOUCH_ENDING = "touch-datagrams", "touch-ending"
 COMPARE, SUBTRACT = "compare", "subtract"
 
@@ -35,7 +35,7 @@ class OrphanedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`what`: LIST, TOUCH_ALL (and list), TOUCH (those of `hashes`), TOUCH_DATAGRAMS, TOUCH_ENDING (see
+    """`what`: LIST, TOUCH (those of `hashes`), TOUCH_DATAGRAMS, TOUCH_ENDING (see
     agent/core/refresh.py; `hashes`: what the last one found, `part`: the slice), COMPARE (`hashes`: the
     primary's), SUBTRACT (those of `own` from `hashes`). `ignored`: addresses, in hexadecimal digits."""
 
@@ -98,10 +98,6 @@ class Worker:
             case "list":
                 hashes = pack_hashes(self._hashes(self._table.each()))
                 return WorkDone(self._named(), hashes=hashes)
-            case "touch-all":
-                touched = self._table.touch(self._table.each(), self._job.per_second)
-                hashes = pack_hashes(self._hashes(touched))
-                return WorkDone(self._named(), len(hashes) // HASH_BYTES, hashes)
             case "touch":
                 wanted = frozenset(unpack_hashes(self._job.hashes))
                 return self._touch(one for one in self._table.each() if hash_of(one[2]) in wanted)

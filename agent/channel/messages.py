@@ -96,7 +96,7 @@ def decode(data: bytes) -> PeerMessage | None:
         case "facts":
             return _read_facts(fields)
         case "states-ask":
-            return AskStates(fields.integer("number"), fields.integer("per_second"))
+            return AskStates(fields.integer("number"))
         case "states-part":
             return _read_part(fields)
         case "states-touched":
@@ -178,7 +178,7 @@ def _fields(message: PeerMessage) -> dict[str, object]:
 def _fields_of_states(message: StatesMessage) -> dict[str, object]:
     match message:
         case AskStates():
-            return {"kind": "states-ask", "number": message.number, "per_second": message.per_second}
+            return {"kind": "states-ask", "number": message.number}
         case StatesPart():
             return {
                 "kind": "states-part",

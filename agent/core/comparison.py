@@ -2,11 +2,10 @@
 """A backup's states, compared with the primary's: what the two agents say to each other for that, and what
 the backup decides by the answers. Pure.
 
-The backup asks, the primary answers; neither waits for it with anything else. A backup that has next to
-nothing has the primary report all of its states again, which conntrackd sends in its own stream. Then the
-primary lists its states, the backup finds those that it lacks, and the primary reports these again, until
-none of them is missing that still lives. States that conntrackd lost meanwhile were in no list: so the
-primary lists once more.
+The backup asks, the primary answers; neither waits for it with anything else. The primary lists its states,
+the backup finds those that it lacks, and the primary reports these again, which conntrackd sends in its own
+stream, until none of them is missing that still lives. States that conntrackd lost meanwhile were in no
+list: so the primary lists once more.
 """
 
 from collections.abc import Mapping
@@ -22,8 +21,9 @@ LIST_BYTES = 5_500 * HASH_BYTES
 MAX_LIST_PARTS = ceil(MAX_STATES * HASH_BYTES / LIST_BYTES)
 MAX_LISTS, MAX_ROUNDS = 3, 5
 MAX_REASON = 200
-FEW = 1_000
-"""So many states of a part of the table are found one by one sooner than all are reported again."""
+MUCH = 1_000
+"""Where a backup that has just come lacks more states, the primary lists again after it has reported them:
+it has many new ones by then."""
 COMPARE_AFTER_S = 60.0
 COMPARE_COST_S = 8e-6
 """What a comparison costs a node's processor for each state."""
@@ -32,11 +32,9 @@ COMPARE_SHARE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class AskStates:
-    """From a backup. `per_second`: report all states again, so many in a second, answered by StatesTouched;
-    0: list them, answered by all parts of it."""
+    """From a backup: list them, answered by all parts of the list."""
 
     number: int
-    per_second: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +101,6 @@ def refused_for(number: int, reason: str) -> StatesRefused:
     """The peer takes one short line that can be printed, and nothing else."""
     line = " ".join(reason.split())[:MAX_REASON]
     return StatesRefused(number, "".join(one if one.isprintable() else "?" for one in line))
-
-
-def wants_all(own: int, primary: int) -> bool:
-    """Whether a backup with so many states that are replicated, of a primary with so many, has all of them
-    reported again."""
-    return primary > FEW and own < primary // 2
 
 
 def slower(per_second: int) -> int:

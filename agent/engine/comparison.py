@@ -16,11 +16,12 @@ from typing import Protocol
 
 from agent.adapters.conntrackd import Statistics, kernel_states
 from agent.core.actions import Compared
-from agent.core.census import HASH_BYTES, MAX_STATES, Census, Difference
+from agent.core.census import HASH_BYTES, Census, Difference
 from agent.core.comparison import (
     FASTEST,
     MAX_LISTS,
     MAX_ROUNDS,
+    MUCH,
     AskStates,
     Collected,
     StatesMessage,
@@ -30,7 +31,6 @@ from agent.core.comparison import (
     parts_of,
     refused_for,
     slower,
-    wants_all,
 )
 from agent.core.peer import NodeStatus
 from agent.core.replication import Losses, losses_text
@@ -59,7 +59,6 @@ class States(Protocol):
     """agent/adapters/state_process.py."""
 
     async def list(self) -> Census: ...
-    async def touch_all(self, per_second: float) -> Census: ...
     async def touch(self, hashes: bytes, per_second: float) -> int: ...
     async def compare(self, primary: bytes, own: Census | None = None) -> Difference: ...
 
@@ -178,11 +177,15 @@ class Comparison:
                 await self._settle()  # a conntrackd that starts has asked its peer for everything
             before = (await node.statistics()).losses
             listed, own = await self._list_both() if catches_up else (await self._ask_list(), None)
-            if own is not None and wants_all(own.total, listed.total):
-                touched += await self._ask_all(listed.total, pace)
+            primary, wanted = listed.total, listed.hashes
+            if own is not None:
+                wanted = (await states.compare(wanted, own)).missing
+            if own is not None and len(wanted) > MUCH * HASH_BYTES:
+                touched += await self._ask_missing(wanted, pace)
+                await self._settle()
                 before = (await node.statistics()).losses  # what that lost, the next list has
                 listed, own = await self._ask_list(), None
-            primary, wanted = listed.total, listed.hashes
+                primary, wanted = listed.total, listed.hashes
             for last in (*[False] * MAX_ROUNDS, True):
                 found = await states.compare(wanted, own)
                 own = None
@@ -218,12 +221,6 @@ class Comparison:
             if not listing.cancelled():
                 listing.exception()  # one of the two was raised
 
-    async def _ask_all(self, count: int, pace: int) -> int:
-        takes_s = min(count, MAX_STATES) / pace
-        touched = await self._ask_touch(AskStates(next(self._numbers), pace), takes_s)
-        await self._settle()
-        return touched
-
     async def _ask_list(self) -> Census:
         answer = await self._ask((AskStates(next(self._numbers)),), ANSWER_LIMIT_S)
         if not isinstance(answer, Census):
@@ -233,11 +230,7 @@ class Comparison:
     async def _ask_missing(self, hashes: bytes, pace: int) -> int:
         """How many of them still lived."""
         parts = parts_of(next(self._numbers), hashes, pace)
-        return await self._ask_touch(parts, len(hashes) / HASH_BYTES / pace)
-
-    async def _ask_touch(self, what: AskStates | tuple[StatesPart, ...], takes_s: float) -> int:
-        messages = (what,) if isinstance(what, AskStates) else what
-        answer = await self._ask(messages, ANSWER_LIMIT_S + 4 * takes_s)
+        answer = await self._ask(parts, ANSWER_LIMIT_S + 4 * len(hashes) / HASH_BYTES / pace)
         if not isinstance(answer, StatesTouched):
             raise UnavailableError(f"{self._node.peer} does not report its states again")
         return answer.count
@@ -331,10 +324,6 @@ class Comparison:
             self._node.speak(refused_for(number, reason))
 
     async def _answer(self, asked: AskStates) -> None:
-        if asked.per_second:
-            touched = await self._states.touch_all(min(asked.per_second, FASTEST))
-            await self._say((StatesTouched(asked.number, touched.total),))
-            return
         listed = await self._states.list()
         self._protocols = listed.protocols
         await self._say(parts_of(asked.number, listed.hashes, protocols=listed.protocols))

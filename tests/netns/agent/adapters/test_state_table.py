@@ -120,7 +120,7 @@ def test_a_backup_with_nothing_gets_all(nodes: Nodes) -> None:
         await until_same(nodes, 2004)
         nodes.backup.namespace.run("conntrack", "-F")
         with nodes.primary.namespace.entered():
-            assert (await STATES.touch_all(RATE)).total == 2004
+            assert await STATES.touch((await STATES.list()).hashes, RATE) == 2004
         await until_same(nodes, 2004)
 
     asyncio.run(scenario())

@@ -56,10 +56,6 @@ class Table:
         await self.held.wait()
         return Census({"tcp": len(self.states)}, pack_hashes(self.states))
 
-    async def touch_all(self, per_second: float) -> Census:
-        await self._send(self.states, per_second)
-        return await self.list()
-
     async def touch(self, hashes: bytes, per_second: float) -> int:
         return await self._send(self.states & set(unpack_hashes(hashes)), per_second)
 
@@ -157,43 +153,44 @@ def test_equal_tables_are_compared_once() -> None:
     assert pair.backup.protocols == pair.primary.protocols == {"tcp": MANY}
 
 
-def test_an_empty_backup_has_all_sent_and_then_counts() -> None:
+def test_an_empty_backup_gets_all_and_then_counts() -> None:
     found, pair = compared(lambda pair: fill(pair, range(MANY), range(0)))
     assert found == Compared(MANY, rounds=1, touched=MANY)
     assert pair.of_backup.states == pair.of_primary.states
 
 
-def test_what_is_lost_when_all_is_sent_is_in_the_list_after_it() -> None:
+def test_what_is_lost_when_much_is_sent_is_in_the_list_after_it() -> None:
     """So it is no reason for one list more."""
 
     async def scenario() -> None:
         pair = Pair()
         fill(pair, range(MANY), range(0))
-        whole = pair.of_primary.touch_all
+        whole = pair.of_primary.touch
 
-        async def touch_and_lose(per_second: float) -> Census:
-            pair.lost_messages, pair.of_primary.lossy = 7, 40
-            return await whole(per_second)
+        async def touch_and_lose(hashes: bytes, per_second: float) -> int:
+            if not pair.lost_messages:
+                pair.lost_messages, pair.of_primary.lossy = 7, 40
+                pair.of_primary.states.add(MANY)  # and conntrackd lost it
+            return await whole(hashes, per_second)
 
-        pair.of_primary.touch_all = touch_and_lose  # type: ignore[method-assign]  # what happens meanwhile
+        pair.of_primary.touch = touch_and_lose  # type: ignore[method-assign]  # what happens meanwhile
         async with pair.running():
             found = await pair.backup.compare(routine=False)
-        assert found == Compared(MANY, rounds=2, touched=MANY + 40)
+        assert found == Compared(MANY + 1, rounds=2, touched=MANY + 41)
         assert pair.found == [Losses(lost=7)]
+        assert pair.of_backup.states == pair.of_primary.states
+        assert pair.of_primary.lists == 2
 
     asyncio.run(scenario())
 
 
-def test_a_regular_comparison_never_has_all_sent() -> None:
-    """What the primary says of all of its states counts those as well that are not replicated."""
-
+def test_a_regular_comparison_lists_once() -> None:
     async def scenario() -> None:
         pair = Pair()
         fill(pair, range(MANY), range(0))
         async with pair.running():
             assert (await pair.backup.compare(routine=True)).whole
-        assert all(not one.per_second for one in pair.said if isinstance(one, AskStates))
-        assert pair.of_backup.lists == 0
+        assert (pair.of_primary.lists, pair.of_backup.lists) == (1, 0)
 
     asyncio.run(scenario())
 
