@@ -53,10 +53,11 @@ class StateProcess:
         done = await self._do(TOUCH_ENDING, per_second, ending, part=where)
         return Pass(done.count, done.hashes)
 
-    async def compare(self, primary: bytes, own: Census | None = None) -> Difference:
-        """On a backup. `own`: its states; listed when this is None."""
+    async def compare(self, primary: bytes, own: Census | None = None, alone: bytes = b"") -> Difference:
+        """On a backup. `own`: its states; listed when this is None, and then those of `alone` deleted that
+        the primary has not."""
         if own is None:
-            return (await self._do(COMPARE, 0.0, primary)).difference
+            return (await self._do(COMPARE, 0.0, primary, alone)).difference
         return Difference(own.protocols, (await self._do(SUBTRACT, 0.0, primary, own.hashes)).hashes)
 
     async def _do(

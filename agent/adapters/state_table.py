@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel's table of states as a whole: listed and reported again. Nothing here deletes a state.
+"""The kernel's table of states as a whole: listed, reported again, and on a backup deleted in part.
 
 Hard facts
 * An update of a state by ctnetlink that changes nothing makes the kernel report that state to all who
@@ -16,7 +16,8 @@ Hard facts
 * conntrackd gives the copy as much time as the state has left when it is reported, not its whole timeout.
 * A dump may miss what is moved while the table grows: a comparison is made again before it is believed.
 * On a node that was primary, conntrackd has states of that time in its internal cache: their end here is
-  told to the peer, whose conntrackd deletes the live ones. So what seems to have ended elsewhere stays.
+  told to the peer, whose conntrackd deletes the live ones. So nothing is deleted unless that cache is empty.
+* A state has a number (CTA_ID). A deletion that names it leaves a newer state of the same tuple alone.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 
 from agent.adapters.nfnetlink import (
@@ -36,6 +37,7 @@ from agent.adapters.nfnetlink import (
     NETFILTER,
     REQUEST,
     as_number,
+    attribute,
     error_number,
     generic,
     message,
@@ -44,13 +46,13 @@ from agent.adapters.nfnetlink import (
 from agent.core.census import HASH_BYTES
 from agent.errors import UnavailableError
 
-_NEW, _GET = CONNTRACK | 0, CONNTRACK | 1
+_NEW, _GET, _DELETE = CONNTRACK | 0, CONNTRACK | 1, CONNTRACK | 2
 _NUMBER, _ERROR = struct.Struct("=I"), struct.Struct("=i")
 _HEADERS = 20
 """Netlink's and netfilter's, before the attributes; the family is the first byte of the second."""
 _FAMILY_AT, _KIND_AT = 16, 4
 _BUFFER = 1 << 20
-_TIMEOUT = 7
+_TIMEOUT, _ID = 7, 12
 _PATIENCE_S = 5
 _PROTOCOL_AT: dict[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 56}
 _SOURCE_AT: dict[int, slice] = {socket.AF_INET: slice(12, 16), socket.AF_INET6: slice(12, 28)}
@@ -116,16 +118,35 @@ class StateTable:
             _tell(telling, batch)
 
 
+def delete(ending: Sequence[bytes]) -> None:
+    """What deletion_of() says, all of it. That one of them is gone meanwhile is no fault."""
+    with _open() as telling:
+        for at in range(0, len(ending), BATCH):
+            _tell(telling, ending[at : at + BATCH])
+
+
+def deletion_of(one: Listed) -> bytes:
+    """For delete(): of this state, and not of one that takes its place. Empty where it has no number."""
+    family, _, key, data, at = one
+    number = _attribute_of(data, at, _ID)
+    return message(_DELETE, REQUEST, generic(family, key + attribute(_ID, number))) if number else b""
+
+
 def time_left_s(data: bytes, at: int) -> int:
     """Of a message of a dump. 0 where the kernel does not tell it, as of what is offloaded."""
+    return as_number(_attribute_of(data, at, _TIMEOUT))
+
+
+def _attribute_of(data: bytes, at: int, wanted: int) -> bytes:
+    """Four bytes of it, or nothing."""
     (length,) = _NUMBER.unpack_from(data, at)
     end, here = at + length, at + _HEADERS
     while here < end:
         size, kind = data[here] | data[here + 1] << 8, data[here + 2]
-        if kind == _TIMEOUT:
-            return as_number(data[here + 4 : here + 8])
+        if kind == wanted:
+            return data[here + 4 : here + 8]
         here += max(size, 4) + 3 & ~3
-    return 0
+    return b""
 
 
 def hash_of(key: bytes) -> int:
@@ -167,10 +188,10 @@ def _require_gone(data: bytes) -> None:
     for kind, _, _, content in messages(data):
         if kind == ERROR and error_number(content) not in (0, errno.ENOENT):
             reason = os.strerror(error_number(content))
-            raise UnavailableError(f"the kernel does not report a state again: {reason}")
+            raise UnavailableError(f"the kernel does not do what it is told about a state: {reason}")
 
 
-def _tell(telling: socket.socket, batch: list[bytes]) -> None:
+def _tell(telling: socket.socket, batch: Sequence[bytes]) -> None:
     if not batch:
         return
     try:
@@ -179,4 +200,4 @@ def _tell(telling: socket.socket, batch: list[bytes]) -> None:
             while True:
                 _require_gone(telling.recv(_BUFFER, socket.MSG_DONTWAIT))
     except OSError as error:
-        raise UnavailableError(f"cannot report the states again: {error.strerror}") from error
+        raise UnavailableError(f"cannot tell the kernel about states: {error.strerror}") from error

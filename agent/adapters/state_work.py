@@ -15,8 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
-from agent.adapters.state_table import PROTOCOLS, Listed, StateTable, hash_of, time_left_s
-from agent.core.census import Census, Difference, compare, pack_hashes, unpack_hashes
+from agent.adapters.state_table import (
+    PROTOCOLS,
+    Listed,
+    StateTable,
+    delete,
+    deletion_of,
+    hash_of,
+    time_left_s,
+)
+from agent.core.census import Census, Difference, PrimaryList, compare, pack_hashes, unpack_hashes
 from agent.core.refresh import DATAGRAMS
 from agent.errors import UnavailableError
 
@@ -37,7 +45,8 @@ class OrphanedError(Exception):
 class Job:
     """`what`: LIST, TOUCH (those of `hashes`), TOUCH_DATAGRAMS, TOUCH_ENDING (see
     agent/core/refresh.py; `hashes`: what the last one found, `part`: the slice), COMPARE (`hashes`: the
-    primary's), SUBTRACT (those of `own` from `hashes`). `ignored`: addresses, in hexadecimal digits."""
+    primary's; those of `own` that it has not are deleted), SUBTRACT (those of `own` from `hashes`).
+    `ignored`: addresses, in hexadecimal digits."""
 
     what: str
     ignored: tuple[str, ...]
@@ -59,22 +68,23 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class WorkDone:
-    """`count`: what was touched. `error`: why there is nothing else."""
+    """`count`: what was touched or deleted. `alone`: of a COMPARE. `error`: why there is nothing else."""
 
     protocols: Mapping[str, int]
     count: int = 0
     hashes: bytes = b""
     error: str = ""
+    alone: bytes = b""
 
     def to_bytes(self) -> bytes:
-        head = [dict(self.protocols), self.count, self.error]
-        return json.dumps(head).encode() + b"\n" + self.hashes
+        head = [dict(self.protocols), self.count, self.error, len(self.hashes)]
+        return json.dumps(head).encode() + b"\n" + self.hashes + self.alone
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "WorkDone":
         line, _, rest = data.partition(b"\n")
-        protocols, count, error = json.loads(line)
-        return cls(protocols, count, rest, error)
+        protocols, count, error, size = json.loads(line)
+        return cls(protocols, count, rest[:size], error, rest[size:])
 
     @property
     def census(self) -> Census:
@@ -82,7 +92,7 @@ class WorkDone:
 
     @property
     def difference(self) -> Difference:
-        return Difference(self.protocols, self.hashes)
+        return Difference(self.protocols, self.hashes, self.alone, self.count)
 
 
 class Worker:
@@ -111,9 +121,23 @@ class Worker:
                 missing = compare(self._job.hashes, unpack_hashes(self._job.own))
                 return WorkDone(self._named(), hashes=pack_hashes(missing))
             case _:
-                now = self._hashes(self._table.each())
-                missing = compare(self._job.hashes, now)
-                return WorkDone(self._named(), hashes=pack_hashes(missing))
+                return self._compare()
+
+    def _compare(self) -> WorkDone:
+        primary, before = PrimaryList(self._job.hashes), frozenset(unpack_hashes(self._job.own))
+        alone: list[int] = []
+        ending: list[bytes] = []
+        for one in self._counted(self._table.each()):
+            number = hash_of(one[2])
+            if primary.has(number):
+                continue
+            if number in before and (deletion := deletion_of(one)):
+                ending.append(deletion)
+            else:
+                alone.append(number)
+        delete(ending)
+        missing = pack_hashes(primary.missing())
+        return WorkDone(self._named(), len(ending), missing, alone=pack_hashes(alone))
 
     def _ending(self, ending: list[int]) -> Iterator[Listed]:
         """Connections, and into `ending` what has little time left."""

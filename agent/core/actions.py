@@ -317,7 +317,8 @@ class StatesIn:
 @dataclass(frozen=True, slots=True)
 class Compared:
     """How many states the primary listed, and how often the backup's were compared with them. `touched`: the
-    primary has sent so many again. `missing`: so many are still not here. `losses`: what could not be taken
+    primary has sent so many again. `missing`: so many are still not here. `ended`: so many that only the
+    backup had were deleted. `losses`: what could not be taken
     of what came meanwhile, in words, empty when all could. `reason`: why nobody could be asked; empty when
     the primary was."""
 
@@ -327,6 +328,7 @@ class Compared:
     missing: int = 0
     losses: str = ""
     reason: str = ""
+    ended: int = 0
 
     @property
     def asked(self) -> bool:

@@ -6,6 +6,9 @@ The backup asks, the primary answers; neither waits for it with anything else. T
 the backup finds those that it lacks, and the primary reports these again, which conntrackd sends in its own
 stream, until none of them is missing that still lives. States that conntrackd lost meanwhile were in no
 list: so the primary lists once more.
+
+What has ended on the primary while nothing told the backup would live on there for as long as its timer
+says. The backup deletes what it had alone in two comparisons of a stay in its role.
 """
 
 from collections.abc import Mapping
@@ -24,6 +27,8 @@ MAX_REASON = 200
 MUCH = 1_000
 """Where a backup that has just come lacks more states, the primary lists again after it has reported them:
 it has many new ones by then."""
+ALONE_S = 30.0
+"""So long a state must have been on the backup alone: longer than one is on its way."""
 COMPARE_AFTER_S = 60.0
 COMPARE_COST_S = 8e-6
 """What a comparison costs a node's processor for each state."""
@@ -101,6 +106,12 @@ def refused_for(number: int, reason: str) -> StatesRefused:
     """The peer takes one short line that can be printed, and nothing else."""
     line = " ".join(reason.split())[:MAX_REASON]
     return StatesRefused(number, "".join(one if one.isprintable() else "?" for one in line))
+
+
+def is_believed(alone: int, primary: int) -> bool:
+    """Whether a list with so many states may end so many that only the backup has: a list that is cut off
+    must not end most of them."""
+    return alone <= max(MUCH, primary)
 
 
 def slower(per_second: int) -> int:

@@ -336,6 +336,8 @@ def comparison_text(outcome: Compared) -> str:
         return f"nobody was asked: {outcome.reason}"
     rounds = "round" if outcome.rounds == 1 else "rounds"
     how = f"compared in {outcome.rounds} {rounds}, {outcome.touched:,} were sent again"
+    if outcome.ended:
+        how += f", {outcome.ended:,} that have ended there were deleted"
     if outcome.losses:
         return f"{outcome.losses} while the states were compared ({how})"
     if outcome.missing:

@@ -18,6 +18,7 @@ from agent.adapters.conntrackd import Statistics, kernel_states
 from agent.core.actions import Compared
 from agent.core.census import HASH_BYTES, Census, Difference
 from agent.core.comparison import (
+    ALONE_S,
     FASTEST,
     MAX_LISTS,
     MAX_ROUNDS,
@@ -28,6 +29,7 @@ from agent.core.comparison import (
     StatesPart,
     StatesRefused,
     StatesTouched,
+    is_believed,
     parts_of,
     refused_for,
     slower,
@@ -60,7 +62,7 @@ class States(Protocol):
 
     async def list(self) -> Census: ...
     async def touch(self, hashes: bytes, per_second: float) -> int: ...
-    async def compare(self, primary: bytes, own: Census | None = None) -> Difference: ...
+    async def compare(self, primary: bytes, own: Census | None = None, alone: bytes = b"") -> Difference: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class Comparison:
         self._answering: asyncio.Task[None] | None = None
         self._at_work: object | None = None
         """Which comparison of this backup asks just now."""
+        self._alone, self._alone_s = b"", 0.0
+        """What only this backup had in a comparison, and when that was."""
         self.last: tuple[float, Compared] | None = None
         """When the last comparison of this stay in the role ended, by time.monotonic()."""
 
@@ -122,7 +126,7 @@ class Comparison:
             self._stop_answering()
         if state.role is not self._role:
             self._role = state.role
-            self.last, self._protocols = None, {}
+            self.last, self._protocols, self._alone = None, {}, b""
 
     # -- a backup's side --
 
@@ -169,7 +173,7 @@ class Comparison:
 
     async def _compare(self, *, routine: bool) -> Compared:
         states, node = self._states, self._node
-        touched = rounds = primary = left = 0
+        touched = rounds = primary = left = ended = 0
         pace, losses = FASTEST, Losses()
         for turn in range(MAX_LISTS):
             catches_up = not turn and not routine
@@ -187,7 +191,11 @@ class Comparison:
                 listed, own = await self._ask_list(), None
                 primary, wanted = listed.total, listed.hashes
             for last in (*[False] * MAX_ROUNDS, True):
-                found = await states.compare(wanted, own)
+                if own is None and wanted is listed.hashes:
+                    found = await self._compare_all(listed)
+                    ended += found.ended
+                else:
+                    found = await states.compare(wanted, own)
                 own = None
                 rounds, self._protocols, wanted = rounds + 1, found.protocols, found.missing
                 left = len(wanted) // HASH_BYTES
@@ -204,10 +212,22 @@ class Comparison:
                 break
             pace = slower(pace)
         text = losses_text(losses) if losses else ""
-        compared = Compared(primary, rounds=rounds, touched=touched, missing=left, losses=text)
+        compared = Compared(primary, rounds, touched, left, text, ended=ended)
         if compared.whole:
             node.made_good(now)
         return compared
+
+    async def _compare_all(self, listed: Census) -> Difference:
+        """Deletes what only this node has, and had the last time."""
+        known, now_s = b"", time.monotonic()
+        is_due = now_s - self._alone_s >= ALONE_S
+        if self._alone and is_due and not (await self._node.statistics()).internal:
+            known = self._alone
+        found = await self._states.compare(listed.hashes, alone=known)
+        if is_due or not self._alone:
+            believed = is_believed(len(found.alone) // HASH_BYTES, listed.total)
+            self._alone, self._alone_s = found.alone if believed else b"", now_s
+        return found
 
     async def _list_both(self) -> tuple[Census, Census]:
         """The primary's and this node's, at the same time: what is on its way counts as missing, which is of

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.state_process import StateProcess
+from agent.adapters.state_table import StateTable, delete, deletion_of
 from agent.core.census import HASH_BYTES, Census, unpack_hashes
 from agent.core.refresh import Pass, Slice
 from agent.model.pair import SyncMode
@@ -126,17 +127,44 @@ def test_a_backup_with_nothing_gets_all(nodes: Nodes) -> None:
     asyncio.run(scenario())
 
 
-def test_what_only_the_backup_has_is_left_alone(nodes: Nodes) -> None:
-    """It may live, and what ends here may be told to the primary."""
+def test_what_only_the_backup_had_twice_ends_there_and_nowhere_else(nodes: Nodes) -> None:
+    """Here it lives: a list that is too short. The primary keeps it, and brings it back by a touch."""
 
     async def scenario() -> None:
         nodes.primary.add_states(100)
-        await until_same(nodes, 100)
+        add(nodes.primary, *OTHERS)
+        await until_same(nodes, 104)
+        listed = (await census(nodes.primary)).hashes
+        short = listed[: 90 * HASH_BYTES]
         with nodes.backup.namespace.entered():
-            assert (await STATES.compare(b"")).missing == b""
-        assert (await census(nodes.backup)).total == (await census(nodes.primary)).total == 100
+            found = await STATES.compare(short)
+            assert (found.missing, len(found.alone) // HASH_BYTES, found.ended) == (b"", 14, 0)
+            assert (await STATES.compare(listed, alone=found.alone)).ended == 0
+            assert (await STATES.list()).total == 104
+            again = await STATES.compare(short, alone=found.alone)
+            assert (again.missing, again.alone, again.ended) == (b"", b"", 14)
+            assert (await STATES.list()).total == 90
+        await asyncio.sleep(1)  # for what must not come to the primary
+        assert (await census(nodes.primary)).total == 104
+        with nodes.primary.namespace.entered():
+            await STATES.touch(listed, RATE)
+        await until_same(nodes, 104)
 
     asyncio.run(scenario())
+
+
+def test_a_state_that_takes_the_place_of_one_that_has_ended_stays(nodes: Nodes) -> None:
+    table, udp = StateTable([one.packed for one in IGNORED]), OTHERS[0]
+    add(nodes.primary, udp)
+    with nodes.primary.namespace.entered():
+        (old,) = map(deletion_of, table.each())
+        nodes.primary.namespace.run("conntrack", "-D", "-p", "udp")
+        add(nodes.primary, udp)
+        delete([old])
+        (new,) = map(deletion_of, table.each())
+        assert new != old
+        delete([new, new])
+        assert not [*table.each()]
 
 
 def time_left_s(node: Replicator, what: str) -> int:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from agent.adapters.conntrackd import Statistics
+from agent.core import comparison as core_comparison
 from agent.core.actions import Compared
 from agent.core.census import Census, Difference, compare, pack_hashes, unpack_hashes
 from agent.core.comparison import LIST_BYTES, MAX_ROUNDS, AskStates, StatesMessage, StatesPart
@@ -67,9 +68,13 @@ class Table:
         self.lossy = max(0, self.lossy - len(sent))
         return len(sent)
 
-    async def compare(self, primary: bytes, own: Census | None = None) -> Difference:
-        now = self.states if own is None else unpack_hashes(own.hashes)
-        return Difference({"tcp": len(now)}, pack_hashes(compare(primary, now)))
+    async def compare(self, primary: bytes, own: Census | None = None, alone: bytes = b"") -> Difference:
+        now = self.states if own is None else set(unpack_hashes(own.hashes))
+        only = now - set(unpack_hashes(primary)) if own is None else set()
+        ending = only & set(unpack_hashes(alone))
+        self.states -= ending
+        missing = pack_hashes(compare(primary, now))
+        return Difference({"tcp": len(now)}, missing, pack_hashes(only - ending), len(ending))
 
 
 class Pair:
@@ -78,7 +83,7 @@ class Pair:
     def __init__(self) -> None:
         self.of_primary, self.of_backup = Table(), Table()
         self.of_primary.replica = self.of_backup
-        self.lost_messages = 0
+        self.lost_messages = self.internal = 0
         self.told: NodeStatus | None = NodeStatus(Role.PRIMARY, 1.0, True, 0.0, compares=True)
         self.said: list[StatesMessage] = []
         self.full = 0
@@ -103,7 +108,7 @@ class Pair:
             return replace(self.told, states={EVERY: 1 << 40}) if self.told is not None else None
 
         async def statistics() -> Statistics:
-            return Statistics(0, None, 0, 0, 0, self.lost_messages, 0)
+            return Statistics(self.internal, None, 0, 0, 0, self.lost_messages, 0)
 
         return Comparison(
             table, ComparedWith("fw-1", told, speak, statistics, lambda: "", self.found.append)
@@ -203,6 +208,47 @@ def test_what_a_backup_lacks_comes_and_what_only_it_has_stays() -> None:
     assert pair.backup.protocols == {"tcp": 5000}
 
 
+def compare_twice(pair: Pair, between: Callable[[], object] = lambda: None) -> Compared:
+    async def scenario() -> Compared:
+        async with pair.running():
+            await pair.backup.compare(routine=True)
+            assert len(pair.of_backup.states) == 1000
+            between()
+            return await pair.backup.compare(routine=True)
+
+    return asyncio.run(scenario())
+
+
+def test_what_it_had_alone_twice_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "ALONE_S", 0.0)
+    pair = Pair()
+    fill(pair, range(990), range(1000))
+    again_and_new = {995, 5000}
+    assert compare_twice(pair, lambda: pair.of_primary.states.update(again_and_new)).ended == 9
+    assert pair.of_backup.states == {*range(990), *again_and_new}
+
+
+@pytest.mark.parametrize(
+    "why", ["soon", "another stay", "conntrackd would tell the primary", "a short list"]
+)
+def test_it_stays_where_that_says_nothing_or_would_end_the_living(
+    monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(comparison, "ALONE_S", 3600.0 if why == "soon" else 0.0)
+    monkeypatch.setattr(core_comparison, "MUCH", 5)
+    pair = Pair()
+    fill(pair, range(400 if why == "a short list" else 990), range(1000))
+
+    def between() -> None:
+        if why == "another stay":
+            for role in (Role.FAULT, Role.BACKUP):
+                pair.backup.state_changed(State(Phase.FOLLOWING, role))
+        pair.internal = int("conntrackd" in why)
+
+    assert compare_twice(pair, between).ended == 0
+    assert len(pair.of_backup.states) == 1000
+
+
 def test_what_is_lost_of_it_is_sent_again() -> None:
     def lose(pair: Pair) -> None:
         fill(pair, range(1000), range(900))
@@ -241,7 +287,7 @@ def test_after_losses_the_primary_lists_once_more() -> None:
         fill(pair, range(1000), range(1000))
         whole = pair.of_backup.compare
 
-        async def compare_late(primary: bytes, own: Census | None = None) -> Difference:
+        async def compare_late(primary: bytes, own: Census | None = None, alone: bytes = b"") -> Difference:
             if not pair.lost_messages:
                 pair.lost_messages = 7
                 pair.of_primary.states.add(5000)
@@ -265,7 +311,9 @@ def test_a_comparison_that_always_loses_something_is_not_whole() -> None:
         fill(pair, range(1000), range(1000))
         whole = pair.of_backup.compare
 
-        async def compare_and_lose(primary: bytes, own: Census | None = None) -> Difference:
+        async def compare_and_lose(
+            primary: bytes, own: Census | None = None, alone: bytes = b""
+        ) -> Difference:
             pair.lost_messages += 1
             return await whole(primary, own)
 
