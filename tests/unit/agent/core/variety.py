@@ -74,14 +74,14 @@ OF_PARTS: dict[str, tuple[Any, ...]] = {
     "evidence": ("log", "counters"),
     **dict.fromkeys(("states", "before", "after", "kernel", "expectations"), (10, 60_000)),
     "losses": ("", "6 messages were lost"),
-    **dict.fromkeys(("touched", "missing"), (0, 6)),
+    **dict.fromkeys(("touched", "missing", "ended"), (0, 6)),
     "rounds": (1, 2),
     "reason": ("", "the agent of fw-1 is not heard"),
 }
 """Of actions and their outcomes."""
 
 
-TOGETHER = ("rounds", "touched")
+TOGETHER = ("rounds", "touched", "ended")
 """What is only told: varied, and not each beside each."""
 
 
