@@ -117,7 +117,7 @@ def _run(
     )
     plan = plan_setup(pair, node, paths, files, pair_key)
     changes, kept = find_changes(plan, paths, root, arguments.replace)
-    hazards = find_hazards(changes, paths)
+    hazards = find_hazards(changes, kept, pair, paths)
     notes = (
         *_host_notes(pair, root),
         *([_NO_TUNNELS] if pair.tunnels and pair_key is None else []),
@@ -248,7 +248,7 @@ def _write(root: Path, outcome: _Outcome, say: Callable[[str], None]) -> None:
 
 
 def _advice(outcome: _Outcome) -> str:
-    if outcome.hazards.vrrp or outcome.hazards.replication:
+    if outcome.hazards.speech:
         return advice_for_both(outcome.hazards, outcome.commands)
     lines = "".join(f"    {' '.join(argv)}\n" for argv in outcome.commands)
     return (

@@ -25,7 +25,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from agent.model.pair import Encryption, Interface, IPInterface, Pair, Tunnel
+from agent.model.pair import TUNNEL, Encryption, Interface, IPInterface, Pair, Tunnel
 from agent.paths import Paths
 from agent.render.block import Lines, because, text_of
 from agent.render.conntrackd import sync_addresses
@@ -33,6 +33,7 @@ from agent.render.conntrackd import sync_addresses
 # the form of names that vconfig, ifupdown and iproute2's manual give to VLAN interfaces
 _VLAN = re.compile(r"(?P<link>.+)\.(?P<id>[1-9][0-9]{0,3})", re.ASCII)
 _LARGEST_VLAN = 4094
+_OURS = "60-hafw-"
 TUNNEL_MTU = 1420
 _KEPT = ("IgnoreCarrierLoss=yes",)
 
@@ -79,7 +80,13 @@ def render(pair: Pair, node: str, paths: Paths) -> str:
 
 
 def file_name(interface: str, kind: str) -> str:
-    return f"60-hafw-{interface}.{kind}"
+    return f"{_OURS}{interface}.{kind}"
+
+
+def tunnel_of(path: Path) -> str | None:
+    """The interface of the tunnel that a file makes; None for any other file."""
+    name = path.stem.removeprefix(_OURS)
+    return name if path.name == file_name(name, "netdev") and name.startswith(TUNNEL) else None
 
 
 def tunnel_key_file(paths: Paths, interface: str) -> Path:

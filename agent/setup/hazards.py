@@ -1,26 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What writing a file would do to a pair that is at work, and what has to be said before. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.errors import HafwError
+from agent.model.pair import Pair
 from agent.paths import Paths
+from agent.render.networkd import file_name, tunnel_of
 from agent.setup.arguments import BOTH_TOGETHER, DROP_OTHERS
 from agent.setup.blocks import NotUnderstoodError
-from agent.setup.changes import FileChange, is_made_by_hafw
+from agent.setup.changes import FileChange, Kept, is_made_by_hafw
 from agent.setup.foreign import what_would_go
-from agent.setup.wire import wire_differences
+from agent.setup.wire import address_losses, replicates_over, tunnel_differences, wire_differences
 
 
 @dataclass(frozen=True, slots=True)
 class Hazards:
-    """`vrrp` and `replication` say why a node with the new file and one with the old do not understand each
-    other; `going` what else the old keepalived.conf did."""
+    """`vrrp`, `replication` and `links` (of the files of keepalived, of conntrackd, and of what that
+    replicates over) say why a node with the new file and one with the old do not understand each other;
+    `going` what else the old keepalived.conf did."""
 
     vrrp: tuple[str, ...] = ()
     replication: tuple[str, ...] = ()
     going: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+
+    @property
+    def speech(self) -> tuple[str, ...]:
+        return (*self.vrrp, *self.replication, *self.links)
 
     def notes(self) -> tuple[str, ...]:
         return tuple(
@@ -31,13 +40,14 @@ class Hazards:
                     "conntrackd on the other node would not understand the new conntrackd.conf",
                     self.replication,
                 ),
+                ("conntrackd on the other node would not be heard over the sync links any more", self.links),
                 ("these go with the old keepalived.conf, and nothing replaces them", self.going),
             )
             if lines
         )
 
 
-def find_hazards(changes: Iterable[FileChange], paths: Paths) -> Hazards:
+def find_hazards(changes: Collection[FileChange], kept: Iterable[Kept], pair: Pair, paths: Paths) -> Hazards:
     changed = {
         change.path: (change.old.decode(errors="replace"), change.new.decode())
         for change in changes
@@ -48,7 +58,9 @@ def find_hazards(changes: Iterable[FileChange], paths: Paths) -> Hazards:
     if keepalived := changed.get(paths.keepalived_config):
         vrrp, going = _of_keepalived(*keepalived)
     replication = _of_conntrackd(*conntrackd) if (conntrackd := changed.get(paths.conntrackd_config)) else ()
-    return Hazards(vrrp, replication, going)
+    by_hand = next((one.text for one in kept if one.path == paths.conntrackd_config), None)
+    links = (*_of_links(changed, pair, paths), *_of_tunnels(changes, by_hand))
+    return Hazards(vrrp, replication, going, links)
 
 
 def _of_keepalived(old: str, new: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -68,13 +80,43 @@ def _of_conntrackd(old: str, new: str) -> tuple[str, ...]:
         return (f"the existing file cannot be parsed: {error}",)
 
 
+def _of_links(changed: Mapping[Path, tuple[str, str]], pair: Pair, paths: Paths) -> Iterator[str]:
+    for name in pair.sync_links:
+        if files := changed.get(paths.network_dir / file_name(name, "network")):
+            yield from address_losses(name, *files)
+
+
+def _of_tunnels(changes: Iterable[FileChange], by_hand: str | None) -> Iterator[str]:
+    """`by_hand`: a conntrackd.conf that stays. Of one that changes with the tunnels its own differences tell
+    where they come and go."""
+    for change in changes:
+        name = tunnel_of(change.path)
+        if name is None:
+            continue
+        if change.old and change.new:
+            yield from tunnel_differences(
+                name, change.old.decode(errors="replace"), change.new.decode(errors="replace")
+            )
+        elif by_hand is not None and (over := _replicated_over(by_hand)):
+            if change.new and name not in over:
+                yield f"tunnel {name} is new, and the rules let nothing past it; conntrackd.conf has {over}"
+            elif change.old and name in over:
+                yield f"tunnel {name} goes, and conntrackd.conf has {over}"
+
+
+def _replicated_over(conntrackd: str) -> str | None:
+    try:
+        return replicates_over(conntrackd)
+    except NotUnderstoodError as error:
+        return f"what cannot be parsed: {error}"
+
+
 def refuse_hazards(hazards: Hazards, *, both_together: bool, drop_others: bool, restart: bool) -> None:
     """Raises HafwError for what was not agreed to by its own option."""
-    speech = (*hazards.vrrp, *hazards.replication)
-    if speech and restart:
+    if hazards.speech and restart:
         raise HafwError(
             "the two nodes have to be changed together, and --restart is for one alone:"
-            f" {'; '.join(speech)}",
+            f" {'; '.join(hazards.speech)}",
             "nothing was written; leave out --restart",
         )
     if hazards.vrrp and not both_together:
@@ -84,10 +126,11 @@ def refuse_hazards(hazards: Hazards, *, both_together: bool, drop_others: bool, 
             f"nothing was written; the two have to be changed together, with an outage: with {BOTH_TOGETHER}"
             " the files are written, and the way to do it is printed",
         )
-    if hazards.replication and not both_together:
+    if hazards.speech and not both_together:
+        what = "conntrackd.conf" if hazards.replication else "sync links"
         raise HafwError(
-            "no state goes between a node with the new conntrackd.conf and one with the old:"
-            f" {'; '.join(hazards.replication)}",
+            f"no state goes between a node with the new {what} and one with the old:"
+            f" {'; '.join(hazards.speech)}",
             f"nothing was written; with {BOTH_TOGETHER} the files are written, and the way to change the two"
             " together is printed",
         )

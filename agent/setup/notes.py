@@ -5,10 +5,11 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from agent.model.pair import TUNNEL, Pair
+from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render.conntrackd import hook_in as conntrackd_hook_in
 from agent.render.keepalived import hook_in as keepalived_hook_in
+from agent.render.networkd import tunnel_of
 from agent.setup.blocks import NotUnderstoodError
 from agent.setup.changes import FileChange, Kept
 from agent.setup.foreign import unfit_for_agent
@@ -38,9 +39,9 @@ def live_commands(changes: Collection[FileChange], paths: Paths) -> tuple[Argv, 
     wanted = tuple(f"{unit}.service" for is_wanted, unit in units if is_wanted)
     at_boot = [unit for unit in wanted if not unit.startswith(("systemd-modules", "systemd-sysctl"))]
     gone = tuple(
-        ("ip", "link", "delete", "dev", change.path.stem.removeprefix(_FIRST_OF_OURS))
+        ("ip", "link", "delete", "dev", name)
         for change in changes
-        if change.new is None and change.path.match(f"{_FIRST_OF_OURS}{TUNNEL}*.netdev")
+        if change.new is None and (name := tunnel_of(change.path))
     )
     reload = (("systemctl", "daemon-reload"),) if paths.nftables_drop_in in changed else ()
     restarts = (("systemctl", "restart", unit) for unit in wanted)

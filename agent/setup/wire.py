@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a keepalived.conf or conntrackd.conf says to the other node, and where two of them differ. Pure.
+"""What the files of keepalived, conntrackd and tunnels say to the other node, and where two differ. Pure.
 
 Two nodes with files that differ here do not understand each other: with keepalived's both are primary, with
-conntrackd's no state goes over.
+conntrackd's, or with those of its links, no state goes over.
 
 Hard facts (keepalived 2.2.7 and 2.3.3, conntrackd 1.4.7):
 * VRRP is version 2 unless vrrp_version or the instance's own `version` says otherwise; over IPv6 always 3.
@@ -10,6 +10,8 @@ Hard facts (keepalived 2.2.7 and 2.3.3, conntrackd 1.4.7):
   other virtual addresses is dropped, and so does not keep a backup from becoming primary. With version 2 so
   is one with another advert_int. (2.3.3 takes other addresses in version 3 and complains; 2.2.7 drops.)
   virtual_ipaddress_excluded is not sent.
+* A tunnel of WireGuard hears only what comes to its port with a key that it knows. It would follow a sender
+  that has moved, but our rules let in nothing past the addresses that the pair file has.
 * `!` begins a comment in keepalived.conf, as `#` does; in conntrackd.conf only `#`.
 """
 
@@ -24,6 +26,12 @@ Spoken = dict[str, str]
 
 MULTICAST = {4: ("vrrp_mcast_group4", "224.0.0.18"), 6: ("vrrp_mcast_group6", "ff02::12")}
 LINKS = ("Multicast", "UDP", "TCP")
+_OF_TUNNEL = {
+    "ListenPort": "UDP port",
+    "PublicKey": "key of the other node",
+    "AllowedIPs": "address of the other node inside",
+    "Endpoint": "other node at",
+}
 
 
 def wire_differences(name: str, old: str, new: str) -> tuple[str, ...]:
@@ -148,3 +156,32 @@ def _link(link: Statement) -> str:
         raise NotUnderstoodError(f"line {link.line}: several settings on a line")
     values = [value for keyword in where if (value := link.last(keyword))]
     return f"{link.keyword} {' port '.join(values)} on {link.last('Interface')}"
+
+
+def replicates_over(conntrackd: str) -> str | None:
+    """For people; None when it replicates nothing. Raises NotUnderstoodError."""
+    return _replication(read_conntrackd(conntrackd)).get("replicated over")
+
+
+# -- the links below it, in systemd-networkd's files --
+
+
+def tunnel_differences(name: str, old: str, new: str) -> Iterator[str]:
+    """Between two .netdev files of the tunnel `name`."""
+    for setting, word in _OF_TUNNEL.items():
+        before, after = (", ".join(_networkd_values(text, setting)) or "none" for text in (old, new))
+        if before != after:
+            yield f"tunnel {name}: {word}: {before} in the existing file, {after} in the new one"
+
+
+def address_losses(name: str, old: str, new: str) -> Iterator[str]:
+    """Of a sync link, between two .network files: the other node sends to what this node had there."""
+    before, after = ([one.split("/")[0] for one in _networkd_values(text, "Address")] for text in (old, new))
+    for address in before:
+        if address not in after:
+            yield f"{name}: {address} is in the existing file only, and the other node sends to it"
+
+
+def _networkd_values(text: str, setting: str) -> list[str]:
+    found = (line.partition("=") for line in text.splitlines())
+    return [value.strip() for key, _, value in found if key.strip() == setting]

@@ -175,7 +175,8 @@ def test_a_renewed_key_of_the_pair_makes_other_keys_and_keeps_none(tmp_path: Pat
     assert run(tmp_path, "--file", file, "--yes").returncode == 0
     old = files_in(tmp_path)
     (tmp_path / "etc/hafw/pair.pem").write_text(make_pair_key())
-    done = run(tmp_path, "--file", file, "--yes", "--json")
+    assert "tunnel hafw-wg0: key of the other node: " in refused_alone(tmp_path, file)
+    done = run(tmp_path, "--file", file, "--yes", "--json", "--both-together")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert [one["path"] for one in said["changes"]] == [f"/{KEY_FILE}", f"/{NETDEV}"]
@@ -219,6 +220,77 @@ def test_one_node_alone_is_not_changed_to_tunnels_by_accident(tmp_path: Path, ke
     assert done.returncode == 1
     assert "no state goes between a node with the new conntrackd.conf and one with the old" in done.stderr
     assert files_in(tmp_path) == {**before, "new.yaml": ENCRYPTED}
+
+
+def refused_alone(root: Path, file: Path) -> str:
+    """What is said of a change that one node alone must not have."""
+    before = files_in(root)
+    done = run(root, "--file", file, "--yes")
+    assert done.returncode == 1
+    assert done.stderr.startswith("hafw: no state goes between a node with the new sync links and one with")
+    assert "--both-together" in done.stderr
+    assert files_in(root) == before
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "{encrypt: wireguard}",
+            "{encrypt: wireguard, wireguard_port: 51900}",
+            "tunnel hafw-wg0: UDP port: 51820 in the existing file, 51900 in the new one",
+        ),
+        (
+            "fw-2: 192.168.1.2/24",
+            "fw-2: 192.168.1.7/24",
+            "tunnel hafw-wg0: other node at: 192.168.1.2:51820 in the existing file, 192.168.1.7:51820 in",
+        ),
+        (
+            "fw-1: 192.168.1.1/24",
+            "fw-1: 192.168.1.7/24",
+            "eth2: 192.168.1.1 is in the existing file only, and the other node sends to it",
+        ),
+    ],
+)
+def test_other_ends_of_a_tunnel_are_a_hazard(
+    tmp_path: Path, key: str, old: str, new: str, said: str
+) -> None:
+    """conntrackd.conf has the inside of the tunnel alone to replicate over, before and after."""
+    file = node_with(tmp_path, key)
+    assert run(tmp_path, "--file", file, "--yes").returncode == 0
+    file.write_text(ENCRYPTED.replace(old, new))
+    assert said in refused_alone(tmp_path, file)
+    shown = run(tmp_path, "--file", file, "--dry-run")
+    assert f"note: {HEARD_NO_MORE}" in shown.stdout
+    done = run(tmp_path, "--file", file, "--yes", "--both-together")
+    assert done.returncode == 0, done.stderr
+
+
+HEARD_NO_MORE = "conntrackd on the other node would not be heard over the sync links any more:"
+
+
+def test_another_length_of_the_network_is_none(tmp_path: Path, key: str) -> None:
+    file = node_with(tmp_path, key)
+    assert run(tmp_path, "--file", file, "--yes").returncode == 0
+    file.write_text(ENCRYPTED.replace("192.168.1.1/24", "192.168.1.1/25").replace("1.2/24", "1.2/25"))
+    done = run(tmp_path, "--file", file, "--yes")
+    assert done.returncode == 0, done.stderr
+
+
+def test_tunnels_below_a_conntrackd_conf_of_ones_own_are_a_hazard(tmp_path: Path, key: str) -> None:
+    """It stays as it is and replicates over the wire, past which the rules then let nothing."""
+    plain, encrypted = (conntrackd.render(pair, "fw-1", PATHS) for pair in (loader.parse(SMALL), PAIR))
+    by_hand = "etc/conntrackd/conntrackd.conf"
+    write(tmp_path, by_hand, plain.replace("# hafw", "# by hand\n# hafw", 1))
+    file = node_with(tmp_path, key, SMALL)
+    assert run(tmp_path, "--file", file, "--yes").returncode == 0
+    file.write_text(ENCRYPTED)
+    assert "tunnel hafw-wg0 is new, and the rules let nothing past it" in refused_alone(tmp_path, file)
+    write(tmp_path, by_hand, encrypted.replace("# hafw", "# by hand\n# hafw", 1))
+    assert run(tmp_path, "--file", file, "--yes").returncode == 0, "it is prepared for the tunnel"
+    file.write_text(SMALL)
+    assert "tunnel hafw-wg0 goes, and conntrackd.conf has UDP" in refused_alone(tmp_path, file)
 
 
 def test_only_the_file_with_the_tunnels_makes_commands_for_them() -> None:
