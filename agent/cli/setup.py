@@ -27,8 +27,8 @@ from agent.streams import complain
 
 _RESTART_LIMIT_S = 120.0
 _NO_TUNNELS = (
-    "the tunnels over the sync links are made of the key of the pair, which is not here yet: run hafw setup"
-    " again, on the node itself, when it is"
+    "the tunnels over the sync links are made of the key of the pair, which is not here, so that their files"
+    " stay as they are: run hafw setup again, on the node itself, when it is"
 )
 
 

@@ -17,7 +17,7 @@ from agent.errors import HafwError
 from agent.file_cures import cure_of
 from agent.model.pair import TUNNEL
 from agent.paths import Paths
-from agent.render.networkd import tunnel_key_file
+from agent.render.networkd import file_name, tunnel_key_file, tunnel_of
 from agent.setup.plan import MADE_BY_HAFW, PlannedFile
 from agent.streams import harmless
 
@@ -117,12 +117,14 @@ def _stays(content: bytes, path: Path, root: Path, replace: Collection[str]) -> 
 
 
 def _leftovers(plan: Collection[PlannedFile], paths: Paths, root: Path) -> Iterator[FileChange]:
-    """Our own files for interfaces and tunnels that the pair file no longer has."""
+    """Our own files for interfaces and tunnels that the pair file no longer has. What makes a tunnel that it
+    has is none, also where the plan has not got it, because the key of the pair is not here."""
     planned = {file.path for file in plan}
     directory = find_target(paths.network_dir, root)
     for there in sorted((*directory.glob("60-hafw-*.network"), *directory.glob("60-hafw-*.netdev"))):
         path = paths.network_dir / there.name
-        if path in planned or there.is_symlink():
+        tunnel = tunnel_of(path)
+        if path in planned or there.is_symlink() or (tunnel and _has_tunnel(planned, paths, tunnel)):
             continue
         content = read_file(there)
         if content is not None and is_made_by_hafw(content):
@@ -130,8 +132,14 @@ def _leftovers(plan: Collection[PlannedFile], paths: Paths, root: Path) -> Itera
     keys = tunnel_key_file(paths, f"{TUNNEL}*")
     for there in sorted(find_target(keys.parent, root).glob(keys.name)):
         path = keys.with_name(there.name)
-        if path not in planned and not there.is_symlink():
+        wanted = path in planned or _has_tunnel(planned, paths, there.stem)
+        if not wanted and not there.is_symlink():
             yield FileChange(path, there, read_file(there), None, 0, secret=True)
+
+
+def _has_tunnel(planned: Collection[Path], paths: Paths, name: str) -> bool:
+    """Its .network file needs no key."""
+    return paths.network_dir / file_name(name, "network") in planned
 
 
 def diff_of(change: FileChange) -> str:

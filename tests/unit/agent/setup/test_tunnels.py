@@ -205,9 +205,22 @@ def test_an_image_gets_no_keys_and_setup_says_so(tmp_path: Path) -> None:
     file = write(tmp_path, "new.yaml", ENCRYPTED)
     done = run(tmp_path, "--file", file, "--yes")
     assert done.returncode == 0, done.stderr
-    assert "run hafw setup again, on the node itself" in " ".join(done.stdout.split())
+    assert "their files stay as they are: run hafw setup again, on the node itself" in done.stdout
     assert not {KEY_FILE, NETDEV} & files_in(tmp_path).keys()
     assert "hafw-wg0" in files_in(tmp_path)["etc/conntrackd/conntrackd.conf"]
+
+
+def test_where_only_the_key_is_missing_the_tunnels_stay(tmp_path: Path, key: str) -> None:
+    file = node_with(tmp_path, key)
+    assert run(tmp_path, "--file", file, "--yes").returncode == 0
+    before = files_in(tmp_path)
+    (tmp_path / "etc/hafw/pair.pem").unlink()
+    done = run(tmp_path, "--file", file, "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["changes"], said["commands"]) == ([], [])
+    assert any("so that their files stay as they are" in note for note in said["notes"])
+    assert files_in(tmp_path) == {name: text for name, text in before.items() if name != "etc/hafw/pair.pem"}
 
 
 def test_one_node_alone_is_not_changed_to_tunnels_by_accident(tmp_path: Path, key: str) -> None:
