@@ -16,6 +16,7 @@ from agent.errors import HafwError, ToolError
 from agent.installation import is_by_pip
 from agent.model.pair import Pair
 from agent.paths import Paths
+from agent.render.networkd import tunnel_key_file
 from agent.setup.changes import FileChange, Kept, diff_of, find_changes, find_target
 from agent.setup.hazards import Hazards, advice_for_both, find_hazards, refuse_hazards
 from agent.setup.host import find_ssh_session, host_warnings
@@ -111,10 +112,14 @@ def _run(
     has_no_key = root == Path("/") and not paths.pair_key.exists()
     # on one node, and always the same: of two that each made one they would not know each other
     first = pair.nodes[0].name
-    wants_key = has_no_key and node == first
+    # another one than that of the tunnels at work, which the other node has, is not made unasked
+    wants_key = has_no_key and node == first and not _has_tunnels(pair, paths, root)
     pair_key, fresh_key = (
         _find_tunnel_key(paths, root, wants_key=wants_key) if pair.tunnels else (None, None)
     )
+    lacks_key = has_no_key and not wants_key and bool(pair.tunnels)
+    if lacks_key and not arguments.dry_run:
+        raise _lacking_key(paths, pair.peer_of(node).name, makes_it=node != first)
     plan = plan_setup(pair, node, paths, files, pair_key)
     changes, kept = find_changes(plan, paths, root, arguments.replace)
     hazards = find_hazards(changes, kept, pair, paths)
@@ -125,7 +130,7 @@ def _run(
         *kept_notes(kept, pair, node, paths),
         *rival_notes(pair, root),
     )
-    last = (_take_words(paths, first),) if has_no_key and not wants_key else ()
+    last = (_take_words(paths, first),) if has_no_key and node != first else ()
     outcome = _Outcome(
         node, changes, (*notes, *last), live_commands(changes, paths), hazards, wants_key, fresh_key
     )
@@ -137,7 +142,7 @@ def _run(
     if changes or not wants_key:
         say(_summary(changes, kept, node))
     status = 0
-    if changes or wants_key:
+    if changes or wants_key or lacks_key:
         status = _settle(arguments, outcome, say)
     say("".join(f"\n{note}" for note in last))
     if arguments.json:
@@ -190,6 +195,17 @@ def _settle(arguments: argparse.Namespace, outcome: _Outcome, say: Callable[[str
     elif arguments.root == Path("/") and outcome.changes:
         say(_advice(outcome))
     return 0
+
+
+def _has_tunnels(pair: Pair, paths: Paths, root: Path) -> bool:
+    """Whether a key of one is installed."""
+    return any(find_target(tunnel_key_file(paths, one.inside.name), root).exists() for one in pair.tunnels)
+
+
+def _lacking_key(paths: Paths, peer: str, *, makes_it: bool) -> HafwError:
+    from agent.setup import pair_key  # ssl takes a while to load
+
+    return pair_key.lacking_for_tunnels(paths.pair_key, peer, makes_it=makes_it)
 
 
 def _find_tunnel_key(paths: Paths, root: Path, *, wants_key: bool) -> tuple[str | None, str | None]:

@@ -55,6 +55,21 @@ def take_words(place: Path, node: str) -> str:
     )
 
 
+def lacking_for_tunnels(place: Path, peer: str, *, makes_it: bool) -> HafwError:
+    """Why this node is not set up at all: half of it would be a conntrackd on tunnels that are not there.
+    `makes_it`: the peer is the node where the key is made."""
+    join = f"type here: {join_command(peer, place)}"
+    do = (
+        f"`hafw setup` on {peer} makes it, then {join}"
+        if makes_it
+        else f"{join} (or, to renew it: hafw pair key)"
+    )
+    return HafwError(
+        f"the tunnels over the sync links are made of the key of the pair, and {place} is not on this node",
+        f"nothing was written; {do}; then run hafw setup again here",
+    )
+
+
 def _ways(place: Path, node: str) -> str:
     return (
         f"    {join_command(node, place)}\n\n"

@@ -6,6 +6,7 @@ import grp
 import json
 import stat
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -312,17 +313,25 @@ def test_only_the_file_with_the_tunnels_makes_commands_for_them() -> None:
 
 
 def setup_here(
-    tmp_path: Path, unshare: str, *arguments: str | Path, node: str = "fw-1"
+    tmp_path: Path,
+    unshare: str,
+    *arguments: str | Path,
+    node: str = "fw-1",
+    there: Mapping[str, str] | None = None,
 ) -> tuple["subprocess.CompletedProcess[str]", dict[str, str]]:
-    """On this machine, with an empty /etc, and with another unshare(1), which makes the trial. Gives what is
-    in /etc afterwards."""
+    """On this machine, with nothing but `there` in /etc, and with another unshare(1), which makes the trial.
+    Gives what is in /etc afterwards."""
     fake = write(tmp_path, "unshare", f"#!/bin/sh\n{unshare}\n")
     fake.chmod(0o755)
     file = write(tmp_path, "new.yaml", ENCRYPTED)
     left = tmp_path / "left"
     left.mkdir()
+    before = tmp_path / "before"
+    before.mkdir()
+    for name, text in (there or {}).items():
+        write(before, name, text)
     own = f"""cp /etc/group /etc/passwd {tmp_path} && mount -t tmpfs none /etc && cp {tmp_path}/group /etc &&
-        cp {tmp_path}/passwd /etc && mount --bind {fake} /usr/bin/unshare || exit 9
+        cp {tmp_path}/passwd /etc && cp -a {before}/. /etc && mount --bind {fake} /usr/bin/unshare || exit 9
         "$@"; status=$?; cp -a /etc/. {left}; exit $status"""
     apart = ("unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", own, "sh")
     done = setup(Path("/"), "--file", file, "--node", node, *arguments, prefix=apart)
@@ -341,13 +350,44 @@ def test_a_new_pair_gets_its_key_and_those_of_the_tunnels(tmp_path: Path) -> Non
 
 
 @needs_root
-def test_the_other_node_gets_them_when_it_has_that_key(tmp_path: Path) -> None:
+def test_the_other_node_is_not_set_up_by_half_without_that_key(tmp_path: Path) -> None:
+    """conntrackd would be on tunnels that are not there."""
     done, found = setup_here(tmp_path, "exit 0", "--yes", node="fw-2")
-    assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
-    assert "run hafw setup again, on the node itself, when it is" in said
-    assert "cat /etc/hafw/pair.pem | hafw pair join -" in said
-    assert not [name for name in found if name.endswith((".pem", ".key", ".netdev"))]
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "hafw: the tunnels over the sync links are made of the key of the pair, and /etc/hafw/pair.pem"
+        " is not on this node; nothing was written; `hafw setup` on fw-1 makes it, then type here:"
+        " ssh root@fw-1 cat /etc/hafw/pair.pem | hafw pair join -; then run hafw setup again here\n"
+    )
+    assert found.keys() == {"group", "passwd"}
+
+
+@needs_root
+def test_it_may_look_at_what_it_would_be(tmp_path: Path) -> None:
+    done, found = setup_here(tmp_path, "exit 0", "--dry-run", node="fw-2")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "cat /etc/hafw/pair.pem | hafw pair join -" in " ".join(done.stdout.split())
+    assert found.keys() == {"group", "passwd"}
+
+
+INSTALLED = "systemd/network/60-hafw-hafw-wg0.netdev"
+
+
+@needs_root
+@pytest.mark.parametrize(("node", "peer"), [("fw-1", "fw-2"), ("fw-2", "fw-1")])
+def test_tunnels_at_work_stay_when_the_key_of_the_pair_is_lost(
+    tmp_path: Path, key: str, node: str, peer: str
+) -> None:
+    """Nor is another key made, which the other node has not."""
+    keys = TunnelKeys(PAIR, key)
+    plan = plan_setup(PAIR, node, PATHS, [("hafw.yaml", ENCRYPTED)], key)
+    before = {str(one.path.relative_to("/etc")): one.text for one in plan}
+    done, found = setup_here(tmp_path, "exit 0", "--yes", node=node, there=before)
+    assert done.returncode == 1
+    assert f"type here: ssh root@{peer} cat /etc/hafw/pair.pem | hafw pair join -" in done.stderr
+    assert {name: found[name] for name in before} == before
+    assert keys.public(peer, TUNNEL) in found[INSTALLED]
+    assert "hafw/pair.pem" not in found
 
 
 @needs_root
