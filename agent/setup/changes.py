@@ -18,6 +18,7 @@ from agent.file_cures import cure_of
 from agent.model.pair import TUNNEL
 from agent.paths import Paths
 from agent.render.networkd import file_name, tunnel_key_file, tunnel_of
+from agent.setup.key_rights import has_wrong_rights
 from agent.setup.plan import MADE_BY_HAFW, PlannedFile
 from agent.streams import harmless
 
@@ -66,7 +67,7 @@ def find_changes(
     for file in plan:
         target = find_target(file.path, root)
         old, new = read_file(target), file.text.encode()
-        if old == new:
+        if old == new and not (file.secret and has_wrong_rights(target)):
             continue
         if old and file.path in foreign and _stays(old, file.path, root, replace):
             kept.append(Kept(file.path, old.decode(errors="replace"), file.text))
@@ -145,7 +146,10 @@ def _has_tunnel(planned: Collection[Path], paths: Paths, name: str) -> bool:
 def diff_of(change: FileChange) -> str:
     """A unified diff, as diff and git write it. Of a secret only that it changes."""
     if change.secret:
-        return f"{change.path}: a private key, which is not shown\n"
+        same = (
+            ", and has other rights than root and systemd-networkd need" if change.old == change.new else ""
+        )
+        return f"{change.path}: a private key, which is not shown{same}\n"
     old_name = str(change.path) if change.old is not None else "/dev/null"
     new_name = str(change.path) if change.new is not None else "/dev/null"
     lines = difflib.unified_diff(_lines_of(change.old), _lines_of(change.new), old_name, new_name)

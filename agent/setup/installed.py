@@ -15,9 +15,11 @@ from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.regular_file import read_regular
 from agent.render import conntrackd
+from agent.render.networkd import tunnel_key_file
 from agent.setup.blocks import NotUnderstoodError
 from agent.setup.changes import is_made_by_hafw, read_file
 from agent.setup.foreign import unfit_for_agent
+from agent.setup.key_rights import how_open
 from agent.setup.plan import PlannedFile, plan_setup
 
 Contents = tuple[bytes | None, ...]
@@ -45,7 +47,7 @@ class InstalledFiles:
             pairs = zip(self._plan, contents, strict=True)
             self._found = tuple(said for one in pairs for said in self._judge(pair, *one))
             self._judged = pair, contents
-        return self._found
+        return (*self._found, *self._find_open_keys(pair))
 
     def find_unfit(self, pair: Pair) -> Iterator[tuple[str, str]]:
         """Every finding, not only the first one of a file made by hand, each with the command that repairs
@@ -59,6 +61,14 @@ class InstalledFiles:
             else:
                 for text in self._judge(pair, file, there):
                     yield text, "hafw setup"
+        for text in self._find_open_keys(pair):
+            yield text, "hafw setup"
+
+    def _find_open_keys(self, pair: Pair) -> Iterator[str]:
+        for one in pair.tunnels:
+            key = tunnel_key_file(self._paths, one.inside.name)
+            if how := how_open(key):
+                yield f"{key}, the private key of a tunnel, {how}, so that others than its owners may use it"
 
     def _find_key(self, pair: Pair) -> str | None:
         """Only root may read it, and only tunnels are made of it."""

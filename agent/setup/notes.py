@@ -27,7 +27,7 @@ def live_commands(changes: Collection[FileChange], paths: Paths) -> tuple[Argv, 
     if not changes:
         return ()
     changed = {change.path for change in changes}
-    network = any(path.parent == paths.network_dir for path in changed)
+    network = any(change.path.parent == paths.network_dir or change.secret for change in changes)
     units = (
         (paths.modules_file in changed, "systemd-modules-load"),
         (bool(changed & {paths.modules_file, paths.sysctl_file}), "systemd-sysctl"),

@@ -9,6 +9,7 @@ from agent.model.pair import Pair
 from agent.paths import Paths
 from agent.render.networkd import tunnel_files, tunnel_key_file
 from agent.render.renderers import RENDERERS
+from agent.setup.key_rights import KEY_MODE
 from agent.setup.tunnel_keys import TunnelKeys
 
 MADE_BY_HAFW = "# hafw render "
@@ -57,7 +58,9 @@ def _plan_tunnels(pair: Pair, node: str, paths: Paths, pair_key: str) -> Iterato
     peer = pair.peer_of(node).name
     names = [one.inside.name for one in pair.tunnels]
     for name in names:
-        yield PlannedFile(tunnel_key_file(paths, name), keys.private(node, name) + "\n", 0o640, secret=True)
+        yield PlannedFile(
+            tunnel_key_file(paths, name), keys.private(node, name) + "\n", KEY_MODE, secret=True
+        )
     peer_keys = {name: keys.public(peer, name) for name in names}
     for name, text in tunnel_files(pair, node, paths, peer_keys):
         yield PlannedFile(paths.network_dir / name, text, 0o644)

@@ -7,7 +7,6 @@ a change, and a temporary file that was left is swept away.
 
 import contextlib
 import fcntl
-import grp
 import os
 from collections.abc import Iterator
 from datetime import datetime
@@ -17,9 +16,9 @@ from agent.adapters import atomic_file
 from agent.errors import HafwError
 from agent.file_cures import cure_of
 from agent.setup.changes import FileChange, read_file
+from agent.setup.key_rights import find_networkd_group
 
 BACKUP_SUFFIX = ".before-hafw"
-_NETWORKD = "systemd-network"
 
 
 @contextlib.contextmanager
@@ -59,20 +58,13 @@ def write_change(change: FileChange, now: datetime) -> Path | None:
         if change.new is None:
             atomic_file.remove(target)
         elif change.secret:
-            group = _find_group(_NETWORKD)
+            group = find_networkd_group()
             atomic_file.write(target, change.new, change.mode, group=group, durable=True)
         else:
             atomic_file.write(target, change.new, change.mode, like=target, durable=True)
     except OSError as error:
         raise _explained(change.path, error) from error
     return backup
-
-
-def _find_group(name: str) -> int | None:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None
 
 
 def _explained(path: Path, error: OSError) -> HafwError:

@@ -36,6 +36,27 @@ def test_the_new_file_is_for_whom_the_old_one_was(tmp_path: Path) -> None:
     assert (found.st_uid, found.st_mode & 0o7777, path.read_bytes()) == (0, 0o640, b"newer")
 
 
+def test_what_is_written_is_its_writers_alone_until_it_has_its_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A private key, under whatever umask."""
+    seen, chmod = [], os.fchmod
+
+    def look_and_chmod(descriptor: int, mode: int) -> None:
+        found = os.fstat(descriptor)
+        seen.append((found.st_mode & 0o7777, found.st_size))
+        chmod(descriptor, mode)
+
+    monkeypatch.setattr(os, "fchmod", look_and_chmod)
+    before = os.umask(0)
+    try:
+        atomic_file.write(tmp_path / "key", "secret", 0o640, group=os.getgid())
+    finally:
+        os.umask(before)
+    assert seen == [(0o600, len("secret"))]
+    assert (tmp_path / "key").stat().st_mode & 0o7777 == 0o640
+
+
 def test_what_a_kill_has_left_is_swept_away(tmp_path: Path) -> None:
     for name in (".x.123.hafw-new", ".x.hafw-new", ".x", ".y.123.hafw-new", "x.hafw-new"):
         (tmp_path / name).touch()
