@@ -52,7 +52,8 @@ class Run(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """`conntrackd -s`. `external` is None in direct mode, `injected` (created) is None in cache mode."""
+    """`conntrackd -s`. `external` is None in direct mode, `injected` (created) is None in cache mode. The
+    bytes are those of `device` alone."""
 
     internal: int
     external: int | None
@@ -61,6 +62,8 @@ class Statistics:
     bytes_received: int
     lost_messages: int
     malformed_messages: int
+    device: str | None = None
+    """The link that it sends over."""
 
     @property
     def from_peer(self) -> int:
@@ -255,6 +258,7 @@ def parse_statistics(text: str) -> Statistics:
         bytes_received=_find_number(text, rf"Bytes sent\s+({_DIGITS}) Bytes recv") or 0,
         lost_messages=_find_number(text, rf"\b({_DIGITS}) Lost msgs") or 0,
         malformed_messages=_find_number(text, rf"\b({_DIGITS}) Malformed msgs") or 0,
+        device=found[1] if (found := _DEVICE.search(text)) else None,
     )
 
 
@@ -280,6 +284,7 @@ def _section(text: str, title: str) -> str | None:
     return found[1] if found else None
 
 
+_DEVICE = re.compile(r"\(active device=([^\s()]{1,15})\):")
 _DIGITS = "[0-9]{1,18}(?![0-9])"
 
 

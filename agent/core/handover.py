@@ -14,7 +14,7 @@ gates overlap: who is primary is decided by keepalived alone, and each node ends
 while. Nothing is lost then, since a packet is forwarded by whichever node its link-layer address leads to.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.core.actions import Plan
@@ -97,12 +97,12 @@ def find_objections(
     own: NodeStatus,
     heard: Heard,
     names: tuple[str, str],
-    sync: Sequence[str],
+    sync: Mapping[str, str],
     mode: SyncMode,
     now_s: float,
 ) -> tuple[Objection, ...]:
     """What speaks against handing over now. `names`: of this node and of its peer; `sync`: the paths of the
-    sync links."""
+    sync links, and what people call them."""
     peer = names[1]
     found = _of_peer(own, heard, names, sync, now_s)
     objections = [Objection(reason, loss.format(peer=peer)) for reason, loss in (*found, *_of_node(own))]
@@ -116,7 +116,7 @@ def find_objections_of_peer(
     own: NodeStatus,
     heard: Heard,
     names: tuple[str, str],
-    sync: Sequence[str],
+    sync: Mapping[str, str],
     mode: SyncMode,
     now_s: float,
 ) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def _of_node(own: NodeStatus) -> Iterator[tuple[str, str]]:
 
 
 def _of_peer(
-    own: NodeStatus, heard: Heard, names: tuple[str, str], sync: Sequence[str], now_s: float
+    own: NodeStatus, heard: Heard, names: tuple[str, str], sync: Mapping[str, str], now_s: float
 ) -> Iterator[tuple[str, str]]:
     peer, other = names[1], heard.status
     if other is None or heard.is_silent(now_s):
@@ -160,7 +160,7 @@ def _of_peer(
     if other.ready is not True:
         yield f"{peer} has not got all states yet", _STATES
     if set(sync) <= {*heard.silent_paths()}:
-        yield f"{peer} is not heard by the sync link ({' or '.join(sync)})", _STATES
+        yield f"{peer} is not heard by the sync link ({' or '.join(sync.values())})", _STATES
     if not other.rules:
         yield f"the rules of {peer} are not in force", _PACKETS
     elif other.rules != own.rules or other.pair_file != own.pair_file:

@@ -5,7 +5,7 @@ Nothing here decides a role or a gate: a takeover never waits for the peer's wor
 compared, and what differs is a condition of this node. A handover is core/handover.py's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -107,21 +107,26 @@ class Heard:
         return tuple(name for name in self.paths if name not in silent)
 
 
-def judge_paths(heard: Heard, peer: str, sync: tuple[str, ...], now_s: float) -> tuple[Finding, ...]:
-    """`sync`: the paths of the sync links. "The peer is gone" and "that link is gone" are two sentences."""
+def judge_paths(heard: Heard, peer: str, sync: Mapping[str, str], now_s: float) -> tuple[Finding, ...]:
+    """`sync`: the paths of the sync links, and what people call them. "The peer is gone" and "that link is
+    gone" are two sentences."""
     if not heard.paths:
         return ((Condition.PEER, False, f"no link has addresses of this node and of {peer}"),)
     if heard.is_silent(now_s):
-        gone = f"the agent of {peer} is heard by no path ({', '.join(heard.paths)})"
+        gone = f"the agent of {peer} is heard by no path ({_named(heard.paths, sync)})"
         return (Condition.PEER, False, gone), (Condition.PEER_PATH, True, "no path carries any words")
     good = (Condition.PEER, True, f"the agent of {peer} is heard")
     silent = heard.silent_paths()
     if not silent:
         return good, (Condition.PEER_PATH, True, f"the agent of {peer} is heard by every path")
     which = ("the sync link" if len(sync) == 1 else "a sync link") if {*sync} & {*silent} else "a data link"
-    still = ", ".join(name for name in heard.paths if name not in silent)
-    text = f"{which} does not carry the agents' words ({', '.join(silent)}); {peer} is heard by {still}"
+    still = _named((name for name in heard.paths if name not in silent), sync)
+    text = f"{which} does not carry the agents' words ({_named(silent, sync)}); {peer} is heard by {still}"
     return good, (Condition.PEER_PATH, False, text)
+
+
+def _named(paths: Iterable[str], sync: Mapping[str, str]) -> str:
+    return ", ".join(sync.get(name, name) for name in paths)
 
 
 @dataclass(frozen=True, slots=True)

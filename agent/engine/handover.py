@@ -52,7 +52,7 @@ class Handovers:
     ) -> None:
         self._node, self._peer_name = node, pair.peer_of(node).name
         # not the pair itself: it may have a policy that has long been replaced
-        self._sync = tuple(one.name for one in pair.replication_links)
+        self._sync = pair.replication_names
         self._mode = pair.sync.mode
         self._loop, self._peer, self._record = loop, peer, record
         self.word: Handover | None = None

@@ -175,8 +175,7 @@ class PeerWatch:
         names = (self._node, self._peer)
         self._judge_split(own, names, now_s)
         self._differing, found = judge_peer(own, self.heard, names, takeover_s, self._differing, now_s)
-        sync = tuple(one.name for one in self._pair.replication_links)
-        for one in (*judge_paths(self.heard, self._peer, sync, now_s), *found):
+        for one in (*judge_paths(self.heard, self._peer, self._pair.replication_names, now_s), *found):
             self._tell(self._with_cure(one, now_s))
 
     def _with_cure(self, found: Finding, now_s: float) -> Finding:

@@ -35,7 +35,7 @@ from agent.core.chains import BaseChain, judge_chains
 from agent.core.conditions import Condition, Finding
 from agent.core.events import ConditionSeen
 from agent.core.groups import Joined, judge_groups
-from agent.core.links import Link, judge_links, why_unusable
+from agent.core.links import Link, SendsOver, can_send, hear_sending, judge_links
 from agent.core.roles import Role
 from agent.core.silence import Silence, hear, judge_silence, unanswered
 from agent.core.table_room import Room, judge_room
@@ -85,7 +85,7 @@ class Sensors:
         self._rounds = 0
         self._advertised = Advertised()
         self._joined = Joined()
-        self.silence = Silence()
+        self.silence, self._sending = Silence(), SendsOver()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -132,7 +132,8 @@ class Sensors:
                     self._seen = await self._beside(self._links.read)
                     read_s = now_s
             if self._seen:
-                self._tell(*judge_links(self.pair, self._node, self._loop.state.role, self._seen))
+                role = self._loop.state.role
+                self._tell(*judge_links(self.pair, self._node, role, self._seen, self._sending))
             await asyncio.sleep(LINKS_PAUSE_S)
             await _soon(self._links_changed, LOOK_S)
 
@@ -157,14 +158,16 @@ class Sensors:
             try:
                 counted = await ask_counters(self._socket)
             except HafwError:
-                self.silence = unanswered(self.silence)
+                self.silence, self._sending = unanswered(self.silence), SendsOver()
                 continue  # what conntrackd does not answer the poll reports
             now = time.monotonic_ns()
-            links = self.pair.sync_interfaces
-            link_up = any(why_unusable(one, self._node, self._seen) is None for one in links)
+            known = (self.pair, self._node, self._seen)
+            self._sending = hear_sending(*known, self._sending, counted.device)
+            link_up = can_send(*known, self._sending)
             self.silence = hear(self.silence, counted.bytes_received, now, link_up=link_up)
             states = max(counted.internal, counted.external or 0, self._room.states if self._room else 0)
-            self._tell(judge_silence(self.silence, states, self._peer, " or ".join(self.pair.sync_links)))
+            over = " or ".join(self.pair.replication_names.values())
+            self._tell(judge_silence(self.silence, states, self._peer, over))
 
     async def _watch_room(self) -> None:
         while True:

@@ -412,6 +412,12 @@ class Pair:
         return tuple(one.inside for one in self.tunnels) or self.sync_interfaces
 
     @property
+    def replication_names(self) -> dict[str, str]:
+        """Their names, each with what people call it: of a tunnel also where its cable is."""
+        wires = {one.inside.name: f" (on {one.wire.name})" for one in self.tunnels}
+        return {one.name: f"{one.name}{wires.get(one.name, '')}" for one in self.replication_links}
+
+    @property
     def every_interface(self) -> tuple[Interface, ...]:
         """Those of the pair file, and the tunnels."""
         return (*self.interfaces, *(one.inside for one in self.tunnels))

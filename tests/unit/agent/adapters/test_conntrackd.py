@@ -102,8 +102,8 @@ def tool(tmp_path: Path) -> FakeTool:
 
 
 def test_recorded_statistics_of_both_modes() -> None:
-    assert parse_statistics(CACHE) == Statistics(1, 0, None, 0, 0, 0, 0)
-    assert parse_statistics(DIRECT) == Statistics(1, None, 0, 0, 0, 0, 0)
+    assert parse_statistics(CACHE) == Statistics(1, 0, None, 0, 0, 0, 0, "lo")
+    assert parse_statistics(DIRECT) == Statistics(1, None, 0, 0, 0, 0, 0, "lo")
     assert parse_statistics(external(4711)).from_peer == 4711
     assert parse_expectations(CACHE_EXPECTATIONS) == 0
     assert parse_expectations(external(3, CACHE_EXPECTATIONS)) == 3

@@ -36,7 +36,7 @@ def reasons(
     mode: SyncMode = SyncMode.DIRECT,
 ) -> str:
     heard = Heard(paths or {SYNC: NOW_S, "eth0": NOW_S}, peer, NOW_S)
-    found = find_objections(own, heard, NAMES, (SYNC,), mode, NOW_S)
+    found = find_objections(own, heard, NAMES, {SYNC: SYNC}, mode, NOW_S)
     assert all(one.reason and one.loss and "{" not in one.loss for one in found)
     return "; ".join(one.reason for one in found)
 
@@ -86,7 +86,7 @@ def test_states_come_by_the_sync_link() -> None:
 
 def test_a_silent_peer_is_not_judged_by_its_last_word() -> None:
     heard = Heard({SYNC: NOW_S - 2 * SILENT_S}, replace(PEER, ready=False), NOW_S - 2 * SILENT_S)
-    (found,) = find_objections(OWN, heard, NAMES, (SYNC,), SyncMode.DIRECT, NOW_S)
+    (found,) = find_objections(OWN, heard, NAMES, {SYNC: SYNC}, SyncMode.DIRECT, NOW_S)
     assert found.reason == "the agent of fw-2 is not heard"
     assert "fw-2 may become primary behind a closed gate" in found.loss
     assert "if fw-2 does not take over" in found.loss
@@ -164,7 +164,7 @@ def test_an_agent_that_ends_leaves_no_handover_behind(settings: Settings, state:
 def of_peer(own: NodeStatus = PEER, peer: NodeStatus | None = OWN, heard_s: float = NOW_S) -> str:
     """Of a primary that is fw-2 here, against a handover to this node, fw-1."""
     heard = Heard({SYNC: heard_s}, peer, heard_s)
-    return "; ".join(find_objections_of_peer(own, heard, NAMES, (SYNC,), SyncMode.DIRECT, NOW_S))
+    return "; ".join(find_objections_of_peer(own, heard, NAMES, {SYNC: SYNC}, SyncMode.DIRECT, NOW_S))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,17 @@ import pytest
 
 from agent.config.loader import parse
 from agent.core.conditions import Condition
-from agent.core.links import Link, find_fault, judge_links
+from agent.core.links import (
+    STUCK_LOOKS,
+    Link,
+    SendsOver,
+    can_send,
+    find_fault,
+    hear_sending,
+    judge_links,
+)
 from agent.core.roles import Role
+from agent.model.pair import Pair
 from tests.unit.agent.small_pair import SMALL
 
 PAIR = parse(SMALL)
@@ -184,6 +193,97 @@ def test_of_two_sync_links_one_is_enough(down: tuple[str, ...], problems: dict[s
     }
     assert found.keys() == problems.keys()
     assert all(words in found[name] for name, words in problems.items())
+
+
+TWO_LINKS = tuple(
+    Link(one.name, number, "", up=True, carrier=True, addresses=one.own(NODE))
+    for number, one in enumerate(TWO.interfaces, 2)
+)
+TUNNELED = replace(TWO, sync=ENCRYPTED.sync)
+TUNNELS = tuple(
+    Link(one.inside.name, number, "wireguard", up=True, carrier=True, addresses=one.inside.own(NODE))
+    for number, one in enumerate(TUNNELED.tunnels, 20)
+)
+BOTH = (*TWO_LINKS, *TUNNELS)
+"""hafw-wg0 goes over eth3, which the pair file names first, and hafw-wg1 over eth2."""
+
+
+def cut(links: tuple[Link, ...], *names: str) -> tuple[Link, ...]:
+    return tuple(replace(link, carrier=False) if link.name in names else link for link in links)
+
+
+def said_of_sync(pair: Pair, links: tuple[Link, ...], *named: str) -> dict[str, str]:
+    """What is wrong after conntrackd has named a link in each of its answers."""
+    sending = SendsOver()
+    for name in named:
+        sending = hear_sending(pair, NODE, links, sending, name)
+    found = judge_links(pair, NODE, Role.BACKUP, links, sending)
+    bad = {condition.value: text for condition, ok, text in found if not ok}
+    assert can_send(pair, NODE, links, sending) == ("sync-link" not in bad)
+    return bad
+
+
+@pytest.mark.parametrize(
+    ("pair", "links", "first", "second"),
+    [(TWO, TWO_LINKS, "eth3", "eth2"), (TUNNELED, BOTH, "hafw-wg0", "hafw-wg1")],
+    ids=["links", "tunnels"],
+)
+def test_the_link_in_use_is_the_one_that_conntrackd_names(
+    pair: Pair, links: tuple[Link, ...], first: str, second: str
+) -> None:
+    """It does not return to the first link when that has recovered. The cable is named, not the tunnel."""
+    assert said_of_sync(pair, links, second) == {}
+    used_is_cut = cut(links, "eth2", second)
+    # it is about to leave it; that is no alarm of the link in use
+    assert said_of_sync(pair, used_is_cut, second) == {
+        "spare-link": "one of two sync links is down (eth2 has no carrier); this node sends states over eth3"
+    }
+    first_is_cut = cut(links, "eth3", first)
+    text = "one of two sync links is down (eth3 has no carrier); this node sends states over eth2"
+    for named in ((), (first,), (second,), (second,) * 9):
+        assert said_of_sync(pair, first_is_cut, *named) == {"spare-link": text}
+    lost = tuple(replace(link, addresses=()) if link.name == second else link for link in links)
+    assert said_of_sync(pair, lost, first).keys() == {"spare-link"}
+    assert f"({second} has lost this node's " in said_of_sync(pair, lost, second)["sync-link"]
+
+
+def test_a_conntrackd_that_stays_with_a_link_without_carrier_is_named() -> None:
+    """As one does that was started without a carrier on the first link, until any link changes."""
+    links = cut(TWO_LINKS, "eth3")
+    for looks in range(STUCK_LOOKS):
+        assert said_of_sync(TWO, links, *["eth3"] * looks).keys() == {"spare-link"}
+    assert said_of_sync(TWO, links, *["eth3"] * STUCK_LOOKS) == {
+        "sync-link": "the sync link is down (eth3 has no carrier); states are not replicated:"
+        " conntrackd stays with it beside eth2, which works"
+    }
+    assert said_of_sync(TWO, links, *["eth3"] * STUCK_LOOKS, "eth2").keys() == {"spare-link"}
+    both = cut(TWO_LINKS, "eth3", "eth2")
+    assert said_of_sync(TWO, both, *["eth3"] * STUCK_LOOKS) == {
+        "sync-link": "both sync links are down (eth3 has no carrier, eth2 has no carrier); states are not"
+        " replicated"
+    }
+
+
+def test_a_tunnel_that_is_down_is_left_though_its_cable_is_well() -> None:
+    down = tuple(replace(link, up=False) if link.name == "hafw-wg0" else link for link in BOTH)
+    assert said_of_sync(TUNNELED, down, "hafw-wg1") == {
+        "spare-link": "one of two sync links is down (hafw-wg0 is down); this node sends states over eth2"
+    }
+    assert said_of_sync(TUNNELED, cut(down, "eth2"), "hafw-wg1") == {
+        "sync-link": "both sync links are down (hafw-wg0 is down, eth2 has no carrier); states are not"
+        " replicated"
+    }
+
+
+def test_a_name_of_no_sync_link_says_nothing() -> None:
+    """Of a conntrackd.conf that was made by hand, or for another pair file."""
+    assert said_of_sync(TWO, TWO_LINKS, *["eth9"] * 5) == {}
+    assert said_of_sync(TWO, cut(TWO_LINKS, "eth3"), *["eth9"] * 5).keys() == {"spare-link"}
+
+
+def test_the_cable_of_a_tunnel_has_its_name_for_people() -> None:
+    assert TUNNELED.replication_names == {"hafw-wg0": "hafw-wg0 (on eth3)", "hafw-wg1": "hafw-wg1 (on eth2)"}
+    assert TWO.replication_names == {"eth3": "eth3", "eth2": "eth2"}
 
 
 def test_conntrackd_does_not_leave_a_link_that_has_lost_its_address() -> None:

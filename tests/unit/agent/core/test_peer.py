@@ -163,7 +163,7 @@ def test_a_role_that_is_not_known_is_not_the_absence_of_one() -> None:
     ("silent", "expected"),
     [
         ((), {Condition.PEER: True, Condition.PEER_PATH: True}),
-        (("eth2",), {Condition.PEER: True, Condition.PEER_PATH: False}),
+        ({"eth2": "eth2"}, {Condition.PEER: True, Condition.PEER_PATH: False}),
         (("eth0",), {Condition.PEER: True, Condition.PEER_PATH: False}),
         (("eth0", "eth2"), {Condition.PEER: True, Condition.PEER_PATH: False}),
         (("eth0", "eth1", "eth2"), {Condition.PEER: False, Condition.PEER_PATH: True}),
@@ -173,11 +173,23 @@ def test_the_peer_and_a_link_are_two_sentences(
     silent: tuple[str, ...], expected: dict[Condition, bool]
 ) -> None:
     paths = {name: 90.0 if name in silent else 100.0 for name in ("eth2", "eth0", "eth1")}
-    found = judge_paths(Heard(paths), "fw-2", ("eth2",), 100.0)
+    found = judge_paths(Heard(paths), "fw-2", {"eth2": "eth2"}, 100.0)
     assert {condition: ok for condition, ok, _ in found} == expected
     for condition, ok, text in found:
         if not ok and condition is Condition.PEER_PATH:
             assert text.startswith("the sync link" if "eth2" in silent else "a data link")
+
+
+def test_a_path_by_a_tunnel_is_named_with_its_cable() -> None:
+    sync = {"hafw-wg0": "hafw-wg0 (on eth2)", "hafw-wg1": "hafw-wg1 (on eth3)"}
+    paths = {"hafw-wg0": 90.0, "hafw-wg1": 100.0, "eth0": 100.0}
+    (_, _, text) = judge_paths(Heard(paths), "fw-2", sync, 100.0)[1]
+    assert text == (
+        "a sync link does not carry the agents' words (hafw-wg0 (on eth2)); fw-2 is heard by"
+        " hafw-wg1 (on eth3), eth0"
+    )
+    (_, _, text) = judge_paths(Heard({"hafw-wg0": 1.0}), "fw-2", sync, 100.0)[0]
+    assert text.endswith("is heard by no path (hafw-wg0 (on eth2))")
 
 
 def test_a_peer_that_dies_makes_no_link_dead() -> None:
@@ -185,21 +197,22 @@ def test_a_peer_that_dies_makes_no_link_dead() -> None:
     heard = Heard({"eth2": 100.0, "eth0": 100.3, "eth1": 99.7})
     for tenths in range(30):
         found = {
-            condition: ok for condition, ok, _ in judge_paths(heard, "fw-2", ("eth2",), 100 + tenths / 10)
+            condition: ok
+            for condition, ok, _ in judge_paths(heard, "fw-2", {"eth2": "eth2"}, 100 + tenths / 10)
         }
         assert found[Condition.PEER_PATH]
 
 
 def test_a_node_that_has_just_begun_to_listen_misses_nobody() -> None:
     begun = Heard({"eth2": 0.0, "eth0": 101.0}, since_s=100.0)
-    assert all(ok for _, ok, _ in judge_paths(begun, "fw-2", ("eth2",), 101.0))
+    assert all(ok for _, ok, _ in judge_paths(begun, "fw-2", {"eth2": "eth2"}, 101.0))
     nothing = Heard({"eth2": 0.0}, since_s=100.0)
-    assert judge_paths(nothing, "fw-2", ("eth2",), 99.9 + SILENT_S)[0][1]
-    assert not judge_paths(nothing, "fw-2", ("eth2",), 100.1 + SILENT_S)[0][1]
+    assert judge_paths(nothing, "fw-2", {"eth2": "eth2"}, 99.9 + SILENT_S)[0][1]
+    assert not judge_paths(nothing, "fw-2", {"eth2": "eth2"}, 100.1 + SILENT_S)[0][1]
 
 
 def test_without_a_link_of_both_nodes_nobody_is_heard() -> None:
-    ((condition, ok, text),) = judge_paths(Heard({}), "fw-2", ("eth2",), 100.0)
+    ((condition, ok, text),) = judge_paths(Heard({}), "fw-2", {"eth2": "eth2"}, 100.0)
     assert (condition, ok) == (Condition.PEER, False)
     assert "no link has addresses" in text
 
@@ -318,7 +331,7 @@ def test_what_differs_is_said_within_two_seconds() -> None:
 
 def test_who_is_silent_is_missed_within_two_seconds() -> None:
     longest_s = SILENT_S + TOLD_S + BUSY_S
-    assert not judge_paths(Heard({"eth2": 100.0}), "fw-2", ("eth2",), 100.0 + longest_s)[0][1]
+    assert not judge_paths(Heard({"eth2": 100.0}), "fw-2", {"eth2": "eth2"}, 100.0 + longest_s)[0][1]
     assert longest_s <= WITHIN_S
     dead_link = Heard({"eth2": 100.0, "eth0": 100.0 + longest_s})
-    assert not judge_paths(dead_link, "fw-2", ("eth2",), 100.0 + longest_s)[1][1]
+    assert not judge_paths(dead_link, "fw-2", {"eth2": "eth2"}, 100.0 + longest_s)[1][1]
