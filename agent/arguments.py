@@ -3,8 +3,10 @@
 
 import argparse
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+
+from agent.plain_address import ScopedAddressError, read_plain_address
 
 _ALONE = ("-h", "--help", "--version")
 
@@ -18,7 +20,9 @@ def parse_path(text: str) -> Path:
 
 def parse_address(text: str) -> IPv4Address | IPv6Address:
     try:
-        return ip_address(text)
+        return read_plain_address(text)
+    except ScopedAddressError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not an IP address") from error
 

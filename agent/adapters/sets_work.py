@@ -12,13 +12,13 @@ import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from itertools import islice
 from pathlib import Path
 
 from agent.adapters.dynamic_sets import Element, list_elements, put_elements
 from agent.adapters.state_work import be_first_to_go
 from agent.errors import HafwError
+from agent.plain_address import ScopedAddressError, read_plain_address
 
 LIST, PUT, REPLACE, PUT_BESIDE = "list", "put", "replace", "put-beside"
 MAX_ELEMENTS = 65_536
@@ -88,6 +88,8 @@ def unpack_elements(data: bytes) -> SetContents:
             raise HafwError("the elements that came are cut off, or too many")
         found = json.loads(text)
         contents = {name: [_element(one) for one in some] for name, some in found.items()}
+    except ScopedAddressError as error:
+        raise HafwError(f"what came are no elements of sets: {error}") from error
     except (zlib.error, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise HafwError("what came are no elements of sets") from error
     if sum(map(len, contents.values())) > MAX_ELEMENTS:
@@ -99,9 +101,9 @@ def _element(found: object) -> Element:
     """ValueError for what is none."""
     match found:
         case [str() as address, None]:
-            return Element(ip_address(address))
+            return Element(read_plain_address(address))
         case [str() as address, int() as left_s] if type(left_s) is int and 0 <= left_s <= MAX_LEFT_S:
-            return Element(ip_address(address), left_s)
+            return Element(read_plain_address(address), left_s)
         case _:
             raise ValueError("that is no element")
 

@@ -24,6 +24,7 @@ from agent.config.source_tree import (
 )
 from agent.errors import Problem
 from agent.model.pair import IPInterface, IPNetwork
+from agent.plain_address import NAMES_AN_INTERFACE, is_scoped
 
 Choice = TypeVar("Choice", bound=Enum)
 Wanted = tuple[re.Pattern[str], str]
@@ -231,9 +232,17 @@ class Spot:
             return time_ms
         return None
 
+    def _address(self) -> str | None:
+        """The text of what has to be an address or a network of every node."""
+        text = self.text()
+        if text is not None and is_scoped(text):
+            self.refuse(f"{shown(text)} {NAMES_AN_INTERFACE}")
+            return None
+        return text
+
     def interface_address(self) -> IPInterface | None:
         """An address of an interface, with the length of its network, as in 192.168.0.1/24."""
-        text = self.text()
+        text = self._address()
         if text is None:
             return None
         if "/" not in text and _ADDRESS.fullmatch(text):
@@ -256,7 +265,7 @@ class Spot:
 
     def network(self) -> IPNetwork | None:
         """A network, or a single address, which is a network of one."""
-        text = self.text()
+        text = self._address()
         if text is None:
             return None
         try:

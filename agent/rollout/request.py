@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
-from ipaddress import ip_address
 
 from agent.config.files import MAX_ALL_BYTES, MAX_FILES, NAME, Files
 from agent.errors import HafwError
+from agent.plain_address import read_plain_address
 from agent.rollout.generations import LAST_NUMBER
 
 MAX_REQUEST = 2 * MAX_ALL_BYTES + (64 << 10)
@@ -167,7 +167,7 @@ def _elements(found: object) -> tuple[str, ...]:
     if not isinstance(found, list) or len(found) > MAX_ELEMENTS:
         raise RequestError("`elements` of what the other node sent is not a list of addresses")
     try:
-        return tuple(str(ip_address(one)) for one in found if isinstance(one, str))
+        return tuple(str(read_plain_address(one)) for one in found if isinstance(one, str))
     except ValueError as error:
         raise RequestError(f"`elements` of what the other node sent: {error}") from error
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from agent.adapters.iproute import HostRoute
 from agent.model.pair import Pair
+from agent.plain_address import read_plain_address
 from agent.render.networkd import file_name
 
 _BEGINS_A_STANZA = re.compile(
@@ -81,7 +82,7 @@ def _route(destination: str, gateway: str | None, table: str | None = None) -> t
         elif gateway is None:
             lines.append("Destination=0.0.0.0/0")
         if gateway is not None:
-            lines.append(f"Gateway={ipaddress.ip_address(gateway)}")
+            lines.append(f"Gateway={read_plain_address(gateway)}")
     except ValueError:
         return ()
     return (*lines, *((f"Table={table}",) if table else ()))

@@ -25,6 +25,13 @@ def test_they_arrive() -> None:
     assert unpack_elements(pack_elements(CONTENTS)) == CONTENTS
 
 
+@pytest.mark.parametrize("element", [["fe80::1%eth0", None], ["2001:db8::1%eth0", 7]])
+def test_an_address_on_an_interface_of_the_other_node_is_none(element: object) -> None:
+    with pytest.raises(HafwError) as refused:
+        unpack_elements(packed({"blocked": [element]}))
+    assert "%eth0' names an interface behind %; write the address alone" in str(refused.value)
+
+
 def test_what_it_is_given_and_what_it_answers_come_whole() -> None:
     job = SetsJob("put", ("a", "b"), b"\n\0any", b"\nother")
     assert SetsJob.from_bytes(job.to_bytes()) == job

@@ -29,12 +29,18 @@ def test_a_problem_tells_its_line() -> None:
     assert str(problem) == "interfaces.eth1.vrid: 300 is out of range; write 1 to 255 (line 7)"
 
 
+SCOPED = "names an interface behind %; write the address alone"
 BAD: list[tuple[str, str, str, str]] = [
     # what is replaced, by what, the path, a part of the message
     ("version: 1", "version: 1.0", "version", "not a whole number"),
     ("version: 1", "version: true", "version", "not a whole number"),
     ("version: 1", 'version: "1"', "version", "without them"),
     ("version: 1\n", "", "", "version is missing"),
+    ("fw-1: 192.168.1.1/24", "fw-1: 'fd00::1%eth2/64'", "interfaces.eth2.addresses.fw-1", SCOPED),
+    ("vip: 192.168.0.100/24", "vip: 'fe80::1%eth0/64'", "interfaces.eth0.vip", SCOPED),
+    ("pair: G1", "pair: G1\nsets: {a: ['2001:db8::1%eth0']}", "sets.a[0]", SCOPED),
+    ("pair: G1", "pair: G1\nsets: {a: '2001:db8::1%eth0-2001:db8::5%eth0'}", "sets.a", SCOPED),
+    ("pair: G1", "pair: G1\nmanagement: {from: 'fd00::%eth0/64', allow: [ssh]}", "management.from", SCOPED),
     ("pair: G1", "pair: 'a b'", "pair", "not a name for a pair"),
     ("pair: G1", f"pair: {'x' * 33}", "pair", "not a name for a pair"),
     ("pair: G1", "pair:", "pair", "has no value"),

@@ -76,6 +76,10 @@ def test_what_a_later_version_adds_is_skipped() -> None:
         ({"confirm_s": 86_401}, "`confirm_s`"),
         ({"confirm_s": 1.5}, "`confirm_s`"),
         ({"elements": "x"}, "`elements`"),
+        (
+            {"elements": ["fe80::1%eth0"]},
+            "`elements` of what the other node sent: 'fe80::1%eth0' names an interface",
+        ),
         ({"elements": ["; flush ruleset"]}, "`elements`"),
         ({"elements": ["192.168.0.1"] * 1001}, "`elements`"),
         ({"set_name": 7}, "`set_name`"),

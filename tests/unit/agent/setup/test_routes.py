@@ -41,6 +41,7 @@ def notes(root: Path, *routes: HostRoute) -> str:
         ("up route add -net 10.0.0.0/8 gw 192.168.0.9", ""),
         ("pre-up /usr/local/sbin/firewall", ""),
         ("up ip route add 10.0.0.0/33 via nowhere", ""),
+        ("gateway fe80::1%eth0", ""),
     ],
 )
 @pytest.mark.parametrize("file", [INTERFACES, "etc/network/more/lan", "srv/lan"])
