@@ -78,7 +78,7 @@ def _begin_spared(service: Service, output: int) -> int:
 
 
 def find_session(leader: int) -> list[int]:
-    """The other processes of a service: it leads a session of its own."""
+    """The other processes of a service, which leads a session of its own; also when it has ended itself."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != leader:
@@ -86,7 +86,7 @@ def find_session(leader: int) -> list[int]:
                 fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
             except OSError:  # it ended meanwhile
                 continue
-            if int(fields[3]) == leader:
+            if int(fields[3]) == leader and fields[0] != "Z":
                 found.append(int(name))
     return found
 

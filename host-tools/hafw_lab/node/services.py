@@ -4,12 +4,16 @@ that wait for the next one:
 
            start             it is up
     Down ----------> Starting ------> Running
-     ^  ^               |                |
-     |  |               |  stop, or a signal that ends it
-     |  |               v                |
-     |  +------------ Ending <-----------+      back to Starting, if that is requested meanwhile
-     |
-    AboutToRestart <-- it has ended by itself, and its plan says that it restarts; then Running
+     ^ ^                |                |
+     | |                +---> Ending <---+  stop, or a signal that ends it
+     | |                |       |        |
+     | +--- Leaving <---+-------+--------+  its main process has ended
+     |         |
+     |         v                            back to Starting, if that is requested meanwhile
+    AboutToRestart                          what ended by itself, if its plan says so; then Running
+
+It is Leaving until none of its processes is left, as a unit of systemd is: the VRRP process of a keepalived
+whose main process was killed would keep the next one's name on the bus from it, and remove its pid file.
 
 Standard library only.
 """
@@ -20,7 +24,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hafw_lab.errors import LabError
@@ -29,6 +33,7 @@ from hafw_lab.plan.values import Service
 from hafw_lab.wire import Message
 
 _RESTART_AFTER_S = 0.1
+_LEAVE_S = 10.0
 _ENDS = (signal.SIGKILL, signal.SIGTERM)
 
 
@@ -69,7 +74,19 @@ class Ending:
     stops: tuple[int, ...] = ()
 
 
-State = Down | AboutToRestart | Starting | Running | Ending
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Its main process `pid` has ended, others of its session have not, and were told to."""
+
+    pid: int
+    exit_status: int
+    until: float
+    """Then they are killed."""
+    starts: tuple[int, ...] = ()
+    stops: tuple[int, ...] = ()
+
+
+State = Down | AboutToRestart | Starting | Running | Ending | Leaving
 
 
 @dataclass(slots=True)
@@ -95,7 +112,7 @@ class Services:
     @property
     def busy(self) -> bool:
         """Whether tick() has something to wait for."""
-        return any(isinstance(one.state, Starting | AboutToRestart) for one in self._all.values())
+        return any(isinstance(one.state, Starting | AboutToRestart | Leaving) for one in self._all.values())
 
     def describe(self) -> Mapping[str, Message]:
         return {name: _describe_state(one.state) for name, one in self._all.items()}
@@ -121,6 +138,8 @@ class Services:
                 one.state = _starting(one.service, pid, (*starts, request))
             case Ending(pid, starts, stops):
                 one.state = Ending(pid, (*starts, request), stops)
+            case Leaving(starts=starts):
+                one.state = replace(one.state, starts=(*starts, request))
 
     def stop(self, request: int, name: str, number: int) -> None:
         """Answered when its process is gone; requests that wait for it to be up are refused. LabError."""
@@ -142,6 +161,9 @@ class Services:
                 self._stopped_before(one, starts)
                 one.state = Ending(pid, stops=(*stops, request))
                 os.kill(pid, number)
+            case Leaving(starts=starts, stops=stops):
+                self._stopped_before(one, starts)
+                one.state = replace(one.state, starts=(), stops=(*stops, request))
 
     def _stopped_before(self, one: _Supervised, starts: Sequence[int]) -> None:
         for request in starts:
@@ -151,7 +173,7 @@ class Services:
         """To its main process, or to `every` one. Returns when, CLOCK_MONOTONIC in ns. Raises LabError."""
         one = self._find(name)
         match one.state:
-            case Down() | AboutToRestart():
+            case Down() | AboutToRestart() | Leaving():
                 raise LabError(f"{one.service.name} is not running")
             case Running(pid) if number in _ENDS:
                 one.state = Ending(pid)
@@ -173,34 +195,42 @@ class Services:
         for one in self._all.values():
             match one.state:
                 case Running(own) if own == pid:
-                    self._rest(one, exit_status)
+                    self._leave(one, pid, exit_status)
                 case Starting(own, starts) if own == pid:
-                    self._rest(one, exit_status)
+                    self._leave(one, pid, exit_status)
                     why = f"ended at once ({describe_exit(exit_status)}){last_words(one.service)}"
                     for request in starts:
                         self._fail(request, f"{one.service.name} {why}")
                 case Ending(own, starts, stops) if own == pid:
-                    self._on_ordered_end(one, exit_status, starts, stops)
+                    self._leave(one, pid, exit_status, starts, stops)
 
-    def _on_ordered_end(
-        self, one: _Supervised, exit_status: int, starts: tuple[int, ...], stops: tuple[int, ...]
+    def _leave(
+        self,
+        one: _Supervised,
+        pid: int,
+        exit_status: int,
+        starts: tuple[int, ...] = (),
+        stops: tuple[int, ...] = (),
     ) -> None:
-        if starts:
-            one.state = Down(exit_status)
-            self._spawn_or_say(one, starts)
-        elif stops:
-            one.state = Down(exit_status)
-        else:
-            self._rest(one, exit_status)
-        for request in stops:
-            self._answer(request, _now())
+        """Its main process has ended: so do the others, also those that are stopped by a signal."""
+        left = find_session(pid)
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            _kill_all(left, number)
+        leaving = Leaving(pid, exit_status, time.monotonic() + _LEAVE_S, starts, stops)
+        one.state = leaving
+        if not left:
+            self._left(one, leaving)
 
-    def _rest(self, one: _Supervised, exit_status: int) -> None:
-        """It has ended without a request."""
-        if one.service.restart:
-            one.state = AboutToRestart(exit_status, time.monotonic() + _RESTART_AFTER_S)
+    def _left(self, one: _Supervised, last: Leaving) -> None:
+        if last.starts:
+            one.state = Down(last.exit_status)
+            self._spawn_or_say(one, last.starts)
+        elif one.service.restart and not last.stops:
+            one.state = AboutToRestart(last.exit_status, time.monotonic() + _RESTART_AFTER_S)
         else:
-            one.state = Down(exit_status)
+            one.state = Down(last.exit_status)
+        for request in last.stops:
+            self._answer(request, _now())
 
     def tick(self) -> None:
         """What is due: a socket that begins to accept gives no notice."""
@@ -210,6 +240,12 @@ class Services:
                 case AboutToRestart(exit_status, at) if now >= at:
                     one.state = Down(exit_status)
                     self._spawn_or_say(one, ())
+                case Leaving(pid, until=until) as leaving:
+                    left = find_session(pid)
+                    if not left:
+                        self._left(one, leaving)
+                    elif now > until:
+                        _kill_all(left, signal.SIGKILL)
                 case Starting(pid, starts) if is_up(one.service):
                     one.state = Running(pid)
                     for request in starts:
@@ -268,7 +304,7 @@ def _now() -> Message:
 
 def _describe_state(state: State) -> Message:
     match state:
-        case Down(exit_status) | AboutToRestart(exit_status):
+        case Down(exit_status) | AboutToRestart(exit_status) | Leaving(exit_status=exit_status):
             return {"pid": None, "exit": exit_status}
         case Starting(pid) | Running(pid) | Ending(pid):
             return {"pid": pid, "exit": None}

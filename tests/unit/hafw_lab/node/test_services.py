@@ -18,6 +18,12 @@ from hafw_lab.plan.values import Service
 from hafw_lab.wire import Message
 
 PATIENCE_S = 20
+SLOW_CHILD = """
+(trap 'while [ ! -e let-go ]; do sleep 0.01; done; touch gone; exit' TERM
+until [ -s child ]; do sleep 0.01; done; touch ready; while :; do sleep 0.01; done) &
+echo $! >child; exec sleep 1000
+"""
+"""Its child takes some time to end."""
 BEYOND_EVERY_PID = 2**22 + 1
 FOREVER = "exec sleep 1000"
 STUBBORN = "trap 'touch asked' TERM; touch ready; while [ ! -e let-go ]; do sleep 0.01; done"
@@ -249,3 +255,52 @@ def test_what_has_ended_since_it_was_found_is_no_error(
     init.services.signal("one", signal.SIGKILL, every=True)
     init.wait(lambda: init.pid is None)
     assert init.exit_status == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_none_is_started_beside_what_is_left_of_the_last(
+    make_init: Callable[..., Init], stopped: bool
+) -> None:
+    init = started(make_init(SLOW_CHILD, ready="ready", restart=True))
+    child = Path("child").read_text()
+    if stopped:
+        Path("let-go").touch()
+        os.kill(int(child), signal.SIGSTOP)
+    init.services.signal("one", signal.SIGKILL, every=False)
+    init.wait(lambda: init.exit_status is not None)
+    with pytest.raises(LabError, match="one is not running"):
+        init.services.signal("one", signal.SIGHUP, every=False)
+    if not stopped:
+        until = time.monotonic() + 3 * services._RESTART_AFTER_S
+        init.wait(lambda: time.monotonic() > until)
+        assert (init.pid, init.services.busy) == (None, True)
+        Path("let-go").touch()
+    init.wait(lambda: init.pid is not None)
+    assert Path("gone").exists()
+    init.wait(lambda: Path("child").read_text() not in ("", child))
+
+
+def test_what_is_asked_of_one_that_has_not_quite_ended_is_done_then(make_init: Callable[..., Init]) -> None:
+    init = started(make_init(SLOW_CHILD, ready="ready"))
+    init.stop(2)
+    init.wait(lambda: init.exit_status is not None)
+    init.start(3)
+    init.stop(4)
+    assert (init.answered, init.refused) == ([1], [3])
+    Path("let-go").touch()
+    init.wait(lambda: init.answered == [1, 2, 4])
+    assert (init.pid, init.services.busy) == (None, False)
+
+
+def test_what_does_not_leave_is_killed(
+    make_init: Callable[..., Init], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "_LEAVE_S", 0.1)
+    init = started(make_init(SLOW_CHILD, ready="ready"))
+    child = Path("child").read_text()
+    init.services.signal("one", signal.SIGKILL, every=False)
+    init.wait(lambda: init.exit_status is not None)
+    init.start(2)
+    init.wait(lambda: init.answered == [1, 2])
+    assert not Path("gone").exists()
+    init.wait(lambda: Path("child").read_text() not in ("", child))
