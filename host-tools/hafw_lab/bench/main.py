@@ -3,13 +3,16 @@
 
 import argparse
 import json
+import signal
 
 from agent.arguments import parse_path
 from agent.model.pair import SyncMode
 from hafw_lab.arguments.advert import add_advert_argument
 from hafw_lab.arguments.common import add_sync_argument, check_writable, parse_count, parse_positive
-from hafw_lab.bench import failover, flap, handover, hook, planned, rejoin, rules
+from hafw_lab.arguments.machines import add_machine_arguments
+from hafw_lab.bench import daemons, failover, flap, handover, hook, planned, rejoin, rules
 from hafw_lab.bench.facts import read_facts
+from hafw_lab.measure.blows import Daemon, Place
 from hafw_lab.model.options import AgentKind
 from hafw_lab.progress import Progress
 from hafw_lab.spoken import Ink, choose_ink, show_painted, start_clock
@@ -26,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_flap(kinds.add_parser("flap", help="a link that flaps: how long until the pair is stable again"))
     _add_rejoin(
         kinds.add_parser("rejoin", help="a backup that comes back empty: how long until it has all states")
+    )
+    _add_daemons(
+        kinds.add_parser("daemons", help="each daemon is killed, or stopped: is the pair whole again?")
     )
     _add_hook(kinds.add_parser("hook", help="what the hook and the resident agent cost"))
     _add_rules(
@@ -128,6 +134,34 @@ def _add_rejoin(parser: argparse.ArgumentParser) -> None:
     _finish(parser, rejoin.measure)
 
 
+def _add_daemons(parser: argparse.ArgumentParser) -> None:
+    for option, parse, known in (
+        ("--daemons", parse_daemons, [one.value for one in Daemon]),
+        ("--nodes", parse_places, [one.value for one in Place]),
+        ("--signals", parse_signals, list(daemons.SIGNALS)),
+    ):
+        words = ",".join(known)
+        parser.add_argument(option, type=parse, default=words, metavar="A,B,...", help=f"default: {words}")
+    parser.add_argument("--rounds", type=parse_positive, default=5, metavar="N", help="of each (default: 5)")
+    parser.add_argument(
+        "--stop-seconds",
+        type=parse_positive,
+        default=60,
+        metavar="N",
+        help="how long one is stopped (default: 60)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=parse_positive,
+        default=120,
+        metavar="SECONDS",
+        help="how long the pair may take to be calm again (default: 120)",
+    )
+    add_advert_argument(parser, None)
+    add_machine_arguments(parser)
+    _finish(parser, daemons.measure)
+
+
 def _add_hook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=parse_positive, default=100, metavar="N", help="default: 100")
     _finish(parser, hook.measure)
@@ -175,6 +209,18 @@ def parse_modes(text: str) -> tuple[SyncMode, ...]:
 
 def parse_methods(text: str) -> tuple[rejoin.Method, ...]:
     return tuple(rejoin.Method(word) for word in _words(text, {method.value for method in rejoin.Method}))
+
+
+def parse_daemons(text: str) -> tuple[Daemon, ...]:
+    return tuple(Daemon(word) for word in _words(text, {one.value for one in Daemon}))
+
+
+def parse_places(text: str) -> tuple[Place, ...]:
+    return tuple(Place(word) for word in _words(text, {one.value for one in Place}))
+
+
+def parse_signals(text: str) -> tuple[signal.Signals, ...]:
+    return tuple(daemons.SIGNALS[word] for word in _words(text, set(daemons.SIGNALS)))
 
 
 def parse_positive_counts(text: str) -> tuple[int, ...]:
