@@ -13,13 +13,13 @@ from agent.channel.messages import PeerMessage
 from agent.core.calls import MAX_PARTS, PART_BYTES, Ask, Collector, Reply, split
 from agent.errors import HafwError, UnavailableError
 
-PART_LIMIT_S = 5.0
+SILENCE_S = 15.0
+"""So long may the peer not be heard in the middle of a question, or after the one before: what it does for
+one may take all its processor time for a moment. A change that is half done is worth the wait."""
+PART_LIMIT_S = SILENCE_S
 ANSWER_LIMIT_S = 120.0
 """Loading the largest policy takes ten seconds."""
 AGAIN_S = 1.0
-SILENCE_S = 5.0
-"""So long may the peer not be heard in the middle of a question: what it does for it may take all its
-processor time for a moment."""
 PAUSE_S = 0.05
 """Between two parts: the peer takes no more messages in a second than it has to."""
 ASK, REPLY = "ask", "reply"
@@ -53,7 +53,7 @@ class PeerCalls:
         if len(question) > MAX_PARTS * PART_BYTES:
             raise HafwError(f"{len(question)} bytes are too many for a question to the other node")
         async with self._asking:
-            self._call, self._heard_s = uuid.uuid4().hex, float("-inf")
+            self._call = uuid.uuid4().hex
             try:
                 return await self._ask(split(self._call, question))
             finally:
@@ -105,6 +105,8 @@ class PeerCalls:
     def take(self, message: Ask | Reply) -> None:
         """What has come from the peer."""
         if isinstance(message, Reply):
+            if message.call == self._call:
+                self._heard_s = asyncio.get_running_loop().time()
             self._reply = message
             self._replied.set()
             return

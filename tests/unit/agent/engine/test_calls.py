@@ -103,9 +103,53 @@ def test_a_moment_of_silence_in_the_middle_is_none() -> None:
             pair.one.take(Reply("of another one", 1))  # it looks again at each
             await asyncio.sleep(0.01)
         assert await asking == b"done"
-        pair.unheard = "the agent of fw-2 is not heard"
+        silent = Pair()
+        silent.unheard = "the agent of fw-2 is not heard"
         with pytest.raises(UnavailableError, match="fw-2 is not heard"):
-            await pair.one.ask(b"please")
+            async with asyncio.timeout(SILENCE_S / 3):
+                await silent.one.ask(b"please")
+
+    asyncio.run(scenario())
+
+
+def test_a_moment_of_silence_between_two_questions_is_none() -> None:
+    """A change is several questions, and what the first one has done may keep the peer from speaking when
+    the second one is asked. Who has answered long ago, and is silent, is not asked."""
+
+    async def scenario() -> None:
+        pair = Pair(silence_s=0.5)
+        await pair.one.ask(b"load")
+        pair.unheard = "the agent of fw-2 is not heard"
+        asking = asyncio.create_task(pair.one.ask(b"confirm"))
+        await asyncio.sleep(0.1)
+        assert not asking.done()
+        pair.unheard = None
+        assert await asking == b"you said: confirm"
+        pair.unheard = "the agent of fw-2 is not heard"
+        await asyncio.sleep(0.6)
+        with pytest.raises(UnavailableError, match="fw-2 is not heard"):
+            async with asyncio.timeout(0.3):
+                await pair.one.ask(b"again")
+
+    asyncio.run(scenario())
+
+
+def test_who_answers_is_heard() -> None:
+    """Also in a moment in which nothing else of it is."""
+
+    async def scenario() -> None:
+        pair = Pair(lambda _: asyncio.sleep(30), silence_s=0.5)
+        asking = asyncio.create_task(pair.one.ask(b"please"))
+        await asyncio.sleep(0.05)
+        ask = pair.said[0]
+        assert isinstance(ask, Ask)
+        pair.unheard = "the agent of fw-2 is not heard"
+        for _ in range(8):
+            pair.one.take(Reply(ask.call, 1))
+            await asyncio.sleep(0.1)
+        pair.one.take(Reply(ask.call, 1, b"done"))
+        assert await asking == b"done"
+        pair.two.close()
 
     asyncio.run(scenario())
 
