@@ -4,6 +4,7 @@
 The tests leave the pair whole, with both roles taken, and come in this order on purpose.
 """
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,15 @@ from tests.vm.story import check_boot, check_power_cut
 
 pytestmark = pytest.mark.vm
 NEWER = "9999.1"
+CHANGE_S = 20.0
+"""For a change of both nodes; machines get six times that (MACHINE_PATIENCE)."""
+GONE_BACK_S = 60.0
+TIME_HAS_COME = (
+    'sed -i \'s/"deadline_s": [0-9.]*/"deadline_s": 0.0/\' /var/lib/hafw/pending'
+    " && systemctl start hafw-rollback"
+)
+"""What waits for its confirmation is due, and what the timer starts is started. On a slow machine a window
+that is short enough to wait for would be over before anything could be looked at."""
 REBOOT = (
     "systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms"
     " systemctl start --no-block --job-mode=replace-irreversibly reboot.target"
@@ -256,6 +266,38 @@ def test_what_nobody_confirms_goes_back_by_itself(mixed: Lab, traffic: Traffic) 
     wait_until("the former policy is in force", lambda: policy_in_force(mixed, primary) == before)
     assert mixed.wait_settled(PATIENCE_S) == primary
     wait_all_alive(traffic)
+
+
+def test_one_change_is_for_both_machines(mixed: Lab, traffic: Traffic) -> None:
+    """Typed on one of them, done on the other in the sandbox of its hafw-rules@.service, where the timer of
+    the rollback is set as well. When its time has come neither asks the other."""
+    primary = mixed.wait_settled(PATIENCE_S)
+    backup = peer_of(primary)
+    wait_acquainted(mixed)
+    before = policies_in_force(mixed)
+    change = "{ cat /etc/hafw/hafw.yaml; echo 'sets: {blocked: {dynamic: true}}'; } >/root/both.yaml"
+    apply = "hafw rules apply /root/both.yaml --confirm 3600"
+    try:
+        applied = shell(mixed, backup, f"{change}; {apply}", timeout_s=CHANGE_S)
+        assert f"here and on {primary}" in applied
+        changed = policies_in_force(mixed)
+        assert changed[primary] == changed[backup] != before[backup]
+        nodes = json.loads(shell(mixed, primary, "hafw status --json || true"))["nodes"]
+        assert len({(one["generation"], one["rules"]) for one in nodes.values()}) == 1, nodes
+        shell(mixed, primary, "hafw set add blocked 192.0.2.1", timeout_s=CHANGE_S)
+        for name in FIREWALLS:
+            assert "192.0.2.1" in shell(mixed, name, "nft list sets"), f"not on {name}"
+    finally:
+        for name in FIREWALLS:
+            shell(mixed, name, f"{TIME_HAS_COME} || true")
+    wait_until(f"both go back: {applied}", lambda: policies_in_force(mixed) == before, GONE_BACK_S)
+    failed = [shell(mixed, name, "systemctl --failed --quiet --plain --no-legend") for name in FIREWALLS]
+    assert failed == ["", ""]
+    wait_all_alive(traffic)
+
+
+def policies_in_force(lab: Lab) -> dict[str, tuple[str, str]]:
+    return {name: policy_in_force(lab, name) for name in FIREWALLS}
 
 
 def test_power_cut_in_the_middle_of_an_apply(mixed: Lab, traffic: Traffic, strays: Strays) -> None:
