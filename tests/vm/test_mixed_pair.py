@@ -273,7 +273,7 @@ def test_one_change_is_for_both_machines(mixed: Lab, traffic: Traffic) -> None:
     the rollback is set as well. When its time has come neither asks the other."""
     primary = mixed.wait_settled(PATIENCE_S)
     backup = peer_of(primary)
-    wait_acquainted(mixed)
+    wait_until(f"{backup} hears {primary}", lambda: not about_the_peer(mixed, backup))
     before = policies_in_force(mixed)
     change = "{ cat /etc/hafw/hafw.yaml; echo 'sets: {blocked: {dynamic: true}}'; } >/root/both.yaml"
     apply = "hafw rules apply /root/both.yaml --confirm 3600"
