@@ -26,8 +26,8 @@ HASH_LIMIT = 2_097_152
 # 13,000 events for each 16 MiB (measured): what may come while others have the processor
 NETLINK_BUFFER = 33_554_432
 NETLINK_BUFFER_MAX = 67_108_864
-# for the states that a peer sends all at once: with a fourth of it most of 300,000 were lost (measured)
-SOCKET_BUFFER = 33_554_432
+# for the states that a peer sends all at once: with an eighth of it most of 300,000 were lost (measured)
+SOCKET_BUFFER = 67_108_864
 # longer than the two hours after which TCP asks an idle peer: a connection that lives shows itself in time
 COMMIT_TIMEOUT_S = 10_800
 PROTOCOLS = ("TCP", "UDP", "SCTP", "ICMP", "IPv6-ICMP")
