@@ -24,7 +24,8 @@ from agent.model.pair import IPAddress
 
 LIMIT_S = 600.0
 """Touching all of the largest table, slowly."""
-MAX_OUTPUT = MAX_STATES * HASH_BYTES + (1 << 16)
+MAX_OUTPUT = 2 * MAX_STATES * HASH_BYTES + (1 << 16)
+"""What is missing here, and what only this node has."""
 _WORK = "agent.adapters.state_work"
 _LOOPBACK = IPv6Address("::1")
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from agent.adapters.state_table import (
     hash_of,
     time_left_s,
 )
-from agent.core.census import Census, Difference, PrimaryList, compare, pack_hashes, unpack_hashes
+from agent.core.census import Census, Difference, compare, pack_hashes, unpack_hashes
 from agent.core.refresh import DATAGRAMS
 from agent.errors import UnavailableError
 
@@ -118,26 +119,24 @@ class Worker:
                 done = self._touch(self._ending(ending))
                 return replace(done, hashes=pack_hashes(ending))
             case "subtract":
-                missing = compare(self._job.hashes, unpack_hashes(self._job.own))
+                missing, _ = compare(self._job.hashes, unpack_hashes(self._job.own))
                 return WorkDone(self._named(), hashes=pack_hashes(missing))
             case _:
                 return self._compare()
 
     def _compare(self) -> WorkDone:
-        primary, before = PrimaryList(self._job.hashes), frozenset(unpack_hashes(self._job.own))
-        alone: list[int] = []
-        ending: list[bytes] = []
+        before = frozenset(unpack_hashes(self._job.own))
+        now, deletions = array("Q"), dict[int, bytes]()
         for one in self._counted(self._table.each()):
             number = hash_of(one[2])
-            if primary.has(number):
-                continue
-            if number in before and (deletion := deletion_of(one)):
-                ending.append(deletion)
-            else:
-                alone.append(number)
+            now.append(number)
+            if number in before:
+                deletions[number] = deletion_of(one)
+        missing, alone = compare(self._job.hashes, now)
+        ending = [deletions[number] for number in alone if deletions.get(number)]
         delete(ending)
-        missing = pack_hashes(primary.missing())
-        return WorkDone(self._named(), len(ending), missing, alone=pack_hashes(alone))
+        left = pack_hashes(number for number in alone if not deletions.get(number))
+        return WorkDone(self._named(), len(ending), pack_hashes(missing), alone=left)
 
     def _ending(self, ending: list[int]) -> Iterator[Listed]:
         """Connections, and into `ending` what has little time left."""

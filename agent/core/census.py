@@ -12,9 +12,7 @@ agent/core/comparison.py.
 """
 
 import struct
-from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 HASH_BYTES = 8
@@ -58,29 +56,9 @@ def unpack_hashes(packed: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(packed) // HASH_BYTES}Q", packed)
 
 
-class PrimaryList:
-    """What the primary has listed, while the backup's states go by, which are listed after it. Two sorted
-    arrays take a tenth of what sets of a million numbers would."""
-
-    def __init__(self, packed: bytes) -> None:
-        """Raises ValueError for what pack_hashes() does not make."""
-        self._listed = array("Q", sorted(unpack_hashes(packed)))
-        self._found = bytearray(len(self._listed))
-
-    def has(self, one: int) -> bool:
-        """Whether the primary has this state of the backup, which then is not missing."""
-        at = bisect_left(self._listed, one)
-        has = at < len(self._listed) and self._listed[at] == one
-        if has:
-            self._found[at] = True
-        return has
-
-    def missing(self) -> Iterator[int]:
-        return (one for one, found in zip(self._listed, self._found, strict=True) if not found)
-
-
-def compare(primary: bytes, now: Iterable[int]) -> set[int]:
-    """What the backup lacks of the primary's. `now`: the backup's."""
+def compare(primary: bytes, now: Collection[int]) -> tuple[set[int], list[int]]:
+    """What the backup lacks of the primary's states, and what it has alone. `now`: the backup's."""
     missing = set(unpack_hashes(primary))
+    alone = [one for one in now if one not in missing]
     missing.difference_update(now)
-    return missing
+    return missing, alone

@@ -14,7 +14,6 @@ MAX_LINES = 500
 # What the pure core may use: no clock, no files, no processes, no logging. Time arrives inside events.
 PURE = {
     "__future__",
-    "array",
     "bisect",
     "collections",
     "collections.abc",

@@ -70,11 +70,11 @@ class Table:
 
     async def compare(self, primary: bytes, own: Census | None = None, alone: bytes = b"") -> Difference:
         now = self.states if own is None else set(unpack_hashes(own.hashes))
-        only = now - set(unpack_hashes(primary)) if own is None else set()
-        ending = only & set(unpack_hashes(alone))
+        missing, only = compare(primary, now)
+        ending = set(only) & set(unpack_hashes(alone))
         self.states -= ending
-        missing = pack_hashes(compare(primary, now))
-        return Difference({"tcp": len(now)}, missing, pack_hashes(only - ending), len(ending))
+        left = pack_hashes(set(only) - ending)
+        return Difference({"tcp": len(now)}, pack_hashes(missing), left, len(ending))
 
 
 class Pair:
