@@ -181,31 +181,26 @@ class Comparison:
                 await self._settle()  # a conntrackd that starts has asked its peer for everything
             before = (await node.statistics()).losses
             listed, own = await self._list_both() if catches_up else (await self._ask_list(), None)
-            primary, wanted = listed.total, listed.hashes
-            if own is not None:
-                wanted = (await states.compare(wanted, own)).missing
-            if own is not None and len(wanted) > MUCH * HASH_BYTES:
-                touched += await self._ask_missing(wanted, pace)
+            found = await states.compare(listed.hashes, own) if own is not None else None
+            if found is not None and len(found.missing) > MUCH * HASH_BYTES:
+                touched += await self._ask_missing(found.missing, pace)
                 await self._settle()
                 before = (await node.statistics()).losses  # what that lost, the next list has
-                listed, own = await self._ask_list(), None
-                primary, wanted = listed.total, listed.hashes
+                listed, found = await self._ask_list(), None
+            if found is None:
+                found = await self._compare_all(listed)
+            primary = listed.total
             for last in (*[False] * MAX_ROUNDS, True):
-                if own is None and wanted is listed.hashes:
-                    found = await self._compare_all(listed)
-                    ended += found.ended
-                else:
-                    found = await states.compare(wanted, own)
-                own = None
-                rounds, self._protocols, wanted = rounds + 1, found.protocols, found.missing
-                left = len(wanted) // HASH_BYTES
+                rounds, self._protocols, ended = rounds + 1, found.protocols, ended + found.ended
+                left = len(found.missing) // HASH_BYTES
                 if last or not left:
                     break
-                left = await self._ask_missing(wanted, pace)
+                left = await self._ask_missing(found.missing, pace)
                 if not left:
                     break
                 touched += left
                 await self._settle()
+                found = await states.compare(found.missing)
             now = (await node.statistics()).losses
             losses = now.since(before)
             if not losses:
