@@ -60,6 +60,15 @@ class Links:
         return tuple(_link(content, addresses) for content in links)
 
 
+def local_addresses() -> frozenset[bytes]:
+    """Of this network namespace, packed. Raises UnavailableError."""
+    links = Links()
+    try:
+        return frozenset(address.ip.packed for link in links.read() for address in link.addresses)
+    finally:
+        links.close()
+
+
 def _link(content: bytes, addresses: dict[int, list[IPInterface]]) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(content)
     attributes = dict(parse_attributes(content[_LINK.size :]))

@@ -255,6 +255,7 @@ class Nftables:
         after = self._listing()
         if after is None or changed_parts(left, after.fingerprint):
             return None
+        self._changes.losses += any(f"set {name}" in parts for name in self._moving)
         return after
 
     def close(self, holes: Collection[Hole]) -> frozenset[Hole]:

@@ -9,6 +9,7 @@ from ipaddress import IPv6Address
 from agent.adapters import process
 from agent.adapters.state_work import (
     COMPARE,
+    COMPARE_ALL,
     LIST,
     SUBTRACT,
     TOUCH,
@@ -54,12 +55,16 @@ class StateProcess:
         done = await self._do(TOUCH_ENDING, per_second, ending, part=where)
         return Pass(done.count, done.hashes)
 
-    async def compare(self, primary: bytes, own: Census | None = None, alone: bytes = b"") -> Difference:
-        """On a backup. `own`: its states; listed when this is None, and then those of `alone` deleted that
-        the primary has not."""
+    async def compare(self, primary: bytes, own: Census | None = None) -> Difference:
+        """What a backup lacks of these states of the primary. `own`: its own; listed when this is None."""
         if own is None:
-            return (await self._do(COMPARE, 0.0, primary, alone)).difference
+            return (await self._do(COMPARE, 0.0, primary)).difference
         return Difference(own.protocols, (await self._do(SUBTRACT, 0.0, primary, own.hashes)).hashes)
+
+    async def compare_all(self, primary: bytes, alone: bytes) -> Difference:
+        """Of all states of the primary. Those of `alone` that it has not are deleted, unless this node
+        itself is an end of them."""
+        return (await self._do(COMPARE_ALL, 0.0, primary, alone)).difference
 
     async def _do(
         self,

@@ -17,7 +17,8 @@ Hard facts
 * A dump may miss what is moved while the table grows: a comparison is made again before it is believed.
 * On a node that was primary, conntrackd has states of that time in its internal cache: their end here is
   told to the peer, whose conntrackd deletes the live ones. So nothing is deleted unless that cache is empty.
-* A state has a number (CTA_ID). A deletion that names it leaves a newer state of the same tuple alone.
+* A deletion is of whatever has that tuple then. To name the number of the state (CTA_ID) as well does not
+  help: one that takes its place mostly gets the same number (seen on Linux 6.18).
 """
 
 import contextlib
@@ -37,7 +38,6 @@ from agent.adapters.nfnetlink import (
     NETFILTER,
     REQUEST,
     as_number,
-    attribute,
     error_number,
     generic,
     message,
@@ -52,7 +52,7 @@ _HEADERS = 20
 """Netlink's and netfilter's, before the attributes; the family is the first byte of the second."""
 _FAMILY_AT, _KIND_AT = 16, 4
 _BUFFER = 1 << 20
-_TIMEOUT, _ID = 7, 12
+_TIMEOUT = 7
 _PATIENCE_S = 5
 _PROTOCOL_AT: dict[int, int] = {socket.AF_INET: 32, socket.AF_INET6: 56}
 _SOURCE_AT: dict[int, slice] = {socket.AF_INET: slice(12, 16), socket.AF_INET6: slice(12, 28)}
@@ -126,27 +126,28 @@ def delete(ending: Sequence[bytes]) -> None:
 
 
 def deletion_of(one: Listed) -> bytes:
-    """For delete(): of this state, and not of one that takes its place. Empty where it has no number."""
+    """For delete()."""
+    family, _, key, _, _ = one
+    return message(_DELETE, REQUEST, generic(family, key))
+
+
+def has_end(one: Listed, addresses: Collection[bytes]) -> bool:
+    """Whether one of these, packed, is an end of it: it has sent the first packet, or answers."""
     family, _, key, data, at = one
-    number = _attribute_of(data, at, _ID)
-    return message(_DELETE, REQUEST, generic(family, key + attribute(_ID, number))) if number else b""
+    source, first = _SOURCE_AT[family], at + _HEADERS + len(key)
+    return key[source] in addresses or data[first + source.start : first + source.stop] in addresses
 
 
 def time_left_s(data: bytes, at: int) -> int:
     """Of a message of a dump. 0 where the kernel does not tell it, as of what is offloaded."""
-    return as_number(_attribute_of(data, at, _TIMEOUT))
-
-
-def _attribute_of(data: bytes, at: int, wanted: int) -> bytes:
-    """Four bytes of it, or nothing."""
     (length,) = _NUMBER.unpack_from(data, at)
     end, here = at + length, at + _HEADERS
     while here < end:
         size, kind = data[here] | data[here + 1] << 8, data[here + 2]
-        if kind == wanted:
-            return data[here + 4 : here + 8]
+        if kind == _TIMEOUT:
+            return as_number(data[here + 4 : here + 8])
         here += max(size, 4) + 3 & ~3
-    return b""
+    return 0
 
 
 def hash_of(key: bytes) -> int:

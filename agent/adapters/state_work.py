@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
+from agent.adapters.links import local_addresses
 from agent.adapters.state_table import (
     PROTOCOLS,
     Listed,
     StateTable,
     delete,
     deletion_of,
+    has_end,
     hash_of,
     time_left_s,
 )
@@ -31,7 +33,7 @@ from agent.errors import UnavailableError
 
 LIST, TOUCH = "list", "touch"
 TOUCH_DATAGRAMS, TOUCH_ENDING = "touch-datagrams", "touch-ending"
-COMPARE, SUBTRACT = "compare", "subtract"
+COMPARE, COMPARE_ALL, SUBTRACT = "compare", "compare-all", "subtract"
 
 _CIRCLE = 1 << 32
 
@@ -45,9 +47,9 @@ class OrphanedError(Exception):
 @dataclass(frozen=True, slots=True)
 class Job:
     """`what`: LIST, TOUCH (those of `hashes`), TOUCH_DATAGRAMS, TOUCH_ENDING (see
-    agent/core/refresh.py; `hashes`: what the last one found, `part`: the slice), COMPARE (`hashes`: the
-    primary's; those of `own` that it has not are deleted), SUBTRACT (those of `own` from `hashes`).
-    `ignored`: addresses, in hexadecimal digits."""
+    agent/core/refresh.py; `hashes`: what the last one found, `part`: the slice), COMPARE (`hashes`: of the
+    primary's), COMPARE_ALL (all of the primary's; those of `own` that it has not are deleted), SUBTRACT
+    (those of `own` from `hashes`). `ignored`: addresses, in hexadecimal digits."""
 
     what: str
     ignored: tuple[str, ...]
@@ -69,23 +71,25 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class WorkDone:
-    """`count`: what was touched or deleted. `alone`: of a COMPARE. `error`: why there is nothing else."""
+    """`count`: what was touched. `alone`, `ended`: of a COMPARE_ALL. `error`: why there is nothing else."""
 
     protocols: Mapping[str, int]
     count: int = 0
     hashes: bytes = b""
     error: str = ""
     alone: bytes = b""
+    ended: bytes = b""
 
     def to_bytes(self) -> bytes:
-        head = [dict(self.protocols), self.count, self.error, len(self.hashes)]
-        return json.dumps(head).encode() + b"\n" + self.hashes + self.alone
+        sizes = len(self.hashes), len(self.hashes) + len(self.alone)
+        head = [dict(self.protocols), self.count, self.error, sizes]
+        return json.dumps(head).encode() + b"\n" + self.hashes + self.alone + self.ended
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "WorkDone":
         line, _, rest = data.partition(b"\n")
-        protocols, count, error, size = json.loads(line)
-        return cls(protocols, count, rest[:size], error, rest[size:])
+        protocols, count, error, (first, second) = json.loads(line)
+        return cls(protocols, count, rest[:first], error, rest[first:second], rest[second:])
 
     @property
     def census(self) -> Census:
@@ -93,7 +97,7 @@ class WorkDone:
 
     @property
     def difference(self) -> Difference:
-        return Difference(self.protocols, self.hashes, self.alone, self.count)
+        return Difference(self.protocols, self.hashes, self.alone, self.ended)
 
 
 class Worker:
@@ -121,22 +125,32 @@ class Worker:
             case "subtract":
                 missing, _ = compare(self._job.hashes, unpack_hashes(self._job.own))
                 return WorkDone(self._named(), hashes=pack_hashes(missing))
+            case "compare":
+                missing, _ = compare(self._job.hashes, [*self._hashes(self._table.each())])
+                return WorkDone(self._named(), hashes=pack_hashes(missing))
             case _:
-                return self._compare()
+                return self._compare_all()
 
-    def _compare(self) -> WorkDone:
+    def _compare_all(self) -> WorkDone:
+        """What is at an end here, as the terminal of an administrator, has only this node, and stays."""
         before = frozenset(unpack_hashes(self._job.own))
+        local = local_addresses() if before else frozenset[bytes]()
         now, deletions = array("Q"), dict[int, bytes]()
         for one in self._counted(self._table.each()):
             number = hash_of(one[2])
             now.append(number)
-            if number in before:
+            if number in before and not has_end(one, local):
                 deletions[number] = deletion_of(one)
         missing, alone = compare(self._job.hashes, now)
-        ending = [deletions[number] for number in alone if deletions.get(number)]
-        delete(ending)
-        left = pack_hashes(number for number in alone if not deletions.get(number))
-        return WorkDone(self._named(), len(ending), pack_hashes(missing), alone=left)
+        ended = [number for number in alone if number in deletions]
+        delete([deletions[number] for number in ended])
+        left = (number for number in alone if number not in deletions)
+        return WorkDone(
+            self._named(),
+            hashes=pack_hashes(missing),
+            alone=pack_hashes(left),
+            ended=pack_hashes(ended),
+        )
 
     def _ending(self, ending: list[int]) -> Iterator[Listed]:
         """Connections, and into `ending` what has little time left."""

@@ -34,13 +34,13 @@ class Census:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a comparison has found on the backup. `missing`: of the primary's, packed. `alone`: what only the
-    backup has, packed. `ended`: so many of these were deleted."""
+    """What a comparison has found on the backup, packed. `missing`: of the primary's. `alone`: what only the
+    backup has. `ended`: what only it had, and was deleted."""
 
     protocols: Mapping[str, int]
     missing: bytes
     alone: bytes = b""
-    ended: int = 0
+    ended: bytes = b""
 
 
 def pack_hashes(hashes: Iterable[int]) -> bytes:

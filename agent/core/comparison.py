@@ -8,7 +8,8 @@ stream, until none of them is missing that still lives. States that conntrackd l
 list: so the primary lists once more.
 
 What has ended on the primary while nothing told the backup would live on there for as long as its timer
-says. The backup deletes what it had alone in two comparisons of a stay in its role.
+says. The backup deletes what it had alone in two comparisons of a stay in its role, and asks for it again:
+another connection may have the same tuple by then.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ MAX_REASON = 200
 MUCH = 1_000
 """Where a backup that has just come lacks more states, the primary lists again after it has reported them:
 it has many new ones by then."""
+FEW = 20
+"""So many states end also where hardly any connection lives."""
 ALONE_S = 30.0
 """So long a state must have been on the backup alone: longer than one is on its way."""
 COMPARE_AFTER_S = 60.0
@@ -108,10 +111,10 @@ def refused_for(number: int, reason: str) -> StatesRefused:
     return StatesRefused(number, "".join(one if one.isprintable() else "?" for one in line))
 
 
-def is_believed(alone: int, primary: int) -> bool:
-    """Whether a list with so many states may end so many that only the backup has: a list that is cut off
-    must not end most of them."""
-    return alone <= max(MUCH, primary)
+def is_believed(alone: int, common: int) -> bool:
+    """Whether a list of the primary's that has so many of the backup's states may end so many that only the
+    backup has: one of a primary that has lost them must not."""
+    return alone <= max(FEW, common)
 
 
 def slower(per_second: int) -> int:

@@ -19,7 +19,7 @@ PERIOD_S = 60.0
 """So long may a difference last that nothing reported: an element that another program has added."""
 PAUSE_S = 5.0
 """At least, between two sendings: so much work can a peer make that comes and goes, or never tells the
-truth; and so long may `hafw set` take from one node to the other."""
+truth; and `hafw set` hardly ever takes longer from one node to the other."""
 LONG_PAUSE = 10
 """How many times as long as a sending took the next one waits at least."""
 FAILURES = 2

@@ -62,7 +62,8 @@ class States(Protocol):
 
     async def list(self) -> Census: ...
     async def touch(self, hashes: bytes, per_second: float) -> int: ...
-    async def compare(self, primary: bytes, own: Census | None = None, alone: bytes = b"") -> Difference: ...
+    async def compare(self, primary: bytes, own: Census | None = None) -> Difference: ...
+    async def compare_all(self, primary: bytes, alone: bytes) -> Difference: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +192,17 @@ class Comparison:
                 found = await self._compare_all(listed)
             primary = listed.total
             for last in (*[False] * MAX_ROUNDS, True):
-                rounds, self._protocols, ended = rounds + 1, found.protocols, ended + found.ended
+                rounds, self._protocols, wanted = rounds + 1, found.protocols, found.missing + found.ended
+                ended += len(found.ended) // HASH_BYTES
                 left = len(found.missing) // HASH_BYTES
-                if last or not left:
+                if last or not wanted:
                     break
-                left = await self._ask_missing(found.missing, pace)
+                left = await self._ask_missing(wanted, pace)
                 if not left:
                     break
                 touched += left
                 await self._settle()
-                found = await states.compare(found.missing)
+                found = await states.compare(wanted)
             now = (await node.statistics()).losses
             losses = now.since(before)
             if not losses:
@@ -218,9 +220,10 @@ class Comparison:
         is_due = now_s - self._alone_s >= ALONE_S
         if self._alone and is_due and not (await self._node.statistics()).internal:
             known = self._alone
-        found = await self._states.compare(listed.hashes, alone=known)
+        found = await self._states.compare_all(listed.hashes, known)
         if is_due or not self._alone:
-            believed = is_believed(len(found.alone) // HASH_BYTES, listed.total)
+            common = listed.total - len(found.missing) // HASH_BYTES
+            believed = is_believed(len(found.alone) // HASH_BYTES, common)
             self._alone, self._alone_s = found.alone if believed else b"", now_s
         return found
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from agent.core.peer import NodeStatus
 from agent.core.roles import Role
-from agent.core.sets import FAILURES, About, Sending, about, is_sender
+from agent.core.sets import FAILURES, PERIOD_S, About, Sending, about, is_sender
 from agent.errors import HafwError
 
 LOOK_S = 1.0
@@ -112,7 +112,8 @@ class SetsWatch:
         beside = own.role is Role.PRIMARY
         if beside and not own.sets_lost:
             return f"{self._node} is primary, and what it has is right".encode()
-        known, self._differing = self._differing, b""
+        known = self._differing if self._clock() - self._taken_s < PERIOD_S else b""
+        self._differing = b""
         try:
             if own.sets_lost:
                 changed = await self._work.replace(self.sets(), packed, beside=beside)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from agent.adapters.state_process import StateProcess
-from agent.adapters.state_table import StateTable, delete, deletion_of
 from agent.core.census import HASH_BYTES, Census, unpack_hashes
 from agent.core.refresh import Pass, Slice
 from agent.model.pair import SyncMode
@@ -49,6 +48,7 @@ LOCAL = (
     "-p udp -s ::1 -d ::1 --sport 5000 --dport 53 -t 600",
     "-p udp -s fd00:1::1 -d fd00:9::1 --sport 5000 --dport 53 -t 600",
 )
+ENDS = ("203.0.113.7", "203.0.113.8")
 FOREIGN = ("-p gre -s 10.0.1.1 -d 10.0.2.1 --srckey 1 --dstkey 2 -t 600",)
 
 
@@ -137,34 +137,42 @@ def test_what_only_the_backup_had_twice_ends_there_and_nowhere_else(nodes: Nodes
         listed = (await census(nodes.primary)).hashes
         short = listed[: 90 * HASH_BYTES]
         with nodes.backup.namespace.entered():
-            found = await STATES.compare(short)
-            assert (found.missing, len(found.alone) // HASH_BYTES, found.ended) == (b"", 14, 0)
-            assert (await STATES.compare(listed, alone=found.alone)).ended == 0
+            found = await STATES.compare_all(short, b"")
+            assert (found.missing, len(found.alone) // HASH_BYTES, found.ended) == (b"", 14, b"")
+            assert not (await STATES.compare_all(listed, found.alone)).ended
             assert (await STATES.list()).total == 104
-            again = await STATES.compare(short, alone=found.alone)
-            assert (again.missing, again.alone, again.ended) == (b"", b"", 14)
+            again = await STATES.compare_all(short, found.alone)
+            assert (again.missing, again.alone, {*unpack_hashes(again.ended)}) == (
+                b"",
+                b"",
+                {*unpack_hashes(found.alone)},
+            )
             assert (await STATES.list()).total == 90
         await asyncio.sleep(1)  # for what must not come to the primary
         assert (await census(nodes.primary)).total == 104
         with nodes.primary.namespace.entered():
-            await STATES.touch(listed, RATE)
+            assert await STATES.touch(again.ended, RATE) == 14
         await until_same(nodes, 104)
 
     asyncio.run(scenario())
 
 
-def test_a_state_that_takes_the_place_of_one_that_has_ended_stays(nodes: Nodes) -> None:
-    table, udp = StateTable([one.packed for one in IGNORED]), OTHERS[0]
-    add(nodes.primary, udp)
-    with nodes.primary.namespace.entered():
-        (old,) = map(deletion_of, table.each())
-        nodes.primary.namespace.run("conntrack", "-D", "-p", "udp")
-        add(nodes.primary, udp)
-        delete([old])
-        (new,) = map(deletion_of, table.each())
-        assert new != old
-        delete([new, new])
-        assert not [*table.each()]
+def test_what_this_node_itself_is_an_end_of_stays(nodes: Nodes) -> None:
+    """As the terminal of an administrator, by an address that the pair file does not name."""
+
+    async def scenario() -> None:
+        nodes.backup.namespace.ip("address add 203.0.113.7/32 dev lo")
+        states = [
+            f"-p tcp -s 10.0.1.1 -d {end} --sport 5000 --dport 22 --state ESTABLISHED -t 600" for end in ENDS
+        ]
+        add(nodes.backup, *states, "-p udp -s 203.0.113.7 -d 10.0.2.1 --sport 5000 --dport 53 -t 600")
+        with nodes.backup.namespace.entered():
+            alone = (await STATES.compare_all(b"", b"")).alone
+            found = await STATES.compare_all(b"", alone)
+            assert (len(alone), len(found.alone), len(found.ended)) == (24, 16, 8)
+            assert "203.0.113.8" not in nodes.backup.namespace.run("conntrack", "-L")
+
+    asyncio.run(scenario())
 
 
 def time_left_s(node: Replicator, what: str) -> int:

@@ -74,6 +74,17 @@ def test_a_node_that_has_lost_them_takes_all_at_once(rules: Nftables) -> None:
     assert there() == {THREE}
 
 
+def test_a_set_that_another_program_has_deleted_is_lost(firewall: Firewall, rules: Nftables) -> None:
+    rules.sets_are_right(rules.set_losses)
+    firewall.nft("add rule inet hafw forward drop")
+    rules.load(RuleSet.PRIMARY)
+    assert not rules.sets_lost
+    firewall.nft("delete set inet hafw blocked/6")
+    rules.load(RuleSet.PRIMARY)
+    assert rules.verify(RuleSet.PRIMARY).drift is None
+    assert rules.sets_lost
+
+
 def test_a_process_that_comes_after_a_loss_knows_of_it(
     firewall: Firewall, rules: Nftables, tmp_path: Path
 ) -> None:

@@ -17,5 +17,5 @@ def test_it_is_ended_before_the_agent_where_memory_is_short(tmp_path: Path) -> N
 def test_what_it_is_given_and_what_it_answers_come_whole() -> None:
     job = Job("touch", ("0a000001",), 40_000.0, b"\n\0any hashes", b"\n\0own", (0.25, 0.1, 300.0))
     assert Job.from_bytes(job.to_bytes()) == job
-    done = WorkDone({"tcp": 3}, 2, b"\n\0any", "a reason", b"\nalone")
+    done = WorkDone({"tcp": 3}, 2, b"\n\0any", "a reason", b"\nalone", b"ended")
     assert WorkDone.from_bytes(done.to_bytes()) == done

@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 
 from agent.adapters.conntrackd import Statistics
-from agent.core import comparison as core_comparison
 from agent.core.actions import Compared
 from agent.core.census import Census, Difference, compare, pack_hashes, unpack_hashes
 from agent.core.comparison import LIST_BYTES, MAX_ROUNDS, AskStates, StatesMessage, StatesPart
@@ -68,13 +67,17 @@ class Table:
         self.lossy = max(0, self.lossy - len(sent))
         return len(sent)
 
-    async def compare(self, primary: bytes, own: Census | None = None, alone: bytes = b"") -> Difference:
+    async def compare(self, primary: bytes, own: Census | None = None) -> Difference:
         now = self.states if own is None else set(unpack_hashes(own.hashes))
-        missing, only = compare(primary, now)
+        return Difference({"tcp": len(now)}, pack_hashes(compare(primary, now)[0]))
+
+    async def compare_all(self, primary: bytes, alone: bytes) -> Difference:
+        missing, only = compare(primary, self.states)
         ending = set(only) & set(unpack_hashes(alone))
+        packed = map(pack_hashes, (missing, set(only) - ending, ending))
+        found = Difference({"tcp": len(self.states)}, *packed)
         self.states -= ending
-        left = pack_hashes(set(only) - ending)
-        return Difference({"tcp": len(now)}, pack_hashes(missing), left, len(ending))
+        return found
 
 
 class Pair:
@@ -212,7 +215,6 @@ def compare_twice(pair: Pair, between: Callable[[], object] = lambda: None) -> C
     async def scenario() -> Compared:
         async with pair.running():
             await pair.backup.compare(routine=True)
-            assert len(pair.of_backup.states) == 1000
             between()
             return await pair.backup.compare(routine=True)
 
@@ -228,16 +230,41 @@ def test_what_it_had_alone_twice_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pair.of_backup.states == {*range(990), *again_and_new}
 
 
-@pytest.mark.parametrize(
-    "why", ["soon", "another stay", "conntrackd would tell the primary", "a short list"]
-)
+def test_a_connection_that_takes_the_place_of_one_that_ends_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the primary's list was made."""
+    monkeypatch.setattr(comparison, "ALONE_S", 0.0)
+    pair = Pair()
+    fill(pair, range(990), range(1000))
+    whole = pair.of_backup.compare_all
+
+    async def compare_late(primary: bytes, alone: bytes) -> Difference:
+        if alone:
+            pair.of_primary.states.add(995)
+        return await whole(primary, alone)
+
+    pair.of_backup.compare_all = compare_late  # type: ignore[method-assign]  # what happens meanwhile
+    found = compare_twice(pair)
+    assert (found.ended, found.touched, found.whole) == (10, 1, True)
+    assert pair.of_backup.states == {*range(990), 995}
+
+
+SHORT_LISTS = {
+    "a short list": range(400),
+    "no list": range(0),
+    "a list of another table": range(900, 3000),
+    "a list of few": range(21),
+}
+
+
+@pytest.mark.parametrize("why", ["soon", "another stay", "conntrackd would tell the primary", *SHORT_LISTS])
 def test_it_stays_where_that_says_nothing_or_would_end_the_living(
     monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     monkeypatch.setattr(comparison, "ALONE_S", 3600.0 if why == "soon" else 0.0)
-    monkeypatch.setattr(core_comparison, "MUCH", 5)
     pair = Pair()
-    fill(pair, range(400 if why == "a short list" else 990), range(1000))
+    fill(pair, SHORT_LISTS.get(why, range(990)), range(1000))
 
     def between() -> None:
         if why == "another stay":
@@ -246,7 +273,7 @@ def test_it_stays_where_that_says_nothing_or_would_end_the_living(
         pair.internal = int("conntrackd" in why)
 
     assert compare_twice(pair, between).ended == 0
-    assert len(pair.of_backup.states) == 1000
+    assert {*range(1000)} <= pair.of_backup.states
 
 
 def test_what_is_lost_of_it_is_sent_again() -> None:
@@ -287,7 +314,7 @@ def test_after_losses_the_primary_lists_once_more() -> None:
         fill(pair, range(1000), range(1000))
         whole = pair.of_backup.compare
 
-        async def compare_late(primary: bytes, own: Census | None = None, alone: bytes = b"") -> Difference:
+        async def compare_late(primary: bytes, own: Census | None = None) -> Difference:
             if not pair.lost_messages:
                 pair.lost_messages = 7
                 pair.of_primary.states.add(5000)
@@ -309,15 +336,13 @@ def test_a_comparison_that_always_loses_something_is_not_whole() -> None:
     async def scenario() -> None:
         pair = Pair()
         fill(pair, range(1000), range(1000))
-        whole = pair.of_backup.compare
+        listed = pair.of_primary.list
 
-        async def compare_and_lose(
-            primary: bytes, own: Census | None = None, alone: bytes = b""
-        ) -> Difference:
+        async def list_and_lose() -> Census:
             pair.lost_messages += 1
-            return await whole(primary, own)
+            return await listed()
 
-        pair.of_backup.compare = compare_and_lose  # type: ignore[method-assign]  # what happens meanwhile
+        pair.of_primary.list = list_and_lose  # type: ignore[method-assign]  # what happens meanwhile
         async with pair.running():
             found = await pair.backup.compare(routine=False)
         assert not found.missing

@@ -105,6 +105,10 @@ def test_what_an_administrator_changes_meanwhile_is_not_undone() -> None:
     other.has = "newer"
     sends_again(one, other, PERIOD_S)
     assert other.has == "newer"  # what has differed before that is forgotten
+    sends_again(one, other, PERIOD_S)
+    assert other.has == "newer"  # and what differed long ago
+    sends_again(one, other)
+    assert other.has == "new"
 
 
 def test_a_node_that_lost_them_gets_them_at_once() -> None:
