@@ -15,7 +15,7 @@ import yaml
 from agent.paths import Paths
 from hafw_lab.client.lab import Lab, LabOptions
 from hafw_lab.client.node import Node
-from tests.netns.pair_checks import SERVER, wait_quiet, wait_record
+from tests.netns.pair_checks import SERVER, until, wait_quiet, wait_record
 
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(os.geteuid() != 0, reason="namespaces here need root")]
 
@@ -87,12 +87,24 @@ def passed(
         since = time.monotonic_ns()
         assert came(receiver) == 0, "the policy lets them through"
         # all at once: the agent closes what the first of several opened before nft has begun the next
-        primary.run(["nft", "; ".join(removal)])
+        remove(primary, removal)
         removed = time.monotonic_ns()
         wait_record(primary, since, 60, event="alarm", condition="rules")
         back = wait_record(primary, since, 60, event="recovered", condition="rules")
         found.append((came(receiver), (int(str(back["mono_ns"])) - removed) / 1e6))
     return min(found)
+
+
+def remove(primary: Node, removal: tuple[str, ...]) -> None:
+    """nft refuses what the agent has changed since nft has looked."""
+    said: list[str] = []
+
+    def done() -> bool:
+        ended = primary.run(["nft", "; ".join(removal)], check=False)
+        said.append(ended.stderr)
+        return ended.returncode == 0
+
+    until(done, 10, lambda: f"{removal}: {said}")
 
 
 def take_large_policy(primary: Node) -> None:
