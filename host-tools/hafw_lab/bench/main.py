@@ -140,8 +140,13 @@ def _add_daemons(parser: argparse.ArgumentParser) -> None:
         ("--nodes", parse_places, [one.value for one in Place]),
         ("--signals", parse_signals, list(daemons.SIGNALS)),
     ):
-        words = ",".join(known)
-        parser.add_argument(option, type=parse, default=words, metavar="A,B,...", help=f"default: {words}")
+        parser.add_argument(
+            option,
+            type=parse,
+            default=",".join(known),
+            metavar="A,B,...",
+            help=f"some of {', '.join(known)} (default: all)",
+        )
     parser.add_argument("--rounds", type=parse_positive, default=5, metavar="N", help="of each (default: 5)")
     parser.add_argument(
         "--stop-seconds",
